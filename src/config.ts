@@ -1,0 +1,247 @@
+import { readFileSync } from 'node:fs'
+import { BlockList, isIP } from 'node:net'
+import { resolve } from 'node:path'
+
+/** A token we accept, and the name under which its events are written. */
+export interface Token {
+  readonly name: string | undefined
+  readonly value: string
+}
+
+export interface Config {
+  readonly tokens: readonly Token[]
+  readonly port: number
+  readonly host: string
+  /** Without a trailing slash; a request may have one. */
+  readonly webhookPath: string
+  /** Absolute. */
+  readonly dataDir: string
+  /** Absolute. */
+  readonly handlersDir: string
+  /** Bytes. */
+  readonly bodyLimit: number
+  /** Addresses and CIDRs whose `X-Forwarded-For` is believed. */
+  readonly trustProxy: readonly string[]
+  readonly logLevel: string
+  readonly concurrency: number
+  /** Milliseconds, as are all durations here. */
+  readonly retryFor: number
+  readonly handlerTimeout: number
+  readonly shutdownGrace: number
+  readonly dispatcher: boolean
+}
+
+/** The environment is wrong; `problems` holds every one of them, ready to be printed, without any secret's value. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError'
+  readonly problems: readonly string[]
+
+  constructor(problems: readonly string[]) {
+    super(`Configuration: ${problems.length} problem${problems.length === 1 ? '' : 's'}\n  ${problems.join('\n  ')}`)
+    this.problems = problems
+  }
+}
+
+/** sysexits.h: EX_CONFIG. */
+export const EX_CONFIG = 78
+
+type Parse<T> = (text: string) => T | Problem
+class Problem {
+  readonly text: string
+  constructor(text: string) {
+    this.text = text
+  }
+}
+
+interface Setting<T> {
+  readonly parse: Parse<T>
+  /** What an unset variable means; `undefined` where it must be set. */
+  readonly default: string | undefined
+  /** One line for `.env.example`. */
+  readonly about: string
+  /** May also come as NAME_FILE, and its value is never printed. */
+  readonly secret?: true
+}
+
+const units = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const
+const levels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
+
+/** Every variable we read, in the order in which `.env.example` lists them. */
+export const settings = {
+  B24_APPLICATION_TOKEN: {
+    parse: parseTokens,
+    default: undefined,
+    about:
+      "the token(s) shown in the outgoing webhook's settings, separated by commas, each optionally named: sales=abc",
+    secret: true,
+  },
+  PORT: { parse: wholeNumber(0, 65535), default: '8080', about: 'port of the public listener' },
+  HOST: { parse: anyText, default: '0.0.0.0', about: 'address of the public listener' },
+  WEBHOOK_PATH: { parse: parsePath, default: '/bitrix24', about: 'path of the handler URL' },
+  DATA_DIR: { parse: (text: string) => resolve(text), default: './data', about: 'journal and dispatch state' },
+  HANDLERS_DIR: { parse: (text: string) => resolve(text), default: './src/handlers', about: 'your handler files' },
+  BODY_LIMIT: { parse: size(1024, 64 * 1024 ** 2), default: '1MB', about: 'the longest body accepted' },
+  TRUST_PROXY: {
+    parse: parseProxies,
+    default: '',
+    about: 'addresses or CIDRs of proxies in front, separated by commas; their X-Forwarded-For is believed',
+  },
+  LOG_LEVEL: { parse: oneOf(levels), default: 'info', about: `diagnostic log on stdout: ${levels.join(', ')}` },
+  CONCURRENCY: { parse: wholeNumber(1, 1000), default: '8', about: 'handlers running at once' },
+  RETRY_FOR: { parse: duration(0, '90d'), default: '72h', about: 'how long a failing delivery is tried again' },
+  HANDLER_TIMEOUT: { parse: duration(1, '1d'), default: '60s', about: 'one run of a handler, then its signal aborts' },
+  SHUTDOWN_GRACE: { parse: duration(0, '1h'), default: '8s', about: 'how long a stop may take; Docker kills at 10 s' },
+  DISPATCHER: { parse: oneOf(['on', 'off']), default: 'on', about: 'off: posts are journalled, no handler runs' },
+} as const satisfies Record<string, Setting<unknown>>
+
+type Name = keyof typeof settings
+type Value<N extends Name> = Exclude<ReturnType<(typeof settings)[N]['parse']>, Problem>
+
+/** Settings of the design that this version does not know yet: refused, so that nobody trusts one that does nothing. */
+const notYet = ['DATABASE_URL', 'DISPATCH_FROM']
+
+/**
+ * Reads the environment. Empty variables count as unset.
+ *
+ * @throws {ConfigError} with every problem at once
+ */
+export function readConfig(env: Readonly<Record<string, string | undefined>>): Config {
+  const problems: string[] = []
+  const problem = (name: string, text: string) => problems.push(`${name.padEnd(22)} ${text}`)
+
+  const read = <N extends Name>(name: N): Value<N> => {
+    const setting: Setting<unknown> = settings[name]
+    let text = env[name] || undefined
+    const file = setting.secret ? env[`${name}_FILE`] || undefined : undefined
+    if (file !== undefined && text !== undefined) problem(name, `is set, and so is ${name}_FILE: set one of them`)
+    else if (file !== undefined) {
+      try {
+        text = readFileSync(file, 'utf8').trim() || undefined
+        if (text === undefined) problem(`${name}_FILE`, `${file} is empty`)
+      } catch (error) {
+        problem(`${name}_FILE`, `cannot be read: ${error instanceof Error ? error.message : String(error)}`)
+      }
+      // The problem is the file's; one line for it is enough.
+      if (text === undefined) return undefined as Value<N>
+    }
+    text ??= setting.default
+    if (text === undefined) {
+      problem(name, 'is required: the token shown under Developer resources → Outgoing webhook')
+      return undefined as Value<N>
+    }
+    const value = setting.parse(text)
+    if (value instanceof Problem) problem(name, setting.secret ? value.text : `${value.text}, got "${text}"`)
+    return value as Value<N>
+  }
+
+  const config: Config = {
+    tokens: read('B24_APPLICATION_TOKEN'),
+    port: read('PORT'),
+    host: read('HOST'),
+    webhookPath: read('WEBHOOK_PATH'),
+    dataDir: read('DATA_DIR'),
+    handlersDir: read('HANDLERS_DIR'),
+    bodyLimit: read('BODY_LIMIT'),
+    trustProxy: read('TRUST_PROXY'),
+    logLevel: read('LOG_LEVEL'),
+    concurrency: read('CONCURRENCY'),
+    retryFor: read('RETRY_FOR'),
+    handlerTimeout: read('HANDLER_TIMEOUT'),
+    shutdownGrace: read('SHUTDOWN_GRACE'),
+    dispatcher: read('DISPATCHER') === 'on',
+  }
+  for (const name of notYet) if (env[name]) problem(name, 'is not supported by this version: unset it')
+  if (problems.length > 0) throw new ConfigError(problems)
+  return config
+}
+
+/**
+ * `abc`, `abc,def` or `sales=abc,support=def`. Bitrix24 makes tokens of 32 characters a–z and 0–9 for webhooks and other
+ * ones for bots, so their form is not checked.
+ */
+function parseTokens(text: string): readonly Token[] | Problem {
+  const tokens: Token[] = []
+  for (const [index, part] of text.split(',').entries()) {
+    const entry = part.trim()
+    const named = /^([A-Za-z0-9_.-]{1,40})=(.*)$/s.exec(entry)
+    const name = named?.[1]
+    const value = named ? (named[2] ?? '').trim() : entry
+    const which = name === undefined ? `entry ${index + 1}` : `"${name}"`
+    if (value.includes('/rest/'))
+      return new Problem(
+        `${which} is an incoming-webhook URL, which is for calling Bitrix24 (B24_HOOK); the application token is shown in the outgoing webhook's settings`,
+      )
+    if (value === '') return new Problem(`${which} is empty`)
+    if (/[\s"']/.test(value)) return new Problem(`${which} holds a space or a quote`)
+    if (name !== undefined && tokens.some((token) => token.name === name)) return new Problem(`names ${which} twice`)
+    if (tokens.some((token) => token.value === value)) return new Problem(`${which} repeats the token before it`)
+    tokens.push({ name, value })
+  }
+  return tokens
+}
+
+function parsePath(text: string): string | Problem {
+  const path = text.replace(/\/+$/, '')
+  if (!/^(\/[A-Za-z0-9._~-]+)+$/.test(path) || path === '/healthz')
+    return new Problem('must be a path such as /bitrix24 of letters, digits, "-", "_", ".", "~"; not /healthz')
+  return path
+}
+
+function parseProxies(text: string): readonly string[] | Problem {
+  const entries = text.split(',').map((entry) => entry.trim())
+  const list = entries.filter((entry) => entry !== '')
+  for (const entry of list) {
+    const [address = '', prefix, ...rest] = entry.split('/')
+    const family = isIP(address)
+    try {
+      if (family === 0 || rest.length > 0) throw new Error('no address')
+      if (prefix !== undefined)
+        new BlockList().addSubnet(address, Number(prefix || Number.NaN), family === 6 ? 'ipv6' : 'ipv4')
+    } catch {
+      return new Problem('must be IP addresses or CIDRs such as 10.0.0.5 or 172.16.0.0/12, separated by commas')
+    }
+  }
+  return list
+}
+
+function anyText(text: string): string {
+  return text
+}
+
+function oneOf<const T extends string>(words: readonly T[]): Parse<T> {
+  return (text) => words.find((word) => word === text) ?? new Problem(`must be one of ${words.join(', ')}`)
+}
+
+function wholeNumber(min: number, max: number): Parse<number> {
+  return (text) => {
+    const value = Number(text)
+    if (/^\d+$/.test(text) && value >= min && value <= max) return value
+    return new Problem(`must be a whole number from ${min} to ${max}`)
+  }
+}
+
+/**
+ * `500ms`, `30s`, `5m`, `2h`, `7d` → milliseconds, or `undefined` for anything else.
+ */
+export function parseDuration(text: string): number | undefined {
+  const match = /^(\d{1,9})(ms|s|m|h|d)$/.exec(text)
+  return match ? Number(match[1]) * units[match[2] as keyof typeof units] : undefined
+}
+
+function duration(min: number, max: string): Parse<number> {
+  const most = parseDuration(max) ?? Number.POSITIVE_INFINITY
+  return (text) => {
+    const value = parseDuration(text)
+    if (value !== undefined && value >= min && value <= most) return value
+    return new Problem(`must be a time such as 500ms, 30s, 5m, 2h or 7d, at most ${max}`)
+  }
+}
+
+function size(min: number, max: number): Parse<number> {
+  return (text) => {
+    const match = /^(\d{1,9})(B|KB|MB|GB)$/.exec(text)
+    const value = match ? Number(match[1]) * 1024 ** ['B', 'KB', 'MB', 'GB'].indexOf(match[2] ?? 'B') : Number.NaN
+    if (value >= min && value <= max) return value
+    return new Problem(`must be a size such as 512KB or 1MB, from ${min / 1024}KB to ${max / 1024 ** 2}MB`)
+  }
+}

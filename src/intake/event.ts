@@ -1,0 +1,74 @@
+import { randomUUIDv7 } from 'node:crypto'
+import { objectOf } from '../events/catalogue.ts'
+import { Refusal } from '../refusal.ts'
+import type { Form, FormValue } from './form.ts'
+import { removeSecrets } from './secrets.ts'
+
+/** What a post becomes: one line of the journal, and what a handler receives. Wire names stay as on the wire. */
+export interface Event {
+  /** UUIDv7; ours, since Bitrix24 sends no delivery id. */
+  readonly id: string
+  /** The name of the token it came with, where that has one. */
+  readonly webhook?: string
+  /** Upper case, such as `ONCRMDEALUPDATE`. */
+  readonly event: string
+  /** What it is about, such as `deal:662`; absent when it is about nothing that has an id. */
+  readonly object?: string
+  /** The subscription's number in the portal; old on-premise portals send none. */
+  readonly event_handler_id?: string
+  /** Unix seconds, as text, when the portal queued the event. */
+  readonly ts?: string
+  /** As it was sent, less secrets: every leaf is a text. Absent when it was absent. */
+  readonly data?: FormValue
+  /** As it was sent, less secrets: `domain`, `member_id`, … */
+  readonly auth?: Form
+  /** The URL's query, where it had one, less secrets. */
+  readonly query?: Form
+  /** The sender's address, seen through the trusted proxies. */
+  readonly remote: string
+}
+
+export interface Origin {
+  readonly webhook: string | undefined
+  readonly query: Form | undefined
+  readonly remote: string
+  /** Values that must not reach the journal wherever they stand: the tokens we hold. */
+  readonly secrets: readonly string[]
+}
+
+/**
+ * Makes the event of a form whose token was verified.
+ *
+ * @throws {Refusal} `malformed_event` naming the field that is missing or of the wrong shape
+ */
+export function toEvent(form: Form, origin: Origin): Event {
+  const sent = removeSecrets({ form, query: origin.query }, origin.secrets)
+  const { event, event_handler_id, ts, data, auth } = sent.form
+  if (typeof event !== 'string' || event === '') throw new Refusal('malformed_event', { field: 'event' })
+  if (event_handler_id !== undefined && typeof event_handler_id !== 'string')
+    throw new Refusal('malformed_event', { field: 'event_handler_id' })
+  if (ts !== undefined && typeof ts !== 'string') throw new Refusal('malformed_event', { field: 'ts' })
+  const name = event.toUpperCase()
+  const object = objectOf(name, data)
+  return {
+    id: randomUUIDv7(),
+    ...(origin.webhook !== undefined && { webhook: origin.webhook }),
+    event: name,
+    ...(object !== undefined && { object }),
+    ...(event_handler_id !== undefined && { event_handler_id }),
+    ...(ts !== undefined && { ts }),
+    ...(data !== undefined && { data }),
+    ...(isForm(auth) && { auth }),
+    ...(sent.query !== undefined && { query: sent.query }),
+    remote: origin.remote,
+  }
+}
+
+export function isForm(value: FormValue | undefined): value is Form {
+  return typeof value === 'object' && !Array.isArray(value)
+}
+
+/** For log lines: what came from the wire may be as long as a body. */
+export function shorten(text: string): string {
+  return text.length > 80 ? `${text.slice(0, 80)}…` : text
+}

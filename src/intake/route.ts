@@ -1,0 +1,42 @@
+import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
+import type { Config } from '../config.ts'
+import type { Journal } from '../journal/journal.ts'
+import { Refusal } from '../refusal.ts'
+import { shorten, toEvent } from './event.ts'
+import { decodeForm, type Form } from './form.ts'
+import { createVerifyToken } from './token.ts'
+
+export interface RouteParts {
+  readonly config: Pick<Config, 'tokens' | 'webhookPath'>
+  readonly journal: Pick<Journal, 'append'>
+  readonly log: FastifyBaseLogger
+}
+
+const accepted = { status: 'ok', message: 'event accepted' } as const
+
+/** The whole story of a post. Whatever is thrown on the way becomes the answer in server.ts. */
+export function addWebhookRoute(app: FastifyInstance, { config, journal, log }: RouteParts): void {
+  const verifyToken = createVerifyToken(config.tokens)
+  const secrets = config.tokens.map((token) => token.value)
+
+  app.post<{ Body: Form | undefined }>(config.webhookPath, async (request) => {
+    // Without a content type Fastify parses nothing.
+    if (request.body === undefined) throw new Refusal('unsupported_media_type')
+    const token = verifyToken(request.body)
+    const event = toEvent(request.body, {
+      webhook: token.name,
+      query: readQuery(request.raw.url),
+      remote: request.ip,
+      secrets,
+    })
+    await journal.append(event)
+    log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
+    return accepted
+  })
+}
+
+/** A bot's URL carries `?CLIENT_ID=…`, and an integrator may add what he likes: it is limited like the body. */
+function readQuery(url = ''): Form | undefined {
+  const start = url.indexOf('?')
+  return start === -1 || start === url.length - 1 ? undefined : decodeForm(url.slice(start + 1))
+}

@@ -1,0 +1,121 @@
+import formbody from '@fastify/formbody'
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+} from 'fastify'
+import type { Config } from '../config.ts'
+import { Refusal, type RefusalCode, refusalBody, refusals } from '../refusal.ts'
+import { shorten } from './event.ts'
+import { decodeForm } from './form.ts'
+import { createRefusalLog } from './refusal-log.ts'
+import { addWebhookRoute, type RouteParts } from './route.ts'
+
+export interface ServerParts extends RouteParts {
+  readonly config: Pick<Config, 'tokens' | 'webhookPath' | 'bodyLimit' | 'trustProxy'>
+  readonly log: FastifyBaseLogger
+  readonly timeouts?: Partial<typeof patience>
+}
+
+/** Milliseconds. Bitrix24 sends a few hundred bytes at once; whoever needs longer is no Bitrix24. */
+const patience = {
+  headers: 10_000,
+  request: 30_000,
+  // Longer than a proxy's own (nginx: 60 s), so that it is the proxy who closes and no post meets a closing connection.
+  keepAlive: 75_000,
+  check: 5_000,
+}
+
+/** The public listener: the handler URL and `/healthz`. It never listens by itself. */
+export function createServer({ config, journal, log, timeouts }: ServerParts): FastifyInstance {
+  const limits = { ...patience, ...timeouts }
+  const app = Fastify({
+    logger: false, // its request log halves the rate, and would print URLs
+    bodyLimit: config.bodyLimit,
+    trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
+    requestTimeout: limits.request,
+    keepAliveTimeout: limits.keepAlive,
+    http: { headersTimeout: limits.headers, connectionsCheckingInterval: limits.check },
+    routerOptions: { ignoreTrailingSlash: true },
+    // A post that came in on an open connection while we stop is an event like any other.
+    return503OnClosing: false,
+    // The URL cannot be decoded, so it is none of ours.
+    frameworkErrors: (_error, request, reply: FastifyReply) => answer(new Refusal('not_found'), request, reply),
+    clientErrorHandler: (error, socket) => {
+      const refusal = new Refusal(error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 'request_timeout' : 'malformed_request', {
+        reason: error.code,
+      })
+      if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
+      logRefusal(refusal)
+      socket.end(rawAnswer(refusal.code))
+    },
+  })
+  const logRefusal = createRefusalLog(log)
+
+  app.removeAllContentTypeParsers()
+  app.register(formbody, { bodyLimit: config.bodyLimit, parser: (text) => decodeForm(text) })
+
+  app.addHook('onRequest', async (request) => {
+    if (request.is404) {
+      const isHandlerUrl = pathOf(request) === config.webhookPath
+      throw new Refusal(isHandlerUrl ? 'method_not_allowed' : 'not_found', { method: request.method })
+    }
+    const encoding = request.headers['content-encoding']
+    if (encoding !== undefined && encoding !== 'identity')
+      throw new Refusal('unsupported_media_type', { content_encoding: shorten(encoding) })
+  })
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    const refusal = error instanceof Refusal ? error : refusalOf(error)
+    if (refusal !== undefined) return answer(refusal, request, reply)
+    log.error({ err: error }, 'a mistake of ours, answered with 500')
+    reply.code(500).send(refusalBody('internal'))
+  })
+
+  app.get('/healthz', async () => ({ status: 'ok' }))
+  addWebhookRoute(app, { config, journal, log })
+
+  function answer(refusal: Refusal, request: FastifyRequest, reply: FastifyReply): void {
+    const { code, status } = refusal
+    logRefusal(refusal, { remote: request.ip, ...(code === 'not_found' && { path: shorten(pathOf(request)) }) })
+    // People open the handler URL in a browser to see whether it works.
+    const message = code === 'method_not_allowed' && 'POST only; the address works'
+    reply.code(status).send({ ...refusalBody(code), ...(message && { message }) })
+  }
+
+  return app
+}
+
+/** Fastify's own errors, by their codes (https://fastify.dev/docs/latest/Reference/Errors/). */
+function refusalOf(error: FastifyError): Refusal | undefined {
+  switch (error.code) {
+    case 'FST_ERR_CTP_BODY_TOO_LARGE':
+      return new Refusal('body_too_large')
+    case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
+      return new Refusal('unsupported_media_type')
+    case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
+    case 'ECONNRESET':
+      return new Refusal('malformed_request', { reason: error.code })
+    default:
+      return undefined
+  }
+}
+
+/** The path as it was asked for, without query and trailing slash. */
+function pathOf(request: FastifyRequest): string {
+  return (request.raw.url ?? '').replace(/\/?(\?.*)?$/s, '')
+}
+
+/** For what never became a request. */
+function rawAnswer(code: RefusalCode): string {
+  const body = JSON.stringify(refusalBody(code))
+  return [
+    `HTTP/1.1 ${refusals[code].status} ${code}`,
+    'Content-Type: application/json; charset=utf-8',
+    `Content-Length: ${body.length}`,
+    'Connection: close',
+    '',
+    body,
+  ].join('\r\n')
+}

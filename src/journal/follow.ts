@@ -1,0 +1,128 @@
+import { watch } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+import type { Logger } from 'pino'
+import type { Event } from '../intake/event.ts'
+import { journalDir, listSegments } from './segments.ts'
+
+/** The next byte to read. A position in a segment that is gone, or past the end of a sealed one, means the next one. */
+export interface Position {
+  readonly segment: number
+  readonly offset: number
+}
+
+/** Events in the order of the journal, and where to go on after them. */
+export interface Batch {
+  readonly events: readonly Event[]
+  readonly position: Position
+}
+
+export interface FollowParts {
+  readonly dataDir: string
+  readonly from: Position
+  /** Ends the iteration. */
+  readonly signal: AbortSignal
+  readonly log: Logger
+}
+
+/** The start of every journal. */
+export const oldest: Position = { segment: 0, offset: 0 }
+
+const chunkSize = 64 * 1024
+const newline = 0x0a
+
+/** Some file systems and containers give no notice of a write. */
+const pollInterval = 1000
+
+/**
+ * Reads the journal on from a position, across segments, and waits for more like `tail -F`. Only whole lines are read; a
+ * whole line that is no event is skipped and logged with its place.
+ */
+export async function* follow({ dataDir, from, signal, log }: FollowParts): AsyncGenerator<Batch> {
+  const bell = createBell(journalDir(dataDir), signal)
+  let file: { readonly number: number; readonly handle: FileHandle } | undefined
+  let position = from
+  let rest: Buffer = Buffer.alloc(0)
+  try {
+    while (!signal.aborted) {
+      bell.reset()
+      file ??= await openSegment(position.segment)
+      const chunk = await readRest()
+      if (chunk.length > 0) {
+        const bytes = Buffer.concat([rest, chunk])
+        const end = bytes.lastIndexOf(newline) + 1
+        rest = bytes.subarray(end)
+        if (end === 0) continue
+        const events = parseLines(bytes.subarray(0, end), position)
+        position = { segment: position.segment, offset: position.offset + end }
+        yield { events, position }
+        continue
+      }
+      const next = (await listSegments(dataDir)).find((segment) => segment.number > position.segment)
+      if (next === undefined) await bell.rung()
+      // Now that there is a next one this segment is sealed, but it may have grown since the last look.
+      else if ((await readRest()).length === 0) {
+        if (rest.length > 0)
+          log.warn({ ...position, bytes: rest.length }, 'half a line at the end of a segment; skipped')
+        await file?.handle.close()
+        file = undefined
+        rest = Buffer.alloc(0)
+        position = { segment: next.number, offset: 0 }
+      }
+    }
+  } finally {
+    bell.close()
+    await file?.handle.close()
+  }
+
+  async function openSegment(number: number) {
+    const segment = (await listSegments(dataDir)).find((one) => one.number === number)
+    return segment && { number, handle: await open(segment.path, 'r') }
+  }
+
+  async function readRest(): Promise<Buffer> {
+    return file ? readChunk(file.handle, position.offset + rest.length) : Buffer.alloc(0)
+  }
+
+  function parseLines(bytes: Buffer, start: Position): Event[] {
+    const events: Event[] = []
+    let offset = start.offset
+    for (const line of bytes.toString().split('\n')) {
+      if (line !== '') {
+        try {
+          events.push(JSON.parse(line))
+        } catch {
+          log.error({ segment: start.segment, offset }, 'a line of the journal is no event; skipped')
+        }
+      }
+      offset += Buffer.byteLength(line) + 1
+    }
+    return events
+  }
+}
+
+async function readChunk(handle: FileHandle, offset: number): Promise<Buffer> {
+  const { buffer, bytesRead } = await handle.read(Buffer.allocUnsafe(chunkSize), 0, chunkSize, offset)
+  return buffer.subarray(0, bytesRead)
+}
+
+/** Rings when something in the folder changes, every second, and when the signal aborts. */
+function createBell(dir: string, signal: AbortSignal) {
+  let ring = Promise.withResolvers<void>()
+  const strike = () => ring.resolve()
+  const watcher = watch(dir, strike)
+  // Without notices the clock goes on ringing.
+  watcher.on('error', () => watcher.close())
+  const clock = setInterval(strike, pollInterval)
+  signal.addEventListener('abort', strike)
+  return {
+    reset: () => {
+      ring = Promise.withResolvers<void>()
+    },
+    rung: () => ring.promise,
+    close: () => {
+      watcher.close()
+      clearInterval(clock)
+      signal.removeEventListener('abort', strike)
+    },
+  }
+}

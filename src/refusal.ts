@@ -1,0 +1,50 @@
+/**
+ * Every answer that is not 200, in one table: the code the sender sees, its status, and what it means to an operator.
+ * README.md prints this table; a test holds them together.
+ */
+export const refusals = {
+  invalid_application_token: { status: 403, meaning: '`auth[application_token]` is missing or is none of ours' },
+  malformed_form: {
+    status: 400,
+    meaning: 'the body is no form we can decode whole: too deep, too long, contradictory',
+  },
+  malformed_event: { status: 400, meaning: 'a form, but not an event: no `event` name, or a field of the wrong shape' },
+  malformed_request: { status: 400, meaning: 'not HTTP, or the body ended before its announced length' },
+  request_timeout: { status: 408, meaning: 'the request did not arrive in time' },
+  body_too_large: { status: 413, meaning: 'the body is longer than `BODY_LIMIT`' },
+  unsupported_media_type: {
+    status: 415,
+    meaning: 'not `application/x-www-form-urlencoded`, or it has a `content-encoding`',
+  },
+  method_not_allowed: { status: 405, meaning: 'the handler URL was called with another method than POST' },
+  not_found: { status: 404, meaning: 'there is nothing at this path' },
+  journal_unavailable: { status: 503, meaning: 'the event could not be put on disk, so it was not accepted' },
+  internal: { status: 500, meaning: 'a mistake of ours; the log has it' },
+} as const satisfies Record<string, { status: number; meaning: string }>
+
+export type RefusalCode = keyof typeof refusals
+
+/**
+ * A request we turn away on purpose. `details` go to the diagnostic log, never to the sender, and hold no content of
+ * the request: sizes, lengths, names and reasons only.
+ */
+export class Refusal extends Error {
+  override readonly name = 'Refusal'
+  readonly code: RefusalCode
+  readonly details: Record<string, unknown>
+
+  constructor(code: RefusalCode, details: Record<string, unknown> = {}, options?: ErrorOptions) {
+    super(code, options)
+    this.code = code
+    this.details = details
+  }
+
+  get status(): number {
+    return refusals[this.code].status
+  }
+}
+
+/** The body of a refusal's answer: the code, and nothing else about what happened inside. */
+export function refusalBody(code: RefusalCode): { status: 'error'; error: RefusalCode } {
+  return { status: 'error', error: code }
+}
