@@ -42,9 +42,6 @@ export class ConfigError extends Error {
   }
 }
 
-/** sysexits.h: EX_CONFIG. */
-export const EX_CONFIG = 78
-
 type Parse<T> = (text: string) => T | Problem
 class Problem {
   readonly text: string
@@ -153,6 +150,11 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
   for (const name of notYet) if (env[name]) problem(name, 'is not supported by this version: unset it')
   if (problems.length > 0) throw new ConfigError(problems)
   return config
+}
+
+/** For tools that only look at the data directory: it must not take a token to read a log. */
+export function readDataDir(env: Readonly<Record<string, string | undefined>>): string {
+  return settings.DATA_DIR.parse(env['DATA_DIR'] || settings.DATA_DIR.default)
 }
 
 /**

@@ -18,9 +18,8 @@ export interface Context {
  */
 export type Handler = (event: Event, context: Context) => unknown
 
-/** How a handler is run. */
-// biome-ignore lint/complexity/noBannedTypes: no option exists yet, and an unknown one must be a type error
-export type HandlerOptions = {}
+/** How a handler is run; there is nothing to choose yet. */
+export type HandlerOptions = Readonly<Record<string, never>>
 
 /** What `defineHandler` returns and a handler file exports as its default. */
 export interface HandlerDefinition {

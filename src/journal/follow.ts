@@ -19,8 +19,10 @@ export interface Batch {
 export interface FollowParts {
   readonly dataDir: string
   readonly from: Position
-  /** Ends the iteration. */
+  /** Ends the iteration, where the end of the journal does not. */
   readonly signal: AbortSignal
+  /** `false`: end at the end of the journal. */
+  readonly wait?: boolean
   readonly log: Logger
 }
 
@@ -37,7 +39,7 @@ const pollInterval = 1000
  * Reads the journal on from a position, across segments, and waits for more like `tail -F`. Only whole lines are read; a
  * whole line that is no event is skipped and logged with its place.
  */
-export async function* follow({ dataDir, from, signal, log }: FollowParts): AsyncGenerator<Batch> {
+export async function* follow({ dataDir, from, signal, wait = true, log }: FollowParts): AsyncGenerator<Batch> {
   const bell = createBell(journalDir(dataDir), signal)
   let file: { readonly number: number; readonly handle: FileHandle } | undefined
   let position = from
@@ -58,6 +60,7 @@ export async function* follow({ dataDir, from, signal, log }: FollowParts): Asyn
         continue
       }
       const next = (await listSegments(dataDir)).find((segment) => segment.number > position.segment)
+      if (next === undefined && !wait) return
       if (next === undefined) await bell.rung()
       // Now that there is a next one this segment is sealed, but it may have grown since the last look.
       else if ((await readRest()).length === 0) {
@@ -98,6 +101,25 @@ export async function* follow({ dataDir, from, signal, log }: FollowParts): Asyn
     }
     return events
   }
+}
+
+/** Where the last `count` lines begin. */
+export async function positionOfLast(dataDir: string, count: number): Promise<Position> {
+  let seen = 0
+  for (const { number, path } of (await listSegments(dataDir)).reverse()) {
+    const handle = await open(path, 'r')
+    try {
+      for (let end = (await handle.stat()).size; end > 0; end -= chunkSize) {
+        const start = Math.max(0, end - chunkSize)
+        const chunk = (await readChunk(handle, start)).subarray(0, end - start)
+        for (let at = chunk.lastIndexOf(newline); at !== -1; at = at === 0 ? -1 : chunk.lastIndexOf(newline, at - 1))
+          if (++seen > count) return { segment: number, offset: start + at + 1 }
+      }
+    } finally {
+      await handle.close()
+    }
+  }
+  return oldest
 }
 
 async function readChunk(handle: FileHandle, offset: number): Promise<Buffer> {

@@ -1,9 +1,10 @@
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
+import { StartError } from '../start-error.ts'
 
 /** Another receiver writes to this data directory. The message names it. */
-export class DataDirInUse extends Error {
+export class DataDirInUse extends StartError {
   override readonly name = 'DataDirInUse'
 }
 

@@ -1,0 +1,100 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import { prettyFactory } from 'pino-pretty'
+import { stableName } from '../journal/segments.ts'
+import { onTerminal } from '../log.ts'
+
+const token = 'demo0token0demo0token0demo0token'
+
+/** What Bitrix24 posts, byte for byte. */
+const form = (event: string, data: string) =>
+  `event=${event}&event_handler_id=312&${data}&ts=${Math.floor(Date.now() / 1000)}` +
+  '&auth%5Bdomain%5D=example.bitrix24.com&auth%5Bclient_endpoint%5D=https%3A%2F%2Fexample.bitrix24.com%2Frest%2F' +
+  '&auth%5Bserver_endpoint%5D=https%3A%2F%2Foauth.bitrix.info%2Frest%2F' +
+  `&auth%5Bmember_id%5D=a223c6b3710f85df22e9377d6c4f7553&auth%5Bapplication_token%5D=${token}`
+
+const deal = 'data%5BFIELDS%5D%5BID%5D=662'
+const posts = [
+  ['a deal is changed', form('ONCRMDEALUPDATE', deal)],
+  ['a lead comes in', form('ONCRMLEADADD', 'data%5BFIELDS%5D%5BID%5D=365')],
+  [
+    'a task is commented',
+    form('ONTASKCOMMENTADD', 'data%5BFIELDS_AFTER%5D%5BID%5D=9&data%5BFIELDS_AFTER%5D%5BTASK_ID%5D=17'),
+  ],
+  ['somebody guesses the token', form('ONCRMDEALUPDATE', deal).replace(token, 'guessed')],
+] as const
+
+/** Shows the way of an event: a receiver in a temporary folder, a few posts, its log, its journal. */
+export async function demo(): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), 'b24-receiver-demo-'))
+  const port = await freePort()
+  const url = `http://127.0.0.1:${port}/bitrix24`
+  const say = (text: string) => process.stdout.write(`\n${text}\n`)
+  const pretty = prettyFactory({ ...onTerminal, colorize: process.stdout.isTTY })
+
+  say(`Starting a receiver that keeps its data in ${folder}`)
+  const receiver = fork(fileURLToPath(new URL('../main.ts', import.meta.url)), {
+    env: {
+      ...process.env,
+      B24_APPLICATION_TOKEN: `demo=${token}`,
+      HOST: '127.0.0.1',
+      PORT: String(port),
+      WEBHOOK_PATH: '/bitrix24',
+      DATA_DIR: folder,
+      HANDLERS_DIR: fileURLToPath(new URL('../handlers', import.meta.url)),
+      LOG_LEVEL: 'info',
+    },
+    stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
+  })
+  const seen = new Set<string>()
+  if (receiver.stdout === null) throw new Error('the receiver has no output')
+  const lines = createInterface({ input: receiver.stdout })
+  lines.on('line', (line) => {
+    process.stdout.write(pretty(line))
+    for (const state of ['ready for events', 'handled']) if (line.includes(`"msg":"${state}`)) seen.add(state)
+    lines.emit('state')
+  })
+  const until = async (state: string) => {
+    while (!seen.has(state))
+      await Promise.race([
+        once(lines, 'state'),
+        once(receiver, 'exit').then(() => Promise.reject(new Error('the receiver ended'))),
+      ])
+  }
+
+  try {
+    await until('ready for events')
+    for (const [what, body] of posts) {
+      say(`POST ${url}: ${what}`)
+      const answer = await fetch(url, {
+        method: 'POST',
+        headers: { 'content-type': 'application/x-www-form-urlencoded', 'user-agent': 'Bitrix24 Webhook Engine' },
+        body,
+      })
+      say(`${answer.status} ${await answer.text()}`)
+    }
+    await until('handled')
+    say(`The journal, ${stableName(folder)}:`)
+    process.stdout.write(await readFile(stableName(folder), 'utf8'))
+    say('The receiver is stopped and its folder removed. Yours: B24_APPLICATION_TOKEN=… npm start')
+  } finally {
+    receiver.kill('SIGTERM')
+    if (receiver.exitCode === null) await once(receiver, 'exit')
+    await rm(folder, { recursive: true, force: true })
+  }
+}
+
+async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const address = probe.address()
+  probe.close()
+  await once(probe, 'close')
+  return typeof address === 'object' && address !== null ? address.port : 0
+}

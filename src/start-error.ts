@@ -1,0 +1,26 @@
+import { ConfigError } from './config.ts'
+
+/** The start failed for a reason that the person who started us can mend; the message says how. */
+export class StartError extends Error {
+  override readonly name: string = 'StartError'
+}
+
+/** sysexits.h: EX_CONFIG. */
+const EX_CONFIG = 78
+
+/** What to print on stderr when a start failed, and the exit code. A stack only for what nobody foresaw. */
+export function explainStart(error: unknown): { text: string; exitCode: number } {
+  if (error instanceof ConfigError) return { text: error.message, exitCode: EX_CONFIG }
+  return { text: explain(error), exitCode: 1 }
+}
+
+function explain(error: unknown): string {
+  if (error instanceof StartError) return error.message
+  if (!(error instanceof Error)) return String(error)
+  const { code, address, port } = error as { code?: string; address?: string; port?: number }
+  if (code === 'EADDRINUSE') return `Port ${port} on ${address} is taken by another process: stop it, or set PORT`
+  if (code === 'EADDRNOTAVAIL') return `HOST ${address} is no address of this machine`
+  if (code === 'EACCES' && port !== undefined)
+    return `User ${process.getuid?.()} may not listen on port ${port}: set PORT=8080 and put a proxy in front`
+  return error.stack ?? error.message
+}

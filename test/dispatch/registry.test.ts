@@ -1,0 +1,99 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { defineHandler } from '../../src/dispatch/handler.ts'
+import { HandlersError, loadHandlers, unknownEvents } from '../../src/dispatch/registry.ts'
+import { makeFolder, temporaryFolder } from '../support/receiver.ts'
+
+// The brand, not the import, makes a definition: a folder of a test needs no resolution of our name.
+const defined = (events: string[]) =>
+  `export default { [Symbol.for('bitrix24-webhook-receiver.handler')]: true, events: ${JSON.stringify(events)}, handle() {}, options: {} }`
+
+function folderOf(files: Record<string, string>): string {
+  const folder = temporaryFolder('handlers')
+  for (const [name, source] of Object.entries(files)) writeFileSync(join(folder, name), source)
+  return folder
+}
+
+async function problemsOf(files: Record<string, string>): Promise<string[]> {
+  const folder = folderOf(files)
+  const error = await loadHandlers(folder).catch((thrown: unknown) => thrown)
+  if (!(error instanceof HandlersError)) throw new Error('it loaded')
+  return error.problems.map(({ file, error: cause }) => `${file.slice(folder.length + 1)}: ${String(cause)}`)
+}
+
+test('a function handles the event its file is named after, in any case', async () => {
+  const [handler] = await loadHandlers(
+    folderOf({ 'onCrmDealUpdate.ts': 'export default (event: unknown): unknown => event' }),
+  )
+  expect(handler?.name).toBe('onCrmDealUpdate')
+  expect(handler?.matches('ONCRMDEALUPDATE')).toBe(true)
+  expect(handler?.matches('ONCRMDEALUPDATEX')).toBe(false)
+})
+
+test('an event with dots is a file name too', async () => {
+  const [handler] = await loadHandlers(folderOf({ 'CATALOG.PRICE.ON.ADD.mjs': 'export default () => {}' }))
+  expect(handler?.matches('CATALOG.PRICE.ON.ADD')).toBe(true)
+  expect(handler?.matches('CATALOGXPRICE.ON.ADD')).toBe(false)
+})
+
+test('a definition handles several names and patterns', async () => {
+  const [handler] = await loadHandlers(folderOf({ 'some.mjs': defined(['onTaskAdd', 'ONCRMDEAL*', '*.ON.ADD']) }))
+  const names = ['ONTASKADD', 'ONCRMDEALADD', 'ONCRMDEAL', 'CATALOG.PRICE.ON.ADD', 'ONTASKUPDATE', 'XONCRMDEALADD']
+  expect(names.map((name) => handler?.matches(name))).toEqual([true, true, true, true, false, false])
+})
+
+test('helpers, hidden files, types, tests, folders and other files are no handlers', async () => {
+  const folder = folderOf({
+    '_helper.ts': 'throw new Error()',
+    '.hidden.ts': 'throw new Error()',
+    'types.d.ts': 'throw new Error()',
+    'ONTASKADD.test.ts': 'throw new Error()',
+    'README.md': '',
+    'package.json': '{}',
+    'b.mjs': defined(['ONTASKADD']),
+    'a.mts': defined(['ONTASKADD']),
+  })
+  makeFolder(folder, 'lib.ts')
+  expect((await loadHandlers(folder)).map(({ name }) => name)).toEqual(['a', 'b'])
+})
+
+test('every file that is wrong is named, with what is wrong', async () => {
+  const problems = await problemsOf({
+    'a.mjs': 'export default 7',
+    'b.mjs': 'export const x = 1',
+    'c.mjs': 'throw new Error("at load")',
+    'd.mjs': 'import "no-such-package"',
+    'e.mjs': 'export default () => {}',
+    'e.ts': 'export default () => {}',
+    'f.ts': 'export default (',
+  })
+  expect(problems).toHaveLength(6)
+  expect(problems[0]).toBe('a.mjs: TypeError: its default export must be a function or defineHandler(…), not number')
+  expect(problems[1]).toContain('not missing')
+  expect(problems[2]).toBe('c.mjs: Error: at load')
+  expect(problems[3]).toContain('no-such-package')
+  expect(problems[4]).toBe('e.ts: TypeError: e.mjs is a handler of the same name')
+  expect(problems[5]).toMatch(/^f\.ts: /)
+})
+
+test('a folder that is missing is a problem, an empty one is not', async () => {
+  await expect(loadHandlers(join(temporaryFolder('x'), 'missing'))).rejects.toBeInstanceOf(HandlersError)
+  expect(await loadHandlers(temporaryFolder('empty'))).toEqual([])
+})
+
+test('names that the documentation does not know are told, patterns are not', async () => {
+  const files = { 'x.mjs': defined(['ONCRMDEALUPDAET', 'ONCRMDYNAMICITEMADD_147', 'ONNEW*', 'ONTASKADD']) }
+  expect((await loadHandlers(folderOf(files))).flatMap(unknownEvents)).toEqual(['ONCRMDEALUPDAET'])
+})
+
+test('defineHandler refuses what it would otherwise ignore', () => {
+  const handle = () => undefined
+  expect(() => defineHandler([], handle)).toThrow('name at least one event')
+  expect(() => defineHandler('ONCRM DEAL', handle)).toThrow('"ONCRM DEAL" is no event name')
+  // @ts-expect-error the handler is missing
+  expect(() => defineHandler('ONCRMDEALADD')).toThrow('must be the handler function')
+  const options = { coalesce: true }
+  // @ts-expect-error no option is known yet
+  expect(() => defineHandler('ONTASKADD', handle, options)).toThrow('the option "coalesce" is not supported')
+})

@@ -1,0 +1,160 @@
+import { appendFileSync, writeFileSync } from 'node:fs'
+import { Writable } from 'node:stream'
+import fc from 'fast-check'
+import { pino } from 'pino'
+import { expect, test } from 'vitest'
+import { type Batch, follow, oldest, type Position, positionOfLast } from '../../src/journal/follow.ts'
+import { createSegment } from '../../src/journal/segments.ts'
+import { temporaryFolder } from '../support/receiver.ts'
+
+const line = (id: number, more = '') => `${JSON.stringify({ id: String(id), event: 'E', more })}\n`
+const today = new Date('2026-11-23T12:00:00Z')
+
+function collectLog() {
+  const lines: string[] = []
+  const stream = new Writable({
+    write(chunk, _encoding, done) {
+      lines.push(String(chunk))
+      done()
+    },
+  })
+  return { lines, log: pino(stream) }
+}
+
+async function journalOf(...segments: string[]): Promise<{ dataDir: string; paths: string[] }> {
+  const dataDir = temporaryFolder('follow')
+  const paths: string[] = []
+  for (const [index, text] of segments.entries()) {
+    const { path } = await createSegment(dataDir, index + 1, today)
+    writeFileSync(path, text)
+    paths.push(path)
+  }
+  return { dataDir, paths }
+}
+
+/** Reads on until `count` events came. */
+async function read(dataDir: string, from: Position, count: number, whenWaiting?: () => void) {
+  const stop = new AbortController()
+  const { log, lines } = collectLog()
+  const batches: Batch[] = []
+  if (count === 0) stop.abort()
+  const waiting = whenWaiting && setTimeout(whenWaiting, 50)
+  for await (const batch of follow({ dataDir, from, signal: stop.signal, log })) {
+    batches.push(batch)
+    if (batches.flatMap(({ events }) => events).length >= count) stop.abort()
+  }
+  clearTimeout(waiting)
+  return { batches, ids: batches.flatMap(({ events }) => events.map(({ id }) => Number(id))), log: lines.join('') }
+}
+
+test('reads every event across segments, in order', async () => {
+  const { dataDir } = await journalOf(line(1) + line(2), '', line(3), line(4) + line(5))
+  expect((await read(dataDir, oldest, 5)).ids).toEqual([1, 2, 3, 4, 5])
+})
+
+test('goes on from every position it gave', async () => {
+  const { dataDir } = await journalOf(line(1) + line(2), line(3))
+  const { batches } = await read(dataDir, oldest, 3)
+  for (const { position, events } of batches) {
+    const rest = 3 - Number(events.at(-1)?.id)
+    expect((await read(dataDir, position, rest)).ids).toHaveLength(rest)
+  }
+})
+
+test('waits for what is appended and for the next segment', async () => {
+  const { dataDir, paths } = await journalOf(line(1))
+  const grow = async () => {
+    appendFileSync(paths[0] ?? '', line(2))
+    const { path } = await createSegment(dataDir, 2, today)
+    appendFileSync(path, line(3))
+  }
+  expect((await read(dataDir, oldest, 3, () => void grow())).ids).toEqual([1, 2, 3])
+})
+
+test('half a line is not read before it is whole', async () => {
+  const { dataDir, paths } = await journalOf(line(1) + line(2).slice(0, 10))
+  const { batches } = await read(dataDir, oldest, 2, () => appendFileSync(paths[0] ?? '', line(2).slice(10)))
+  expect(batches.map(({ events }) => events.length)).toEqual([1, 1])
+})
+
+test('half a line at the end of a sealed segment is passed over and told', async () => {
+  const { dataDir } = await journalOf(`${line(1)}{"id":"2`, line(3))
+  const { ids, log } = await read(dataDir, oldest, 2)
+  expect(ids).toEqual([1, 3])
+  expect(log).toContain('half a line at the end of a segment')
+})
+
+test('a line that is no event is skipped and told with its place', async () => {
+  const { dataDir } = await journalOf(`${line(1)}no json\n${line(2)}`)
+  const { ids, log } = await read(dataDir, oldest, 2)
+  expect(ids).toEqual([1, 2])
+  expect(log).toContain(`"segment":1,"offset":${line(1).length}`)
+})
+
+test('a position past the end of a sealed segment, or in one that is gone, means the next', async () => {
+  const { dataDir } = await journalOf(line(1), line(2))
+  expect((await read(dataDir, { segment: 1, offset: 10_000 }, 1)).ids).toEqual([2])
+  expect((await read(dataDir, { segment: 0, offset: 77 }, 2)).ids).toEqual([1, 2])
+})
+
+test('lines longer than a read and characters across two reads come whole', async () => {
+  const long = 'я'.repeat(100_001)
+  const { dataDir } = await journalOf(line(1, long) + line(2, long))
+  const { batches } = await read(dataDir, oldest, 2)
+  expect(batches.flatMap(({ events }) => events.map((event) => Reflect.get(event, 'more')))).toEqual([long, long])
+})
+
+test('finds where the last lines begin, also across segments', async () => {
+  const { dataDir } = await journalOf(line(1) + line(2), line(3, 'x'.repeat(200_000)), line(4))
+  for (const [count, first] of [
+    [0, undefined],
+    [1, 4],
+    [2, 3],
+    [3, 2],
+    [4, 1],
+    [9, 1],
+  ] as const) {
+    const from = await positionOfLast(dataDir, count)
+    expect((await read(dataDir, from, Math.min(count, 4))).ids[0]).toBe(first)
+  }
+})
+
+test('however the journal grows, every event is read once and in order', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(fc.tuple(fc.integer({ min: 1, max: 60 }), fc.boolean()), { minLength: 1, maxLength: 40 }),
+      async (steps) => {
+        const { dataDir, paths } = await journalOf('')
+        let written = 0
+        let pending = ''
+        let path = paths[0] ?? ''
+        let segment = 1
+        const grow = async () => {
+          for (const [bytes, rotate] of steps) {
+            if (pending === '' && rotate) path = (await createSegment(dataDir, ++segment, today)).path
+            if (pending === '') pending = line(++written, 'я')
+            appendFileSync(path, pending.slice(0, bytes))
+            pending = pending.slice(bytes)
+            await new Promise(setImmediate)
+          }
+          appendFileSync(path, pending + line(++written))
+        }
+        const growing = grow()
+        const stop = new AbortController()
+        const ids: number[] = []
+        for await (const { events } of follow({
+          dataDir,
+          from: oldest,
+          signal: stop.signal,
+          log: pino({ level: 'silent' }),
+        })) {
+          ids.push(...events.map(({ id }) => Number(id)))
+          await growing
+          if (ids.length >= written) stop.abort()
+        }
+        expect(ids).toEqual(Array.from({ length: written }, (_, index) => index + 1))
+      },
+    ),
+    { numRuns: 60 },
+  )
+})

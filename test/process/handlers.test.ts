@@ -1,0 +1,95 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { dealBody, readSeen, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
+
+test('a handler that throws is logged with the event and run again', async () => {
+  const receiver = await startReceiver({
+    handlers: {
+      'ONCRMDEALUPDATE.mjs': `export default (event, { attempt, log }) => {
+  if (attempt === 1) throw new Error('first try')
+  log.info({ attempt }, 'second try')
+}`,
+    },
+  })
+  await receiver.post(dealBody(662))
+  await until('handled', () => receiver.logged('handled').length === 1)
+  const [event] = await receiver.journal()
+  expect(receiver.logged('failed, will be tried again')).toMatchObject([
+    { id: event?.id, object: 'deal:662', handler: 'ONCRMDEALUPDATE', attempt: 1, err: { message: 'first try' } },
+  ])
+  expect(receiver.logged('second try')).toMatchObject([{ id: event?.id, attempt: 2 }])
+})
+
+test('a FinalError ends a delivery at once and a RetryAfter chooses the next try', async () => {
+  const receiver = await startReceiver({
+    handlers: {
+      'ONCRMDEALUPDATE.mjs': `import { FinalError, RetryAfter } from 'bitrix24-webhook-receiver'
+export default (event, { attempt }) => {
+  if (event.object === 'deal:1') throw new FinalError('no such deal')
+  if (attempt === 1) throw new RetryAfter('1ms')
+}`,
+    },
+  })
+  await receiver.post(dealBody(1))
+  await receiver.post(dealBody(2))
+  await until('deal 1 is dead', () => receiver.logged('failed for good: this delivery is dead').length === 1)
+  await until('deal 2 is handled', () => receiver.logged('handled').length === 1)
+  expect(receiver.logged('handled')).toMatchObject([{ object: 'deal:2', attempt: 2 }])
+})
+
+test('what was not handled when the receiver stopped is handled after the next start', async () => {
+  const seen = join(temporaryFolder('seen'), 'seen')
+  const first = await startReceiver({
+    handlers: { 'ONCRMDEALUPDATE.mjs': 'export default () => new Promise(() => {})' },
+  })
+  for (let id = 1; id <= 20; id++) await first.post(dealBody(id))
+  await first.stop()
+  const second = await startReceiver({ dataDir: first.dataDir, handlers: { 'ONCRMDEALUPDATE.mjs': recorder(seen) } })
+  await until(`all handled\n${second.output()}`, () => readSeen(seen).length === 20)
+  expect(new Set(readSeen(seen).map((event) => event.object)).size).toBe(20)
+})
+
+test.for([
+  ['calls process.exit', 'export default () => process.exit(3)'],
+  [
+    'rejects a promise that nobody holds',
+    'export default () => { void Promise.reject(new Error("floating")) ; return new Promise(() => {}) }',
+  ],
+  ['never returns', 'export default () => { for (;;); }'],
+])('posts are answered and journalled while a handler %s', async ([, source = '']) => {
+  const receiver = await startReceiver({
+    env: { SHUTDOWN_GRACE: '1s' },
+    handlers: { 'ONCRMDEALUPDATE.mjs': source },
+  })
+  for (let id = 1; id <= 50; id++) expect((await receiver.post(dealBody(id))).status).toBe(200)
+  expect(await receiver.journal()).toHaveLength(50)
+  expect(await receiver.stop()).toEqual({ code: 0, signal: null })
+})
+
+test('a handler file that cannot be loaded is named, no other handler passes its events over, and posts go on', async () => {
+  const seen = join(temporaryFolder('seen'), 'seen')
+  const handlers = { 'good.mjs': recorder(seen), 'broken.mjs': 'export default (' }
+  const receiver = await startReceiver({ handlers })
+  await until('named', () => receiver.logged('a handler cannot be loaded').length === 1)
+  expect(receiver.logged('a handler cannot be loaded')).toMatchObject([
+    { file: join(receiver.handlersDir, 'broken.mjs') },
+  ])
+  expect((await receiver.post(dealBody(1))).status).toBe(200)
+  await receiver.stop()
+  expect(readSeen(seen)).toEqual([])
+
+  const mended = { 'good.mjs': recorder(seen), 'broken.mjs': recorder(seen) }
+  const again = await startReceiver({ dataDir: receiver.dataDir, handlers: mended })
+  await until(`both handled it\n${again.output()}`, () => readSeen(seen).length === 2)
+})
+
+test('with --watch a handler that is saved is the one that runs', async () => {
+  const seen = join(temporaryFolder('seen'), 'seen')
+  const receiver = await startReceiver({ args: ['--watch'], handlers: { '_none.mjs': '' } })
+  await until('no handlers yet', () => receiver.logged('no handlers: events are journalled only').length === 1)
+  writeFileSync(join(receiver.handlersDir, 'deals.mjs'), recorder(seen))
+  await until('loaded', () => receiver.logged('handler loaded').length === 1)
+  await receiver.post(dealBody(7))
+  await until('handled', () => readSeen(seen).length === 1)
+})

@@ -1,0 +1,148 @@
+import { once } from 'node:events'
+import { chmodSync, statSync } from 'node:fs'
+import { connect, createServer } from 'node:net'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { listSegments } from '../../src/journal/segments.ts'
+import {
+  dealBody,
+  freePort,
+  post,
+  spawnReceiver,
+  startReceiver,
+  TOKEN,
+  temporaryFolder,
+  until,
+} from '../support/receiver.ts'
+
+test('the start says where it listens, which tokens it holds, where the journal is and which handlers it loaded', async () => {
+  const receiver = await startReceiver({
+    env: { B24_APPLICATION_TOKEN: `sales=${TOKEN},support=${TOKEN}x` },
+    handlers: {
+      'deals.mjs': `import { defineHandler } from 'bitrix24-webhook-receiver'\nexport default defineHandler('ONCRMDEAL*', () => {})`,
+    },
+  })
+  const [ready] = receiver.logged(`ready for events: POST /bitrix24 on 127.0.0.1:${receiver.port}`)
+  expect(ready).toMatchObject({ tokens: ['sales', 'support'], journal: join(receiver.dataDir, 'events.ndjson') })
+  await until('handlers told', () => receiver.logged('handler loaded').length === 1)
+  expect(receiver.logged('handler loaded')).toMatchObject([{ handler: 'deals', events: ['ONCRMDEAL*'] }])
+  expect(receiver.output()).not.toContain(TOKEN)
+})
+
+test('a wrong configuration is told whole, without the secrets, and exits 78', async () => {
+  const receiver = await spawnReceiver({ env: { B24_APPLICATION_TOKEN: 'a b', PORT: '80a', WEBHOOK_PATH: 'x' } })
+  expect(await receiver.exited).toEqual({ code: 78, signal: null })
+  expect(receiver.output()).toMatch(
+    /^Configuration: 3 problems\n {2}B24_APPLICATION_TOKEN .*\n {2}PORT .*"80a"\n {2}WEBHOOK_PATH .*\n$/,
+  )
+  expect(receiver.output()).not.toContain('a b')
+})
+
+test('no token configured: it does not start', async () => {
+  const receiver = await spawnReceiver({ env: { B24_APPLICATION_TOKEN: '' } })
+  expect(await receiver.exited).toEqual({ code: 78, signal: null })
+  expect(receiver.output()).toContain('B24_APPLICATION_TOKEN  is required')
+})
+
+test('a taken port is explained', async () => {
+  const port = await freePort()
+  const other = createServer().listen(port, '127.0.0.1')
+  await once(other, 'listening')
+  const receiver = await spawnReceiver({ env: { PORT: String(port) } })
+  expect(await receiver.exited).toEqual({ code: 1, signal: null })
+  expect(receiver.output()).toBe(`Port ${port} on 127.0.0.1 is taken by another process: stop it, or set PORT\n`)
+  other.close()
+})
+
+test('a second receiver on the same data directory refuses to start and names the first', async () => {
+  const first = await startReceiver()
+  const second = await spawnReceiver({ dataDir: first.dataDir })
+  expect(await second.exited).toEqual({ code: 1, signal: null })
+  expect(second.output()).toContain(`is in use by another receiver: pid ${first.child.pid} on `)
+  expect((await first.post(dealBody(1))).status).toBe(200)
+})
+
+test('a killed receiver leaves no lock behind', async () => {
+  const first = await startReceiver()
+  first.killGroup('SIGKILL')
+  await first.exited
+  const second = await startReceiver({ dataDir: first.dataDir })
+  expect((await second.post(dealBody(1))).status).toBe(200)
+})
+
+test.runIf(process.getuid?.() === 0)(
+  'an unwritable data directory says which user may not write and what to run',
+  async () => {
+    const dataDir = temporaryFolder('data')
+    chmodSync(dataDir, 0o755)
+    const receiver = await spawnReceiver({ dataDir, uid: 65534 })
+    expect(await receiver.exited).toEqual({ code: 1, signal: null })
+    expect(receiver.output()).toBe(`User 65534 may not write to ${dataDir}. Run: chown -R 65534 ${dataDir}\n`)
+  },
+)
+
+test.for(['SIGTERM', 'SIGINT'] as const)(
+  '%s finishes the post that is on its way, refuses new ones and exits 0',
+  async (signal) => {
+    const receiver = await startReceiver()
+    const body = dealBody(662)
+    const socket = connect(receiver.port, '127.0.0.1')
+    await once(socket, 'connect')
+    let answer = ''
+    socket.setEncoding('utf8').on('data', (text: string) => {
+      answer += text
+    })
+    const head = `POST /bitrix24 HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: ${body.length}\r\n\r\n`
+    socket.write(head + body.slice(0, 100))
+    // The head was read when a later request on another connection was answered.
+    await fetch(`${receiver.origin}/healthz`)
+    receiver.killGroup(signal)
+    await until('stopping', () => receiver.logged('stopping').length === 1)
+    await until('refusing', () =>
+      post(receiver.url, dealBody(1)).then(
+        () => false,
+        () => true,
+      ),
+    )
+    socket.write(body.slice(100))
+    await once(socket, 'close')
+    expect(answer).toMatch(/^HTTP\/1\.1 200 /)
+    expect(await receiver.exited).toEqual({ code: 0, signal: null })
+    expect((await receiver.journal()).map((event) => event.object)).toEqual(['deal:662'])
+  },
+)
+
+test('a client that never finishes does not hold a stop beyond the grace', async () => {
+  const receiver = await startReceiver({ env: { SHUTDOWN_GRACE: '1s' } })
+  const socket = connect(receiver.port, '127.0.0.1')
+  await once(socket, 'connect')
+  socket.on('error', () => undefined)
+  socket.write(
+    'POST /bitrix24 HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\nevent=',
+  )
+  await fetch(`${receiver.origin}/healthz`)
+  expect(await receiver.stop()).toEqual({ code: 0, signal: null })
+  socket.destroy()
+})
+
+test('a reader of its output that goes away does not end it', async () => {
+  const receiver = await startReceiver()
+  receiver.child.stdout?.destroy()
+  receiver.child.stderr?.destroy()
+  for (let id = 1; id <= 20; id++) expect((await receiver.post(dealBody(id))).status).toBe(200)
+  expect(await receiver.stop()).toEqual({ code: 0, signal: null })
+})
+
+test('every start writes a segment of its own, an unused one is taken again, and the stable name is the newest', async () => {
+  const first = await startReceiver()
+  await first.post(dealBody(1))
+  await first.stop()
+  const second = await startReceiver({ dataDir: first.dataDir })
+  await second.stop()
+  const third = await startReceiver({ dataDir: first.dataDir })
+  await third.post(dealBody(2))
+  const segments = await listSegments(first.dataDir)
+  expect(segments.map((segment) => segment.number)).toEqual([1, 2])
+  expect(statSync(join(first.dataDir, 'events.ndjson')).ino).toBe(statSync(segments.at(-1)?.path ?? '').ino)
+  expect((await third.journal()).map((event) => event.object)).toEqual(['deal:1', 'deal:2'])
+})

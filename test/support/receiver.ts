@@ -1,0 +1,213 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import http from 'node:http'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { onTestFinished } from 'vitest'
+import type { Event } from '../../src/intake/event.ts'
+import { listSegments } from '../../src/journal/segments.ts'
+
+export const TOKEN = 'test0token0test0token0test0token'
+
+/** A folder that goes with the test. */
+export function temporaryFolder(name: string): string {
+  const folder = mkdtempSync(join(tmpdir(), `b24-${name}-`))
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }))
+  return folder
+}
+
+/** Resolves when `state` gives something; fails with `what` when it never does. */
+export async function until<T>(what: string, state: () => T | Promise<T>, ms = 15_000): Promise<NonNullable<T>> {
+  const end = Date.now() + ms
+  for (;;) {
+    const value = await state()
+    if (value) return value
+    if (Date.now() > end) throw new Error(`never happened: ${what}`)
+    await sleep(20)
+  }
+}
+
+export async function freePort(): Promise<number> {
+  const probe = createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const address = probe.address()
+  probe.close()
+  if (typeof address !== 'object' || address === null) throw new Error('no port')
+  return address.port
+}
+
+export interface Answer {
+  readonly status: number
+  readonly body: string
+}
+
+/** Posts as Bitrix24 does: one connection per post. */
+export function post(url: string, body: string, headers: Record<string, string> = {}): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const request = http.request(url, {
+      method: 'POST',
+      agent: false,
+      headers: {
+        'content-type': 'application/x-www-form-urlencoded',
+        'content-length': Buffer.byteLength(body),
+        'user-agent': 'Bitrix24 Webhook Engine',
+        connection: 'close',
+        ...headers,
+      },
+    })
+    request.on('error', reject)
+    request.on('response', (response) => {
+      let text = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk: string) => {
+        text += chunk
+      })
+      response.on('error', reject)
+      response.on('end', () => resolve({ status: response.statusCode ?? 0, body: text }))
+    })
+    request.end(body)
+  })
+}
+
+/** A deal's update as PHP's http_build_query writes it. */
+export function dealBody(
+  id: number | string,
+  { token = TOKEN, member = 'a223c6b3710f85df22e9377d6c4f7553' } = {},
+): string {
+  return (
+    `event=ONCRMDEALUPDATE&event_handler_id=312&data%5BFIELDS%5D%5BID%5D=${id}&ts=1736405807` +
+    `&auth%5Bdomain%5D=example.bitrix24.com&auth%5Bmember_id%5D=${member}&auth%5Bapplication_token%5D=${token}`
+  )
+}
+
+export interface ReceiverOptions {
+  readonly dataDir?: string
+  /** File name → source. */
+  readonly handlers?: Record<string, string>
+  readonly env?: Record<string, string>
+  readonly args?: readonly string[]
+  readonly uid?: number
+  readonly script?: string
+}
+
+/** Starts the receiver as a user would, in a process group of its own, and ends it with the test. */
+export async function startReceiver(options: ReceiverOptions = {}) {
+  const receiver = await spawnReceiver(options)
+  await until(`ready for events\n${receiver.output()}`, async () => {
+    if (receiver.child.exitCode !== null) throw new Error(`the receiver ended at start:\n${receiver.output()}`)
+    return receiver.output().includes('ready for events') && (await fetch(`${receiver.origin}/healthz`)).ok
+  })
+  return receiver
+}
+
+export type Receiver = Awaited<ReturnType<typeof startReceiver>>
+
+export async function spawnReceiver(options: ReceiverOptions = {}) {
+  const dataDir = options.dataDir ?? temporaryFolder('data')
+  const handlersDir = temporaryFolder('handlers')
+  chmodSync(handlersDir, 0o755)
+  for (const [name, source] of Object.entries(options.handlers ?? {})) writeFileSync(join(handlersDir, name), source)
+  const port = Number(options.env?.['PORT'] ?? (await freePort()))
+  const script = options.script ?? fileURLToPath(new URL('../../src/main.ts', import.meta.url))
+  const child = spawn(process.execPath, [script, ...(options.args ?? [])], {
+    detached: true,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    ...(options.uid !== undefined && { uid: options.uid }),
+    env: {
+      PATH: process.env['PATH'],
+      B24_APPLICATION_TOKEN: TOKEN,
+      HOST: '127.0.0.1',
+      PORT: String(port),
+      DATA_DIR: dataDir,
+      HANDLERS_DIR: handlersDir,
+      ...options.env,
+    },
+  })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      output += text
+    })
+  const exited = once(child, 'close').then(() => ({ code: child.exitCode, signal: child.signalCode }))
+  const killGroup = (signal: NodeJS.Signals) => {
+    try {
+      // A process group of our own making: the receiver and its dispatcher.
+      if (child.pid !== undefined) process.kill(-child.pid, signal)
+    } catch {
+      // It is gone already.
+    }
+  }
+  onTestFinished(async () => {
+    killGroup('SIGKILL')
+    await exited
+  })
+  const origin = `http://127.0.0.1:${port}`
+  const url = `${origin}${options.env?.['WEBHOOK_PATH'] ?? '/bitrix24'}`
+  return {
+    child,
+    dataDir,
+    handlersDir,
+    origin,
+    url,
+    port,
+    exited,
+    killGroup,
+    /** Everything it wrote to stdout and stderr. */
+    output: () => output,
+    /** The log's lines that have this message. */
+    logged: (msg: string) => logLines(output).filter((line) => line['msg'] === msg),
+    post: (body: string, headers?: Record<string, string>) => post(url, body, headers),
+    journal: () => readJournal(dataDir),
+    stop() {
+      child.kill('SIGTERM')
+      return exited
+    },
+  }
+}
+
+function logLines(output: string): Record<string, unknown>[] {
+  return output
+    .split('\n')
+    .filter((line) => line.startsWith('{') && line.endsWith('}'))
+    .map((line) => JSON.parse(line))
+}
+
+/** Every line of every segment, in order; a line that is no JSON fails the test. */
+export async function readJournal(dataDir: string): Promise<Event[]> {
+  const segments = await listSegments(dataDir)
+  return segments.flatMap(({ path }) =>
+    readFileSync(path, 'utf8')
+      .split('\n')
+      .filter((line) => line !== '')
+      .map((line): Event => JSON.parse(line)),
+  )
+}
+
+/** Appends each event it gets, as a line of JSON, to `seen`. */
+export function recorder(seen: string, events = '*'): string {
+  return `import { appendFileSync } from 'node:fs'
+import { defineHandler } from 'bitrix24-webhook-receiver'
+export default defineHandler(${JSON.stringify(events)}, (event) => appendFileSync(${JSON.stringify(seen)}, JSON.stringify(event) + '\\n'))
+`
+}
+
+export function readSeen(seen: string): Event[] {
+  try {
+    return readFileSync(seen, 'utf8')
+      .split('\n')
+      .filter((line) => line !== '')
+      .map((line): Event => JSON.parse(line))
+  } catch {
+    return []
+  }
+}
+
+export function makeFolder(...parts: string[]): string {
+  const folder = join(...parts)
+  mkdirSync(folder, { recursive: true })
+  return folder
+}
