@@ -173,7 +173,7 @@ function parseTokens(text: string): readonly Token[] | Problem {
       return new Problem(
         `${which} is an incoming-webhook URL, which is for calling Bitrix24 (B24_HOOK); the application token is shown in the outgoing webhook's settings`,
       )
-    if (value === '') return new Problem(`${which} is empty`)
+    if (value === '') return new Problem(`entry ${index + 1} is empty`)
     if (/[\s"']/.test(value)) return new Problem(`${which} holds a space or a quote`)
     if (name !== undefined && tokens.some((token) => token.name === name)) return new Problem(`names ${which} twice`)
     if (tokens.some((token) => token.value === value)) return new Problem(`${which} repeats the token before it`)
@@ -197,13 +197,17 @@ function parseProxies(text: string): readonly string[] | Problem {
     const family = isIP(address)
     try {
       if (family === 0 || rest.length > 0) throw new Error('no address')
-      if (prefix !== undefined)
-        new BlockList().addSubnet(address, Number(prefix || Number.NaN), family === 6 ? 'ipv6' : 'ipv4')
+      if (prefix !== undefined) new BlockList().addSubnet(address, readPrefix(prefix), family === 6 ? 'ipv6' : 'ipv4')
     } catch {
       return new Problem('must be IP addresses or CIDRs such as 10.0.0.5 or 172.16.0.0/12, separated by commas')
     }
   }
   return list
+}
+
+/** NaN, which no subnet takes, for what Fastify would not take either: a prefix of 0 trusts everybody. */
+function readPrefix(text: string): number {
+  return /^[1-9]\d*$/.test(text) ? Number(text) : Number.NaN
 }
 
 function anyText(text: string): string {

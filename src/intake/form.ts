@@ -15,7 +15,7 @@ const options = {
   depth: 64, // PHP's max_input_nesting_level; documented payloads nest 5 deep
   strictDepth: true,
   parameterLimit: 10_000, // the longest documented payload has 97
-  arrayLimit: 10_000,
+  arrayLimit: 1_000, // only of `a[]`, which http_build_query never writes and qs copies at each step
   throwOnLimitExceeded: true,
   parseArrays: false, // an id in brackets is a key, not a position; settle() finds the real lists
   plainObjects: true, // otherwise qs drops keys such as `constructor`
@@ -47,13 +47,13 @@ export function decodeForm(text: string): Form {
         return decoded
       },
     }) as Form
+    if (isContradictory(keys)) throw contradiction()
+    for (const key of Object.keys(form)) form[key] = settle(form[key] as FormValue)
   } catch (error) {
     if (!(error instanceof RangeError)) throw error
-    // qs's messages name the limit and nothing of the body.
+    // qs's messages, like ours, name the limit and nothing of the body.
     throw new Refusal('malformed_form', { size: text.length, reason: error.message }, { cause: error })
   }
-  if (isContradictory(keys)) throw new Refusal('malformed_form', { size: text.length, reason: 'contradictory keys' })
-  for (const key of Object.keys(form)) form[key] = settle(form[key] as FormValue)
   // PHP would keep the last of two. A proof of origin that came twice is none.
   if (proofs > 1) delete form['auth']
   return form
@@ -74,16 +74,29 @@ function decodePart(part: string): string {
 
 /** `a=1&a[b]=2`: one name is both a leaf and an object. PHP keeps the last, qs merges them; we do not guess. */
 function isContradictory(keys: ReadonlySet<string>): boolean {
-  for (const key of keys)
-    for (let at = key.indexOf('[', 1); at !== -1; at = key.indexOf('[', at + 1))
+  for (const key of keys) {
+    let at = key.indexOf('[', 1)
+    // qs reads no brackets deeper than this, and a key may be as long as a body.
+    for (let level = 0; at !== -1 && level <= options.depth; level++) {
       if (keys.has(key.slice(0, at))) return true
+      at = key.indexOf('[', at + 1)
+    }
+  }
   return false
+}
+
+function contradiction(): RangeError {
+  return new RangeError('contradictory keys')
 }
 
 /** Below the root, an object whose keys are 0..n-1 is a list, as PHP's json_encode has it. */
 function settle(value: FormValue): FormValue {
   if (typeof value === 'string') return value
-  if (Array.isArray(value)) return value.map(settle)
+  if (Array.isArray(value)) {
+    // Of a text and an object under one name, written in ways that PHP reads alike, qs makes a list.
+    if (value.some((item) => typeof item !== 'string')) throw contradiction()
+    return value
+  }
   const keys = Object.keys(value)
   // `a[]=1&a[]=2`, which browsers write and http_build_query does not, comes from qs as {0: [1, 2]}.
   if (keys.length === 1 && Array.isArray(value['0'])) return settle(value['0'])

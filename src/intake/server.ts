@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream'
 import formbody from '@fastify/formbody'
 import Fastify, {
   type FastifyBaseLogger,
@@ -37,7 +38,7 @@ export function createServer({ config, journal, log, timeouts }: ServerParts): F
     trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
     requestTimeout: limits.request,
     keepAliveTimeout: limits.keepAlive,
-    http: { headersTimeout: limits.headers, connectionsCheckingInterval: limits.check },
+    http: { requireHostHeader: false, headersTimeout: limits.headers, connectionsCheckingInterval: limits.check },
     routerOptions: { ignoreTrailingSlash: true },
     // A post that came in on an open connection while we stop is an event like any other.
     return503OnClosing: false,
@@ -48,11 +49,25 @@ export function createServer({ config, journal, log, timeouts }: ServerParts): F
         reason: error.code,
       })
       if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
-      logRefusal(refusal)
-      socket.end(rawAnswer(refusal.code))
+      refuseSocket(refusal, socket)
     },
   })
   const logRefusal = createRefusalLog(log)
+  // A body that ends early is told twice: by its request and by its connection.
+  const refused = new WeakSet<Duplex>()
+
+  function refuseSocket(refusal: Refusal, socket: Duplex): void {
+    if (!refused.has(socket)) logRefusal(refusal)
+    refused.add(socket)
+    // Not end() alone: a client that never hangs up would keep the connection for good.
+    socket.end(rawAnswer(refusal.code), () => socket.destroy())
+  }
+
+  // Node would answer these two by itself, without a code and without a line in the log.
+  app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response))
+  app.server.on('connect', (_request, socket) =>
+    refuseSocket(new Refusal('method_not_allowed', { method: 'CONNECT' }), socket),
+  )
 
   app.removeAllContentTypeParsers()
   app.register(formbody, { bodyLimit: config.bodyLimit, parser: (text) => decodeForm(text) })
@@ -63,7 +78,7 @@ export function createServer({ config, journal, log, timeouts }: ServerParts): F
       throw new Refusal(isHandlerUrl ? 'method_not_allowed' : 'not_found', { method: request.method })
     }
     const encoding = request.headers['content-encoding']
-    if (encoding !== undefined && encoding !== 'identity')
+    if (encoding !== undefined && encoding.toLowerCase() !== 'identity')
       throw new Refusal('unsupported_media_type', { content_encoding: shorten(encoding) })
   })
   app.setErrorHandler((error: FastifyError, request, reply) => {
@@ -78,6 +93,8 @@ export function createServer({ config, journal, log, timeouts }: ServerParts): F
 
   function answer(refusal: Refusal, request: FastifyRequest, reply: FastifyReply): void {
     const { code, status } = refusal
+    if (code === 'malformed_request' && refused.has(request.raw.socket)) return
+    if (code === 'malformed_request') refused.add(request.raw.socket)
     logRefusal(refusal, { remote: request.ip, ...(code === 'not_found' && { path: shorten(pathOf(request)) }) })
     // People open the handler URL in a browser to see whether it works.
     const message = code === 'method_not_allowed' && 'POST only; the address works'

@@ -2,7 +2,7 @@ import { timingSafeEqual } from 'node:crypto'
 import type { Token } from '../config.ts'
 import { Refusal } from '../refusal.ts'
 import { isForm, shorten } from './event.ts'
-import type { Form } from './form.ts'
+import type { Form, FormValue } from './form.ts'
 
 /** Compares a form's `auth[application_token]` with the tokens we hold. */
 export type VerifyToken = (form: Form) => Token
@@ -26,9 +26,11 @@ export function createVerifyToken(tokens: readonly Token[]): VerifyToken {
         if (bytes.length === ours.length && timingSafeEqual(bytes, ours)) match = token
     }
     if (match) return match
+    const told = (value: FormValue | undefined) =>
+      typeof value === 'string' && !tokens.some((token) => value.includes(token.value)) ? shorten(value) : undefined
     throw new Refusal('invalid_application_token', {
-      event: typeof form['event'] === 'string' ? shorten(form['event']) : undefined,
-      domain: isForm(auth) && typeof auth['domain'] === 'string' ? shorten(auth['domain']) : undefined,
+      event: told(form['event']),
+      domain: isForm(auth) ? told(auth['domain']) : undefined,
       token: typeof came === 'string' ? `${Buffer.byteLength(came)} bytes` : came === undefined ? 'none' : 'not a text',
       compared_with: tokens.map((token) => token.name ?? 'the unnamed token'),
     })

@@ -1,0 +1,304 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { pino } from 'pino'
+import { afterAll, describe, expect, test } from 'vitest'
+import { ConfigError, parseDuration, readConfig, readDataDir, settings } from '../src/config.ts'
+import { createServer } from '../src/intake/server.ts'
+
+const secret = 'geheimgeheimgeheimgeheimgeheim01'
+const enough = { B24_APPLICATION_TOKEN: secret }
+
+type Env = Parameters<typeof readConfig>[0]
+
+function problemsOf(env: Env): readonly string[] {
+  try {
+    readConfig(env)
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems
+    throw error
+  }
+  return []
+}
+
+/** The one problem of an environment that is otherwise fine, without its column of names. */
+function problemOf(name: string, value: string): string | undefined {
+  const [problem, ...more] = problemsOf({ ...enough, [name]: value })
+  expect(more).toEqual([])
+  expect(problem?.slice(0, name.length)).toBe(name)
+  return problem?.slice(name.length).trimStart()
+}
+
+const journal = { append: () => Promise.resolve() }
+
+const dir = mkdtempSync(join(tmpdir(), 'b24-config-'))
+afterAll(() => rmSync(dir, { recursive: true }))
+
+function fileOf(name: string, content: string): string {
+  const path = join(dir, name)
+  writeFileSync(path, content)
+  return path
+}
+
+test('a token is all that must be set; everything else has a default', () => {
+  expect(readConfig(enough)).toEqual({
+    tokens: [{ name: undefined, value: secret }],
+    port: 8080,
+    host: '0.0.0.0',
+    webhookPath: '/bitrix24',
+    dataDir: resolve('data'),
+    handlersDir: resolve('src/handlers'),
+    bodyLimit: 1024 ** 2,
+    trustProxy: [],
+    logLevel: 'info',
+    concurrency: 8,
+    retryFor: 72 * 3_600_000,
+    handlerTimeout: 60_000,
+    shutdownGrace: 8000,
+    dispatcher: true,
+  })
+})
+
+test('every setting can be set', () => {
+  const config = readConfig({
+    B24_APPLICATION_TOKEN: 'sales=abc,support=def',
+    PORT: '0',
+    HOST: '::1',
+    WEBHOOK_PATH: '/hooks/b24/',
+    DATA_DIR: '/var/lib/b24',
+    HANDLERS_DIR: 'handlers',
+    BODY_LIMIT: '512KB',
+    TRUST_PROXY: '10.0.0.5, 172.16.0.0/12,::1',
+    LOG_LEVEL: 'debug',
+    CONCURRENCY: '1',
+    RETRY_FOR: '7d',
+    HANDLER_TIMEOUT: '500ms',
+    SHUTDOWN_GRACE: '0s',
+    DISPATCHER: 'off',
+  })
+  expect(config).toEqual({
+    tokens: [
+      { name: 'sales', value: 'abc' },
+      { name: 'support', value: 'def' },
+    ],
+    port: 0,
+    host: '::1',
+    webhookPath: '/hooks/b24',
+    dataDir: '/var/lib/b24',
+    handlersDir: resolve('handlers'),
+    bodyLimit: 512 * 1024,
+    trustProxy: ['10.0.0.5', '172.16.0.0/12', '::1'],
+    logLevel: 'debug',
+    concurrency: 1,
+    retryFor: 7 * 86_400_000,
+    handlerTimeout: 500,
+    shutdownGrace: 0,
+    dispatcher: false,
+  })
+})
+
+test('an empty variable counts as unset', () => {
+  const empty = Object.fromEntries(Object.keys(settings).map((name) => [name, '']))
+  expect(readConfig({ ...empty, ...enough, B24_APPLICATION_TOKEN_FILE: '', DATABASE_URL: '' })).toEqual(
+    readConfig(enough),
+  )
+  expect(problemsOf({ B24_APPLICATION_TOKEN: '' })).toEqual(problemsOf({}))
+})
+
+test('what belongs to others is not looked at', () => {
+  expect(readConfig({ ...enough, PATH: '/bin', port: 'x', HOME: '/root' })).toEqual(readConfig(enough))
+})
+
+describe('what is wrong', () => {
+  test('is told all at once, one line each, with the variable, what is allowed and what came', () => {
+    expect(() => readConfig({ PORT: '80a' })).toThrow(
+      new ConfigError([
+        'B24_APPLICATION_TOKEN  is required: the token shown under Developer resources → Outgoing webhook',
+        'PORT                   must be a whole number from 0 to 65535, got "80a"',
+      ]),
+    )
+  })
+
+  test('is a text that can be printed as it is', () => {
+    const problems = problemsOf({ PORT: '80a' })
+    expect(new ConfigError(problems).message).toBe(`Configuration: 2 problems\n  ${problems.join('\n  ')}`)
+    expect(new ConfigError(problems.slice(1)).message).toMatch(/^Configuration: 1 problem\n {2}PORT/)
+  })
+
+  test('in every setting is every setting', () => {
+    const anything = ['HOST', 'DATA_DIR', 'HANDLERS_DIR']
+    const wrong = Object.keys(settings).filter((name) => !anything.includes(name))
+    const problems = problemsOf(Object.fromEntries(wrong.map((name) => [name, '" "'])))
+    expect(problems.map((problem) => problem.split(' ')[0])).toEqual(wrong)
+    for (const problem of problems) expect(problem).not.toContain('\n')
+  })
+})
+
+describe('tokens', () => {
+  const tokensOf = (text: string) => readConfig({ B24_APPLICATION_TOKEN: text }).tokens
+
+  test.each([
+    ['one', 'abc', [{ name: undefined, value: 'abc' }]],
+    ['several, with spaces around', ' abc , def ', [{ value: 'abc' }, { value: 'def' }]],
+    ['named', 'sales=abc', [{ name: 'sales', value: 'abc' }]],
+    ['named with spaces around', ' sales=abc , my-2nd.one_=d ', [{ name: 'sales' }, { name: 'my-2nd.one_' }]],
+    [
+      'named and unnamed',
+      'sales=abc,def',
+      [
+        { name: 'sales', value: 'abc' },
+        { name: undefined, value: 'def' },
+      ],
+    ],
+    ['of a bot', `custom${secret}`, [{ value: `custom${secret}` }]],
+    ['with an = in it', 'a=b=c', [{ name: 'a', value: 'b=c' }]],
+  ])('may be %s', (_, text, tokens) => {
+    expect(tokensOf(text)).toMatchObject(tokens)
+  })
+
+  test.each([
+    ['an incoming-webhook URL', `https://p.bitrix24.com/rest/1/${secret}/`, /B24_HOOK/],
+    ['an incoming-webhook URL with a name', `hook=https://p.bitrix24.com/rest/1/${secret}/`, /"hook".*B24_HOOK/],
+    ['an incoming-webhook URL among others', `abc,https://p.bitrix24.com/rest/1/${secret}/`, /entry 2.*B24_HOOK/],
+    ['spaces only', '  ', /entry 1 is empty/],
+    ['nothing between commas', `${secret},`, /entry 2 is empty/],
+    ['a name without a token', 'sales=,support=abc', /is empty/],
+    ['a space in it', `${secret} x`, /space/],
+    ['quotes around it', `"${secret}"`, /quote/],
+    ['a line end in it', `${secret}\nx`, /space/],
+    ['one name twice', `sales=${secret},sales=abc`, /"sales" twice/],
+    ['one token twice', `a=${secret},b=${secret}`, /"b" repeats/],
+    ['a name with a space', `my sales=${secret}`, /space/],
+    ['an = at its end', `${secret}=`, /is empty/],
+  ])('may not have %s, and the problem does not print it', (_, text, expected) => {
+    const problems = problemsOf({ B24_APPLICATION_TOKEN: text })
+    expect(problems).toEqual([expect.stringMatching(expected)])
+    expect(problems.join()).not.toContain(secret)
+    expect(problems.join()).not.toContain('/rest/1')
+  })
+
+  test('may come from a file, as Docker secrets do', () => {
+    const B24_APPLICATION_TOKEN_FILE = fileOf('tokens', `sales=${secret},support=abc\n`)
+    expect(readConfig({ B24_APPLICATION_TOKEN_FILE }).tokens).toEqual([
+      { name: 'sales', value: secret },
+      { name: 'support', value: 'abc' },
+    ])
+  })
+
+  test.each([
+    ['that is missing', join(dir, 'missing'), /ENOENT/],
+    ['that is a folder', dir, /EISDIR/],
+    ['that is empty', fileOf('empty', ' \n'), /is empty/],
+  ])('from a file %s are one problem', (_, path, expected) => {
+    const problems = problemsOf({ B24_APPLICATION_TOKEN_FILE: path })
+    expect(problems).toEqual([expect.stringMatching(/^B24_APPLICATION_TOKEN_FILE /)])
+    expect(problems).toEqual([expect.stringMatching(expected)])
+  })
+
+  test('from a file are not printed when they are wrong', () => {
+    const problems = problemsOf({ B24_APPLICATION_TOKEN_FILE: fileOf('wrong', `${secret} and more`) })
+    expect(problems).toEqual([expect.stringMatching(/space/)])
+    expect(problems.join()).not.toContain(secret)
+  })
+
+  test('may not be set twice', () => {
+    const problems = problemsOf({ ...enough, B24_APPLICATION_TOKEN_FILE: fileOf('other', 'abc') })
+    expect(problems).toEqual([expect.stringMatching(/B24_APPLICATION_TOKEN_FILE: set one of them/)])
+  })
+
+  test('from a file are the only setting that may come so: PORT_FILE is none', () => {
+    expect(readConfig({ ...enough, PORT_FILE: '/missing' }).port).toBe(8080)
+  })
+})
+
+describe('refused, with what is allowed', () => {
+  const proxies = /^must be IP addresses or CIDRs such as 10\.0\.0\.5 or 172\.16\.0\.0\/12, separated by commas/
+  const path = /^must be a path such as \/bitrix24/
+  const time = /^must be a time such as 500ms, 30s, 5m, 2h or 7d, at most /
+  const size = /^must be a size such as 512KB or 1MB, from 1KB to 64MB/
+  const port = /^must be a whole number from 0 to 65535/
+
+  test.each<[string, RegExp, string[]]>([
+    ['PORT', port, ['80a', '-1', '65536', '8080.5', '0x50', '1e3', ' 80', 'http']],
+    ['CONCURRENCY', /^must be a whole number from 1 to 1000/, ['0', '1001', 'many']],
+    ['WEBHOOK_PATH', path, ['/', '//', 'bitrix24', '/a b', '/a?b', '/a#b', '/:id', '/*', '/a//b', '/%41', '/ключ']],
+    ['WEBHOOK_PATH', path, ['/healthz', '/healthz/', 'https://example.com/bitrix24']],
+    ['BODY_LIMIT', size, ['1', '1 MB', '1mb', '1M', '1.5MB', '1023B', '65MB', '1GB', '-1KB', '0KB', '1MiB']],
+    ['RETRY_FOR', time, ['72', '72 h', '1.5h', '72H', '-1h', '91d', '1w', 'h', '99999999999d']],
+    ['HANDLER_TIMEOUT', time, ['0s', '0ms', '25h', 'never']],
+    ['SHUTDOWN_GRACE', time, ['61m', '2h', '8']],
+    ['LOG_LEVEL', /^must be one of trace, debug, info, warn, error, fatal, silent/, ['INFO', 'verbose', '30']],
+    ['DISPATCHER', /^must be one of on, off/, ['true', 'false', '0', 'ON', 'no']],
+    ['TRUST_PROXY', proxies, ['true', '1', 'loopback', 'caddy', '10.0.0', '10.0.0.256', '10.0.0.5:80', '*', '::g']],
+    ['TRUST_PROXY', proxies, ['10.0.0.0/33', '10.0.0.0/-1', '10.0.0.0/', '10.0.0.0/x', '10.0.0.0/8/8', '::/129']],
+    ['TRUST_PROXY', proxies, ['10.0.0.5 10.0.0.6', '10.0.0.5;10.0.0.6', '10.0.0.5,x']],
+  ])('%s', (name, allowed, values) => {
+    for (const value of values) {
+      const problem = problemOf(name, value)
+      expect(problem, value).toMatch(allowed)
+      expect(problem, value).toContain(`, got "${value}"`)
+    }
+  })
+
+  test.each(['DATABASE_URL', 'DISPATCH_FROM'])(
+    '%s, which this version does not know yet, without its value',
+    (name) => {
+      expect(problemOf(name, secret)).toBe('is not supported by this version: unset it')
+    },
+  )
+})
+
+describe('taken', () => {
+  test.each<[string, string[]]>([
+    ['PORT', ['0', '1', '80', '65535']],
+    ['WEBHOOK_PATH', ['/b', '/b/', '/B24/hook', '/a-b_c.d~e', '/healthz/b24', '/0']],
+    ['BODY_LIMIT', ['1024B', '1KB', '64MB', '65536KB']],
+    ['RETRY_FOR', ['0s', '0ms', '90d', '2160h', '1m']],
+    [
+      'TRUST_PROXY',
+      ['127.0.0.1', '10.0.0.0/8', '10.0.0.1/32', '::1', 'fc00::/7', '::1/128', '10.0.0.1,,10.0.0.2', ','],
+    ],
+    ['LOG_LEVEL', ['trace', 'silent']],
+  ])('%s', (name, values) => {
+    for (const value of values) expect(problemsOf({ ...enough, [name]: value }), value).toEqual([])
+  })
+})
+
+test.each([
+  '0.0.0.0/0',
+  '::/0',
+  '10.0.0.0/0x8',
+  '10.0.0.0/1e1',
+  '10.0.0.0/ 8',
+  '10.0.0.0/08',
+  '10.0.0.0/8.0',
+  'fe80::1%eth0',
+])('TRUST_PROXY=%s is refused when it is read, or the server can be made with it', (value) => {
+  const env = { ...enough, TRUST_PROXY: value }
+  const make = () => createServer({ config: readConfig(env), journal, log: pino({ level: 'silent' }) })
+  expect(problemsOf(env).length > 0 || make()).toBeTruthy()
+})
+
+test.each([
+  ['500ms', 500],
+  ['30s', 30_000],
+  ['5m', 300_000],
+  ['2h', 7_200_000],
+  ['7d', 604_800_000],
+  ['0s', 0],
+  ['', undefined],
+  ['5', undefined],
+  ['5 m', undefined],
+  ['m', undefined],
+  ['5min', undefined],
+  ['-5m', undefined],
+  ['1e3s', undefined],
+])('the time "%s" is %s milliseconds', (text, expected) => {
+  expect(parseDuration(text)).toBe(expected)
+})
+
+test('the data directory can be read without a token', () => {
+  expect(readDataDir({})).toBe(resolve('data'))
+  expect(readDataDir({ DATA_DIR: '' })).toBe(resolve('data'))
+  expect(readDataDir({ DATA_DIR: '/data' })).toBe('/data')
+})

@@ -1,0 +1,68 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { createRefusalLog } from '../../src/intake/refusal-log.ts'
+import { Refusal } from '../../src/refusal.ts'
+import { createLines, type LogLine } from '../support/intake.ts'
+
+beforeEach(() => void vi.useFakeTimers())
+afterEach(() => void vi.useRealTimers())
+
+const minute = 60_000
+const wrongToken = (domain?: string) => new Refusal('invalid_application_token', { domain })
+const started = (): { logRefusal: ReturnType<typeof createRefusalLog>; lines: LogLine[] } => {
+  const { log, lines } = createLines()
+  return { logRefusal: createRefusalLog(log), lines }
+}
+
+test('a refusal is logged at warn with its code, its details and where it came from', () => {
+  const { logRefusal, lines } = started()
+  logRefusal(new Refusal('malformed_form', { size: 7 }), { remote: '203.0.113.7' })
+  expect(lines).toEqual([
+    expect.objectContaining({ level: 40, code: 'malformed_form', size: 7, remote: '203.0.113.7', msg: 'refused' }),
+  ])
+})
+
+test('ten lines of a code are logged within a minute, then how many more there were', () => {
+  const { logRefusal, lines } = started()
+  for (let index = 0; index < 25; index++) logRefusal(new Refusal('not_found'))
+  logRefusal(new Refusal('malformed_form'))
+  expect(lines.map(({ code }) => code)).toEqual([...Array(10).fill('not_found'), 'malformed_form'])
+  vi.advanceTimersByTime(minute)
+  expect(lines.slice(11)).toEqual([expect.objectContaining({ level: 40, code: 'not_found', count: 15 })])
+})
+
+test('wrong tokens of one domain are one line within a minute, then how many more there were', () => {
+  const { logRefusal, lines } = started()
+  for (const domain of ['a.com', 'b.com', 'a.com', undefined, 'a.com', undefined]) logRefusal(wrongToken(domain))
+  expect(lines.map(({ domain }) => domain)).toEqual(['a.com', 'b.com', undefined])
+  vi.advanceTimersByTime(minute)
+  expect(lines.slice(3)).toEqual([expect.objectContaining({ code: 'invalid_application_token', count: 3 })])
+})
+
+test('strangers who make up domains cannot fill the log', () => {
+  const { logRefusal, lines } = started()
+  for (let index = 0; index < 1000; index++) logRefusal(wrongToken(`${index}.com`))
+  expect(lines).toHaveLength(10)
+})
+
+test('after a minute lines are logged again, and a quiet minute says nothing', () => {
+  const { logRefusal, lines } = started()
+  logRefusal(wrongToken('a.com'))
+  vi.advanceTimersByTime(minute - 1)
+  logRefusal(wrongToken('a.com'))
+  expect(lines).toHaveLength(1)
+  vi.advanceTimersByTime(1)
+  logRefusal(wrongToken('a.com'))
+  expect(lines.map(({ count }) => count)).toEqual([undefined, 1, undefined])
+  vi.advanceTimersByTime(10 * minute)
+  expect(lines).toHaveLength(3)
+  logRefusal(wrongToken('a.com'))
+  expect(lines).toHaveLength(4)
+})
+
+test('a log with nothing more to say does not keep the process alive', () => {
+  const { logRefusal } = started()
+  logRefusal(new Refusal('not_found'))
+  expect(vi.getTimerCount()).toBe(1)
+  vi.advanceTimersByTime(minute)
+  expect(vi.getTimerCount()).toBe(0)
+})

@@ -1,0 +1,191 @@
+import { describe, expect, test } from 'vitest'
+import { toEvent } from '../../src/intake/event.ts'
+import { decodeForm } from '../../src/intake/form.ts'
+import { removeSecrets } from '../../src/intake/secrets.ts'
+import { isObject, samples } from '../support/intake.ts'
+
+const held = 'heldheldheldheldheldheldheldheld'
+const other = 'otherotherotherotherotherotherot'
+
+/** What is left of the form, as JSON reads it. */
+function left(text: string): unknown {
+  return JSON.parse(JSON.stringify(removeSecrets({ form: decodeForm(text), query: undefined }, [held]).form))
+}
+
+function leftOfQuery(text: string, body = 'event=E'): unknown {
+  return JSON.parse(JSON.stringify(removeSecrets({ form: decodeForm(body), query: decodeForm(text) }, [held]).query))
+}
+
+describe('removed with its key', () => {
+  test.each([
+    ['auth[access_token]=x&auth[domain]=d', { auth: { domain: 'd' } }],
+    ['auth[refresh_token]=x&auth[domain]=d', { auth: { domain: 'd' } }],
+    ['auth[application_token]=x&auth[domain]=d', { auth: { domain: 'd' } }],
+    ['auth[Access_Token]=x&auth[APPLICATION_TOKEN]=y&auth[domain]=d', { auth: { domain: 'd' } }],
+    ['auth[access_token][deep][er]=x&auth[domain]=d', { auth: { domain: 'd' } }],
+    ['auth[more][0][access_token]=x&auth[more][0][a]=b', { auth: { more: [{ a: 'b' }] } }],
+    ['access_token=x&event=E', { event: 'E' }],
+    ['data[access_token]=x&data[ID]=1', { data: { ID: '1' } }],
+    ['data[BOT][567][access_token]=x&data[BOT][567][BOT_ID]=567', { data: { BOT: { '567': { BOT_ID: '567' } } } }],
+    ['data[BOT][5][AUTH][scope]=imbot&data[BOT][5][BOT_ID]=5', { data: { BOT: { '5': { BOT_ID: '5' } } } }],
+    ['data[COMMAND][3][refresh_token]=x&data[COMMAND][3][ID]=3', { data: { COMMAND: { '3': { ID: '3' } } } }],
+    ['data[bot][auth][access_token]=x&data[bot][id]=4', { data: { bot: { id: '4' } } }],
+    ['data[bot][Auth][user_id]=27&data[bot][id]=4', { data: { bot: { id: '4' } } }],
+    ['data[auth][]=x&data[id]=4', { data: { id: '4' } }],
+    ['event=ONAPPMETHODCONFIRM&data[TOKEN]=x&data[METHOD]=m', { event: 'ONAPPMETHODCONFIRM', data: { METHOD: 'm' } }],
+    ['event=OnAppMethodConfirm&data[a][token]=x&data[b]=c', { event: 'OnAppMethodConfirm', data: { a: {}, b: 'c' } }],
+  ])('%s', (text, expected) => {
+    expect(left(text)).toEqual(expected)
+  })
+})
+
+describe('kept', () => {
+  test.each([
+    ['a text under the name auth in data', 'data[auth]=Y&data[ID]=1'],
+    ['a TOKEN of another event', 'event=ONAPPTEST&data[QUERY][TOKEN]=abc'],
+    ['names that only contain a name', 'data[access_token_id]=1&data[my_refresh_token]=2&data[authors][]=3'],
+    ['key, secret and password in data', 'data[key]=abcdefgh1&data[secret]=abcdefgh2&data[password]=abcdefgh3'],
+    ['everything else of auth', 'auth[domain]=d&auth[client_endpoint]=c&auth[server_endpoint]=s&auth[member_id]=m'],
+    ['a text that only contains a token of ours', `data[text]=the+token+is+${held}`],
+  ])('%s', (_, text) => {
+    expect(left(text)).toEqual(JSON.parse(JSON.stringify(decodeForm(text))))
+  })
+})
+
+describe('in the query, also', () => {
+  test.each([
+    'token',
+    'secret',
+    'key',
+    'password',
+    'auth',
+    'access_token',
+    'Refresh_Token',
+    'APPLICATION_TOKEN',
+    'Key',
+  ])('%s is removed', (name) => {
+    expect(leftOfQuery(`${name}=x&CLIENT_ID=custom1`)).toEqual({ CLIENT_ID: 'custom1' })
+    expect(leftOfQuery(`a[${name}]=x&a[b]=1`)).toEqual({ a: { b: '1' } })
+    expect(leftOfQuery(`${name}[x]=y&a=1`)).toEqual({ a: '1' })
+  })
+})
+
+describe('whatever equals a token that we hold is removed', () => {
+  test.each([
+    ['a leaf of data', `data[text]=${held}&data[ID]=1`, { data: { ID: '1' } }],
+    ['data itself', `event=E&data=${held}`, { event: 'E' }],
+    ['an element of a list', `data[]=a&data[]=${held}&data[]=b`, { data: ['a', 'b'] }],
+    ['a key', `data[${held}]=1&data[ID]=1`, { data: { ID: '1' } }],
+    ['a key with an object', `data[${held}][a]=1&data[ID]=1`, { data: { ID: '1' } }],
+    ['a top-level key', `${held}=1&event=E`, { event: 'E' }],
+    ['a field of auth', `auth[domain]=${held}&auth[member_id]=m`, { auth: { member_id: 'm' } }],
+    ['the event', `event=${held}&ts=1`, { ts: '1' }],
+  ])('%s', (_, text, expected) => {
+    expect(left(text)).toEqual(expected)
+  })
+
+  test('a leaf and a key of the query', () => {
+    expect(leftOfQuery(`a=${held}&${held}=b&c=d`)).toEqual({ c: 'd' })
+  })
+
+  test('also a short one', () => {
+    const { form } = removeSecrets({ form: decodeForm('data[a]=x1&data[b]=2'), query: undefined }, ['x1'])
+    expect(form).toEqual({ data: { b: '2' } })
+  })
+})
+
+describe('whatever equals a removed value is removed', () => {
+  test.each([
+    [
+      'from auth, in data',
+      `auth[access_token]=${other}&data[text]=${other}&data[ID]=1`,
+      { auth: {}, data: { ID: '1' } },
+    ],
+    ['from data, in auth', `data[access_token]=${other}&auth[x]=${other}&auth[y]=1`, { data: {}, auth: { y: '1' } }],
+    ['as a key', `auth[access_token]=${other}&data[${other}]=1&data[ID]=1`, { auth: {}, data: { ID: '1' } }],
+    ['from a block in data', `data[bot][auth][access_token]=${other}&data[a]=${other}`, { data: { bot: {} } }],
+    ['from an object under a credential', `auth[access_token][x]=${other}&data[a]=${other}`, { auth: {}, data: {} }],
+    [
+      'from TOKEN',
+      `event=ONAPPMETHODCONFIRM&data[TOKEN]=${other}&ts=${other}`,
+      { event: 'ONAPPMETHODCONFIRM', data: {} },
+    ],
+    ['before it stands', `data[a]=${other}&event=E&auth[refresh_token]=${other}`, { event: 'E', data: {}, auth: {} }],
+  ])('%s', (_, text, expected) => {
+    expect(left(text)).toEqual(expected)
+  })
+
+  test('from the query, in data, and the other way round', () => {
+    const sent = { form: decodeForm(`data[a]=${other}&data[b]=1`), query: decodeForm(`key=${other}`) }
+    expect(removeSecrets(sent, []).form).toEqual({ data: { b: '1' } })
+    expect(leftOfQuery(`a=${other}&b=1`, `auth[access_token]=${other}`)).toEqual({ b: '1' })
+  })
+
+  test('unless it is shorter than 8 characters: ?key=1 empties no field that says 1', () => {
+    expect(left('auth[access_token]=1234567&data[a]=1234567')).toEqual({ auth: {}, data: { a: '1234567' } })
+    expect(left('auth[access_token]=12345678&data[a]=12345678')).toEqual({ auth: {}, data: {} })
+    const sent = { form: decodeForm('data[ID]=1'), query: decodeForm('key=1') }
+    expect(removeSecrets(sent, [])).toEqual({ form: { data: { ID: '1' } }, query: {} })
+  })
+
+  test('unless it is only the scope or domain of a removed block', () => {
+    const text =
+      'data[bot][auth][scope]=imbot,crm,user&data[bot][auth][status]=F&data[bot][auth][domain]=some-domain.bitrix24.com' +
+      `&data[bot][auth][access_token]=${other}&data[a]=imbot,crm,user&auth[domain]=some-domain.bitrix24.com`
+    expect(left(text)).toEqual({ data: { bot: {}, a: 'imbot,crm,user' }, auth: { domain: 'some-domain.bitrix24.com' } })
+  })
+})
+
+test('what came in is not changed', () => {
+  const form = decodeForm(`auth[access_token]=${other}&data[a]=${other}`)
+  const before = JSON.stringify(form)
+  removeSecrets({ form, query: undefined }, [])
+  expect(JSON.stringify(form)).toBe(before)
+})
+
+test('what is left has no prototype', () => {
+  const { form, query } = removeSecrets({ form: decodeForm('data[a]=1'), query: decodeForm('a=1') }, [])
+  expect([form, form['data'], query].map((value) => Object.getPrototypeOf(value))).toEqual([null, null, null])
+})
+
+const credential = /^(access_token|refresh_token|application_token|token)$/i
+
+/** Every value under a name of a credential, wherever it stands. */
+function credentialsOf(value: unknown): string[] {
+  if (typeof value !== 'object' || value === null) return []
+  return Object.entries(value).flatMap(([key, item]) =>
+    credential.test(key) && typeof item === 'string' ? [item] : credentialsOf(item),
+  )
+}
+
+describe.each(samples)('$name', ({ name, body, json }) => {
+  const sent: unknown = JSON.parse(json)
+  const token = isObject(sent) && isObject(sent['auth']) ? sent['auth']['application_token'] : undefined
+  const event = toEvent(decodeForm(body.toString()), {
+    webhook: undefined,
+    query: undefined,
+    remote: '203.0.113.7',
+    secrets: typeof token === 'string' ? [token] : [],
+  })
+
+  test('has no credential left', () => {
+    const secrets = credentialsOf(sent)
+    // The documented example of this one event has none.
+    expect(secrets.length > 0).toBe(name !== 'application/ONAPPPAYMENT')
+    const line = JSON.stringify(event)
+    for (const secret of secrets) expect(line).not.toContain(secret)
+    expect(line).not.toMatch(/"(access_token|refresh_token|application_token)"/i)
+  })
+
+  test('has everything else, as it was sent', () => {
+    // A reviver that answers undefined drops the key.
+    const isBlock = (key: string, value: unknown) => key.toLowerCase() === 'auth' && typeof value === 'object'
+    const expected: unknown = JSON.parse(json, (key, value: unknown) => (credential.test(key) ? undefined : value))
+    if (!isObject(expected)) throw new Error('a sample is an object')
+    const data: unknown = JSON.parse(JSON.stringify(expected['data'] ?? null), (key, value: unknown) =>
+      isBlock(key, value) ? undefined : value,
+    )
+    expect(JSON.stringify(event.data ?? null)).toBe(JSON.stringify(data))
+    expect(JSON.stringify(event.auth)).toBe(JSON.stringify(expected['auth']))
+  })
+})
