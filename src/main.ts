@@ -33,7 +33,7 @@ async function start(config: Config): Promise<void> {
   await ensureWritable(config.dataDir)
   const lock = lockDataDir(config.dataDir)
   const journal = await openJournal({ dataDir: config.dataDir, log })
-  const app = createServer({ config, journal, log })
+  const app = createServer({ config, journal, log, timeouts: { farewell: config.shutdownGrace / 2 } })
   await app.listen({ port: config.port, host: config.host, backlog })
   const supervisor = config.dispatcher ? superviseDispatcher({ log, grace: config.shutdownGrace }) : undefined
 

@@ -10,6 +10,7 @@ import Fastify, {
 import type { Config } from '../config.ts'
 import { Refusal, type RefusalCode, refusalBody, refusals } from '../refusal.ts'
 import { shorten } from './event.ts'
+import { addFarewell } from './farewell.ts'
 import { decodeForm } from './form.ts'
 import { createRefusalLog } from './refusal-log.ts'
 import { addWebhookRoute, type RouteParts } from './route.ts'
@@ -27,6 +28,7 @@ const patience = {
   // Longer than a proxy's own (nginx: 60 s), so that it is the proxy who closes and no post meets a closing connection.
   keepAlive: 75_000,
   check: 5_000,
+  farewell: 4_000,
 }
 
 /** The public listener: the handler URL and `/healthz`. It never listens by itself. */
@@ -88,7 +90,7 @@ export function createServer({ config, journal, log, timeouts }: ServerParts): F
     reply.code(500).send(refusalBody('internal'))
   })
 
-  app.get('/healthz', async () => ({ status: 'ok' }))
+  addFarewell(app, limits.farewell)
   addWebhookRoute(app, { config, journal, log })
 
   function answer(refusal: Refusal, request: FastifyRequest, reply: FastifyReply): void {

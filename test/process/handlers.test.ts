@@ -91,5 +91,6 @@ test('with --watch a handler that is saved is the one that runs', async () => {
   writeFileSync(join(receiver.handlersDir, 'deals.mjs'), recorder(seen))
   await until('loaded', () => receiver.logged('handler loaded').length === 1)
   await receiver.post(dealBody(7))
-  await until('handled', () => readSeen(seen).length === 1)
+  await until('handled', () => receiver.logged('handled').length === 1)
+  expect(receiver.logged('handled')).toMatchObject([{ handler: 'deals', object: 'deal:7' }])
 })

@@ -1,0 +1,153 @@
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync, writeFileSync } from 'node:fs'
+import http from 'node:http'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { blockWith, root } from '../support/docs.ts'
+import { dealBody, freePort, post, type Receiver, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
+
+const caddyfile = join(root, 'Caddyfile')
+const program = 'caddy'
+const hasCaddy = spawnSync(program, ['version']).status === 0
+/** Not the address of Caddy, so that the journal shows whose it is. Only Linux has all of 127.0.0.0/8. */
+const clientAddress = process.platform === 'linux' ? '127.0.0.9' : '127.0.0.1'
+
+describe.skipIf(!hasCaddy)('behind a real Caddy (skipped where there is none)', () => {
+  test('the Caddyfile is valid and well-formed', () => {
+    const env = { ...process.env, DOMAIN: 'hooks.example.com' }
+    expect(spawnSync(program, ['validate', '--config', caddyfile, '--adapter', 'caddyfile'], { env }).status).toBe(0)
+    expect(execFileSync(program, ['fmt', caddyfile], { encoding: 'utf8' })).toBe(readFileSync(caddyfile, 'utf8'))
+  })
+
+  test('the command of the README makes a Caddyfile for a receiver on the same machine', () => {
+    const sed = /sed .*(?= \|)/.exec(blockWith('README.md', 'sed -e'))?.[0] ?? ''
+    const file = join(temporaryFolder('caddyfile'), 'Caddyfile')
+    writeFileSync(file, execFileSync('sh', ['-c', sed], { cwd: root }))
+    const adapted = execFileSync(program, ['adapt', '--config', file], { encoding: 'utf8' })
+    expect(adapted).toContain('"host":["hooks.example.com"]')
+    expect(adapted).toContain('"dial":"127.0.0.1:8080"')
+  })
+
+  test('restarts under load fail no post: each is acknowledged and in the journal once, with the address of its sender', {
+    timeout: 120_000,
+  }, async () => {
+    const site = await startBehindCaddy()
+    const answers = new Map<number, number | string>()
+    let last = 0
+    let isLoading = true
+    const posters = Array.from({ length: 16 }, async () => {
+      while (isLoading) {
+        const id = ++last
+        answers.set(id, await postFrom(clientAddress, site.url, id))
+      }
+    })
+    let receiver: Receiver | undefined
+    for (let round = 1; round <= 3; round++) {
+      const acknowledged = answers.size
+      await until('load', () => answers.size > acknowledged + 100, 30_000)
+      receiver = await site.restart()
+    }
+    const acknowledged = answers.size
+    await until('load after the last restart', () => answers.size > acknowledged + 100, 30_000)
+    isLoading = false
+    await Promise.all(posters)
+
+    expect([...answers].filter(([, status]) => status !== 200)).toEqual([])
+    const events = (await receiver?.journal()) ?? []
+    expect(events.map(({ object }) => Number(object?.slice('deal:'.length))).sort((a, b) => a - b)).toEqual(
+      [...answers.keys()].sort((a, b) => a - b),
+    )
+    expect(new Set(events.map(({ remote }) => remote))).toEqual(new Set([clientAddress]))
+  })
+
+  test('posts wait for a receiver that was killed', async () => {
+    const site = await startBehindCaddy()
+    site.receiver.killGroup('SIGKILL')
+    await site.receiver.exited
+    const waiting = [1, 2, 3].map((id) => postFrom(clientAddress, site.url, id))
+    const next = await site.restart()
+    expect(await Promise.all(waiting)).toEqual([200, 200, 200])
+    const objects = (await next.journal()).map(({ object }) => object)
+    expect(objects).toHaveLength(3)
+    expect(new Set(objects)).toEqual(new Set(['deal:1', 'deal:2', 'deal:3']))
+  })
+
+  test('what the receiver refuses is refused through Caddy, and so is what is too long for Caddy', async () => {
+    const { url, receiver } = await startBehindCaddy()
+    expect((await post(url, dealBody(1, { token: 'wrong' }))).status).toBe(403)
+    // 413, or 502 where the receiver hung up before Caddy had written the whole body.
+    for (const size of [1024 ** 2, 3 * 1024 ** 2])
+      expect((await post(url, `${dealBody(1)}&more=${'x'.repeat(size)}`)).status).toBeGreaterThanOrEqual(400)
+    expect((await fetch(url)).status).toBe(405)
+    expect(await receiver.journal()).toEqual([])
+  })
+})
+
+/** The Caddyfile as it is, adapted by its variables only. */
+async function startBehindCaddy() {
+  const [port, upstream] = [await freePort(), await freePort()]
+  const options = { env: { PORT: String(upstream), TRUST_PROXY: '127.0.0.1' } }
+  let receiver = await startReceiver(options)
+  const { dataDir } = receiver
+  const home = temporaryFolder('caddy')
+  const caddy = spawn(program, ['run', '--config', caddyfile, '--adapter', 'caddyfile'], {
+    stdio: 'ignore',
+    env: {
+      PATH: process.env['PATH'],
+      HOME: home,
+      XDG_DATA_HOME: home,
+      XDG_CONFIG_HOME: home,
+      DOMAIN: `http://127.0.0.1:${port}`,
+      UPSTREAM: `127.0.0.1:${upstream}`,
+      CADDY_ADMIN: 'off',
+    },
+  })
+  const ended = once(caddy, 'exit')
+  onTestFinished(async () => {
+    caddy.kill('SIGKILL')
+    await ended
+  })
+  const origin = `http://127.0.0.1:${port}`
+  await until('Caddy serves', () =>
+    fetch(`${origin}/healthz`).then(
+      ({ ok }) => ok,
+      () => false,
+    ),
+  )
+  return {
+    url: `${origin}/bitrix24`,
+    receiver,
+    async restart() {
+      await receiver.stop()
+      receiver = await startReceiver({ ...options, dataDir })
+      return receiver
+    },
+  }
+}
+
+/** The status of the answer, or the code of the error. A new connection, and a forged header that must not be believed. */
+function postFrom(localAddress: string, url: string, id: number): Promise<number | string> {
+  const body = dealBody(id)
+  return new Promise((resolve) => {
+    const request = http.request(url, {
+      method: 'POST',
+      agent: false,
+      localAddress,
+      headers: {
+        'content-type': 'application/x-www-form-urlencoded',
+        'content-length': body.length,
+        'user-agent': 'Bitrix24 Webhook Engine',
+        'x-forwarded-for': '203.0.113.99',
+        connection: 'close',
+      },
+    })
+    request.on('error', (error) => resolve(String(error)))
+    request.on('response', (response) => {
+      response.on('error', (error) => resolve(String(error)))
+      response.on('end', () => resolve(response.statusCode ?? 0))
+      response.resume()
+    })
+    request.end(body)
+  })
+}

@@ -1,0 +1,73 @@
+import { execFileSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { settings } from '../../src/config.ts'
+import { refusals } from '../../src/refusal.ts'
+import { blocksOf, blockWith, codeOf, pages, readText, root, tableOf } from '../support/docs.ts'
+import { startReceiver, TOKEN } from '../support/receiver.ts'
+
+test('the table of settings is that of config.ts', () => {
+  const rows = Object.entries(settings).flatMap(([name, setting]) => {
+    const standard =
+      setting.default === undefined ? 'required' : setting.default === '' ? '–' : `\`${setting.default}\``
+    const row = [`\`${name}\``, standard, setting.about]
+    return 'secret' in setting ? [row, [`\`${name}_FILE\``, '–', 'a file that holds them, for Docker secrets']] : [row]
+  })
+  expect(tableOf('README.md', 'variable', 'default', 'meaning')).toEqual(rows)
+})
+
+test('the table of refusals is that of refusal.ts', () => {
+  const rows = Object.entries(refusals).map(([code, { status, meaning }]) => [String(status), `\`${code}\``, meaning])
+  expect(tableOf('README.md', 'status', '`error`', 'meaning')).toEqual(rows)
+})
+
+describe('the first event', () => {
+  test('the curl command is answered as it says, and makes the line that it shows', async () => {
+    const receiver = await startReceiver()
+    const command = blockWith('README.md', 'curl -i').replace('localhost:8080', `127.0.0.1:${receiver.port}`)
+    const env = { PATH: process.env['PATH'], B24_APPLICATION_TOKEN: TOKEN }
+    const answer = execFileSync('sh', ['-c', command.replace('curl -i', 'curl -si')], { encoding: 'utf8', env })
+    expect(answer).toMatch(/^HTTP\/1\.1 200 /)
+    expect(answer.split('\r\n\r\n').at(-1)).toBe(blockWith('README.md', 'event accepted').trim())
+
+    const shown: unknown = JSON.parse(blockWith('README.md', '"level":30'))
+    const [event] = await receiver.journal()
+    expect(event).toEqual({ ...(shown as object), id: event?.id, time: expect.any(String) })
+    expect(Object.keys(event ?? {})).toEqual(Object.keys(shown as object))
+  })
+
+  test('the handler URL in a browser answers as it says', async () => {
+    const receiver = await startReceiver()
+    const answer = await fetch(receiver.url)
+    expect(await answer.text()).toBe(blockWith('README.md', 'the address works').trim())
+  })
+})
+
+describe.for(pages)('%s', (page) => {
+  test('names only npm scripts that exist', () => {
+    const { scripts } = JSON.parse(readText('package.json')) as { scripts: Record<string, string> }
+    const named = [...readText(page).matchAll(/\bnpm (?:run ([\w:-]+)|(start|test))\b/g)].map(
+      ([, script, short]) => script ?? short ?? '',
+    )
+    expect(named.filter((script) => !(script in scripts))).toEqual([])
+  })
+
+  test('names only files that exist, and links to pages that do', () => {
+    const paths = codeOf(page).filter((code) => /^(\.?\/)?(src|test|docs|\.ci)\/[\w./-]+$/.test(code))
+    const files = codeOf(page).filter((code) =>
+      /^[A-Za-z.][\w.-]*\.(md|yaml|json)$|^Dockerfile$|^Caddyfile$/.test(code),
+    )
+    const ours = files.filter((file) => !['tsconfig.json', 'ONCRMTHINGADD.json'].includes(file))
+    // A new event's fixture, in the recipe that makes it.
+    const there = [...paths.filter((path) => !path.includes('ONCRMTHINGADD')), ...ours]
+    expect(there.filter((path) => !existsSync(join(root, path)))).toEqual([])
+    const links = [...readText(page).matchAll(/\]\((?!https?:)([^)#]+)/g)].map(([, link = '']) => link)
+    expect(links.filter((link) => !existsSync(join(root, dirname(page), link)))).toEqual([])
+  })
+
+  test('shows JSON that is JSON', () => {
+    const texts = blocksOf(page).filter(({ language }) => language === 'json')
+    for (const { text } of texts) expect(() => JSON.parse(text)).not.toThrow()
+  })
+})
