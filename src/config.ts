@@ -29,6 +29,14 @@ export interface Config {
   readonly handlerTimeout: number
   readonly shutdownGrace: number
   readonly dispatcher: boolean
+  readonly adminPort: number
+  readonly adminHost: string
+  /** Bytes. */
+  readonly segmentSize: number
+  readonly retentionDays: number
+  readonly handlerStall: number
+  /** `oldest`, `now` or a time in ISO 8601. */
+  readonly dispatchFrom: string | undefined
 }
 
 /** The environment is wrong; `problems` holds every one of them, ready to be printed, without any secret's value. */
@@ -75,6 +83,8 @@ export const settings = {
   PORT: { parse: wholeNumber(0, 65535), default: '8080', about: 'port of the public listener' },
   HOST: { parse: anyText, default: '0.0.0.0', about: 'address of the public listener' },
   WEBHOOK_PATH: { parse: parsePath, default: '/bitrix24', about: 'path of the handler URL' },
+  ADMIN_PORT: { parse: wholeNumber(0, 65535), default: '9090', about: 'port of the private listener: /readyz' },
+  ADMIN_HOST: { parse: anyText, default: '127.0.0.1', about: 'address of the private listener' },
   DATA_DIR: { parse: (text: string) => resolve(text), default: './data', about: 'journal and dispatch state' },
   HANDLERS_DIR: { parse: (text: string) => resolve(text), default: './src/handlers', about: 'your handler files' },
   BODY_LIMIT: { parse: size(1024, 64 * 1024 ** 2), default: '1MB', about: 'the longest body accepted' },
@@ -83,11 +93,31 @@ export const settings = {
     default: '',
     about: 'addresses or CIDRs of proxies in front, separated by commas; their X-Forwarded-For is believed',
   },
+  SEGMENT_SIZE: {
+    parse: size(1024, 1024 ** 3),
+    default: '64MB',
+    about: 'a segment of the journal that is larger is full',
+  },
+  RETENTION_DAYS: {
+    parse: wholeNumber(1, 36500),
+    default: '30',
+    about: 'segments that were followed are removed after so long',
+  },
   LOG_LEVEL: { parse: oneOf(levels), default: 'info', about: `diagnostic log on stdout: ${levels.join(', ')}` },
   CONCURRENCY: { parse: wholeNumber(1, 1000), default: '8', about: 'handlers running at once' },
   RETRY_FOR: { parse: duration(0, '90d'), default: '72h', about: 'how long a failing delivery is tried again' },
   HANDLER_TIMEOUT: { parse: duration(1, '1d'), default: '60s', about: 'one run of a handler, then its signal aborts' },
+  HANDLER_STALL: {
+    parse: duration(100, '1h'),
+    default: '30s',
+    about: 'a handler that blocks its process so long is killed',
+  },
   SHUTDOWN_GRACE: { parse: duration(0, '1h'), default: '8s', about: 'how long a stop may take; Docker kills at 10 s' },
+  DISPATCH_FROM: {
+    parse: parseFrom,
+    default: '',
+    about: 'only where dispatch.db was lost: oldest, now, or a time such as 2026-11-23T08:00:00Z',
+  },
   DISPATCHER: { parse: oneOf(['on', 'off']), default: 'on', about: 'off: posts are journalled, no handler runs' },
 } as const satisfies Record<string, Setting<unknown>>
 
@@ -95,14 +125,17 @@ type Name = keyof typeof settings
 type Value<N extends Name> = Exclude<ReturnType<(typeof settings)[N]['parse']>, Problem>
 
 /** Settings of the design that this version does not know yet: refused, so that nobody trusts one that does nothing. */
-const notYet = ['DATABASE_URL', 'DISPATCH_FROM']
+const notYet = ['DATABASE_URL']
 
 /**
- * Reads the environment. Empty variables count as unset.
+ * Reads the environment. Empty variables count as unset. A dispatcher needs no token and reads none.
  *
  * @throws {ConfigError} with every problem at once
  */
-export function readConfig(env: Readonly<Record<string, string | undefined>>): Config {
+export function readConfig(
+  env: Readonly<Record<string, string | undefined>>,
+  part: 'receiver' | 'dispatcher' = 'receiver',
+): Config {
   const problems: string[] = []
   const problem = (name: string, text: string) => problems.push(`${name.padEnd(22)} ${text}`)
 
@@ -132,19 +165,25 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>): C
   }
 
   const config: Config = {
-    tokens: read('B24_APPLICATION_TOKEN'),
+    tokens: part === 'receiver' ? read('B24_APPLICATION_TOKEN') : [],
     port: read('PORT'),
     host: read('HOST'),
     webhookPath: read('WEBHOOK_PATH'),
+    adminPort: read('ADMIN_PORT'),
+    adminHost: read('ADMIN_HOST'),
     dataDir: read('DATA_DIR'),
     handlersDir: read('HANDLERS_DIR'),
     bodyLimit: read('BODY_LIMIT'),
     trustProxy: read('TRUST_PROXY'),
+    segmentSize: read('SEGMENT_SIZE'),
+    retentionDays: read('RETENTION_DAYS'),
     logLevel: read('LOG_LEVEL'),
     concurrency: read('CONCURRENCY'),
     retryFor: read('RETRY_FOR'),
     handlerTimeout: read('HANDLER_TIMEOUT'),
+    handlerStall: read('HANDLER_STALL'),
     shutdownGrace: read('SHUTDOWN_GRACE'),
+    dispatchFrom: read('DISPATCH_FROM'),
     dispatcher: read('DISPATCHER') === 'on',
   }
   for (const name of notYet) if (env[name]) problem(name, 'is not supported by this version: unset it')
@@ -187,6 +226,12 @@ function parsePath(text: string): string | Problem {
   if (!/^(\/[A-Za-z0-9._~-]+)+$/.test(path) || path === '/healthz')
     return new Problem('must be a path such as /bitrix24 of letters, digits, "-", "_", ".", "~"; not /healthz')
   return path
+}
+
+function parseFrom(text: string): string | undefined | Problem {
+  if (text === '') return undefined
+  if (text === 'oldest' || text === 'now' || !Number.isNaN(Date.parse(text))) return text
+  return new Problem('must be oldest, now or a time such as 2026-11-23T08:00:00Z')
 }
 
 function parseProxies(text: string): readonly string[] | Problem {

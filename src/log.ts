@@ -1,11 +1,22 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Logger, pino } from 'pino'
 import pretty from 'pino-pretty'
+import { createOutput } from './output.ts'
 
-/** What may wait for a reader of stdout that does not read; the rest is dropped. 4 MB is some 20,000 lines. */
+/** What may wait for a reader of stdout that does not read; the rest is dropped and counted. 4 MB is some 20,000 lines. */
 const longestBacklog = 4 * 1024 ** 2
+
+/** How long the last lines may take to leave, in milliseconds. */
+const patience = 500
 
 /** How a line looks to people. */
 export const onTerminal = { singleLine: true, translateTime: 'SYS:HH:MM:ss.l' } as const
+
+export interface Log {
+  readonly log: Logger
+  /** Lets the last lines leave, if somebody reads them. Nothing may be logged after it. */
+  readonly close: () => Promise<void>
+}
 
 /**
  * The diagnostic log on stdout: for people on a terminal, JSON elsewhere. Written in the background, because a reader
@@ -13,11 +24,28 @@ export const onTerminal = { singleLine: true, translateTime: 'SYS:HH:MM:ss.l' } 
  *
  * @param part which of the processes speaks
  */
-export function createLog(level: string, part: 'receiver' | 'dispatcher'): Logger {
+export function createLog(level: string, part: 'receiver' | 'dispatcher'): Log {
   const options = { level, base: { part }, timestamp: pino.stdTimeFunctions.isoTime }
-  if (process.stdout.isTTY) return pino(options, pretty({ sync: true, ...onTerminal }))
-  const stdout = pino.destination({ fd: 1, sync: false, maxLength: longestBacklog })
-  // Nobody reads (EPIPE): there is nowhere to say so.
-  stdout.on('error', () => undefined)
-  return pino(options, stdout)
+  if (process.stdout.isTTY)
+    return { log: pino(options, pretty({ sync: true, ...onTerminal })), close: () => Promise.resolve() }
+
+  let dropped = 0
+  const stdout = createOutput({
+    fd: 1,
+    longestBacklog,
+    onDrained: () => {
+      const lines = dropped
+      dropped = 0
+      if (lines > 0) log.warn({ lines }, 'lines of this log were dropped: its reader was too slow')
+    },
+  })
+  const log = pino(options, {
+    write: (line) => {
+      if (!stdout.write(line)) dropped++
+    },
+  })
+  return {
+    log,
+    close: () => Promise.race([stdout.flush(), sleep(patience)]),
+  }
 }

@@ -5,6 +5,8 @@ export class StartError extends Error {
   override readonly name: string = 'StartError'
 }
 
+const SQLITE_FULL = 13
+
 /** sysexits.h: EX_CONFIG. */
 const EX_CONFIG = 78
 
@@ -18,7 +20,10 @@ function explain(error: unknown): string {
   if (error instanceof StartError) return error.message
   if (!(error instanceof Error)) return String(error)
   const { code, address, port } = error as { code?: string; address?: string; port?: number }
-  if (code === 'EADDRINUSE') return `Port ${port} on ${address} is taken by another process: stop it, or set PORT`
+  if (code === 'EADDRINUSE')
+    return `Port ${port} on ${address} is taken by another process: stop it, or set PORT (or ADMIN_PORT)`
+  if (code === 'ENOSPC' || ('errcode' in error && error.errcode === SQLITE_FULL))
+    return 'The disk of DATA_DIR is full: nothing can be journalled, so nothing is accepted. Make room, and start again'
   if (code === 'EADDRNOTAVAIL') return `HOST ${address} is no address of this machine`
   if (code === 'EACCES' && port !== undefined)
     return `User ${process.getuid?.()} may not listen on port ${port}: set PORT=8080 and put a proxy in front`

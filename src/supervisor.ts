@@ -1,71 +1,173 @@
 import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
+import type { FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
+
+export interface SupervisorParts {
+  /** Milliseconds that running handlers get when their dispatcher is replaced. */
+  readonly grace: number
+  /** Milliseconds after which an event loop that does not turn is taken for stuck. */
+  readonly stall: number
+  readonly log: Logger
+}
 
 export interface Supervisor {
-  /** Ends the dispatcher and starts another, which loads the handlers anew. */
-  restart(): Promise<void>
-  /** Resolves when it is gone; whoever still runs after `grace` milliseconds is killed and runs again after the next start. */
+  /** Why no handler runs; `undefined` when all is well. */
+  trouble(): string | undefined
+  /** Starts another dispatcher and, when it has loaded every handler, ends the one before. */
+  reload(): Promise<void>
+  /** Resolves when it is gone, after `grace` milliseconds at most. */
   stop(grace: number): Promise<void>
 }
 
 const shortestPause = 500
 const longestPause = 30_000
-/** A dispatcher that lived this long did not die of its start. */
-const healthyAfter = 60_000
+
+/** Of a grace, what a dispatcher has to write down what it did not finish. */
+const lastMoments = 200
 
 /**
- * Keeps one dispatcher process running. What it does, or fails to do, never reaches the receiver but by its exit.
+ * Keeps one dispatcher process running. What it does, or fails to do, never reaches the receiver but by its messages and
+ * its exit.
  */
-export function superviseDispatcher({ log, grace }: { readonly log: Logger; readonly grace: number }): Supervisor {
+export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Supervisor {
   let pause = shortestPause
   let timer: NodeJS.Timeout | undefined
-  let ending: 'stop' | 'restart' | undefined
-  let child = start()
+  let trouble: string | undefined = 'the dispatcher is starting'
+  let isStopping = false
+  /** Those that run: while one takes the place of another there are two. */
+  const children = new Set<ChildProcess>()
+  let loading: ChildProcess | undefined
+  let reloading = Promise.resolve()
+  let isReloadDue = false
+  let current = start()
 
   function start(): ChildProcess {
-    const startedAt = Date.now()
-    const fresh = fork(fileURLToPath(new URL('dispatch/main.ts', import.meta.url)), {
+    const child = fork(fileURLToPath(new URL('dispatch/main.ts', import.meta.url)), {
       // A handlers folder needs no package.json, and node:sqlite is no experiment to us.
       execArgv: ['--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     })
-    fresh.once('error', (error) => log.error({ err: error }, 'the dispatcher cannot be started'))
-    fresh.once('exit', (code, signal) => {
-      if (ending !== undefined) return
-      if (Date.now() - startedAt > healthyAfter) pause = shortestPause
-      log.error({ exit_code: code, signal, restart_in_ms: pause }, 'the dispatcher died; events wait in the journal')
-      timer = setTimeout(() => {
-        child = start()
-      }, pause)
-      pause = Math.min(pause * 2, longestPause)
+    children.add(child)
+    watchLoop(child)
+    child.on('message', (message: FromDispatcher) => {
+      if (child !== current) return
+      if (message.type === 'trouble') trouble = message.reason
+      if (message.type === 'following') trouble = undefined
+      if (message.type === 'worked') pause = shortestPause
     })
-    return fresh
+    // One that could not be started, for want of processes or descriptors, has no exit.
+    child.once('error', (error) => {
+      log.error({ err: error }, 'the dispatcher cannot be started')
+      if (!isAlive(child)) startAgain(child)
+    })
+    child.once('exit', (code, signal) => {
+      if (!isStopping && child === current)
+        log.error({ exit_code: code, signal }, 'the dispatcher ended; events wait in the journal')
+      startAgain(child)
+    })
+    return child
   }
 
-  async function end(limit: number): Promise<void> {
-    clearTimeout(timer)
-    if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return
-    const gone = new Promise((resolve) => child.once('exit', resolve))
-    if (child.connected) child.send('stop')
+  function startAgain(ended: ChildProcess): void {
+    children.delete(ended)
+    if (isStopping || ended !== current) return
+    trouble ??= 'the dispatcher died and is started again'
+    log.info({ in_ms: pause }, 'starting the dispatcher again')
+    timer = setTimeout(() => {
+      current = start()
+    }, pause)
+    pause = Math.min(pause * 2, longestPause)
+  }
+
+  /** A handler in an endless loop: nobody in that process can say so. */
+  function watchLoop(child: ChildProcess): void {
+    const interval = Math.min(1_000, stall / 2)
+    // Not the time of day, which may be put forward.
+    let heard = performance.now()
+    child.on('message', () => {
+      heard = performance.now()
+    })
+    // From its first sign on: a process may need longer to start than a handler may block it.
+    child.once('message', () => {
+      let looked = performance.now()
+      const watch = setInterval(() => {
+        const now = performance.now()
+        // When our own loop was late, what it says may still lie unread.
+        const wasLate = now - looked > 2 * interval
+        looked = now
+        if (wasLate || now - heard <= stall) return
+        log.error(
+          { stalled_for_ms: Math.round(now - heard) },
+          'a handler blocks the event loop of the dispatcher: killed',
+        )
+        child.kill('SIGKILL')
+      }, interval)
+      child.once('exit', () => clearInterval(watch))
+    })
+  }
+
+  async function end(child: ChildProcess, limit: number): Promise<void> {
+    if (!isAlive(child)) return
+    const gone = once(child, 'exit')
+    const message: ToDispatcher = { type: 'stop', grace: Math.max(0, limit - lastMoments) }
+    // The channel may close while we speak: then it is ending already.
+    if (child.connected) child.send(message, () => undefined)
     const killer = setTimeout(() => child.kill('SIGKILL'), limit)
     await gone
     clearTimeout(killer)
   }
 
+  async function replace(): Promise<void> {
+    isReloadDue = false
+    if (isStopping) return
+    const fresh = start()
+    loading = fresh
+    const isLoaded = await hasLoaded(fresh)
+    loading = undefined
+    if (isStopping || isReloadDue) return end(fresh, 0)
+    if (!isLoaded) {
+      log.error('the handlers could not be loaded; a dispatcher that runs goes on with those it has')
+      return end(fresh, 0)
+    }
+    clearTimeout(timer)
+    const old = current
+    current = fresh
+    if (!isAlive(fresh)) startAgain(fresh)
+    await end(old, grace)
+    log.info('handlers were loaded anew')
+  }
+
   return {
-    async restart() {
-      if (ending !== undefined) return
-      ending = 'restart'
-      await end(grace)
-      // stop() may have come meanwhile.
-      if ((ending as string) !== 'restart') return
-      ending = undefined
-      child = start()
+    trouble: () => trouble,
+    reload() {
+      // What still loads may have read a file before it was mended, or wait for something for ever.
+      loading?.kill('SIGKILL')
+      if (!isReloadDue) reloading = reloading.then(replace)
+      isReloadDue = true
+      return reloading
     },
     async stop(limit) {
-      ending = 'stop'
-      await end(limit)
+      isStopping = true
+      clearTimeout(timer)
+      await Promise.all([...children].map((child) => end(child, limit)))
     },
   }
+}
+
+function isAlive(child: ChildProcess): boolean {
+  return child.pid !== undefined && child.exitCode === null && child.signalCode === null
+}
+
+/** Resolves to whether every handler was loaded. */
+function hasLoaded(child: ChildProcess): Promise<boolean> {
+  return new Promise((resolve) => {
+    child.on('message', (message: FromDispatcher) => {
+      if (message.type === 'loaded') resolve(true)
+      if (message.type === 'trouble') resolve(false)
+    })
+    child.once('exit', () => resolve(false))
+    child.once('error', () => resolve(false))
+  })
 }

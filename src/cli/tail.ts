@@ -27,8 +27,8 @@ export async function tail(args: string[]): Promise<void> {
   })
   const from = await positionOfLast(dataDir, Number(values.lines))
   const log = pino({ base: null }, process.stderr)
-  for await (const { events } of follow({ dataDir, from, signal: stop.signal, wait: values.follow, log }))
-    for (const event of events) {
+  for await (const { entries } of follow({ dataDir, from, signal: stop.signal, wait: values.follow, log }))
+    for (const { event } of entries) {
       const line = values.json ? `${JSON.stringify(event)}\n` : pretty(event)
       // A slow reader holds us, not our memory.
       if (!process.stdout.write(line)) await once(process.stdout, 'drain')

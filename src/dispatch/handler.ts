@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import { parseDuration } from '../config.ts'
-import type { Event } from '../intake/event.ts'
+import type { JournalledEvent } from '../journal/follow.ts'
 
 /** What a handler gets beside the event. */
 export interface Context {
@@ -10,23 +10,51 @@ export interface Context {
   readonly signal: AbortSignal
   /** 1 on the first run of this event, 2 on the first retry, … */
   readonly attempt: number
+  /** How many events this run stands for, itself included; more than 1 only with the option `coalesce`. */
+  readonly coalesced: number
 }
 
 /**
  * Handles one event. When it returns, or its promise resolves, the event is done; when it throws, the event is tried
  * again. It may see one event twice, after a crash for one, so it must be idempotent.
  */
-export type Handler = (event: Event, context: Context) => unknown
+export type Handler = (event: JournalledEvent, context: Context) => unknown
 
-/** How a handler is run; there is nothing to choose yet. */
-export type HandlerOptions = Readonly<Record<string, never>>
+/** How a handler is run. Times are written as in the environment: `500ms`, `30s`, `5m`, `2h`, `7d`. */
+export interface HandlerOptions {
+  /**
+   * Events of one object that wait when a run starts become one run, with the newest event and `context.coalesced`:
+   * `true` for events of one name, `'object'` across the names of this handler.
+   */
+  readonly coalesce?: boolean | 'object'
+  /** Wait until the object has been quiet for so long, ten times as long at most: for a burst to end. */
+  readonly settle?: string
+  /** Instead of `HANDLER_TIMEOUT`. */
+  readonly timeout?: string
+  /** Instead of `RETRY_FOR`. */
+  readonly retryFor?: string
+  /** Runs of this handler at once, within `CONCURRENCY`. */
+  readonly concurrency?: number
+  /** `'none'`: events of one object may run beside each other, in any order. */
+  readonly order?: 'object' | 'none'
+}
+
+/** `HandlerOptions`, read: times in milliseconds, `undefined` where the environment decides. */
+export interface RunOptions {
+  readonly coalesce: boolean | 'object'
+  readonly settle: number
+  readonly timeout: number | undefined
+  readonly retryFor: number | undefined
+  readonly concurrency: number
+  readonly order: 'object' | 'none'
+}
 
 /** What `defineHandler` returns and a handler file exports as its default. */
 export interface HandlerDefinition {
   readonly [definitionBrand]: true
   readonly events: readonly string[]
   readonly handle: Handler
-  readonly options: HandlerOptions
+  readonly options: RunOptions
 }
 
 // Symbol.for, so that a second copy of this package in a handlers' node_modules means the same.
@@ -58,9 +86,48 @@ export function defineHandler(
       throw new TypeError(`defineHandler: ${JSON.stringify(name)} is no event name or pattern such as ONCRMDEAL*`)
   if (typeof handle !== 'function')
     throw new TypeError('defineHandler: the second argument must be the handler function')
-  for (const option of Object.keys(options))
-    throw new TypeError(`defineHandler: the option "${option}" is not supported by this version`)
-  return { [definitionBrand]: true, events: names, handle, options }
+  return { [definitionBrand]: true, events: names, handle, options: readOptions(options) }
+}
+
+const longestTimeout = 86_400_000
+
+const optionNames = new Set(['coalesce', 'settle', 'timeout', 'retryFor', 'concurrency', 'order'])
+
+/** What a file without `defineHandler` gets. */
+export const defaultOptions = readOptions({})
+
+function readOptions(options: HandlerOptions): RunOptions {
+  const {
+    coalesce = false,
+    settle = '0s',
+    timeout,
+    retryFor,
+    concurrency = Number.POSITIVE_INFINITY,
+    order = 'object',
+  } = options
+  const refuse = (name: string, rule: string): never => {
+    throw new TypeError(`defineHandler: ${name} must be ${rule}, got ${JSON.stringify(Reflect.get(options, name))}`)
+  }
+  for (const name of Object.keys(options))
+    if (!optionNames.has(name))
+      throw new TypeError(`defineHandler: the option "${name}" is not supported by this version`)
+  const time = (name: string, text: string) => parseDuration(text) ?? refuse(name, 'a time such as 10s or 5m')
+  const limit = timeout === undefined ? undefined : time('timeout', timeout)
+  // As HANDLER_TIMEOUT; and Node's timers end at 24 days.
+  if (limit !== undefined && (limit < 1 || limit > longestTimeout)) refuse('timeout', 'a time from 1ms to 1d')
+  if (typeof coalesce !== 'boolean' && coalesce !== 'object') refuse('coalesce', "true, false or 'object'")
+  if (order !== 'object' && order !== 'none') refuse('order', "'object' or 'none'")
+  if (order === 'none' && coalesce !== false) refuse('order', "'object' where coalesce is set")
+  if (concurrency !== Number.POSITIVE_INFINITY && !(Number.isInteger(concurrency) && concurrency > 0))
+    refuse('concurrency', 'a whole number from 1')
+  return {
+    coalesce,
+    settle: time('settle', settle),
+    timeout: limit,
+    retryFor: retryFor === undefined ? undefined : time('retryFor', retryFor),
+    concurrency,
+    order,
+  }
 }
 
 export function isDefinition(value: unknown): value is HandlerDefinition {

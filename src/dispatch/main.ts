@@ -1,12 +1,18 @@
 import { mkdir } from 'node:fs/promises'
 import { registerHooks } from 'node:module'
-import { join } from 'node:path'
-import { readConfig } from '../config.ts'
-import { journalDir } from '../journal/segments.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
+import { type Config, readConfig } from '../config.ts'
+import { oldest, type Position, positionOfLast, positionOfTime } from '../journal/follow.ts'
+import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
+import { isJournalEmpty, journalDir, listSegments } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
+import { explainStart } from '../start-error.ts'
 import { startDispatcher } from './dispatcher.ts'
-import { HandlersError, loadHandlers, unknownEvents } from './registry.ts'
-import { openSqliteQueue } from './sqlite-queue.ts'
+import type { FromDispatcher, ToDispatcher } from './messages.ts'
+import type { Queue } from './queue.ts'
+import { HandlersError, type LoadedHandler, loadHandlers, unknownEvents } from './registry.ts'
+import { knownHandlers, openSqliteQueue, queuePath } from './sqlite-queue.ts'
 
 // Handlers may lie in any folder; what they import under our name is this running source.
 registerHooks({
@@ -14,52 +20,161 @@ registerHooks({
     next(specifier === 'bitrix24-webhook-receiver' ? new URL('../index.ts', import.meta.url).href : specifier, context),
 })
 
-const config = readConfig(process.env)
-const log = createLog(config.logLevel, 'dispatcher')
-const starting = start()
+/** How often one that waits for another dispatcher's end looks again. */
+const patience = 100
 
-async function start(): Promise<{ stop(): Promise<void> } | undefined> {
-  try {
-    const handlers = await loadHandlers(config.handlersDir)
-    for (const { name, events } of handlers) log.info({ handler: name, events }, 'handler loaded')
-    for (const handler of handlers)
-      for (const event of unknownEvents(handler))
-        log.warn({ handler: handler.name, event }, 'the documentation does not know this event: is it spelt right?')
-    if (handlers.length === 0) log.warn({ dir: config.handlersDir }, 'no handlers: events are journalled only')
-    await mkdir(journalDir(config.dataDir), { recursive: true })
-    const queue = openSqliteQueue({ path: join(config.dataDir, 'dispatch.db') })
-    const dispatcher = startDispatcher({ ...config, handlers, queue, log })
-    // A journal or a queue that cannot be used ends this process; the receiver starts the next one.
-    dispatcher.finished.catch(fail)
-    return {
-      async stop() {
-        await dispatcher.stop()
-        await queue.close()
-      },
+/** It does not follow, because that would pass events over; the message says what to mend. */
+class Waiting extends Error {
+  override readonly name = 'Waiting'
+}
+
+const config = readSettings()
+const { log, close: closeLog } = createLog(config.logLevel, 'dispatcher')
+let isStopping = false
+let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
+
+listen()
+try {
+  await run()
+} catch (error) {
+  tellWhy(error)
+  // The other handlers may end; they did nothing wrong.
+  await end(1, config.shutdownGrace)
+}
+
+async function run(): Promise<void> {
+  const handlers = await loadHandlers(config.handlersDir)
+  const known = knownHandlers(config.dataDir)
+  if (handlers.length === 0 && known.length > 0)
+    throw new Waiting(
+      `${config.handlersDir} is empty, but ${known.join(', ')} ran before: is a mount missing? If they were removed on purpose, put one handler file there`,
+    )
+  tellHandlers(handlers)
+  tell({ type: 'loaded' })
+
+  await mkdir(journalDir(config.dataDir), { recursive: true })
+  const lock = await waitForLock()
+  if (lock === undefined) return
+  // Not before: a handler that ignored its signal may run to the very end.
+  process.on('exit', () => lock.release())
+  const queue = openSqliteQueue({ path: queuePath(config.dataDir) })
+  const from = await startPosition(queue)
+  await queue.remember(handlers.map((handler) => handler.name))
+  for (const [handler, owed] of await queue.handlers())
+    if (owed > 0 && !handlers.some(({ name }) => name === handler))
+      log.warn({ handler, owed }, 'the file of this handler is gone; what it is owed stays')
+
+  if (isStopping) return
+  const dispatcher = await startDispatcher({
+    ...config,
+    from,
+    handlers,
+    queue,
+    log,
+    onEnded: () => tell({ type: 'worked' }),
+  })
+  stopDispatcher = async (grace) => {
+    await dispatcher.stop(grace)
+    await queue.close()
+  }
+  tell({ type: 'following' })
+  await dispatcher.failed
+}
+
+async function waitForLock(): Promise<{ release(): void } | undefined> {
+  for (let isTold = false; !isStopping; isTold = true) {
+    try {
+      return lockDataDir(config.dataDir, 'dispatcher')
+    } catch (error) {
+      if (!(error instanceof DataDirInUse)) throw error
+      if (!isTold) log.info({ reason: error.message }, 'waiting for the dispatcher before this one to end')
+      await sleep(patience)
     }
+  }
+  return undefined
+}
+
+/** A position that is lost, or belongs to another journal, is not guessed. */
+async function startPosition(queue: Queue): Promise<Position> {
+  const position = await queue.position()
+  const newest = (await listSegments(config.dataDir)).at(-1)?.number ?? 0
+  if (position !== undefined && position.segment <= newest) return position
+  if (await isJournalEmpty(config.dataDir)) {
+    await queue.add([], oldest)
+    return oldest
+  }
+  if (config.dispatchFrom === undefined)
+    throw new Waiting(
+      `${queuePath(config.dataDir)} does not say how far the journal was followed: it was lost, or the journal was. Start with DISPATCH_FROM=oldest (all handlers run again for every event there is), DISPATCH_FROM=now (what was owed is dropped) or DISPATCH_FROM=2026-11-23T08:00:00Z`,
+    )
+  const from =
+    config.dispatchFrom === 'oldest'
+      ? oldest
+      : config.dispatchFrom === 'now'
+        ? await positionOfLast(config.dataDir, 0)
+        : await positionOfTime(config.dataDir, new Date(config.dispatchFrom), log)
+  log.warn({ ...from, dispatch_from: config.dispatchFrom }, 'following from where DISPATCH_FROM says')
+  await queue.add([], from)
+  return from
+}
+
+function tellHandlers(handlers: readonly LoadedHandler[]): void {
+  for (const { name, events } of handlers) log.info({ handler: name, events }, 'handler loaded')
+  for (const handler of handlers)
+    for (const event of unknownEvents(handler))
+      log.warn({ handler: handler.name, event }, 'the documentation does not know this event: is it spelt right?')
+  if (handlers.length === 0) log.warn({ dir: config.handlersDir }, 'no handlers: events are journalled only')
+}
+
+function tellWhy(error: unknown): void {
+  if (error instanceof HandlersError) {
+    for (const { file, at, error: err } of error.problems) log.error({ file, at, err }, 'a handler cannot be loaded')
+    tell({ type: 'trouble', reason: error.message })
+  } else if (error instanceof Waiting) {
+    log.error(error.message)
+    tell({ type: 'trouble', reason: error.message })
+  } else log.fatal({ err: error }, 'the dispatcher cannot go on')
+}
+
+function listen(): void {
+  // Signals of the terminal reach both of us; the receiver decides what they mean.
+  const isChild = process.send !== undefined
+  process.on('SIGINT', () => void (isChild || end(0, config.shutdownGrace)))
+  process.on('SIGHUP', () => void (isChild || end(0, config.shutdownGrace)))
+  process.on('SIGTERM', () => void end(0, config.shutdownGrace))
+  process.on('message', ({ grace }: ToDispatcher) => void end(0, grace))
+  process.on('disconnect', () => void end(0, config.shutdownGrace))
+  if (!isChild) return
+  const alive = () => tell({ type: 'alive' })
+  alive()
+  setInterval(alive, Math.min(1_000, config.handlerStall / 4))
+  // It is told who the receiver is: by the time it runs, that may be gone.
+  new Worker(new URL('parent-watch.ts', import.meta.url), { workerData: process.ppid }).unref()
+}
+
+/** Ends this process; of several that ask, the most impatient decides. Never resolves: nothing may run on. */
+async function end(code: number, grace: number): Promise<never> {
+  isStopping = true
+  try {
+    await stopDispatcher(grace)
   } catch (error) {
-    if (!(error instanceof HandlersError)) return fail(error)
-    // Its events wait in the journal until the file is mended: following without it would pass them over.
-    for (const { file, error: cause } of error.problems) log.error({ file, err: cause }, 'a handler cannot be loaded')
-    log.error('no handler runs until this is mended and the receiver is started again')
-    return undefined
+    log.error({ err: error }, 'the dispatcher did not end well')
+  }
+  await closeLog()
+  process.exit(code)
+}
+
+function tell(message: FromDispatcher): void {
+  // The channel closes when the receiver ends, and then so do we: a message that does not get through is no error.
+  if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
+}
+
+function readSettings(): Config {
+  try {
+    return readConfig(process.env, 'dispatcher')
+  } catch (error) {
+    const { text, exitCode } = explainStart(error)
+    process.stderr.write(`${text}\n`)
+    process.exit(exitCode)
   }
 }
-
-function fail(error: unknown): never {
-  log.fatal({ err: error }, 'the dispatcher cannot go on')
-  process.exit(1)
-}
-
-async function stop(): Promise<void> {
-  await (await starting)?.stop()
-  process.exit(0)
-}
-
-// The receiver speaks through the channel and is gone when it closes. Signals of the terminal reach both of us; the
-// receiver decides what they mean.
-process.on('SIGINT', () => undefined)
-process.on('SIGHUP', () => undefined)
-process.once('SIGTERM', () => void stop())
-process.once('message', () => void stop())
-process.once('disconnect', () => process.exit(0))

@@ -1,18 +1,36 @@
-import type { Event } from '../intake/event.ts'
-import type { Position } from '../journal/follow.ts'
+import type { JournalledEvent, Position } from '../journal/follow.ts'
 
 /** One event owed to one handler. */
 export interface NewDelivery {
   readonly handler: string
-  readonly event: Event
+  readonly event: JournalledEvent
+  /** Of the journal, where the event stands: what was done is forgotten with it. */
+  readonly segment: number
+  /** `none`: it may run beside others of its object. */
+  readonly order: 'object' | 'none'
+  /** Milliseconds of quiet about the object before the run; 0 for none. */
+  readonly settle: number
 }
 
-export interface Delivery extends NewDelivery {
+/** A delivery that was claimed. */
+export interface Delivery {
   readonly key: number
+  readonly handler: string
+  readonly event: JournalledEvent
   /** The run about to start, from 1. */
   readonly attempt: number
+  /** How many deliveries this run stands for, itself included. */
+  readonly coalesced: number
   /** Unix milliseconds. */
   readonly createdAt: number
+}
+
+/** What a handler would take now. */
+export interface Wanted {
+  readonly handler: string
+  readonly limit: number
+  /** Whether waiting deliveries of one object become one run: of one event name (`true`), of any (`'object'`). */
+  readonly coalesce: boolean | 'object'
 }
 
 /** A remote engine answers later, an embedded one at once. */
@@ -22,21 +40,40 @@ type Awaitable<T> = T | Promise<T>
  * What an engine of deliveries promises.
  *
  * For one handler, portal and object, deliveries are claimed in the order in which they were added, never two at a time:
- * while one runs or waits for its retry the later ones wait behind it. Deliveries of events without an object have no
- * order.
+ * while one runs or waits for its retry the later ones wait behind it; when it is done or dead the next may go.
+ * Deliveries of events without an object have no order.
  */
 export interface Queue {
-  /** Where to follow on from; `undefined` before the first `add`. */
+  /** Where to follow on from; `undefined` when nobody settled it. */
   position(): Awaitable<Position | undefined>
   /** Keeps the deliveries and the position after them, both or neither. Adding an event twice adds nothing. */
   add(deliveries: readonly NewDelivery[], position: Position): Awaitable<void>
-  /** Takes up to `limit` deliveries of these handlers that may run now. */
-  claim(handlers: readonly string[], limit: number): Awaitable<Delivery[]>
+  /** Takes up to `limit` deliveries that may run now. A suspect (see `recover`) is given alone. */
+  claim(wanted: readonly Wanted[], limit: number): Awaitable<Delivery[]>
   done(delivery: Delivery): Awaitable<void>
-  /** @param due Unix milliseconds */
-  retry(delivery: Delivery, due: number, error: string): Awaitable<void>
+  retry(delivery: Delivery, again: Retry): Awaitable<void>
   dead(delivery: Delivery, error: string): Awaitable<void>
-  /** When the first of those that wait for a retry is due, in Unix milliseconds. */
+  /** It was not run to its end and that is not its fault: it is ready again and the attempt is not counted. */
+  release(delivery: Delivery): Awaitable<void>
+  /**
+   * To be called once, before the first claim: what a process that died was running. Of several only one can have killed
+   * it: all are ready again, uncharged, as suspects, who run alone. One that ran alone is returned, still claimed.
+   */
+  recover(): Awaitable<Delivery | undefined>
+  /** When the first of those that wait is due, in Unix milliseconds. */
   nextDue(): Awaitable<number | undefined>
+  /** Handlers that were ever loaded, and how many deliveries each is owed. */
+  handlers(): Awaitable<ReadonlyMap<string, number>>
+  remember(handlers: readonly string[]): Awaitable<void>
+  /** Forgets what was done in segments up to this one. The position is on disk when it resolves. */
+  prune(segment: number): Awaitable<void>
   close(): Awaitable<void>
+}
+
+export interface Retry {
+  /** Unix milliseconds. */
+  readonly due: number
+  readonly error: string
+  /** It killed its process once: run it alone. */
+  readonly alone?: boolean
 }

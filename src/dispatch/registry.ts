@@ -1,8 +1,9 @@
-import { readdir } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
+import { stripTypeScriptTypes } from 'node:module'
 import { basename, extname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { isDocumented } from '../events/catalogue.ts'
-import { type Handler, isDefinition } from './handler.ts'
+import { defaultOptions, type Handler, isDefinition, type RunOptions } from './handler.ts'
 
 /** A handler file, loaded. */
 export interface LoadedHandler {
@@ -13,16 +14,26 @@ export interface LoadedHandler {
   readonly events: readonly string[]
   matches(event: string): boolean
   readonly handle: Handler
+  readonly options: RunOptions
+  /** Closes what the file opened; called before the process ends. */
+  readonly dispose?: () => unknown
+}
+
+interface Problem {
+  readonly file: string
+  /** The file and the line, where that is known. */
+  readonly at: string
+  readonly error: unknown
 }
 
 /** The handlers folder cannot be used as it is; `problems` names every file that is wrong, with its error as the cause. */
 export class HandlersError extends Error {
   override readonly name = 'HandlersError'
-  readonly problems: readonly { readonly file: string; readonly error: unknown }[]
+  readonly problems: readonly Problem[]
 
-  constructor(dir: string, problems: HandlersError['problems']) {
+  constructor(dir: string, problems: readonly Problem[]) {
     super(
-      `handlers of ${dir} cannot be loaded: ${problems.map(({ file, error }) => `${file}: ${String(error)}`).join('; ')}`,
+      `handlers of ${dir} cannot be loaded: ${problems.map(({ at, error }) => `${at}: ${String(error)}`).join('; ')}`,
     )
     this.problems = problems
   }
@@ -39,17 +50,24 @@ const extensions = new Set(['.ts', '.mts', '.js', '.mjs'])
 export async function loadHandlers(dir: string): Promise<LoadedHandler[]> {
   const files = await handlerFiles(dir)
   const handlers: LoadedHandler[] = []
-  const problems: { file: string; error: unknown }[] = []
+  const problems: Problem[] = []
   for (const file of files) {
     const path = join(dir, file)
     const name = basename(file, extname(file))
     try {
       const twin = handlers.find((handler) => handler.name === name)
       if (twin) throw new TypeError(`${basename(twin.file)} is a handler of the same name`)
-      const module: { default?: unknown } = await import(pathToFileURL(path).href)
-      handlers.push({ file: path, ...toHandler(name, module.default) })
+      const module: { default?: unknown; dispose?: unknown } = await import(pathToFileURL(path).href)
+      const { dispose } = module
+      if (dispose !== undefined && typeof dispose !== 'function')
+        throw new TypeError('its export dispose must be a function')
+      handlers.push({
+        file: path,
+        ...toHandler(name, module.default),
+        ...(dispose && { dispose: () => dispose() as unknown }),
+      })
     } catch (error) {
-      problems.push({ file: path, error })
+      problems.push({ file: path, at: await placeOf(error, path), error })
     }
   }
   if (problems.length > 0) throw new HandlersError(dir, problems)
@@ -65,11 +83,30 @@ async function handlerFiles(dir: string): Promise<string[]> {
       .filter((name) => extensions.has(extname(name)) && !/^[_.]|\.d\.m?ts$|\.test\.m?[tj]s$/.test(name))
       .sort()
   } catch (error) {
-    throw new HandlersError(dir, [{ file: dir, error }])
+    throw new HandlersError(dir, [{ file: dir, at: dir, error }])
   }
 }
 
-function toHandler(name: string, exported: unknown): Omit<LoadedHandler, 'file'> {
+async function placeOf(error: unknown, file: string): Promise<string> {
+  const place = placeIn(error)
+  if (place !== undefined || !(error instanceof SyntaxError)) return place ?? file
+  // Of JavaScript that does not parse V8 keeps the place to itself when the error is caught.
+  try {
+    stripTypeScriptTypes(await readFile(file, 'utf8'), { sourceUrl: file })
+  } catch (again) {
+    return placeIn(again) ?? file
+  }
+  return file
+}
+
+/** The innermost place in the error's stack that is neither Node's nor our own. */
+function placeIn(error: unknown): string | undefined {
+  const stack = error instanceof Error ? (error.stack ?? '') : ''
+  const places = [...stack.matchAll(/(?:^|file:\/\/)(\/.+?:\d+)/gm)].map(([, place = '']) => place)
+  return places.find((place) => !place.startsWith(import.meta.dirname))
+}
+
+function toHandler(name: string, exported: unknown): Omit<LoadedHandler, 'file' | 'dispose'> {
   if (isDefinition(exported)) {
     const events = exported.events.map((event) => event.toUpperCase())
     const patterns = events.map(toRegExp)
@@ -78,11 +115,18 @@ function toHandler(name: string, exported: unknown): Omit<LoadedHandler, 'file'>
       events,
       matches: (event) => patterns.some((pattern) => pattern.test(event)),
       handle: exported.handle,
+      options: exported.options,
     }
   }
   if (typeof exported === 'function') {
     const only = name.toUpperCase()
-    return { name, events: [only], matches: (event) => event === only, handle: exported as Handler }
+    return {
+      name,
+      events: [only],
+      matches: (event) => event === only,
+      handle: exported as Handler,
+      options: defaultOptions,
+    }
   }
   throw new TypeError(
     `its default export must be a function or defineHandler(…), not ${exported === undefined ? 'missing' : typeof exported}`,

@@ -1,42 +1,57 @@
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import type { Event } from '../intake/event.ts'
-import type { Delivery, NewDelivery, Queue } from './queue.ts'
-
-/**
- * A delivery's way: blocked (behind another of its lane) → ready → running → done, or waiting (for its retry) → ready, or
- * dead. `lane` is the unit of order, portal and object; NULL means none. Of a lane at most one is ready, running or
- * waiting, so claiming never has to look behind the head.
- */
-const schema = `
-  CREATE TABLE position (one INTEGER PRIMARY KEY CHECK (one = 1), segment INTEGER NOT NULL, offset INTEGER NOT NULL) STRICT;
-  CREATE TABLE delivery (
-    key INTEGER PRIMARY KEY AUTOINCREMENT,
-    event_id TEXT NOT NULL,
-    handler TEXT NOT NULL,
-    lane TEXT,
-    event TEXT, -- NULL when done: the journal has it
-    state TEXT NOT NULL CHECK (state IN ('blocked', 'ready', 'running', 'waiting', 'done', 'dead')),
-    attempts INTEGER NOT NULL DEFAULT 0,
-    created_at INTEGER NOT NULL,
-    due INTEGER,
-    error TEXT,
-    UNIQUE (event_id, handler)
-  ) STRICT;
-  CREATE INDEX delivery_ready ON delivery (handler, key) WHERE state = 'ready';
-  CREATE INDEX delivery_due ON delivery (due) WHERE state = 'waiting';
-  CREATE INDEX delivery_running ON delivery (key) WHERE state = 'running';
-  CREATE INDEX delivery_head ON delivery (handler, lane) WHERE state IN ('ready', 'running', 'waiting');
-  CREATE INDEX delivery_blocked ON delivery (handler, lane, key) WHERE state = 'blocked';
-`
-const version = 1
+import { type JournalledEvent, oldest } from '../journal/follow.ts'
+import type { Delivery, NewDelivery, Queue, Wanted } from './queue.ts'
+import { migrate, readHandlers } from './sqlite-schema.ts'
 
 export interface SqliteQueueParts {
   readonly path: string
   readonly now?: () => number
 }
 
+/** A burst that never ends must not hold its first event for ever: this many times `settle` is the most. */
+const longestSettle = 10
+
+export function queuePath(dataDir: string): string {
+  return join(dataDir, 'dispatch.db')
+}
+
+/** The handlers that ever ran, without touching the file: another dispatcher may be at work. */
+export function knownHandlers(dataDir: string): string[] {
+  const path = queuePath(dataDir)
+  if (!existsSync(path)) return []
+  const db = new DatabaseSync(path, { readOnly: true })
+  try {
+    return readHandlers(db)
+  } finally {
+    db.close()
+  }
+}
+
 /**
- * The embedded engine. One dispatcher writes it; what a killed one left running is ready again when it opens.
+ * Where the journal is empty, following begins at its start: settled on disk before the first post is accepted, so that a
+ * `dispatch.db` that is missing later is known to be lost.
+ */
+export function settleFirstStart(dataDir: string, isJournalEmpty: boolean): void {
+  if (!isJournalEmpty) return
+  const path = queuePath(dataDir)
+  const isNew = !existsSync(path)
+  try {
+    const queue = openSqliteQueue({ path })
+    // Also in a file that is there: a first start was killed half-way, or the journal it knew is gone.
+    void queue.add([], oldest)
+    void queue.prune(0)
+    void queue.close()
+  } catch (error) {
+    // What is wrong with a file that was there, the dispatcher says; posts are taken without it.
+    if (isNew) throw error
+  }
+}
+
+/**
+ * The embedded engine, on Node's own SQLite. One dispatcher writes it.
  *
  * @throws when the file was written by a newer version
  */
@@ -53,46 +68,138 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       db.exec('COMMIT')
       return result
     } catch (error) {
-      db.exec('ROLLBACK')
+      // SQLite has rolled back by itself when the disk failed.
+      if (db.isTransaction) db.exec('ROLLBACK')
       throw error
     }
   }
-
-  inTransaction(() => {
-    const found = Number(db.prepare('PRAGMA user_version').get()?.['user_version'])
-    if (found > version) throw new Error(`${path} was written by a newer version (${found}, this one knows ${version})`)
-    if (found === 0) db.exec(`${schema} PRAGMA user_version = ${version}`)
-    db.exec("UPDATE delivery SET state = 'ready' WHERE state = 'running'")
-  })
+  inTransaction(() => migrate(db, path))
 
   const sql = {
     position: db.prepare('SELECT segment, offset FROM position'),
     setPosition: db.prepare('INSERT OR REPLACE INTO position (one, segment, offset) VALUES (1, ?, ?)'),
+    head: db.prepare(`
+      SELECT key, state, attempts, settle, created_at FROM delivery
+      WHERE handler = ? AND lane = ? AND state IN ('ready', 'running', 'waiting')`),
     add: db.prepare(`
-      INSERT INTO delivery (event_id, handler, lane, event, created_at, state)
-      SELECT :id, :handler, :lane, :event, :now,
-        CASE WHEN :lane IS NOT NULL AND EXISTS (
-          SELECT 1 FROM delivery WHERE handler = :handler AND lane = :lane AND state IN ('ready', 'running', 'waiting')
-        ) THEN 'blocked' ELSE 'ready' END
-      WHERE true ON CONFLICT (event_id, handler) DO NOTHING`),
-    due: db.prepare("UPDATE delivery SET state = 'ready', due = NULL WHERE state = 'waiting' AND due <= ?"),
+      INSERT INTO delivery (event_id, handler, lane, name, event, segment, settle, created_at, state, since, due)
+      VALUES (:id, :handler, :lane, :name, :event, :segment, :settle, :now, :state, :since, :due)
+      ON CONFLICT (event_id, handler, run) DO NOTHING`),
+    wait: db.prepare("UPDATE delivery SET state = 'waiting', since = :now, due = :due WHERE key = :key"),
+    makeReady: db.prepare("UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE key = ?"),
+    // A wait that began in the future, or ends later than it may, began before the clock was put back.
+    wakeDue: db.prepare(
+      "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND due <= ?",
+    ),
+    wakeJumped: db.prepare(
+      "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND since > ?",
+    ),
+    running: db.prepare("SELECT * FROM delivery WHERE state = 'running'"),
+    isSuspectRunning: db.prepare("SELECT 1 FROM delivery WHERE state = 'running' AND suspect = 1"),
+    suspects: db.prepare("SELECT key, handler FROM delivery WHERE suspect = 1 AND state = 'ready' ORDER BY key"),
     ready: db.prepare("SELECT key FROM delivery WHERE state = 'ready' AND handler = ? ORDER BY key LIMIT ?"),
-    claim: db.prepare("UPDATE delivery SET state = 'running', attempts = attempts + 1 WHERE key = ? RETURNING *"),
+    get: db.prepare('SELECT * FROM delivery WHERE key = ?'),
+    behind: db.prepare(`
+      SELECT key, name, coalesced FROM delivery WHERE handler = ? AND lane = ? AND state = 'blocked' ORDER BY key`),
+    coalesce: db.prepare(`
+      UPDATE delivery SET state = 'coalesced', coalesced_into = :into, event = NULL, suspect = 0, ended_at = :now
+      WHERE key = :key`),
+    claim: db.prepare(`
+      UPDATE delivery SET state = 'running', attempts = :attempts, coalesced = :coalesced, suspect = :suspect
+      WHERE key = :key RETURNING *`),
     end: db.prepare(`
-      UPDATE delivery SET state = :state, due = :due, error = :error, event = iif(:state = 'done', NULL, event)
+      UPDATE delivery SET state = :state, since = :since, due = :due, error = coalesce(:error, error), suspect = :suspect,
+        event = iif(:state = 'done', NULL, event), ended_at = iif(:state = 'waiting', NULL, :now)
       WHERE key = :key RETURNING lane`),
-    unblock: db.prepare(`
-      UPDATE delivery SET state = 'ready' WHERE key = (
-        SELECT key FROM delivery WHERE handler = ? AND lane = ? AND state = 'blocked' ORDER BY key LIMIT 1)`),
+    release: db.prepare("UPDATE delivery SET state = 'ready', attempts = attempts - 1, suspect = ? WHERE key = ?"),
+    next: db.prepare(`
+      SELECT key, settle, created_at FROM delivery WHERE handler = ? AND lane = ? AND state = 'blocked' ORDER BY key LIMIT 1`),
+    newest: db.prepare(`
+      SELECT created_at FROM delivery WHERE handler = ? AND lane = ? AND state = 'blocked' ORDER BY key DESC LIMIT 1`),
     nextDue: db.prepare("SELECT due FROM delivery WHERE state = 'waiting' ORDER BY due LIMIT 1"),
+    remember: db.prepare('INSERT OR IGNORE INTO handler (name) VALUES (?)'),
+    handlers: db.prepare(`
+      SELECT known.name,
+        (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'blocked') +
+        (SELECT count(*) FROM delivery WHERE handler = known.name AND state IN ('ready', 'running', 'waiting')) AS owed
+      FROM handler AS known ORDER BY known.name`),
+    prune: db.prepare("DELETE FROM delivery WHERE state IN ('done', 'coalesced') AND segment <= ?"),
   }
 
-  /** The run is over; unless it is to be tried again the next of its lane may go. */
-  const end = (delivery: Delivery, state: 'done' | 'waiting' | 'dead', due: number | null, error: string | null) =>
-    inTransaction(() => {
-      const lane = sql.end.get({ state, due, error, key: delivery.key })?.['lane']
-      if (state !== 'waiting' && typeof lane === 'string') sql.unblock.run(delivery.handler, lane)
+  /** Until when the head of a lane waits for quiet, given when the newest event of its object came. */
+  const settled = (settle: number, createdAt: number, newest: number) =>
+    Math.min(newest + settle, createdAt + longestSettle * settle)
+
+  function addOne({ handler, event, segment, order, settle }: NewDelivery): void {
+    const at = now()
+    const lane = order === 'none' ? null : laneOf(event)
+    const head = lane === null ? undefined : sql.head.get(handler, lane)
+    const waits = head === undefined && settle > 0
+    const { changes } = sql.add.run({
+      id: event.id,
+      handler,
+      lane,
+      name: event.event,
+      event: JSON.stringify(event),
+      segment,
+      settle,
+      now: at,
+      state: head ? 'blocked' : waits ? 'waiting' : 'ready',
+      since: waits ? at : null,
+      due: waits ? at + settle : null,
     })
+    if (changes === 0 || head?.['state'] !== 'waiting' || head['attempts'] !== 0) return
+    // The burst goes on.
+    const due = settled(Number(head['settle']), Number(head['created_at']), at)
+    sql.wait.run({ key: head['key'] ?? null, now: at, due })
+  }
+
+  /** Lets the next of a lane go, when the object is quiet. */
+  function unblock(handler: string, lane: string): void {
+    const next = sql.next.get(handler, lane)
+    if (next === undefined) return
+    const newest = Number(sql.newest.get(handler, lane)?.['created_at'])
+    const due = settled(Number(next['settle']), Number(next['created_at']), newest)
+    if (Number(next['settle']) > 0 && due > now()) sql.wait.run({ key: next['key'] ?? null, now: now(), due })
+    else sql.makeReady.run(next['key'] ?? null)
+  }
+
+  /** Starts the run of a ready delivery, or of the newest of those that it is one with. */
+  function start(key: number, coalesce: Wanted['coalesce']): Delivery {
+    const head = sql.get.get(key) ?? {}
+    const lane = head['lane']
+    const one = [head]
+    if (coalesce && typeof lane === 'string')
+      for (const row of sql.behind.iterate(String(head['handler']), lane)) {
+        // What came after an event of another name must not overtake it.
+        if (coalesce === true && row['name'] !== head['name']) break
+        one.push(row)
+      }
+    const newest = one.at(-1) ?? head
+    for (const { key: older = null } of one.slice(0, -1))
+      sql.coalesce.run({ key: older, into: newest['key'] ?? null, now: now() })
+    return toDelivery(
+      sql.claim.get({
+        key: newest['key'] ?? null,
+        attempts: Number(head['attempts']) + 1,
+        suspect: Number(head['suspect']),
+        coalesced: one.reduce((sum, row) => sum + Number(row['coalesced']), 0),
+      }) ?? {},
+    )
+  }
+
+  function end(
+    delivery: Delivery,
+    state: 'done' | 'waiting' | 'dead',
+    { due = null, error = null, suspect = 0 }: { due?: number | null; error?: string | null; suspect?: number },
+  ): void {
+    inTransaction(() => {
+      const since = state === 'waiting' ? now() : null
+      const row = sql.end.get({ key: delivery.key, state, since, due, error, suspect, now: now() })
+      const lane = row?.['lane']
+      if (state !== 'waiting' && typeof lane === 'string') unblock(delivery.handler, lane)
+    })
+  }
 
   return {
     position() {
@@ -101,34 +208,65 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     },
     add(deliveries, position) {
       inTransaction(() => {
-        for (const { handler, event } of deliveries)
-          sql.add.run({ id: event.id, handler, lane: laneOf(event), event: JSON.stringify(event), now: now() })
+        for (const delivery of deliveries) addOne(delivery)
         sql.setPosition.run(position.segment, position.offset)
       })
     },
-    claim(handlers, limit) {
+    claim(wanted, limit) {
       return inTransaction(() => {
-        sql.due.run(now())
-        return handlers
-          .flatMap((handler) => sql.ready.all(handler, limit).map((row) => Number(row['key'])))
-          .sort((a, b) => a - b)
+        sql.wakeDue.run(now())
+        sql.wakeJumped.run(now())
+        const byHandler = new Map(wanted.map((one) => [one.handler, one]))
+        const suspect = sql.suspects.all().find((row) => byHandler.has(String(row['handler'])))
+        if (suspect || sql.isSuspectRunning.get()) {
+          if (!suspect || sql.running.get()) return []
+          return [start(Number(suspect['key']), byHandler.get(String(suspect['handler']))?.coalesce ?? false)]
+        }
+        return wanted
+          .flatMap(({ handler, limit: most, coalesce }) =>
+            sql.ready.all(handler, Math.min(most, limit)).map((row) => ({ key: Number(row['key']), coalesce })),
+          )
+          .sort((a, b) => a.key - b.key)
           .slice(0, limit)
-          .map((key) => toDelivery(sql.claim.get(key) ?? {}))
+          .map(({ key, coalesce }) => start(key, coalesce))
       })
     },
-    done: (delivery) => end(delivery, 'done', null, null),
-    retry: (delivery, due, error) => end(delivery, 'waiting', due, error),
-    dead: (delivery, error) => end(delivery, 'dead', null, error),
+    done: (delivery) => end(delivery, 'done', {}),
+    retry: (delivery, { due, error, alone = false }) =>
+      end(delivery, 'waiting', { due, error, suspect: Number(alone) }),
+    dead: (delivery, error) => end(delivery, 'dead', { error }),
+    release: (delivery) => void sql.release.run(0, delivery.key),
+    recover() {
+      return inTransaction(() => {
+        const [first, ...others] = sql.running.all()
+        if (first === undefined || others.length === 0) return first && toDelivery(first)
+        for (const { key = null } of [first, ...others]) sql.release.run(1, key)
+        return undefined
+      })
+    },
     nextDue() {
       const due = sql.nextDue.get()?.['due']
       return due === undefined ? undefined : Number(due)
     },
-    close: () => db.close(),
+    handlers: () => new Map(sql.handlers.all().map((row) => [String(row['name']), Number(row['owed'])])),
+    remember(handlers) {
+      inTransaction(() => {
+        for (const handler of handlers) sql.remember.run(handler)
+      })
+    },
+    prune(segment) {
+      sql.prune.run(segment)
+      // Only a checkpoint syncs a WAL whose commits do not.
+      db.exec('PRAGMA wal_checkpoint(TRUNCATE)')
+    },
+    close() {
+      if (db.isOpen) db.close()
+    },
   }
 }
 
 /** Objects are numbered per portal: `deal:662` exists on each. */
-function laneOf({ object, auth }: NewDelivery['event']): string | null {
+function laneOf({ object, auth }: Event): string | null {
   return object === undefined ? null : JSON.stringify([auth?.['member_id'] ?? auth?.['domain'] ?? null, object])
 }
 
@@ -137,7 +275,8 @@ function toDelivery(row: Record<string, SQLOutputValue>): Delivery {
     key: Number(row['key']),
     handler: String(row['handler']),
     attempt: Number(row['attempts']),
+    coalesced: Number(row['coalesced']),
     createdAt: Number(row['created_at']),
-    event: JSON.parse(String(row['event'])) as Event,
+    event: JSON.parse(String(row['event'])) as JournalledEvent,
   }
 }

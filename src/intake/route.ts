@@ -4,10 +4,11 @@ import type { Journal } from '../journal/journal.ts'
 import { Refusal } from '../refusal.ts'
 import { shorten, toEvent } from './event.ts'
 import { decodeForm, type Form } from './form.ts'
-import { createVerifyToken } from './token.ts'
+import type { Tokens } from './token.ts'
 
 export interface RouteParts {
-  readonly config: Pick<Config, 'tokens' | 'webhookPath'>
+  readonly config: Pick<Config, 'webhookPath'>
+  readonly tokens: Tokens
   readonly journal: Pick<Journal, 'append'>
   readonly log: FastifyBaseLogger
 }
@@ -15,19 +16,16 @@ export interface RouteParts {
 const accepted = { status: 'ok', message: 'event accepted' } as const
 
 /** The whole story of a post. Whatever is thrown on the way becomes the answer in server.ts. */
-export function addWebhookRoute(app: FastifyInstance, { config, journal, log }: RouteParts): void {
-  const verifyToken = createVerifyToken(config.tokens)
-  const secrets = config.tokens.map((token) => token.value)
-
+export function addWebhookRoute(app: FastifyInstance, { config, tokens, journal, log }: RouteParts): void {
   app.post<{ Body: Form | undefined }>(config.webhookPath, async (request) => {
     // Without a content type Fastify parses nothing.
     if (request.body === undefined) throw new Refusal('unsupported_media_type')
-    const token = verifyToken(request.body)
+    const token = tokens.verify(request.body)
     const event = toEvent(request.body, {
       webhook: token.name,
       query: readQuery(request.raw.url),
       remote: request.ip,
-      secrets,
+      secrets: tokens.values(),
     })
     await journal.append(event)
     log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')

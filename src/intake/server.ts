@@ -16,7 +16,7 @@ import { createRefusalLog } from './refusal-log.ts'
 import { addWebhookRoute, type RouteParts } from './route.ts'
 
 export interface ServerParts extends RouteParts {
-  readonly config: Pick<Config, 'tokens' | 'webhookPath' | 'bodyLimit' | 'trustProxy'>
+  readonly config: Pick<Config, 'webhookPath' | 'bodyLimit' | 'trustProxy'>
   readonly log: FastifyBaseLogger
   readonly timeouts?: Partial<typeof patience>
 }
@@ -32,7 +32,7 @@ const patience = {
 }
 
 /** The public listener: the handler URL and `/healthz`. It never listens by itself. */
-export function createServer({ config, journal, log, timeouts }: ServerParts): FastifyInstance {
+export function createServer({ config, tokens, journal, log, timeouts }: ServerParts): FastifyInstance {
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
@@ -91,7 +91,7 @@ export function createServer({ config, journal, log, timeouts }: ServerParts): F
   })
 
   addFarewell(app, limits.farewell)
-  addWebhookRoute(app, { config, journal, log })
+  addWebhookRoute(app, { config, tokens, journal, log })
 
   function answer(refusal: Refusal, request: FastifyRequest, reply: FastifyReply): void {
     const { code, status } = refusal

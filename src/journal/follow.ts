@@ -1,8 +1,8 @@
-import { watch } from 'node:fs'
+import { type FSWatcher, watch } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Event } from '../intake/event.ts'
-import { journalDir, listSegments } from './segments.ts'
+import { codeOf, journalDir, listSegments } from './segments.ts'
 
 /** The next byte to read. A position in a segment that is gone, or past the end of a sealed one, means the next one. */
 export interface Position {
@@ -10,9 +10,17 @@ export interface Position {
   readonly offset: number
 }
 
-/** Events in the order of the journal, and where to go on after them. */
+/** A line of the journal: the event, and what pino adds. */
+export interface JournalledEvent extends Event {
+  readonly level: number
+  /** When the journal took it, ISO 8601. */
+  readonly time: string
+  readonly msg: string
+}
+
+/** Events in the order of the journal, each with its place, and where to go on after them. */
 export interface Batch {
-  readonly events: readonly Event[]
+  readonly entries: readonly { readonly event: JournalledEvent; readonly at: Position }[]
   readonly position: Position
 }
 
@@ -44,6 +52,7 @@ export async function* follow({ dataDir, from, signal, wait = true, log }: Follo
   let file: { readonly number: number; readonly handle: FileHandle } | undefined
   let position = from
   let rest: Buffer = Buffer.alloc(0)
+  let skipped = 0
   try {
     while (!signal.aborted) {
       bell.reset()
@@ -54,9 +63,9 @@ export async function* follow({ dataDir, from, signal, wait = true, log }: Follo
         const end = bytes.lastIndexOf(newline) + 1
         rest = bytes.subarray(end)
         if (end === 0) continue
-        const events = parseLines(bytes.subarray(0, end), position)
+        const entries = parseLines(bytes.subarray(0, end), position)
         position = { segment: position.segment, offset: position.offset + end }
-        yield { events, position }
+        yield { entries, position }
         continue
       }
       const next = (await listSegments(dataDir)).find((segment) => segment.number > position.segment)
@@ -79,28 +88,53 @@ export async function* follow({ dataDir, from, signal, wait = true, log }: Follo
 
   async function openSegment(number: number) {
     const segment = (await listSegments(dataDir)).find((one) => one.number === number)
-    return segment && { number, handle: await open(segment.path, 'r') }
+    try {
+      return segment && { number, handle: await open(segment.path, 'r') }
+    } catch (error) {
+      // An empty one goes when there is a later one.
+      if (codeOf(error) === 'ENOENT') return undefined
+      throw error
+    }
   }
 
   async function readRest(): Promise<Buffer> {
     return file ? readChunk(file.handle, position.offset + rest.length) : Buffer.alloc(0)
   }
 
-  function parseLines(bytes: Buffer, start: Position): Event[] {
-    const events: Event[] = []
-    let offset = start.offset
+  function parseLines(bytes: Buffer, { segment, offset }: Position): Batch['entries'] {
+    const entries: { event: JournalledEvent; at: Position }[] = []
+    let at = { segment, offset }
     for (const line of bytes.toString().split('\n')) {
       if (line !== '') {
-        try {
-          events.push(JSON.parse(line))
-        } catch {
-          log.error({ segment: start.segment, offset }, 'a line of the journal is no event; skipped')
-        }
+        const event = parseEvent(line)
+        if (event) entries.push({ event, at })
+        else log.error({ ...at, skipped: ++skipped }, 'a line of the journal is no event; skipped')
       }
-      offset += Buffer.byteLength(line) + 1
+      at = { segment, offset: at.offset + Buffer.byteLength(line) + 1 }
     }
-    return events
+    return entries
   }
+}
+
+/** `undefined` when the line is none: a whole line that no receiver wrote. */
+function parseEvent(line: string): JournalledEvent | undefined {
+  try {
+    const event: unknown = JSON.parse(line)
+    const isEvent = typeof event === 'object' && event !== null && 'event' in event && typeof event.event === 'string'
+    return isEvent && 'id' in event ? (event as JournalledEvent) : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** Where the first line begins that is not older than this. */
+export async function positionOfTime(dataDir: string, time: Date, log: Logger): Promise<Position> {
+  const signal = new AbortController().signal
+  for await (const { entries } of follow({ dataDir, from: oldest, signal, wait: false, log })) {
+    const found = entries.find(({ event }) => new Date(event.time) >= time)
+    if (found) return found.at
+  }
+  return positionOfLast(dataDir, 0)
 }
 
 /** Where the last `count` lines begin. */
@@ -131,9 +165,7 @@ async function readChunk(handle: FileHandle, offset: number): Promise<Buffer> {
 function createBell(dir: string, signal: AbortSignal) {
   let ring = Promise.withResolvers<void>()
   const strike = () => ring.resolve()
-  const watcher = watch(dir, strike)
-  // Without notices the clock goes on ringing.
-  watcher.on('error', () => watcher.close())
+  const watcher = watchIfPossible(dir, strike)
   const clock = setInterval(strike, pollInterval)
   signal.addEventListener('abort', strike)
   return {
@@ -142,9 +174,19 @@ function createBell(dir: string, signal: AbortSignal) {
     },
     rung: () => ring.promise,
     close: () => {
-      watcher.close()
+      watcher?.close()
       clearInterval(clock)
       signal.removeEventListener('abort', strike)
     },
+  }
+}
+
+/** Where the kernel has no more watches to give, or takes one away, the clock goes on ringing. */
+function watchIfPossible(dir: string, strike: () => void): FSWatcher | undefined {
+  try {
+    const watcher = watch(dir, strike)
+    return watcher.on('error', () => watcher.close())
+  } catch {
+    return undefined
   }
 }

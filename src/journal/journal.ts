@@ -1,35 +1,69 @@
 import { close, fdatasync, open as openFile, write } from 'node:fs'
-import { stat } from 'node:fs/promises'
+import { rm, truncate } from 'node:fs/promises'
 import { setImmediate as tick } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { type Logger, pino } from 'pino'
 import type { Event } from '../intake/event.ts'
 import { Refusal } from '../refusal.ts'
-import { createSegment, listSegments, pointStableName, type Segment } from './segments.ts'
+import { createLastResort } from './last-resort.ts'
+import {
+  createSegment,
+  cutSegment,
+  listSegments,
+  pointStableName,
+  type Segment,
+  sealLast,
+  tryDisk,
+  utcDate,
+} from './segments.ts'
 
 export interface Journal {
   /**
    * Resolves once the event would survive a power cut, so the caller may answer 200.
    *
    * Events that arrive while the disk is busy share the next fsync: latency is that of one fsync, throughput that of
-   * many.
+   * many. When the disk does not keep up an event waits, for 10 s at most.
    *
-   * @throws {Refusal} `journal_unavailable` when the disk refused
+   * @throws {Refusal} `journal_unavailable` when the disk refused or took too long; the event has gone to stderr
    */
   append(event: Event): Promise<void>
+  /** Why the last events were refused; `undefined` when they were not. */
+  readonly trouble: () => string | undefined
   /** Resolves when everything appended before is on disk; what comes later is refused. */
   close(): Promise<void>
 }
 
 export interface JournalParts {
   readonly dataDir: string
+  /** Bytes after which a segment is full. */
+  readonly segmentSize: number
   readonly log: Logger
+  readonly now?: () => Date
+  readonly lastResort?: (lines: readonly string[]) => Promise<void>
+  /** Milliseconds that an event may wait for the disk. */
+  readonly patience?: number
 }
+
+/** Lines that may wait for the disk at once: seconds of the fastest sender, some 10 MB. */
+const mostWaiting = 20_000
+
+/** Milliseconds between two looks at a disk that refused. */
+const probeInterval = 1_000
 
 /** Those who wait for one fsync. */
 interface Group {
   readonly lines: string[]
   readonly durable: PromiseWithResolvers<void>
+  timer: NodeJS.Timeout | undefined
+  isRefused: boolean
+}
+
+/** The segment being written. What lies behind `durable` bytes has not met an fsync. */
+interface Writing {
+  readonly segment: Segment
+  readonly fd: number
+  readonly date: string
+  durable: number
 }
 
 // The promise-based file handles cost twice the CPU of these, and this is the way of every post.
@@ -40,87 +74,197 @@ const disk = {
   close: promisify(close),
 }
 
-/** Opens the journal for writing, on a segment of its own: what an earlier process wrote is never appended to. */
-export async function openJournal({ dataDir, log }: JournalParts): Promise<Journal> {
+/**
+ * Opens the journal for writing, on a segment of its own: what an earlier process wrote is sealed and never appended to,
+ * so that a position in it can never come to mean another line.
+ */
+export async function openJournal(parts: JournalParts): Promise<Journal> {
+  const {
+    dataDir,
+    segmentSize,
+    log,
+    now = () => new Date(),
+    lastResort = createLastResort(),
+    patience = 10_000,
+  } = parts
   let group = newGroup()
-  let committing: Promise<void> | undefined
+  let writing: Promise<void> | undefined
+  let waiting = 0
   let closed = false
-  let file: { readonly segment: Segment; readonly fd: number } | undefined = await openSegment()
+  let trouble: string | undefined
+  let isFailureTold = false
+  const last = await sealLast(dataDir, log)
+  let number = last?.segment.number ?? 0
+  // The last number that has lines; what comes after it is empty.
+  let used = last?.isEmpty ? number - 1 : number
+  let file: Writing | undefined = await openSegment()
 
   // pino makes the line and hands it over before info() returns.
   const lines = pino(
-    { base: null, timestamp: pino.stdTimeFunctions.isoTime },
+    { base: null, timestamp: () => `,"time":"${now().toISOString()}"` },
     { write: (line) => void group.lines.push(line) },
   )
 
-  async function openSegment() {
-    const last = await lastSegment(dataDir)
-    const isUnused = last !== undefined && (await stat(last.path)).size === 0
-    const segment = isUnused ? last : await createSegment(dataDir, (last?.number ?? 0) + 1, new Date())
-    const fd = await disk.open(segment.path, 'a')
-    await pointStableName(dataDir, segment)
-    return { segment, fd }
+  async function openSegment(): Promise<Writing> {
+    const at = now()
+    let fd: number | undefined
+    try {
+      // A number is never used twice, whatever fails on the way.
+      const segment = await createSegment(dataDir, ++number, at)
+      fd = await disk.open(segment.path, 'a')
+      await pointStableName(dataDir, segment)
+      return { segment, fd, date: utcDate(at), durable: 0 }
+    } catch (error) {
+      if (fd !== undefined) await disk.close(fd)
+      throw error
+    } finally {
+      // A disk that fails for long must not be filled with them. What cannot be removed does no harm.
+      await removeEmpty().catch(() => undefined)
+    }
+  }
+
+  /** Segments without lines go, but for the last: the highest number must not be forgotten. */
+  async function removeEmpty(): Promise<void> {
+    const segments = await listSegments(dataDir)
+    for (const segment of segments.slice(0, -1)) if (segment.number > used) await rm(segment.path, { force: true })
   }
 
   /** One write and one fsync for everyone who waits, again and again until nobody does. */
-  async function commit(): Promise<void> {
+  async function writeGroups(): Promise<void> {
     // Posts that were read from their sockets in this turn of the event loop join the first group.
     await tick()
     while (group.lines.length > 0) {
-      const { lines, durable } = group
+      const current = group
       group = newGroup()
       try {
-        file ??= await openSegment()
-        await writeWhole(file.fd, Buffer.from(lines.join('')))
-        await disk.fdatasync(file.fd)
-        durable.resolve()
+        await writeGroup(current)
       } catch (error) {
-        durable.reject(new Refusal('journal_unavailable', {}, { cause: error }))
-        log.error({ err: error, segment: file?.segment.path, events: lines.length }, 'the journal cannot be written')
+        // Once: the log may stand on the same full disk. Every event of it goes to stderr.
+        if (!isFailureTold) log.error({ err: error, segment: file?.segment.path }, 'the journal cannot be written')
+        isFailureTold = true
+        trouble = error instanceof Error ? error.message : String(error)
         await abandonSegment()
+        clearTimeout(current.timer)
+        waiting -= current.lines.length
+        await refuse(current, new Refusal('journal_unavailable', {}, { cause: error }))
       }
     }
-    committing = undefined
+    writing = undefined
   }
 
-  /** After a failed write or fsync the kernel may have dropped pages: nothing that follows on this file proves anything. */
+  async function writeGroup({ lines, durable, timer }: Group): Promise<void> {
+    const bytes = Buffer.from(lines.join(''))
+    if (file && (file.durable >= segmentSize || file.date !== utcDate(now()))) {
+      const { fd } = file
+      file = undefined
+      // All of it is on disk: a close that fails loses nothing.
+      await disk.close(fd).catch(() => undefined)
+    }
+    file ??= await openSegment()
+    await writeWhole(file.fd, bytes)
+    await disk.fdatasync(file.fd)
+    file.durable += bytes.length
+    used = file.segment.number
+    clearTimeout(timer)
+    waiting -= lines.length
+    recover()
+    durable.resolve()
+  }
+
+  function recover(): void {
+    if (trouble !== undefined) log.info('the journal can be written again')
+    trouble = undefined
+    isFailureTold = false
+  }
+
+  // Posts may stay away as long as `/readyz` says no, so the disk is tried without them, too.
+  const probing = setInterval(() => {
+    if (trouble !== undefined) writing ??= probe()
+  }, probeInterval).unref()
+
+  async function probe(): Promise<void> {
+    try {
+      await tryDisk(dataDir)
+      file ??= await openSegment()
+      recover()
+    } catch {
+      // The trouble stands.
+    }
+    // Those who came meanwhile.
+    await writeGroups()
+  }
+
+  /**
+   * After a failed write or fsync nothing that follows on this file proves anything: the kernel may have dropped the
+   * pages and marked them clean. It is cut to what is known to be durable and left; the next event opens another.
+   */
   async function abandonSegment(): Promise<void> {
     const abandoned = file
     file = undefined
-    // The descriptor is gone either way, and the reason was logged with the failed write.
-    if (abandoned) await disk.close(abandoned.fd).catch(() => undefined)
+    if (abandoned === undefined) return
+    // The descriptor is gone either way.
+    await disk.close(abandoned.fd).catch(() => undefined)
+    try {
+      // Of one that never had a line nothing is kept, so that a disk that fails for long does not fill with what was refused.
+      if (abandoned.durable === 0) await truncate(abandoned.segment.path)
+      else await cutSegment(abandoned.segment, abandoned.durable, log)
+    } catch (error) {
+      // What was refused may stay in the journal then, and be handled: less harm than a line that is lost.
+      log.error({ err: error, segment: abandoned.segment.path }, 'a segment could not be cut after a failed write')
+    }
+  }
+
+  /** Gives the events to the last resort, and only then tells those who wait. */
+  async function refuse(refused: Group, refusal: Refusal): Promise<void> {
+    // It was given up and then failed, too.
+    if (refused.isRefused) return
+    refused.isRefused = true
+    await lastResort(refused.lines)
+    refused.durable.reject(refusal)
+  }
+
+  /** The disk takes too long: those who wait are told so. A group that is being written may still reach the disk. */
+  function giveUp(late: Group): void {
+    trouble = `the disk took longer than ${patience} ms`
+    log.error({ events: late.lines.length }, trouble)
+    if (late === group) {
+      group = newGroup()
+      waiting -= late.lines.length
+    }
+    void refuse(late, new Refusal('journal_unavailable', { reason: 'timeout' }))
   }
 
   return {
     append(event) {
       if (closed) return Promise.reject(new Refusal('journal_unavailable', { reason: 'closed' }))
-      const { durable } = group
+      const current = group
       lines.info(event, event.object === undefined ? event.event : `${event.event} ${event.object}`)
-      committing ??= commit()
-      return durable.promise
+      if (waiting >= mostWaiting) return lastResort(current.lines.splice(-1)).then(() => refuseMany())
+      waiting++
+      current.timer ??= setTimeout(giveUp, patience, current)
+      writing ??= writeGroups()
+      return current.durable.promise
     },
+    trouble: () => trouble,
     async close() {
       closed = true
-      await committing
-      await abandonSegment()
+      clearInterval(probing)
+      await writing
+      if (file) await disk.close(file.fd)
+      file = undefined
     },
   }
+}
+
+function refuseMany(): never {
+  throw new Refusal('journal_unavailable', { reason: `${mostWaiting} events wait for the disk` })
 }
 
 function newGroup(): Group {
   const durable = Promise.withResolvers<void>()
-  // Whoever appended waits for it; a group nobody joined must not become an unhandled rejection.
+  // Whoever appended waits for it; a group whose waiters are gone must not become an unhandled rejection.
   durable.promise.catch(() => undefined)
-  return { lines: [], durable }
-}
-
-async function lastSegment(dataDir: string): Promise<Segment | undefined> {
-  try {
-    return (await listSegments(dataDir)).at(-1)
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined
-    throw error
-  }
+  return { lines: [], durable, timer: undefined, isRefused: false }
 }
 
 /** write(2) may take less than it was given, on a full disk for one. */

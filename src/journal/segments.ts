@@ -1,5 +1,6 @@
-import { link, mkdir, open, readdir, rename, rm, symlink } from 'node:fs/promises'
+import { link, mkdir, open, readdir, readFile, rename, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises'
 import { basename, join, relative } from 'node:path'
+import type { Logger } from 'pino'
 
 /** One file of the journal. The number orders them, not the clock. */
 export interface Segment {
@@ -28,6 +29,12 @@ export async function listSegments(dataDir: string): Promise<Segment[]> {
     .sort((a, b) => a.number - b.number)
 }
 
+/** Whether no event was ever journalled here, or all of them are gone. */
+export async function isJournalEmpty(dataDir: string): Promise<boolean> {
+  const sizes = await Promise.all((await listSegments(dataDir)).map(async ({ path }) => (await stat(path)).size))
+  return sizes.every((size) => size === 0)
+}
+
 /**
  * Makes the empty segment of this number and the folders above it, all of it on disk when this resolves: a file whose
  * name is not in its directory after a power cut is as lost as its lines.
@@ -35,7 +42,7 @@ export async function listSegments(dataDir: string): Promise<Segment[]> {
 export async function createSegment(dataDir: string, number: number, now: Date): Promise<Segment> {
   const dir = journalDir(dataDir)
   await mkdir(dir, { recursive: true })
-  const name = `${String(number).padStart(12, '0')}-${now.toISOString().slice(0, 10)}.ndjson`
+  const name = `${String(number).padStart(12, '0')}-${utcDate(now)}.ndjson`
   const segment = { number, path: join(dir, name) }
   await (await open(segment.path, 'ax')).close()
   for (const folder of [dir, dataDir]) await syncFolder(folder)
@@ -59,6 +66,69 @@ export async function pointStableName(dataDir: string, segment: Segment): Promis
   await rename(fresh, name)
   // rename() leaves both names when they already were the same file.
   await rm(fresh, { force: true })
+}
+
+/**
+ * Seals the last segment of an earlier process: what follows its last whole line, or the first NUL that a power cut left
+ * where data should be, was never acknowledged and is cut.
+ *
+ * @returns the last segment, and whether it holds nothing and never did; `undefined` on the first start
+ */
+export async function sealLast(
+  dataDir: string,
+  log: Logger,
+): Promise<{ segment: Segment; isEmpty: boolean } | undefined> {
+  await mkdir(journalDir(dataDir), { recursive: true })
+  const segment = (await listSegments(dataDir)).at(-1)
+  if (segment === undefined) return undefined
+  const bytes = await readFile(segment.path)
+  const nul = bytes.indexOf(0)
+  const end = bytes.subarray(0, nul === -1 ? bytes.length : nul).lastIndexOf('\n') + 1
+  try {
+    if (end < bytes.length) await cutSegment(segment, end, log)
+  } catch (error) {
+    // Whoever follows the journal passes over half a line at the end of a sealed segment.
+    log.error({ err: error, segment: segment.path }, 'the last segment could not be cut')
+  }
+  return { segment, isEmpty: end === 0 }
+}
+
+/** Cuts a segment to this many bytes; what was behind them goes to a file beside it, if there is room. */
+export async function cutSegment(segment: Segment, size: number, log: Logger): Promise<void> {
+  const rest = (await readFile(segment.path)).subarray(size)
+  if (rest.length === 0) return
+  const beside = `${segment.path}.cut`
+  const isKept = await writeFile(beside, rest).then(
+    () => true,
+    // A part of it would only fill the disk further.
+    () => rm(beside, { force: true }).then(() => false),
+  )
+  await truncate(segment.path, size)
+  log.warn(
+    { segment: segment.path, bytes: rest.length, ...(isKept && { kept_in: beside }) },
+    'the end of a segment was cut',
+  )
+}
+
+/** Resolves when the disk takes and keeps as much as a large event. */
+export async function tryDisk(dataDir: string): Promise<void> {
+  const path = join(journalDir(dataDir), 'probe')
+  try {
+    const file = await open(path, 'w')
+    try {
+      await file.writeFile(Buffer.alloc(256 * 1024))
+      await file.datasync()
+    } finally {
+      await file.close()
+    }
+  } finally {
+    await rm(path, { force: true })
+  }
+}
+
+/** Of a segment's name, and when it is over. */
+export function utcDate(date: Date): string {
+  return date.toISOString().slice(0, 10)
 }
 
 async function syncFolder(path: string): Promise<void> {

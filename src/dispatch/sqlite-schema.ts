@@ -1,0 +1,83 @@
+import type { DatabaseSync } from 'node:sqlite'
+
+/**
+ * What made each version out of the one before.
+ *
+ * A delivery's way: blocked (behind another of its lane) → ready → running → done; waiting (for its retry, or for quiet)
+ * → ready; coalesced (into a later one); or dead. `lane` is the unit of order, portal and object; NULL means none. Of a
+ * lane at most one is ready, running or waiting, so claiming never has to look behind the head.
+ */
+const migrations = [
+  `CREATE TABLE position (one INTEGER PRIMARY KEY CHECK (one = 1), segment INTEGER NOT NULL, offset INTEGER NOT NULL) STRICT;
+   CREATE TABLE delivery (
+     key INTEGER PRIMARY KEY AUTOINCREMENT,
+     event_id TEXT NOT NULL,
+     handler TEXT NOT NULL,
+     lane TEXT,
+     event TEXT,
+     state TEXT NOT NULL CHECK (state IN ('blocked', 'ready', 'running', 'waiting', 'done', 'dead')),
+     attempts INTEGER NOT NULL DEFAULT 0,
+     created_at INTEGER NOT NULL,
+     due INTEGER,
+     error TEXT,
+     UNIQUE (event_id, handler)
+   ) STRICT`,
+  `ALTER TABLE delivery RENAME TO delivery_1;
+   CREATE TABLE delivery (
+     key INTEGER PRIMARY KEY AUTOINCREMENT,
+     event_id TEXT NOT NULL,
+     handler TEXT NOT NULL,
+     run INTEGER NOT NULL DEFAULT 1, -- a replay adds another
+     lane TEXT,
+     name TEXT NOT NULL, -- the event's
+     event TEXT, -- NULL when done: the journal has it
+     segment INTEGER NOT NULL,
+     state TEXT NOT NULL CHECK (state IN ('blocked', 'ready', 'running', 'waiting', 'done', 'coalesced', 'dead')),
+     attempts INTEGER NOT NULL DEFAULT 0,
+     suspect INTEGER NOT NULL DEFAULT 0, -- it ran when its process died
+     coalesced INTEGER NOT NULL DEFAULT 1, -- deliveries it stands for
+     coalesced_into INTEGER,
+     settle INTEGER NOT NULL DEFAULT 0, -- milliseconds
+     created_at INTEGER NOT NULL,
+     since INTEGER, -- when it began to wait
+     due INTEGER, -- until when it waits
+     ended_at INTEGER,
+     error TEXT,
+     UNIQUE (event_id, handler, run)
+   ) STRICT;
+   INSERT INTO delivery (key, event_id, handler, lane, name, event, segment, state, attempts, created_at, since, due, error)
+     SELECT key, event_id, handler, lane, coalesce(event ->> 'event', ''), event, 0, state, attempts, created_at,
+       created_at, due, error FROM delivery_1;
+   DROP TABLE delivery_1;
+   CREATE INDEX delivery_ready ON delivery (handler, key) WHERE state = 'ready';
+   CREATE INDEX delivery_due ON delivery (due) WHERE state = 'waiting';
+   CREATE INDEX delivery_since ON delivery (since) WHERE state = 'waiting';
+   CREATE INDEX delivery_running ON delivery (key) WHERE state = 'running';
+   CREATE INDEX delivery_suspect ON delivery (key) WHERE suspect = 1 AND state = 'ready';
+   CREATE INDEX delivery_head ON delivery (handler, lane) WHERE state IN ('ready', 'running', 'waiting');
+   CREATE INDEX delivery_blocked ON delivery (handler, lane, key) WHERE state = 'blocked';
+   CREATE INDEX delivery_ended ON delivery (segment) WHERE state IN ('done', 'coalesced');
+   CREATE TABLE handler (name TEXT PRIMARY KEY) STRICT;
+   INSERT INTO handler (name) SELECT DISTINCT handler FROM delivery`,
+]
+
+/** Inside the caller's transaction. @throws when a newer version wrote the file */
+export function migrate(db: DatabaseSync, path: string): void {
+  const found = Number(db.prepare('PRAGMA user_version').get()?.['user_version'])
+  if (found > migrations.length)
+    throw new Error(
+      `${path} was written by a newer version of the receiver (${found}; this one knows ${migrations.length}): start that one`,
+    )
+  for (const migration of migrations.slice(found)) db.exec(migration)
+  db.exec(`PRAGMA user_version = ${migrations.length}`)
+}
+
+/** The handlers that ever ran, from a file of any version, without migrating it. */
+export function readHandlers(db: DatabaseSync): string[] {
+  const tables = db.prepare("SELECT name FROM sqlite_master WHERE type = 'table'").all()
+  const has = (name: string) => tables.some((table) => table['name'] === name)
+  if (!has('delivery')) return []
+  const query = has('handler') ? 'SELECT name FROM handler' : 'SELECT DISTINCT handler AS name FROM delivery'
+  const rows = db.prepare(`${query} ORDER BY name`).all()
+  return rows.map((row) => String(row['name']))
+}
