@@ -7,7 +7,7 @@ import { makeFolder, temporaryFolder } from '../support/receiver.ts'
 
 // The brand, not the import, makes a definition: a folder of a test needs no resolution of our name.
 const defined = (events: string[]) =>
-  `export default { [Symbol.for('bitrix24-webhook-receiver.handler')]: true, events: ${JSON.stringify(events)}, handle() {}, options: {} }`
+  `export default { [Symbol.for('bitrix24-webhook-receiver.handler')]: true, events: ${JSON.stringify(events)}, handle() {}, options: { coalesce: false, settle: 0, order: 'object' } }`
 
 function folderOf(files: Record<string, string>): string {
   const folder = temporaryFolder('handlers')
@@ -93,7 +93,15 @@ test('defineHandler refuses what it would otherwise ignore', () => {
   expect(() => defineHandler('ONCRM DEAL', handle)).toThrow('"ONCRM DEAL" is no event name')
   // @ts-expect-error the handler is missing
   expect(() => defineHandler('ONCRMDEALADD')).toThrow('must be the handler function')
-  const options = { coalesce: true }
-  // @ts-expect-error no option is known yet
-  expect(() => defineHandler('ONTASKADD', handle, options)).toThrow('the option "coalesce" is not supported')
+  // @ts-expect-error no such option
+  expect(() => defineHandler('ONTASKADD', handle, { typo: 1 })).toThrow('the option "typo" is not supported')
+  // @ts-expect-error a number is no time
+  expect(() => defineHandler('ONTASKADD', handle, { settle: 10 })).toThrow(
+    'settle must be a time such as 10s or 5m, got 10',
+  )
+  expect(() => defineHandler('ONTASKADD', handle, { timeout: 'soon' })).toThrow('timeout must be a time')
+  for (const timeout of ['0s', '25h'])
+    expect(() => defineHandler('ONTASKADD', handle, { timeout })).toThrow('timeout must be a time from 1ms to 1d')
+  expect(() => defineHandler('ONTASKADD', handle, { concurrency: 0 })).toThrow('concurrency must be a whole number')
+  expect(() => defineHandler('ONTASKADD', handle, { order: 'none', coalesce: true })).toThrow('order must be')
 })

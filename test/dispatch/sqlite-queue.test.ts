@@ -1,96 +1,156 @@
-import { join } from 'node:path'
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { DatabaseSync } from 'node:sqlite'
-import { expect, test } from 'vitest'
-import { openSqliteQueue } from '../../src/dispatch/sqlite-queue.ts'
-import type { Event } from '../../src/intake/event.ts'
+import { describe, expect, test } from 'vitest'
+import { knownHandlers, openSqliteQueue, queuePath, settleFirstStart } from '../../src/dispatch/sqlite-queue.ts'
+import { deliveryOf, describeQueue, eventOf, here, want } from '../support/queue-contract.ts'
 import { temporaryFolder } from '../support/receiver.ts'
 
-const event = (id: number, object?: string, portal = 'one'): Event => ({
-  id: String(id),
-  event: 'ONCRMDEALUPDATE',
-  ...(object !== undefined && { object }),
-  auth: { member_id: portal },
-  remote: '::1',
-})
-const deliver = (...events: Event[]) => events.map((one) => ({ handler: 'h', event: one }))
-const here = { segment: 1, offset: 0 }
-
-function open(now?: () => number) {
-  const path = join(temporaryFolder('queue'), 'dispatch.db')
-  return { path, queue: openSqliteQueue({ path, ...(now && { now }) }) }
-}
-
-async function claimIds(queue: ReturnType<typeof openSqliteQueue>, limit = 10, handlers = ['h']) {
-  return (await queue.claim(handlers, limit)).map((delivery) => delivery.event.id)
-}
-
-test('one object is claimed one at a time and in order, other objects meanwhile', async () => {
-  const { queue } = open()
-  await queue.add(deliver(event(1, 'deal:1'), event(2, 'deal:1'), event(3, 'deal:2'), event(4, 'deal:1')), here)
-  const [first, other] = await queue.claim(['h'], 10)
-  expect([first?.event.id, other?.event.id]).toEqual(['1', '3'])
-  expect(await claimIds(queue)).toEqual([])
-  if (first) await queue.done(first)
-  expect(await claimIds(queue)).toEqual(['2'])
+describeQueue('sqlite', (now) => {
+  const path = queuePath(temporaryFolder('queue'))
+  return { queue: openSqliteQueue({ path, now }), reopen: () => openSqliteQueue({ path, now }) }
 })
 
-test('the same object number on two portals, or for two handlers, is not one object', async () => {
-  const { queue } = open()
-  await queue.add(deliver(event(1, 'deal:1', 'one'), event(2, 'deal:1', 'two')), here)
-  await queue.add([{ handler: 'other', event: event(1, 'deal:1', 'one') }], here)
-  expect(await claimIds(queue, 10, ['h', 'other'])).toEqual(['1', '2', '1'])
+describe('the file', () => {
+  /** As the first version made it; never to be changed. */
+  const version1 = `
+    CREATE TABLE position (one INTEGER PRIMARY KEY CHECK (one = 1), segment INTEGER NOT NULL, offset INTEGER NOT NULL) STRICT;
+    CREATE TABLE delivery (
+      key INTEGER PRIMARY KEY AUTOINCREMENT,
+      event_id TEXT NOT NULL,
+      handler TEXT NOT NULL,
+      lane TEXT,
+      event TEXT,
+      state TEXT NOT NULL CHECK (state IN ('blocked', 'ready', 'running', 'waiting', 'done', 'dead')),
+      attempts INTEGER NOT NULL DEFAULT 0,
+      created_at INTEGER NOT NULL,
+      due INTEGER,
+      error TEXT,
+      UNIQUE (event_id, handler)
+    ) STRICT;
+    PRAGMA user_version = 1`
+
+  function fileOfVersion1() {
+    const dataDir = temporaryFolder('queue')
+    const db = new DatabaseSync(queuePath(dataDir))
+    db.exec(version1)
+    db.exec('INSERT INTO position VALUES (1, 7, 4711)')
+    const insert = db.prepare(
+      'INSERT INTO delivery (event_id, handler, lane, event, state, attempts, created_at, due, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)',
+    )
+    const lane = (object: string) => JSON.stringify(['one', object])
+    const put = (id: number, object: string, state: string, attempts = 0, due: number | null = null) =>
+      insert.run(
+        String(id),
+        'h',
+        lane(object),
+        state === 'done' ? null : JSON.stringify(eventOf(id, object)),
+        state,
+        attempts,
+        1_000,
+        due,
+        attempts > 0 ? 'it failed' : null,
+      )
+    put(1, 'deal:1', 'done', 1)
+    put(2, 'deal:1', 'ready')
+    put(3, 'deal:1', 'blocked')
+    put(4, 'deal:2', 'waiting', 3, 9_000)
+    put(5, 'deal:2', 'blocked')
+    put(6, 'deal:3', 'dead', 9)
+    put(7, 'deal:4', 'running', 2)
+    db.close()
+    return dataDir
+  }
+
+  test('of version 1 is migrated: position, order, attempts, retries, what was done and what is dead stay', async () => {
+    const dataDir = fileOfVersion1()
+    let now = 5_000
+    const queue = openSqliteQueue({ path: queuePath(dataDir), now: () => now })
+    expect(await queue.position()).toEqual({ segment: 7, offset: 4711 })
+    expect(await queue.recover()).toMatchObject({ event: { id: '7' }, attempt: 2, createdAt: 1_000 })
+    const ids = async () => (await queue.claim([want()], 10)).map(({ event }) => event.id)
+    expect(await ids()).toEqual(['2'])
+    expect(await queue.nextDue()).toBe(9_000)
+    now = 9_000
+    const [retried] = await queue.claim([want()], 10)
+    expect(retried).toMatchObject({ event: { id: '4' }, attempt: 4, coalesced: 1 })
+    if (retried) await queue.done(retried)
+    expect(await ids()).toEqual(['5'])
+    // What was done before is not done again when the journal is read again.
+    await queue.add([deliveryOf(eventOf(1, 'deal:1')), deliveryOf(eventOf(6, 'deal:3'))], here)
+    expect(await ids()).toEqual([])
+  })
+
+  test('of version 1 is migrated: its handlers are known, also before that, so that an empty folder is no accident', async () => {
+    const dataDir = fileOfVersion1()
+    expect(knownHandlers(dataDir)).toEqual(['h'])
+    const queue = openSqliteQueue({ path: queuePath(dataDir) })
+    expect(await queue.handlers()).toEqual(new Map([['h', 5]]))
+    expect(knownHandlers(dataDir)).toEqual(['h'])
+  })
+
+  test('of a newer version is refused and left as it is', () => {
+    const path = queuePath(temporaryFolder('queue'))
+    new DatabaseSync(path).exec('PRAGMA user_version = 99; CREATE TABLE newer (x)')
+    expect(() => openSqliteQueue({ path })).toThrow(/newer version of the receiver \(99; this one knows \d+\)/)
+    expect(new DatabaseSync(path).prepare('SELECT name FROM sqlite_master').all()).toEqual([{ name: 'newer' }])
+  })
+
+  test('is opened again and again without a change', async () => {
+    const path = queuePath(temporaryFolder('queue'))
+    for (let start = 0; start < 3; start++) {
+      const queue = openSqliteQueue({ path })
+      await queue.add([deliveryOf(eventOf(start))], here)
+      await queue.close()
+    }
+    expect(await openSqliteQueue({ path }).claim([want()], 10)).toHaveLength(3)
+  })
+
+  test('that is not there knows no handlers and is not made by asking', () => {
+    const dataDir = temporaryFolder('queue')
+    expect(knownHandlers(dataDir)).toEqual([])
+    expect(() => readFileSync(queuePath(dataDir))).toThrow('ENOENT')
+  })
 })
 
-test('events without an object have no order', async () => {
-  const { queue } = open()
-  await queue.add(deliver(event(1), event(2), event(3)), here)
-  expect(await claimIds(queue)).toEqual(['1', '2', '3'])
-})
+describe('the first start', () => {
+  test('settles the position on disk, in the database itself and not only beside it', async () => {
+    const dataDir = temporaryFolder('queue')
+    settleFirstStart(dataDir, true)
+    const copy = queuePath(temporaryFolder('copy'))
+    copyFileSync(queuePath(dataDir), copy)
+    expect(await openSqliteQueue({ path: copy }).position()).toEqual({ segment: 0, offset: 0 })
+  })
 
-test('while a delivery waits for its retry its object waits, and it is claimed again when it is due', async () => {
-  let now = 1000
-  const { queue } = open(() => now)
-  await queue.add(deliver(event(1, 'deal:1'), event(2, 'deal:1')), here)
-  const [first] = await queue.claim(['h'], 10)
-  if (first) await queue.retry(first, 5000, 'no')
-  expect(await queue.nextDue()).toBe(5000)
-  expect(await claimIds(queue)).toEqual([])
-  now = 5000
-  const [again] = await queue.claim(['h'], 10)
-  expect(again).toMatchObject({ event: { id: '1' }, attempt: 2, createdAt: 1000 })
-  if (again) await queue.dead(again, 'no')
-  expect(await claimIds(queue)).toEqual(['2'])
-  expect(await queue.nextDue()).toBeUndefined()
-})
+  test('that was killed half-way is made good by the next', async () => {
+    const dataDir = temporaryFolder('queue')
+    await openSqliteQueue({ path: queuePath(dataDir) }).close()
+    settleFirstStart(dataDir, true)
+    expect(await openSqliteQueue({ path: queuePath(dataDir) }).position()).toEqual({ segment: 0, offset: 0 })
+  })
 
-test('what a killed dispatcher was running is claimed again, before its object goes on', async () => {
-  const { queue, path } = open()
-  await queue.add(deliver(event(1, 'deal:1'), event(2, 'deal:1')), here)
-  await queue.claim(['h'], 10)
-  const next = openSqliteQueue({ path })
-  expect(await claimIds(next)).toEqual(['1'])
-})
+  test('is not held up by a file that cannot be used: that is for the dispatcher to say', () => {
+    const dataDir = temporaryFolder('queue')
+    writeFileSync(queuePath(dataDir), 'this is no database, but long enough to be taken for one'.repeat(20))
+    settleFirstStart(dataDir, true)
+    expect(() => openSqliteQueue({ path: queuePath(dataDir) })).toThrow('not a database')
+  })
 
-test('an event is added once and the position is the last one given', async () => {
-  const { queue, path } = open()
-  expect(await queue.position()).toBeUndefined()
-  await queue.add(deliver(event(1)), { segment: 1, offset: 100 })
-  await queue.add(deliver(event(1), event(2)), { segment: 2, offset: 7 })
-  await queue.close()
-  const next = openSqliteQueue({ path })
-  expect(await next.position()).toEqual({ segment: 2, offset: 7 })
-  expect(await claimIds(next)).toEqual(['1', '2'])
-})
+  test('is none where the journal holds events', async () => {
+    const dataDir = temporaryFolder('queue')
+    settleFirstStart(dataDir, false)
+    expect(() => readFileSync(queuePath(dataDir))).toThrow('ENOENT')
+    const queue = openSqliteQueue({ path: queuePath(dataDir) })
+    await queue.add([], { segment: 3, offset: 14 })
+    settleFirstStart(dataDir, false)
+    expect(await queue.position()).toEqual({ segment: 3, offset: 14 })
+  })
 
-test('only deliveries of the handlers asked for are claimed, the oldest first, no more than asked for', async () => {
-  const { queue } = open()
-  for (let id = 1; id <= 6; id++) await queue.add([{ handler: id % 2 ? 'odd' : 'even', event: event(id) }], here)
-  expect(await claimIds(queue, 2, ['odd', 'even'])).toEqual(['1', '2'])
-  expect(await claimIds(queue, 10, ['even'])).toEqual(['4', '6'])
-})
-
-test('a file of a newer version is refused', () => {
-  const path = join(temporaryFolder('queue'), 'dispatch.db')
-  new DatabaseSync(path).exec('PRAGMA user_version = 99')
-  expect(() => openSqliteQueue({ path })).toThrow(/newer version \(99/)
+  test('on an empty journal begins at its start, whatever another journal left, and keeps what is owed', async () => {
+    const dataDir = temporaryFolder('queue')
+    const queue = openSqliteQueue({ path: queuePath(dataDir) })
+    await queue.add([deliveryOf(eventOf(1))], { segment: 3, offset: 14 })
+    settleFirstStart(dataDir, true)
+    expect(await queue.position()).toEqual({ segment: 0, offset: 0 })
+    expect(await queue.claim([want()], 10)).toHaveLength(1)
+  })
 })

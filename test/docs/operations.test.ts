@@ -24,12 +24,15 @@ export default ({ object }) => {
   await until('waiting', () => receiver.logged('failed, will be tried again').length === 1)
 
   const named = tableOf(page, 'in `DATA_DIR`', 'what').flatMap((cells) => [
-    ...cells.join(' ').matchAll(/`(dispatch\.db|events\.ndjson|receiver\.lock)/g),
+    ...cells.join(' ').matchAll(/`(dispatch\.db|events\.ndjson|receiver\.lock|dispatcher\.lock)/g),
   ])
   const there = readdirSync(receiver.dataDir)
   expect(there).toEqual(expect.arrayContaining(named.map(([, name]) => name)))
   expect(
-    there.filter((name) => !/^(dispatch\.db(-wal|-shm)?|events\.ndjson|receiver\.lock(-journal)?|journal)$/.test(name)),
+    there.filter(
+      (name) =>
+        !/^(dispatch\.db(-wal|-shm)?|events\.ndjson|(receiver|dispatcher)\.lock(-journal)?|journal)$/.test(name),
+    ),
   ).toEqual([])
 
   const db = new DatabaseSync(join(receiver.dataDir, 'dispatch.db'), { readOnly: true })

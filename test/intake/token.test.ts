@@ -1,7 +1,7 @@
 import { timingSafeEqual } from 'node:crypto'
 import { describe, expect, test, vi } from 'vitest'
 import { decodeForm } from '../../src/intake/form.ts'
-import { createVerifyToken } from '../../src/intake/token.ts'
+import { createTokens } from '../../src/intake/token.ts'
 import { catchRefusal } from '../support/intake.ts'
 
 // The real one, but it counts.
@@ -10,7 +10,7 @@ vi.mock('node:crypto', { spy: true })
 const sales = { name: 'sales', value: 'salessalessalessalessalessales01' }
 const support = { name: 'support', value: 'supportsupportsupportsupportsu02' }
 const unnamed = { name: undefined, value: 'customofabotwhosetokenislongerthan32' }
-const verify = createVerifyToken([sales, support, unnamed])
+const { verify } = createTokens([sales, support, unnamed])
 const proof = (value: string) => `auth[application_token]=${value}`
 
 test.each([sales, support, unnamed])('the token of $name is recognised among several', (token) => {
@@ -19,8 +19,8 @@ test.each([sales, support, unnamed])('the token of $name is recognised among sev
 
 test('a token that is not ASCII is compared by its bytes', () => {
   const token = { name: 'cyrillic', value: 'секрет' }
-  expect(createVerifyToken([token])(decodeForm(proof('%D1%81%D0%B5%D0%BA%D1%80%D0%B5%D1%82')))).toEqual(token)
-  expect(catchRefusal(() => createVerifyToken([token])(decodeForm(proof('abcdef')))).details['token']).toBe('6 bytes')
+  expect(createTokens([token]).verify(decodeForm(proof('%D1%81%D0%B5%D0%BA%D1%80%D0%B5%D1%82')))).toEqual(token)
+  expect(catchRefusal(() => createTokens([token]).verify(decodeForm(proof('abcdef')))).details['token']).toBe('6 bytes')
 })
 
 test('every token of the same length is compared, also when the first one matched', () => {
@@ -36,7 +36,7 @@ test('nothing is compared that has another length, because timingSafeEqual would
 })
 
 test('with no token held nothing passes', () => {
-  expect(catchRefusal(() => createVerifyToken([])(decodeForm(proof('')))).code).toBe('invalid_application_token')
+  expect(catchRefusal(() => createTokens([]).verify(decodeForm(proof('')))).code).toBe('invalid_application_token')
 })
 
 const right = sales.value

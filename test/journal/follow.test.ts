@@ -1,11 +1,15 @@
-import { appendFileSync, writeFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { appendFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { Writable } from 'node:stream'
+import { pathToFileURL } from 'node:url'
 import fc from 'fast-check'
 import { pino } from 'pino'
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import { type Batch, follow, oldest, type Position, positionOfLast } from '../../src/journal/follow.ts'
 import { createSegment } from '../../src/journal/segments.ts'
-import { temporaryFolder } from '../support/receiver.ts'
+import { canTrace } from '../support/faults.ts'
+import { temporaryFolder, until } from '../support/receiver.ts'
 
 const line = (id: number, more = '') => `${JSON.stringify({ id: String(id), event: 'E', more })}\n`
 const today = new Date('2026-11-23T12:00:00Z')
@@ -41,10 +45,14 @@ async function read(dataDir: string, from: Position, count: number, whenWaiting?
   const waiting = whenWaiting && setTimeout(whenWaiting, 50)
   for await (const batch of follow({ dataDir, from, signal: stop.signal, log })) {
     batches.push(batch)
-    if (batches.flatMap(({ events }) => events).length >= count) stop.abort()
+    if (batches.flatMap(({ entries }) => entries).length >= count) stop.abort()
   }
   clearTimeout(waiting)
-  return { batches, ids: batches.flatMap(({ events }) => events.map(({ id }) => Number(id))), log: lines.join('') }
+  return {
+    batches,
+    ids: batches.flatMap(({ entries }) => entries.map(({ event }) => Number(event.id))),
+    log: lines.join(''),
+  }
 }
 
 test('reads every event across segments, in order', async () => {
@@ -55,8 +63,8 @@ test('reads every event across segments, in order', async () => {
 test('goes on from every position it gave', async () => {
   const { dataDir } = await journalOf(line(1) + line(2), line(3))
   const { batches } = await read(dataDir, oldest, 3)
-  for (const { position, events } of batches) {
-    const rest = 3 - Number(events.at(-1)?.id)
+  for (const { position, entries } of batches) {
+    const rest = 3 - Number(entries.at(-1)?.event.id)
     expect((await read(dataDir, position, rest)).ids).toHaveLength(rest)
   }
 })
@@ -74,7 +82,7 @@ test('waits for what is appended and for the next segment', async () => {
 test('half a line is not read before it is whole', async () => {
   const { dataDir, paths } = await journalOf(line(1) + line(2).slice(0, 10))
   const { batches } = await read(dataDir, oldest, 2, () => appendFileSync(paths[0] ?? '', line(2).slice(10)))
-  expect(batches.map(({ events }) => events.length)).toEqual([1, 1])
+  expect(batches.map(({ entries }) => entries.length)).toEqual([1, 1])
 })
 
 test('half a line at the end of a sealed segment is passed over and told', async () => {
@@ -97,11 +105,20 @@ test('a position past the end of a sealed segment, or in one that is gone, means
   expect((await read(dataDir, { segment: 0, offset: 77 }, 2)).ids).toEqual([1, 2])
 })
 
+test('a segment that goes between the look at the folder and its opening is passed over', async () => {
+  const { dataDir, paths } = await journalOf('', line(2))
+  rmSync(paths[0] ?? '')
+  // It is listed and cannot be opened, as one that went just now.
+  symlinkSync('nowhere', paths[0] ?? '')
+  expect((await read(dataDir, oldest, 1)).ids).toEqual([2])
+  expect((await read(dataDir, { segment: 1, offset: 0 }, 1)).ids).toEqual([2])
+})
+
 test('lines longer than a read and characters across two reads come whole', async () => {
   const long = 'я'.repeat(100_001)
   const { dataDir } = await journalOf(line(1, long) + line(2, long))
   const { batches } = await read(dataDir, oldest, 2)
-  expect(batches.flatMap(({ events }) => events.map((event) => Reflect.get(event, 'more')))).toEqual([long, long])
+  expect(batches.flatMap(({ entries }) => entries.map(({ event }) => Reflect.get(event, 'more')))).toEqual([long, long])
 })
 
 test('finds where the last lines begin, also across segments', async () => {
@@ -117,6 +134,34 @@ test('finds where the last lines begin, also across segments', async () => {
     const from = await positionOfLast(dataDir, count)
     expect((await read(dataDir, from, Math.min(count, 4))).ids[0]).toBe(first)
   }
+})
+
+test.skipIf(!canTrace).for([
+  ['there are no watches left', 'inotify_add_watch:error=ENOSPC'],
+  ['there are no watchers left', 'inotify_init1:error=EMFILE'],
+] as const)('where %s it reads on all the same (strace)', { timeout: 20_000 }, async ([, fault]) => {
+  const { dataDir, paths } = await journalOf(line(1))
+  const source = (path: string) => JSON.stringify(pathToFileURL(join(import.meta.dirname, '../../src', path)).href)
+  const script = join(dataDir, 'read.mjs')
+  writeFileSync(
+    script,
+    `import { follow, oldest } from ${source('journal/follow.ts')}
+const { signal } = new AbortController()
+for await (const { entries } of follow({ dataDir: ${JSON.stringify(dataDir)}, from: oldest, signal }))
+  for (const { event } of entries) process.stdout.write(event.id + ' ')`,
+  )
+  const reader = spawn('strace', ['-D', '-f', '-o', '/dev/null', '-e', `inject=${fault}`, process.execPath, script])
+  onTestFinished(() => void reader.kill('SIGKILL'))
+  let read = ''
+  for (const stream of [reader.stdout, reader.stderr])
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      read += text
+    })
+  await until('the first', () => read !== '')
+  appendFileSync(paths[0] ?? '', line(2))
+  appendFileSync((await createSegment(dataDir, 2, today)).path, line(3))
+  await until(`the others\n${read}`, () => read.length > 4)
+  expect(read).toBe('1 2 3 ')
 })
 
 test('however the journal grows, every event is read once and in order', async () => {
@@ -142,13 +187,13 @@ test('however the journal grows, every event is read once and in order', async (
         const growing = grow()
         const stop = new AbortController()
         const ids: number[] = []
-        for await (const { events } of follow({
+        for await (const { entries } of follow({
           dataDir,
           from: oldest,
           signal: stop.signal,
           log: pino({ level: 'silent' }),
         })) {
-          ids.push(...events.map(({ id }) => Number(id)))
+          ids.push(...entries.map(({ event }) => Number(event.id)))
           await growing
           if (ids.length >= written) stop.abort()
         }

@@ -41,6 +41,7 @@ export default (event, { attempt }) => {
 test('what was not handled when the receiver stopped is handled after the next start', async () => {
   const seen = join(temporaryFolder('seen'), 'seen')
   const first = await startReceiver({
+    env: { SHUTDOWN_GRACE: '1s' },
     handlers: { 'ONCRMDEALUPDATE.mjs': 'export default () => new Promise(() => {})' },
   })
   for (let id = 1; id <= 20; id++) await first.post(dealBody(id))

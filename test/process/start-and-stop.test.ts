@@ -50,7 +50,9 @@ test('a taken port is explained', async () => {
   await once(other, 'listening')
   const receiver = await spawnReceiver({ env: { PORT: String(port) } })
   expect(await receiver.exited).toEqual({ code: 1, signal: null })
-  expect(receiver.output()).toBe(`Port ${port} on 127.0.0.1 is taken by another process: stop it, or set PORT\n`)
+  expect(receiver.output()).toBe(
+    `Port ${port} on 127.0.0.1 is taken by another process: stop it, or set PORT (or ADMIN_PORT)\n`,
+  )
   other.close()
 })
 
@@ -133,7 +135,7 @@ test('a reader of its output that goes away does not end it', async () => {
   expect(await receiver.stop()).toEqual({ code: 0, signal: null })
 })
 
-test('every start writes a segment of its own, an unused one is taken again, and the stable name is the newest', async () => {
+test('every start writes a segment of its own, unused ones go, and the stable name is the newest', async () => {
   const first = await startReceiver()
   await first.post(dealBody(1))
   await first.stop()
@@ -142,7 +144,7 @@ test('every start writes a segment of its own, an unused one is taken again, and
   const third = await startReceiver({ dataDir: first.dataDir })
   await third.post(dealBody(2))
   const segments = await listSegments(first.dataDir)
-  expect(segments.map((segment) => segment.number)).toEqual([1, 2])
+  expect(segments.map((segment) => segment.number)).toEqual([1, 3])
   expect(statSync(join(first.dataDir, 'events.ndjson')).ino).toBe(statSync(segments.at(-1)?.path ?? '').ino)
   expect((await third.journal()).map((event) => event.object)).toEqual(['deal:1', 'deal:2'])
 })

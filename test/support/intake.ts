@@ -5,6 +5,7 @@ import { pino } from 'pino'
 import type { Config, Token } from '../../src/config.ts'
 import type { Event } from '../../src/intake/event.ts'
 import { createServer, type ServerParts } from '../../src/intake/server.ts'
+import { createTokens } from '../../src/intake/token.ts'
 import { Refusal } from '../../src/refusal.ts'
 
 const fixtures = join(import.meta.dirname, '../fixtures')
@@ -89,8 +90,14 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
       events.push(event)
     },
   }
-  const config = { tokens, webhookPath: '/bitrix24', bodyLimit, trustProxy }
-  const app = createServer({ config, journal, log, ...(options.timeouts && { timeouts: options.timeouts }) })
+  const config = { webhookPath: '/bitrix24', bodyLimit, trustProxy }
+  const app = createServer({
+    config,
+    tokens: createTokens(tokens),
+    journal,
+    log,
+    ...(options.timeouts && { timeouts: options.timeouts }),
+  })
   await app.listen({ port: 0, host: '127.0.0.1' })
   const address = app.server.address()
   if (address === null || typeof address === 'string') throw new Error('the server listens on no port')

@@ -92,6 +92,8 @@ export interface ReceiverOptions {
   readonly args?: readonly string[]
   readonly uid?: number
   readonly script?: string
+  /** A command that starts it, such as `['prlimit', '--fsize=1000']`; it must keep the process id. */
+  readonly under?: readonly string[]
 }
 
 /** Starts the receiver as a user would, in a process group of its own, and ends it with the test. */
@@ -112,16 +114,21 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
   chmodSync(handlersDir, 0o755)
   for (const [name, source] of Object.entries(options.handlers ?? {})) writeFileSync(join(handlersDir, name), source)
   const port = Number(options.env?.['PORT'] ?? (await freePort()))
+  const adminPort = Number(options.env?.['ADMIN_PORT'] ?? (await freePort()))
   const script = options.script ?? fileURLToPath(new URL('../../src/main.ts', import.meta.url))
-  const child = spawn(process.execPath, [script, ...(options.args ?? [])], {
+  const [command = '', ...args] = [...(options.under ?? []), process.execPath, script, ...(options.args ?? [])]
+  const child = spawn(command, args, {
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
     ...(options.uid !== undefined && { uid: options.uid }),
     env: {
       PATH: process.env['PATH'],
+      // Hundreds of processes start in the suite; the time goes into compiling the same files.
+      NODE_COMPILE_CACHE: join(tmpdir(), 'b24-compile-cache'),
       B24_APPLICATION_TOKEN: TOKEN,
       HOST: '127.0.0.1',
       PORT: String(port),
+      ADMIN_PORT: String(adminPort),
       DATA_DIR: dataDir,
       HANDLERS_DIR: handlersDir,
       ...options.env,
@@ -156,6 +163,7 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
     port,
     exited,
     killGroup,
+    readyz: async () => (await fetch(`http://127.0.0.1:${adminPort}/readyz`)).json(),
     /** Everything it wrote to stdout and stderr. */
     output: () => output,
     /** The log's lines that have this message. */

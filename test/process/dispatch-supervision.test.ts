@@ -1,0 +1,210 @@
+import { execFileSync, fork } from 'node:child_process'
+import { once } from 'node:events'
+import { chownSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { deals, dispatcherOf, dispatcherScript, isGone, linesOf, scripted } from '../support/dispatcher.ts'
+import { postMany } from '../support/load.ts'
+import { dealBody, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
+
+test('while a handler loops for ever over one object, 2,000 posts are answered and handled; mended, it handles the one', {
+  timeout: 120_000,
+}, async () => {
+  const folder = temporaryFolder('talk')
+  const receiver = await startReceiver({
+    env: { HANDLER_STALL: '1s' },
+    handlers: { [deals]: scripted(folder, `if (isGuilty) for (;;); mark('seen', event.object)`) },
+  })
+  await receiver.post(dealBody(666))
+  const statuses = await postMany(receiver.url, 2_000, { from: 10_000 })
+  expect(statuses.filter((status) => status === 200)).toHaveLength(2_000)
+  expect(await receiver.journal()).toHaveLength(2_001)
+  const seen = () => new Set(linesOf(folder, 'seen'))
+  await until(`2,000 innocents are handled, ${seen().size} were`, () => seen().size === 2_000, 60_000)
+  await until(
+    'it was killed',
+    () => receiver.logged('a handler blocks the event loop of the dispatcher: killed').length > 0,
+  )
+  expect(seen().has('deal:666')).toBe(false)
+
+  writeFileSync(join(receiver.handlersDir, deals), scripted(folder, `mark('seen', event.object)`))
+  receiver.child.kill('SIGHUP')
+  await until(`the mended one handles it\n${receiver.output().slice(-3_000)}`, () => seen().has('deal:666'), 60_000)
+  const charged = new Set(receiver.logged('failed, will be tried again').map((line) => line['object']))
+  expect([...charged]).toEqual(['deal:666'])
+})
+
+test('a receiver killed while a handler loops takes its dispatcher along, and the next start handles everything', {
+  timeout: 60_000,
+}, async () => {
+  const folder = temporaryFolder('talk')
+  const first = await startReceiver({
+    handlers: { [deals]: scripted(folder, `if (isGuilty) { mark('loops'); for (;;); } mark('seen', event.object)`) },
+  })
+  const pid = await dispatcherOf(first)
+  await first.post(dealBody(666))
+  await postMany(first.url, 300, { from: 1_000 })
+  await until('it loops', () => linesOf(folder, 'loops').length > 0)
+  first.child.kill('SIGKILL')
+  await until('the dispatcher is gone', () => isGone(pid))
+  const second = await startReceiver({
+    dataDir: first.dataDir,
+    handlers: { [deals]: scripted(folder, `mark('seen', event.object)`) },
+  })
+  expect((await second.post(dealBody(2_000))).status).toBe(200)
+  await until('all are handled', () => new Set(linesOf(folder, 'seen')).size === 302, 30_000)
+})
+
+test('a receiver killed while a handler file blocks the process that loads it takes that along', async () => {
+  const folder = temporaryFolder('talk')
+  const receiver = await startReceiver({
+    handlers: { [deals]: `${scripted(folder, '')}\nmark('loops')\nfor (;;);` },
+  })
+  const pid = await dispatcherOf(receiver)
+  await until('it loops', () => linesOf(folder, 'loops').length > 0)
+  receiver.child.kill('SIGKILL')
+  await until('the dispatcher is gone', () => isGone(pid))
+  expect(linesOf(folder, 'loops')).toHaveLength(1)
+})
+
+test('of several that ran when a handler ended the process only the one that did it is charged', async () => {
+  const folder = temporaryFolder('talk')
+  const receiver = await startReceiver({
+    handlers: {
+      [deals]: scripted(
+        folder,
+        `mark('started')
+  if (isGuilty) {
+    while (lines('started') < 5) await sleep(20)
+    if (has('mended')) return
+    mark('go')
+    process.exit(3)
+  }
+  await marked('go')`,
+      ),
+    },
+  })
+  for (const id of [666, 1, 2, 3, 4]) await receiver.post(dealBody(id))
+  await until('the innocents are handled', () => receiver.logged('handled').length === 4)
+  await until('the guilty is charged', () => receiver.logged('failed, will be tried again').length > 0)
+  writeFileSync(join(folder, 'mended'), '')
+  await until('all are handled', () => receiver.logged('handled').length === 5, 30_000)
+  const charges = receiver.logged('failed, will be tried again')
+  expect(new Set(charges.map((line) => line['object']))).toEqual(new Set(['deal:666']))
+  expect(charges[0]).toMatchObject({ attempt: 1, err: { message: 'the dispatcher died while this ran' } })
+  const attempts = new Map(receiver.logged('handled').map((line) => [line['object'], line['attempt']]))
+  expect(attempts).toEqual(
+    new Map<unknown, unknown>([
+      ...[1, 2, 3, 4].map((id) => [`deal:${id}`, 1] as const),
+      ['deal:666', charges.length + 1],
+    ]),
+  )
+})
+
+test('a handler that crashes its process, whichever way, costs a dispatcher and nothing else', {
+  timeout: 60_000,
+}, async () => {
+  const crimes = {
+    'deal:661': `void Promise.reject(new Error('floating')); await sleep(60_000)`,
+    'deal:662': `setTimeout(() => { throw new Error('late') }); await sleep(60_000)`,
+    'deal:663': 'process.abort()',
+    'deal:664': 'const hog = []; for (;;) hog.push(new Array(100_000).fill(event))',
+  }
+  const folder = temporaryFolder('talk')
+  const once = Object.entries(crimes).map(
+    ([object, crime]) => `if (event.object === '${object}' && !has('${object}')) { mark('${object}'); ${crime} }`,
+  )
+  const receiver = await startReceiver({
+    env: { NODE_OPTIONS: '--max-old-space-size=64' },
+    handlers: { [deals]: scripted(folder, once.join('\n  ')) },
+  })
+  const handled = () => new Set(receiver.logged('handled').map((line) => line['object']))
+  for (const object of Object.keys(crimes)) {
+    const deaths = () => receiver.logged('the dispatcher ended; events wait in the journal').length
+    const before = deaths()
+    const id = Number(object.slice('deal:'.length))
+    expect((await receiver.post(dealBody(id))).status).toBe(200)
+    await until(`it dies of ${object}`, () => deaths() > before)
+    expect((await receiver.post(dealBody(id + 1_000))).status).toBe(200)
+    await until('the next event is handled', () => handled().has(`deal:${id + 1_000}`))
+  }
+  await until('all are handled', () => handled().size === 8)
+  // One that has finished a delivery since is not taken for one that cannot start.
+  const pauses = receiver.logged('starting the dispatcher again').map((line) => line['in_ms'])
+  expect(new Set(pauses)).toEqual(new Set([500]))
+  expect(await receiver.stop()).toEqual({ code: 0, signal: null })
+})
+
+test('a handler that ignores its timeout is replaced with its process, tried again in the next, never beside itself', async () => {
+  const folder = temporaryFolder('talk')
+  const receiver = await startReceiver({
+    env: { HANDLER_TIMEOUT: '300ms' },
+    handlers: {
+      [deals]: scripted(
+        folder,
+        `if (!isGuilty) {
+    signal.addEventListener('abort', () => mark('told'))
+    return
+  }
+  if (!has('runs')) for (;;) { mark('runs', process.pid + ' 1'); await sleep(10) }
+  mark('runs', process.pid + ' ' + attempt)`,
+      ),
+    },
+  })
+  await receiver.post(dealBody(666))
+  await receiver.post(dealBody(666))
+  await receiver.post(dealBody(1))
+  await until(`all are handled\n${receiver.output()}`, () => receiver.logged('handled').length === 3, 30_000)
+  expect(receiver.logged('failed, will be tried again')).toMatchObject([{ object: 'deal:666', attempt: 1 }])
+  const runs = linesOf(folder, 'runs').map((line) => line.split(' '))
+  const [first] = runs[0] ?? []
+  const retry = runs.findIndex(([, attempt]) => attempt === '2')
+  expect(runs[retry]?.[0]).not.toBe(first)
+  // Nothing of the first process once the retry began, and the second event of the object only after it.
+  expect(runs.slice(retry).map(([pid, attempt]) => [pid === first, attempt])).toEqual([
+    [false, '2'],
+    [false, '1'],
+  ])
+})
+
+test('a dispatcher may take longer to start than a handler may block it, and is not killed while its loop turns', async () => {
+  const folder = temporaryFolder('talk')
+  const receiver = await startReceiver({
+    env: { HANDLER_STALL: '600ms' },
+    handlers: { [deals]: scripted(folder, 'await sleep(2_500)') },
+  })
+  await receiver.post(dealBody(1))
+  await until('handled', () => receiver.logged('handled').length === 1, 25_000)
+  expect(receiver.logged('handled')).toMatchObject([{ object: 'deal:1' }])
+})
+
+test.runIf(process.getuid?.() === 0)(
+  'a dispatcher that cannot be started for want of processes is tried again',
+  async () => {
+    const dataDir = temporaryFolder('data')
+    chownSync(dataDir, 65533, 65533)
+    const receiver = await startReceiver({ dataDir, uid: 65533, handlers: { [deals]: 'export default () => {}' } })
+    const pid = await dispatcherOf(receiver)
+    const limit = (most: number) =>
+      execFileSync('prlimit', ['--pid', String(receiver.child.pid), `--nproc=${most}:`], { uid: 65533 })
+    limit(1)
+    process.kill(pid, 'SIGKILL')
+    await until('it fails', () => receiver.logged('the dispatcher cannot be started').length > 0)
+    expect((await receiver.post(dealBody(1))).status).toBe(200)
+    expect(await receiver.readyz()).toMatchObject({ status: 'degraded' })
+    limit(10_000)
+    await until('handled', () => receiver.logged('handled').length === 1)
+    expect(await receiver.stop()).toEqual({ code: 0, signal: null })
+  },
+)
+
+test('a dispatcher whose receiver was gone before it was up does not stay', async () => {
+  const dispatcher = fork(dispatcherScript, {
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    env: { PATH: process.env['PATH'], DATA_DIR: temporaryFolder('data'), HANDLERS_DIR: temporaryFolder('handlers') },
+  })
+  onTestFinished(() => void dispatcher.kill('SIGKILL'))
+  const exited = once(dispatcher, 'exit')
+  dispatcher.disconnect()
+  expect(await exited).toEqual([0, null])
+})
