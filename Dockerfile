@@ -1,7 +1,8 @@
 # slim, not alpine: Node's own builds for Linux are made for glibc.
 FROM node:24-slim
 
-ENV NODE_ENV=production HANDLERS_DIR=/handlers DATA_DIR=/data
+# The private listener is for whoever shares the container's network; its port is not exposed.
+ENV NODE_ENV=production HANDLERS_DIR=/handlers DATA_DIR=/data ADMIN_HOST=0.0.0.0
 WORKDIR /app
 
 COPY package.json package-lock.json ./
