@@ -155,11 +155,11 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     about: object,
     alone = false,
   ): Promise<void> {
-    const { attempt, createdAt } = delivery
+    const { attempt, firstRunAt } = delivery
     // A handler may throw anything, also what has no text.
     const text = error instanceof Error ? String(error) : inspect(error)
     const retryFor = handler.options.retryFor ?? parts.retryFor
-    const due = nextTry({ error, attempt, createdAt, now: Date.now(), retryFor, random: Math.random() })
+    const due = nextTry({ error, attempt, firstRunAt, now: Date.now(), retryFor, random: Math.random() })
     if (due === undefined) {
       await queue.dead(delivery, text)
       log.error({ ...about, err: error }, 'failed for good: this delivery is dead')

@@ -21,8 +21,8 @@ export interface Delivery {
   readonly attempt: number
   /** How many deliveries this run stands for, itself included. */
   readonly coalesced: number
-  /** Unix milliseconds. */
-  readonly createdAt: number
+  /** When its first run began, in Unix milliseconds. */
+  readonly firstRunAt: number
 }
 
 /** What a handler would take now. */

@@ -7,10 +7,10 @@ export interface Failure {
   readonly error: unknown
   /** The run that failed, from 1. */
   readonly attempt: number
-  /** When the delivery was made, in Unix milliseconds. */
-  readonly createdAt: number
+  /** When its first run began, in Unix milliseconds: however long it waited before, it gets its time. */
+  readonly firstRunAt: number
   readonly now: number
-  /** Milliseconds after `createdAt` during which it is tried again. */
+  /** Milliseconds after `firstRunAt` during which it is tried again. */
   readonly retryFor: number
   /** 0 ≤ random < 1. */
   readonly random: number
@@ -20,9 +20,9 @@ export interface Failure {
  * When a failed delivery is due again, in Unix milliseconds; `undefined` when it is dead. Exponential backoff with full
  * jitter, because the handlers of a burst fail together and must not come back together.
  */
-export function nextTry({ error, attempt, createdAt, now, retryFor, random }: Failure): number | undefined {
+export function nextTry({ error, attempt, firstRunAt, now, retryFor, random }: Failure): number | undefined {
   if (isFinal(error)) return undefined
   const cap = Math.min(longest, shortest * 2 ** attempt)
   const due = now + (chosenDelay(error) ?? shortest + Math.floor(random * (cap - shortest)))
-  return due <= createdAt + retryFor ? due : undefined
+  return due <= firstRunAt + retryFor ? due : undefined
 }

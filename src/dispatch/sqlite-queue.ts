@@ -105,7 +105,8 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       UPDATE delivery SET state = 'coalesced', coalesced_into = :into, event = NULL, suspect = 0, ended_at = :now
       WHERE key = :key`),
     claim: db.prepare(`
-      UPDATE delivery SET state = 'running', attempts = :attempts, coalesced = :coalesced, suspect = :suspect
+      UPDATE delivery SET state = 'running', attempts = :attempts, coalesced = :coalesced, suspect = :suspect,
+        first_run_at = coalesce(first_run_at, :now)
       WHERE key = :key RETURNING *`),
     end: db.prepare(`
       UPDATE delivery SET state = :state, since = :since, due = :due, error = coalesce(:error, error), suspect = :suspect,
@@ -183,6 +184,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
         key: newest['key'] ?? null,
         attempts: Number(head['attempts']) + 1,
         suspect: Number(head['suspect']),
+        now: now(),
         coalesced: one.reduce((sum, row) => sum + Number(row['coalesced']), 0),
       }) ?? {},
     )
@@ -276,7 +278,7 @@ function toDelivery(row: Record<string, SQLOutputValue>): Delivery {
     handler: String(row['handler']),
     attempt: Number(row['attempts']),
     coalesced: Number(row['coalesced']),
-    createdAt: Number(row['created_at']),
+    firstRunAt: Number(row['first_run_at']),
     event: JSON.parse(String(row['event'])) as JournalledEvent,
   }
 }

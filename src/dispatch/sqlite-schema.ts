@@ -39,15 +39,16 @@ const migrations = [
      coalesced_into INTEGER,
      settle INTEGER NOT NULL DEFAULT 0, -- milliseconds
      created_at INTEGER NOT NULL,
+     first_run_at INTEGER,
      since INTEGER, -- when it began to wait
      due INTEGER, -- until when it waits
      ended_at INTEGER,
      error TEXT,
      UNIQUE (event_id, handler, run)
    ) STRICT;
-   INSERT INTO delivery (key, event_id, handler, lane, name, event, segment, state, attempts, created_at, since, due, error)
+   INSERT INTO delivery (key, event_id, handler, lane, name, event, segment, state, attempts, created_at, first_run_at, since, due, error)
      SELECT key, event_id, handler, lane, coalesce(event ->> 'event', ''), event, 0, state, attempts, created_at,
-       created_at, due, error FROM delivery_1;
+       iif(attempts > 0, created_at, NULL), created_at, due, error FROM delivery_1;
    DROP TABLE delivery_1;
    CREATE INDEX delivery_ready ON delivery (handler, key) WHERE state = 'ready';
    CREATE INDEX delivery_due ON delivery (due) WHERE state = 'waiting';

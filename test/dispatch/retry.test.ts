@@ -4,7 +4,7 @@ import { FinalError, RetryAfter } from '../../src/dispatch/handler.ts'
 import { nextTry } from '../../src/dispatch/retry.ts'
 
 const hour = 3_600_000
-const failure = { error: new Error('no'), attempt: 1, createdAt: 0, now: 0, retryFor: 72 * hour, random: 0.5 }
+const failure = { error: new Error('no'), attempt: 1, firstRunAt: 0, now: 0, retryFor: 72 * hour, random: 0.5 }
 
 test('a retry comes between a second and an hour later, whatever the attempt', () => {
   fc.assert(
