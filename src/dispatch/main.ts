@@ -82,12 +82,15 @@ async function run(): Promise<void> {
 }
 
 async function waitForLock(): Promise<{ release(): void } | undefined> {
+  const started = performance.now()
   for (let isTold = false; !isStopping; isTold = true) {
     try {
       return lockDataDir(config.dataDir, 'dispatcher')
     } catch (error) {
       if (!(error instanceof DataDirInUse)) throw error
       if (!isTold) log.info({ reason: error.message }, 'waiting for the dispatcher before this one to end')
+      // One that is being replaced is gone within the grace; this one is not.
+      if (performance.now() - started > config.shutdownGrace) tell({ type: 'trouble', reason: error.message })
       await sleep(patience)
     }
   }

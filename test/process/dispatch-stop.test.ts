@@ -29,6 +29,22 @@ test('a second dispatcher by itself waits for the first, takes over when that en
   expect(await receiver.readyz()).toEqual({ status: 'ready' })
 })
 
+test('a receiver whose dispatcher finds another at work says which, until that ends', async () => {
+  const dataDir = temporaryFolder('data')
+  const handlers = { [deals]: 'export default () => {}' }
+  const alone = await spawnDispatcher({ dataDir, handlers })
+  await until('it is at work', () => alone.output().includes('handler loaded'))
+  const receiver = await startReceiver({ dataDir, handlers, env: { SHUTDOWN_GRACE: '1s' } })
+  const readyz = async () => JSON.stringify(await receiver.readyz())
+  await until('it says so', async () =>
+    (await readyz()).includes(`in use by another dispatcher: pid ${alone.child.pid}`),
+  )
+  expect((await receiver.post(dealBody(1))).status).toBe(200)
+  alone.child.kill('SIGTERM')
+  expect(await alone.exited).toEqual({ code: 0, signal: null })
+  await until('it took over', async () => (await readyz()) === '{"status":"ready"}')
+})
+
 test('a dispatcher by itself that is told to stop while it starts leaves nothing half run', async () => {
   const receiver = await startReceiver({ env: { DISPATCHER: 'off' } })
   const { dataDir } = receiver
