@@ -117,6 +117,8 @@ describe('a broken handler file', () => {
       },
     })
     const trouble = await troubleOf(receiver, /a\.mjs/)
+    // The channel may be faster than stdout.
+    await until('all are told', () => receiver.logged('a handler cannot be loaded').length >= 8)
     const places = receiver.logged('a handler cannot be loaded').map(({ at }) => String(at))
     for (const place of places) expect(trouble).toContain(`${place}: `)
     expect(places.slice(0, 8).map((place) => place.slice(receiver.handlersDir.length + 1))).toEqual([

@@ -31,13 +31,23 @@ export async function until<T>(what: string, state: () => T | Promise<T>, ms = 1
   }
 }
 
+// Each worker has ports of its own, below those that the kernel gives to connections: one that was just free could be
+// the source of somebody's post a moment later.
+const portsOfWorker = 1000
+const firstPort = 10_000 + (Number(process.env['VITEST_POOL_ID'] ?? 0) % 20) * portsOfWorker
+let nextPort = Math.floor(Math.random() * portsOfWorker)
+
 export async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const address = probe.address()
-  probe.close()
-  if (typeof address !== 'object' || address === null) throw new Error('no port')
-  return address.port
+  for (;;) {
+    const port = firstPort + (nextPort++ % portsOfWorker)
+    const probe = createServer().listen(port, '127.0.0.1')
+    const isFree = await once(probe, 'listening').then(
+      () => true,
+      () => false,
+    )
+    probe.close()
+    if (isFree) return port
+  }
 }
 
 export interface Answer {
