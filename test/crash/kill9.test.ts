@@ -45,8 +45,10 @@ test.for(Object.keys(victims) as (keyof typeof victims)[])(
           if (answer?.status === 200) acknowledged.push(object)
         }
       })
+      const enough = acknowledged.length + 30 + Math.random() * 200
+      await until('it is under load', () => acknowledged.length >= enough)
       // At a random moment, not a wait for a state.
-      await sleep(200 + Math.random() * 600)
+      await sleep(Math.random() * 20)
       victims[victim](receiver)
       await sleep(Math.random() * 200)
       isLoading = false

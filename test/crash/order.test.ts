@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { deals, dispatcherOf, linesOf, scripted } from '../support/dispatcher.ts'
 import { dealBody, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
@@ -29,8 +28,8 @@ test('however often the dispatcher is killed or replaced, each object is handled
   const clients = [client(), client()]
   for (let round = 0; round < rounds; round++) {
     const pid = await dispatcherOf(receiver)
-    // At a random moment, not a wait for a state.
-    await sleep(500 + Math.random() * 500)
+    const enough = posted + 30 + Math.random() * 200
+    await until('it is under load', () => posted >= enough)
     if (round % 2) receiver.child.kill('SIGHUP')
     else process.kill(pid, 'SIGKILL')
     await until('another', async () => (await dispatcherOf(receiver)) !== pid)

@@ -1,5 +1,4 @@
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { lostOrDoubled, startLoad } from '../support/load.ts'
 import { readJournal, readSeen, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
@@ -28,8 +27,8 @@ test('at SIGTERM under load what was acknowledged is what is journalled, handled
     const receiver = await startReceiver({ dataDir, handlers })
     await until('the dispatcher runs', () => receiver.logged('handler loaded').length > 0)
     const load = startLoad(receiver.url, { from: posted + 1 })
-    // At a random moment, not a wait for a state.
-    await sleep(300 + Math.random() * 600)
+    const enough = 30 + Math.random() * 200
+    await until('it is under load', () => load.acknowledged().length >= enough)
     receiver.child.kill('SIGTERM')
     await until('stopping', () => receiver.logged('stopping').length === 1)
     await load.stop()
