@@ -44,8 +44,11 @@ export interface JournalParts {
   readonly patience?: number
 }
 
-/** Lines that may wait for the disk at once: seconds of the fastest sender, some 10 MB. */
-const mostWaiting = 20_000
+/** Characters of lines that may wait for the disk at once: some 20,000 events of the usual size, seconds of the fastest sender. */
+const mostWaiting = 10 * 1024 ** 2
+
+/** Milliseconds that the first line of a group waits for company: a fraction of what Bitrix24's way to us takes. */
+const longestWait = 3
 
 /** Milliseconds between two looks at a disk that refused. */
 const probeInterval = 1_000
@@ -53,6 +56,8 @@ const probeInterval = 1_000
 /** Those who wait for one fsync. */
 interface Group {
   readonly lines: string[]
+  /** Characters of all lines. */
+  size: number
   readonly durable: PromiseWithResolvers<void>
   timer: NodeJS.Timeout | undefined
   isRefused: boolean
@@ -131,9 +136,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
 
   /** One write and one fsync for everyone who waits, again and again until nobody does. */
   async function writeGroups(): Promise<void> {
-    // Posts that were read from their sockets in this turn of the event loop join the first group.
-    await tick()
-    while (group.lines.length > 0) {
+    for (await company(); group.lines.length > 0; await company()) {
       const current = group
       group = newGroup()
       try {
@@ -145,14 +148,27 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
         trouble = error instanceof Error ? error.message : String(error)
         await abandonSegment()
         clearTimeout(current.timer)
-        waiting -= current.lines.length
+        waiting -= current.size
         await refuse(current, new Refusal('journal_unavailable', {}, { cause: error }))
       }
     }
     writing = undefined
   }
 
-  async function writeGroup({ lines, durable, timer }: Group): Promise<void> {
+  /**
+   * Lets those join who are on their way: an fsync costs the same for one line as for fifty, and Bitrix24 opens a
+   * connection for each post, of which the event loop takes one in a turn. As long as every turn brings another line it
+   * is worth to wait for the next; a lonely line waits for one turn.
+   */
+  async function company(): Promise<void> {
+    const end = performance.now() + longestWait
+    for (let seen = 0; group.lines.length > seen && performance.now() < end; ) {
+      seen = group.lines.length
+      await tick()
+    }
+  }
+
+  async function writeGroup({ lines, size, durable, timer }: Group): Promise<void> {
     const bytes = Buffer.from(lines.join(''))
     if (file && (file.durable >= segmentSize || file.date !== utcDate(now()))) {
       const { fd } = file
@@ -166,7 +182,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     file.durable += bytes.length
     used = file.segment.number
     clearTimeout(timer)
-    waiting -= lines.length
+    waiting -= size
     recover()
     durable.resolve()
   }
@@ -229,7 +245,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     log.error({ events: late.lines.length }, trouble)
     if (late === group) {
       group = newGroup()
-      waiting -= late.lines.length
+      waiting -= late.size
     }
     void refuse(late, new Refusal('journal_unavailable', { reason: 'timeout' }))
   }
@@ -240,7 +256,9 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
       const current = group
       lines.info(event, event.object === undefined ? event.event : `${event.event} ${event.object}`)
       if (waiting >= mostWaiting) return lastResort(current.lines.splice(-1)).then(() => refuseMany())
-      waiting++
+      const length = current.lines.at(-1)?.length ?? 0
+      current.size += length
+      waiting += length
       current.timer ??= setTimeout(giveUp, patience, current)
       writing ??= writeGroups()
       return current.durable.promise
@@ -257,14 +275,14 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
 }
 
 function refuseMany(): never {
-  throw new Refusal('journal_unavailable', { reason: `${mostWaiting} events wait for the disk` })
+  throw new Refusal('journal_unavailable', { reason: 'too much waits for the disk' })
 }
 
 function newGroup(): Group {
   const durable = Promise.withResolvers<void>()
   // Whoever appended waits for it; a group whose waiters are gone must not become an unhandled rejection.
   durable.promise.catch(() => undefined)
-  return { lines: [], durable, timer: undefined, isRefused: false }
+  return { lines: [], size: 0, durable, timer: undefined, isRefused: false }
 }
 
 /** write(2) may take less than it was given, on a full disk for one. */

@@ -11,9 +11,10 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { basename, join } from 'node:path'
+import { setImmediate as tick } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import { pino } from 'pino'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import type { Event } from '../../src/intake/event.ts'
 import { type Journal, type JournalParts, openJournal } from '../../src/journal/journal.ts'
 import { createSegment, journalDir, listSegments, pointStableName, stableName } from '../../src/journal/segments.ts'
@@ -282,6 +283,46 @@ await journal.close()`,
   })
 })
 
+describe('a line waits for company', () => {
+  /** An event in each turn of the event loop, for as long as it is wanted. */
+  async function appendInTurns(journal: Journal, isWanted: (turns: number, isFirstDurable: boolean) => boolean) {
+    const appended: Promise<void>[] = []
+    let isFirstDurable = false
+    for (let turn = tick(); isWanted(appended.length, isFirstDurable); ) {
+      await turn
+      turn = tick()
+      appended.push(journal.append(event(appended.length)))
+      if (appended.length > 1) continue
+      void appended[0]?.then(() => {
+        isFirstDurable = true
+      })
+    }
+    return Promise.all(appended)
+  }
+
+  test('while every turn of the event loop brings some, for 3 ms at most, and all of it comes to the disk at once', async () => {
+    vi.useFakeTimers({ toFake: ['performance'] })
+    onTestFinished(() => void vi.useRealTimers())
+    const journal = await open(temporaryFolder('journal'))
+    const appended = await appendInTurns(journal, (turns, isFirstDurable) => {
+      // Long enough for many a write and fsync.
+      if (turns === 2000) vi.advanceTimersByTime(3)
+      return !isFirstDurable
+    })
+    expect(appended.length).toBeGreaterThan(2000)
+    await journal.close()
+  })
+
+  test('but a lonely line, and one whose company stays away, waits for no clock', async () => {
+    vi.useFakeTimers({ toFake: ['performance'] })
+    onTestFinished(() => void vi.useRealTimers())
+    const journal = await open(temporaryFolder('journal'))
+    await expect(journal.append(event(1))).resolves.toBeUndefined()
+    await expect(appendInTurns(journal, (turns) => turns < 10)).resolves.toHaveLength(10)
+    await journal.close()
+  })
+})
+
 describe('a disk that does not answer', () => {
   test('lets an event wait, and lose nothing when it answers in time', async () => {
     const dataDir = temporaryFolder('journal')
@@ -345,18 +386,22 @@ describe('a disk that does not answer', () => {
     expect(rescued.length).toBe(200)
   })
 
-  test('holds 20,000 events and no more: the next is refused at once', async () => {
+  test('holds 10 MB of events and no more: the next is refused at once', async () => {
     const dataDir = temporaryFolder('journal')
     const journal = await open(dataDir)
     const release = stallDisk()
-    const appended = count(20_000).map((id) => journal.append(event(id)))
-    for (const id of [20_001, 20_002]) await expect(journal.append(event(id))).rejects.toMatchObject(refused)
-    expect(journal.rescued.map(({ id }) => Number(id))).toEqual([20_001, 20_002])
+    const large = { text: 'x'.repeat(1024 ** 2) }
+    const appended = [
+      ...count(10_000).map((id) => journal.append(event(id))),
+      ...count(9, 10_001).map((id) => journal.append({ ...event(id), data: large })),
+    ]
+    for (const id of [10_010, 10_011]) await expect(journal.append(event(id))).rejects.toMatchObject(refused)
+    expect(journal.rescued.map(({ id }) => Number(id))).toEqual([10_010, 10_011])
     await release()
     await Promise.all(appended)
-    await append(journal, 20_003)
+    await append(journal, 10_012)
     await journal.close()
-    expect(await journalled(dataDir)).toEqual([...count(20_000), 20_003])
+    expect(await journalled(dataDir)).toEqual([...count(10_009), 10_012])
   })
 })
 
