@@ -4,26 +4,29 @@ import { Refusal } from '../refusal.ts'
 import type { Form, FormValue } from './form.ts'
 import { removeSecrets } from './secrets.ts'
 
-/** What a post becomes: one line of the journal, and what a handler receives. Wire names stay as on the wire. */
+/**
+ * What a post becomes: one line of the journal, and what a handler receives. Wire names stay as on the wire; what is
+ * `undefined` is not on the line.
+ */
 export interface Event {
   /** UUIDv7; ours, since Bitrix24 sends no delivery id. */
   readonly id: string
   /** The name of the token it came with, where that has one. */
-  readonly webhook?: string
+  readonly webhook?: string | undefined
   /** Upper case, such as `ONCRMDEALUPDATE`. */
   readonly event: string
   /** What it is about, such as `deal:662`; absent when it is about nothing that has an id. */
-  readonly object?: string
+  readonly object?: string | undefined
   /** The subscription's number in the portal; old on-premise portals send none. */
-  readonly event_handler_id?: string
+  readonly event_handler_id?: string | undefined
   /** Unix seconds, as text, when the portal queued the event. */
-  readonly ts?: string
+  readonly ts?: string | undefined
   /** As it was sent, less secrets: every leaf is a text. Absent when it was absent. */
-  readonly data?: FormValue
+  readonly data?: FormValue | undefined
   /** As it was sent, less secrets: `domain`, `member_id`, … */
-  readonly auth?: Form
+  readonly auth?: Form | undefined
   /** The URL's query, where it had one, less secrets. */
-  readonly query?: Form
+  readonly query?: Form | undefined
   /** The sender's address, seen through the trusted proxies. */
   readonly remote: string
 }
@@ -37,30 +40,29 @@ export interface Origin {
 }
 
 /**
- * Makes the event of a form whose token was verified.
+ * Makes the event of a form whose token was verified, and takes the form for it: secrets are removed in place.
  *
  * @throws {Refusal} `malformed_event` naming the field that is missing or of the wrong shape
  */
-export function toEvent(form: Form, origin: Origin): Event {
-  const sent = removeSecrets({ form, query: origin.query }, origin.secrets)
-  const { event, event_handler_id, ts, data, auth } = sent.form
+export function toEvent(form: Form, { webhook, query, remote, secrets }: Origin): Event {
+  removeSecrets(form, query, secrets)
+  const { event, event_handler_id, ts, data, auth } = form
   if (typeof event !== 'string' || event === '') throw new Refusal('malformed_event', { field: 'event' })
   if (event_handler_id !== undefined && typeof event_handler_id !== 'string')
     throw new Refusal('malformed_event', { field: 'event_handler_id' })
   if (ts !== undefined && typeof ts !== 'string') throw new Refusal('malformed_event', { field: 'ts' })
   const name = event.toUpperCase()
-  const object = objectOf(name, data)
   return {
     id: randomUUIDv7(),
-    ...(origin.webhook !== undefined && { webhook: origin.webhook }),
+    webhook,
     event: name,
-    ...(object !== undefined && { object }),
-    ...(event_handler_id !== undefined && { event_handler_id }),
-    ...(ts !== undefined && { ts }),
-    ...(data !== undefined && { data }),
-    ...(isForm(auth) && { auth }),
-    ...(sent.query !== undefined && { query: sent.query }),
-    remote: origin.remote,
+    object: objectOf(name, data),
+    event_handler_id,
+    ts,
+    data,
+    auth: isForm(auth) ? auth : undefined,
+    query,
+    remote,
   }
 }
 

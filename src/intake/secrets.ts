@@ -1,7 +1,7 @@
 import type { Form, FormValue } from './form.ts'
 
 const credentials = new Set(['access_token', 'refresh_token', 'application_token'])
-const inQuery = new Set([...credentials, 'token', 'secret', 'key', 'password', 'auth'])
+const namesOfQuery = new Set(['token', 'secret', 'key', 'password', 'auth'])
 
 /**
  * A removed value shorter than this is not looked for elsewhere: `?key=1` must not empty every field that says 1.
@@ -9,52 +9,54 @@ const inQuery = new Set([...credentials, 'token', 'secret', 'key', 'password', '
  */
 const shortestSecret = 8
 
+/** Whether an entry is to go; names are in lower case, the depth of a form's own entries is 0. */
+type Rule = (name: string, item: FormValue, depth: number) => boolean
+
 /**
- * Removes credentials, so that no later code can leak them. They are not only in `auth`: bots and commands carry a
- * second block inside `data`, and ONAPPMETHODCONFIRM a `TOKEN`. Whatever equals a removed value, or one of `held`, goes
- * too, wherever it stands.
+ * Removes credentials from a body and a query, in place, so that no later code can leak them. They are not only in
+ * `auth`: bots and commands carry a second block inside `data`, and ONAPPMETHODCONFIRM a `TOKEN`. Whatever equals a
+ * removed value, or one of `held`, goes too, wherever it stands.
  */
-export function removeSecrets(
-  sent: { form: Form; query: Form | undefined },
-  held: readonly string[],
-): { form: Form; query: Form | undefined } {
+export function removeSecrets(form: Form, query: Form | undefined, held: readonly string[]): void {
   const values = new Set(held)
-  const { data, ...rest } = sent.form
-  const isConfirm = typeof rest['event'] === 'string' && rest['event'].toUpperCase() === 'ONAPPMETHODCONFIRM'
-  const rules: readonly [FormValue | undefined, (key: string, value: FormValue) => boolean][] = [
-    [rest, (key) => credentials.has(key)],
-    [
-      data,
-      (key, value) =>
-        credentials.has(key) || (key === 'auth' && typeof value !== 'string') || (isConfirm && key === 'token'),
-    ],
-    [sent.query, (key) => inQuery.has(key)],
-  ]
-  const [form, kept, query] = rules.map(([value, isSecret]) =>
-    value === undefined ? value : dropKeys(value, isSecret, values),
-  )
-  if (kept !== undefined) (form as Form)['data'] = kept
-  return {
-    form: dropValues(form as Form, values) as Form,
-    query: query === undefined ? query : (dropValues(query, values) as Form),
+  const known = values.size
+  const isValue = (key: string, item: FormValue) => values.has(key) || (typeof item === 'string' && values.has(item))
+  const isSecret = (rule: Rule) => (key: string, item: FormValue, depth: number) => {
+    const name = key.toLowerCase()
+    const isCredential = credentials.has(name)
+    if (!isCredential && !rule(name, item, depth)) return isValue(key, item)
+    collect(item, isCredential || typeof item === 'string', values)
+    return true
   }
+
+  const { event } = form
+  const isConfirm = typeof event === 'string' && event.toUpperCase() === 'ONAPPMETHODCONFIRM'
+  const inForm = isSecret(
+    (name, item, depth) => depth > 0 && (name === 'auth' ? typeof item !== 'string' : isConfirm && name === 'token'),
+  )
+  const inQuery = isSecret((name) => namesOfQuery.has(name))
+  remove(form, inForm)
+  if (query) remove(query, inQuery)
+  // What was found now may stand before the place where it was found.
+  if (values.size === known) return
+  remove(form, isValue)
+  if (query) remove(query, isValue)
 }
 
-/** A copy without the keys that `isSecret` (given them in lower case); what they held is added to `values`. */
-function dropKeys(
-  value: FormValue,
-  isSecret: (key: string, value: FormValue) => boolean,
-  values: Set<string>,
-): FormValue {
-  if (typeof value === 'string') return value
-  if (Array.isArray(value)) return value.map((item) => dropKeys(item, isSecret, values))
-  const kept: Form = Object.create(null)
-  for (const [key, item] of Object.entries(value)) {
-    if (isSecret(key.toLowerCase(), item))
-      collect(item, credentials.has(key.toLowerCase()) || typeof item === 'string', values)
-    else kept[key] = dropKeys(item, isSecret, values)
+/** Removes every entry that is a secret, at any depth; the items of a list have no key. */
+function remove(value: FormValue, isSecret: Rule, depth = 0): void {
+  if (typeof value === 'string') return
+  if (Array.isArray(value)) {
+    const kept = value.filter((item) => !isSecret('', item, depth))
+    if (kept.length < value.length) value.splice(0, value.length, ...kept)
+    for (const item of kept) remove(item, isSecret, depth + 1)
+    return
   }
-  return kept
+  for (const key of Object.keys(value)) {
+    const item = value[key] as FormValue
+    if (isSecret(key, item, depth)) delete value[key]
+    else remove(item, isSecret, depth + 1)
+  }
 }
 
 /** Of a removed block only the credentials are secret: its `scope` or `status` may well stand elsewhere. */
@@ -65,17 +67,4 @@ function collect(value: FormValue, isCredential: boolean, values: Set<string>): 
     for (const [key, item] of Object.entries(value))
       collect(item, isCredential || credentials.has(key.toLowerCase()), values)
   }
-}
-
-function dropValues(value: FormValue, values: ReadonlySet<string>): FormValue {
-  if (typeof value === 'string') return value
-  if (Array.isArray(value)) return value.filter((item) => !isIn(item, values)).map((item) => dropValues(item, values))
-  const kept: Form = Object.create(null)
-  for (const [key, item] of Object.entries(value))
-    if (!values.has(key) && !isIn(item, values)) kept[key] = dropValues(item, values)
-  return kept
-}
-
-function isIn(value: FormValue, values: ReadonlySet<string>): boolean {
-  return typeof value === 'string' && values.has(value)
 }

@@ -74,15 +74,7 @@ export function createServer({ config, tokens, journal, log, timeouts }: ServerP
   app.removeAllContentTypeParsers()
   app.register(formbody, { bodyLimit: config.bodyLimit, parser: (text) => decodeForm(text) })
 
-  app.addHook('onRequest', async (request) => {
-    if (request.is404) {
-      const isHandlerUrl = pathOf(request) === config.webhookPath
-      throw new Refusal(isHandlerUrl ? 'method_not_allowed' : 'not_found', { method: request.method })
-    }
-    const encoding = request.headers['content-encoding']
-    if (encoding !== undefined && encoding.toLowerCase() !== 'identity')
-      throw new Refusal('unsupported_media_type', { content_encoding: shorten(encoding) })
-  })
+  app.addHook('onRequest', (request, _reply, done) => done(refusalOfHead(request)))
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const refusal = error instanceof Refusal ? error : refusalOf(error)
     if (refusal !== undefined) return answer(refusal, request, reply)
@@ -92,6 +84,17 @@ export function createServer({ config, tokens, journal, log, timeouts }: ServerP
 
   addFarewell(app, limits.farewell)
   addWebhookRoute(app, { config, tokens, journal, log })
+
+  /** Before the body is read. */
+  function refusalOfHead(request: FastifyRequest): Refusal | undefined {
+    if (request.is404) {
+      const isHandlerUrl = pathOf(request) === config.webhookPath
+      return new Refusal(isHandlerUrl ? 'method_not_allowed' : 'not_found', { method: request.method })
+    }
+    const encoding = request.headers['content-encoding']
+    if (encoding === undefined || encoding.toLowerCase() === 'identity') return undefined
+    return new Refusal('unsupported_media_type', { content_encoding: shorten(encoding) })
+  }
 
   function answer(refusal: Refusal, request: FastifyRequest, reply: FastifyReply): void {
     const { code, status } = refusal

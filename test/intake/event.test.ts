@@ -24,8 +24,9 @@ test('an event is the post with an id, its webhook, its object and where it came
   })
 })
 
-test('what was not sent is absent from the event, not undefined or null', () => {
-  expect(Object.keys(eventOf('event=ONOFFLINEEVENT', { webhook: undefined }))).toEqual(['id', 'event', 'remote'])
+test('what was not sent is absent from the line, not null', () => {
+  const line = JSON.stringify(eventOf('event=ONOFFLINEEVENT', { webhook: undefined }))
+  expect(line).toMatch(/^\{"id":"[^"]+","event":"ONOFFLINEEVENT","remote":"203.0.113.7"\}$/)
 })
 
 test('a field of the form that an event does not know is not in it', () => {
@@ -52,7 +53,7 @@ test.each([
 test('an event that nobody documented is an event without an object', () => {
   const event = eventOf('event=ONSOMETHINGNEW&data[FIELDS][ID]=9')
   expect(event).toMatchObject({ event: 'ONSOMETHINGNEW', data: { FIELDS: { ID: '9' } } })
-  expect('object' in event).toBe(false)
+  expect(event.object).toBeUndefined()
 })
 
 describe('data is as it was sent:', () => {
@@ -65,7 +66,7 @@ describe('data is as it was sent:', () => {
   ])('%s', (_, text, data) => {
     const event = eventOf(`event=E&${text}`)
     expect(event.data).toEqual(data)
-    expect('data' in event).toBe(data !== undefined)
+    expect(JSON.stringify(event).includes('"data":')).toBe(data !== undefined)
   })
 })
 
