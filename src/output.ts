@@ -1,4 +1,5 @@
 import { write, writeSync } from 'node:fs'
+import { setImmediate as tick } from 'node:timers/promises'
 import { codeOf } from './journal/segments.ts'
 
 export interface Output {
@@ -33,7 +34,7 @@ const held = 250
  * must not end the process. One write at a time, for a reader who stalls holds a thread of the pool.
  */
 export function createOutput({ fd, longestBacklog, onDrained }: OutputParts): Output {
-  const waiting: Buffer[] = []
+  const waiting: { readonly line: string; readonly size: number }[] = []
   let taken = 0
   let left = 0
   let isWriting = false
@@ -42,7 +43,11 @@ export function createOutput({ fd, longestBacklog, onDrained }: OutputParts): Ou
 
   async function writeAll(): Promise<void> {
     isWriting = true
+    since = Date.now()
     process.on('exit', onExit)
+    // Posts that shared an fsync are told together: one write for all of them.
+    writing = tick()
+    await writing
     while (waiting.length > 0) {
       const bytes = takeChunk()
       since = Date.now()
@@ -56,15 +61,12 @@ export function createOutput({ fd, longestBacklog, onDrained }: OutputParts): Ou
   }
 
   function takeChunk(): Buffer {
-    const lines: Buffer[] = []
-    let length = 0
-    for (const line of waiting) {
-      length += line.length
-      if (length > longestWrite && lines.length > 0) break
-      lines.push(line)
+    let count = 0
+    for (let size = 0; count < waiting.length; count++) {
+      size += waiting[count]?.size ?? 0
+      if (size > longestWrite && count > 0) break
     }
-    waiting.splice(0, lines.length)
-    return Buffer.concat(lines)
+    return toBytes(waiting.splice(0, count))
   }
 
   function onExit(code: number): void {
@@ -75,7 +77,7 @@ export function createOutput({ fd, longestBacklog, onDrained }: OutputParts): Ou
 
   function writeRest(): void {
     try {
-      writeSync(fd, Buffer.concat(waiting))
+      writeSync(fd, toBytes(waiting))
     } catch {
       // Nobody reads.
     }
@@ -83,11 +85,11 @@ export function createOutput({ fd, longestBacklog, onDrained }: OutputParts): Ou
 
   return {
     write(...lines) {
-      const bytes = lines.map((line) => Buffer.from(line))
-      const length = bytes.reduce((sum, line) => sum + line.length, 0)
-      if (isWriting && taken - left + length > longestBacklog) return false
-      taken += length
-      waiting.push(...bytes)
+      const more = lines.map((line) => ({ line, size: Buffer.byteLength(line) }))
+      const size = more.reduce((sum, one) => sum + one.size, 0)
+      if (isWriting && taken - left + size > longestBacklog) return false
+      taken += size
+      waiting.push(...more)
       if (!isWriting) void writeAll()
       return true
     },
@@ -95,6 +97,10 @@ export function createOutput({ fd, longestBacklog, onDrained }: OutputParts): Ou
       for (const end = taken; left < end; ) await writing
     },
   }
+}
+
+function toBytes(lines: readonly { readonly line: string }[]): Buffer {
+  return Buffer.from(lines.map(({ line }) => line).join(''))
 }
 
 /** Never rejects: whoever should read is gone, and there is nowhere left to say so. */

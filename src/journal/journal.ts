@@ -1,6 +1,5 @@
 import { close, fdatasync, open as openFile, write } from 'node:fs'
 import { rm, truncate } from 'node:fs/promises'
-import { setImmediate as tick } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { type Logger, pino } from 'pino'
 import type { Event } from '../intake/event.ts'
@@ -160,12 +159,18 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
    * connection for each post, of which the event loop takes one in a turn. As long as every turn brings another line it
    * is worth to wait for the next; a lonely line waits for one turn.
    */
-  async function company(): Promise<void> {
+  function company(): Promise<void> {
     const end = performance.now() + longestWait
-    for (let seen = 0; group.lines.length > seen && performance.now() < end; ) {
-      seen = group.lines.length
-      await tick()
-    }
+    let seen = 0
+    return new Promise((resolve) => {
+      const look = () => {
+        const { length } = group.lines
+        if (length === seen || performance.now() >= end) return resolve()
+        seen = length
+        setImmediate(look)
+      }
+      look()
+    })
   }
 
   async function writeGroup({ lines, size, durable, timer }: Group): Promise<void> {

@@ -12,6 +12,7 @@ export function readText(path: string): string {
 export const pages: readonly string[] = [
   'README.md',
   'CONTRIBUTING.md',
+  'bench/README.md',
   ...readdirSync(join(root, 'docs'), { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.md'))
     .map((name) => join('docs', name))
