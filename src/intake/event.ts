@@ -1,5 +1,5 @@
 import { randomUUIDv7 } from 'node:crypto'
-import { objectOf } from '../events/catalogue.ts'
+import { hasDocumentedShape, objectOf } from '../events/catalogue.ts'
 import { Refusal } from '../refusal.ts'
 import type { Form, FormValue } from './form.ts'
 import { removeSecrets } from './secrets.ts'
@@ -14,6 +14,8 @@ export interface Event {
   readonly event: string
   /** What it is about, such as `deal:662`; absent when it is about nothing that has an id. */
   readonly object?: string
+  /** Where `data` is not as documented for this event: its type in a handler promises too much. */
+  readonly shape?: 'unexpected'
   /** The subscription's number in the portal; old on-premise portals send none. */
   readonly event_handler_id?: string
   /** Unix seconds, as text, when the portal queued the event. */
@@ -55,6 +57,7 @@ export function toEvent(form: Form, origin: Origin): Event {
     ...(origin.webhook !== undefined && { webhook: origin.webhook }),
     event: name,
     ...(object !== undefined && { object }),
+    ...(!hasDocumentedShape(name, data) && { shape: 'unexpected' as const }),
     ...(event_handler_id !== undefined && { event_handler_id }),
     ...(ts !== undefined && { ts }),
     ...(data !== undefined && { data }),
