@@ -8,8 +8,8 @@ import { openSqliteQueue, queuePath } from '../src/dispatch/sqlite-queue.ts'
 import type { Event } from '../src/intake/event.ts'
 import type { JournalledEvent } from '../src/journal/follow.ts'
 import { openJournal } from '../src/journal/journal.ts'
-import { postOnce } from './load.ts'
-import { remove, spawnPinned, temporaryFolder } from './processes.ts'
+import { post } from '../src/simulator/post.ts'
+import { dealBody, remove, spawnPinned, temporaryFolder } from './processes.ts'
 import { allHandled, backlogOf, emptyHandler, startReceiver, writeHandlers } from './receiver.ts'
 import { percentile, printTable, progress, say } from './table.ts'
 
@@ -64,12 +64,12 @@ export default (event) => {
 }`
   const receiver = await startReceiver({ handlers: { 'ONCRMDEALUPDATE.mjs': handler } })
   // The first waits for the start of the dispatcher.
-  await postOnce(receiver.url)
+  await post(receiver.url, dealBody)
   await allHandled(receiver.dataDir)
   rmSync(seen)
   for (let done = 0; done < posts; done++) {
     progress(`idle: post ${done} of ${posts}`)
-    await postOnce(receiver.url)
+    await post(receiver.url, dealBody)
     await sleep(20)
   }
   await allHandled(receiver.dataDir)

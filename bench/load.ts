@@ -1,6 +1,5 @@
 import { execFile } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
-import { request } from 'node:http'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -74,16 +73,6 @@ export function postCount(count: number, load: Omit<Load, 'seconds'>): Promise<O
   // Its own word for an id that is new in every request.
   const body = dealBody.replace(/(FIELDS%5D%5BID%5D=)[^&]*/, '$1[<id>]')
   return postWithAutocannon({ ...load, args: ['-a', String(count), '-I'], body })
-}
-
-/** One post as Bitrix24 sends it. Resolves to the status; 0 when nobody listens. */
-export function postOnce(url: string): Promise<number> {
-  return new Promise((resolve) => {
-    request(url, { method: 'POST', headers: { 'content-type': contentType, connection: 'close' }, agent: false })
-      .on('response', (response) => resolve(response.resume().statusCode ?? 0))
-      .on('error', () => resolve(0))
-      .end(dealBody)
-  })
 }
 
 async function postWithAutocannon({

@@ -3,6 +3,7 @@ import { burst, million, slowDisk, stalledDisk } from './growth.ts'
 import { start } from './start.ts'
 import { say } from './table.ts'
 import { throughput } from './throughput.ts'
+import { types } from './types.ts'
 
 const benches = new Map([
   ['throughput', throughput],
@@ -12,6 +13,7 @@ const benches = new Map([
   ['start', start],
   ['slow-disk', slowDisk],
   ['stalled-disk', stalledDisk],
+  ['types', types],
 ])
 
 const names = process.argv.slice(2)

@@ -6,9 +6,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { openSqliteQueue, queuePath } from '../src/dispatch/sqlite-queue.ts'
 import { journalDir } from '../src/journal/segments.ts'
+import { post } from '../src/simulator/post.ts'
 import { eventOf, fill } from './deliveries.ts'
-import { postOnce } from './load.ts'
-import { freePort, remove, temporaryFolder, token } from './processes.ts'
+import { dealBody, freePort, remove, temporaryFolder, token } from './processes.ts'
 import { emptyHandler, writeHandlers } from './receiver.ts'
 import { printTable, progress, spread } from './table.ts'
 
@@ -55,7 +55,13 @@ async function timeToFirstAnswer(dataDir: string): Promise<number> {
       LOG_LEVEL: 'warn',
     },
   })
-  while ((await postOnce(`http://127.0.0.1:${port}/bitrix24`)) !== 200) await sleep(5)
+  const url = `http://127.0.0.1:${port}/bitrix24`
+  const isAnswered = () =>
+    post(url, dealBody).then(
+      ({ status }) => status === 200,
+      () => false,
+    )
+  while (!(await isAnswered())) await sleep(5)
   const taken = performance.now() - since
   const gone = once(child, 'exit')
   child.kill('SIGTERM')

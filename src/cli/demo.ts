@@ -9,26 +9,20 @@ import { fileURLToPath } from 'node:url'
 import { prettyFactory } from 'pino-pretty'
 import { stableName } from '../journal/segments.ts'
 import { onTerminal } from '../log.ts'
+import { type Simulation, simulate } from '../simulator/simulate.ts'
 
-const token = 'demo0token0demo0token0demo0token'
+const portal = {
+  domain: 'example.bitrix24.com',
+  memberId: 'a223c6b3710f85df22e9377d6c4f7553',
+  token: 'demo0token0demo0token0demo0token',
+}
 
-/** What Bitrix24 posts, byte for byte. */
-const form = (event: string, data: string) =>
-  `event=${event}&event_handler_id=312&${data}&ts=${Math.floor(Date.now() / 1000)}` +
-  '&auth%5Bdomain%5D=example.bitrix24.com&auth%5Bclient_endpoint%5D=https%3A%2F%2Fexample.bitrix24.com%2Frest%2F' +
-  '&auth%5Bserver_endpoint%5D=https%3A%2F%2Foauth.bitrix.info%2Frest%2F' +
-  `&auth%5Bmember_id%5D=a223c6b3710f85df22e9377d6c4f7553&auth%5Bapplication_token%5D=${token}`
-
-const deal = 'data%5BFIELDS%5D%5BID%5D=662'
-const posts = [
-  ['a deal is changed', form('ONCRMDEALUPDATE', deal)],
-  ['a lead comes in', form('ONCRMLEADADD', 'data%5BFIELDS%5D%5BID%5D=365')],
-  [
-    'a task is commented',
-    form('ONTASKCOMMENTADD', 'data%5BFIELDS_AFTER%5D%5BID%5D=9&data%5BFIELDS_AFTER%5D%5BTASK_ID%5D=17'),
-  ],
-  ['somebody guesses the token', form('ONCRMDEALUPDATE', deal).replace(token, 'guessed')],
-] as const
+const posts: readonly (readonly [string, Simulation])[] = [
+  ['a deal is changed', { event: 'ONCRMDEALUPDATE', id: 662, portal }],
+  ['a lead comes in', { event: 'ONCRMLEADADD', id: 365, portal }],
+  ['a task is changed', { event: 'ONTASKUPDATE', id: 17, portal }],
+  ['somebody guesses the token', { event: 'ONCRMDEALUPDATE', id: 662, portal, mode: 'wrong-token' }],
+]
 
 /** Shows the way of an event: a receiver in a temporary folder, a few posts, its log, its journal. */
 export async function demo(): Promise<void> {
@@ -42,7 +36,7 @@ export async function demo(): Promise<void> {
   const receiver = fork(fileURLToPath(new URL('../main.ts', import.meta.url)), {
     env: {
       ...process.env,
-      B24_APPLICATION_TOKEN: `demo=${token}`,
+      B24_APPLICATION_TOKEN: `demo=${portal.token}`,
       HOST: '127.0.0.1',
       PORT: String(port),
       WEBHOOK_PATH: '/bitrix24',
@@ -70,14 +64,9 @@ export async function demo(): Promise<void> {
 
   try {
     await until('ready for events')
-    for (const [what, body] of posts) {
+    for (const [what, simulation] of posts) {
       say(`POST ${url}: ${what}`)
-      const answer = await fetch(url, {
-        method: 'POST',
-        headers: { 'content-type': 'application/x-www-form-urlencoded', 'user-agent': 'Bitrix24 Webhook Engine' },
-        body,
-      })
-      say(`${answer.status} ${await answer.text()}`)
+      for (const { status, body } of await simulate(url, simulation)) say(`${status} ${body}`)
     }
     await until('handled')
     say(`The journal, ${stableName(folder)}:`)

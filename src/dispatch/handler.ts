@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import { parseDuration } from '../config.ts'
-import type { JournalledEvent } from '../journal/follow.ts'
+import type { EventName, EventOf } from '../events/typed.ts'
 
 /** What a handler gets beside the event. */
 export interface Context {
@@ -18,7 +18,7 @@ export interface Context {
  * Handles one event. When it returns, or its promise resolves, the event is done; when it throws, the event is tried
  * again. It may see one event twice, after a crash for one, so it must be idempotent.
  */
-export type Handler = (event: JournalledEvent, context: Context) => unknown
+export type Handler<Name extends string = string> = (event: EventOf<Name>, context: Context) => unknown
 
 /** How a handler is run. Times are written as in the environment: `500ms`, `30s`, `5m`, `2h`, `7d`. */
 export interface HandlerOptions {
@@ -74,6 +74,12 @@ const retryBrand = Symbol.for('bitrix24-webhook-receiver.retry')
  * @param events an event's name or a pattern in which `*` stands for any characters; upper and lower case are one
  * @throws {TypeError} when a name is none, or an option is not known to this version
  */
+export function defineHandler<const Name extends EventName | (string & {})>(
+  events: Name | readonly Name[],
+  // The names are known from `events`. Looking for them in the union of a pattern's events as well takes seconds.
+  handle: NoInfer<Handler<Name>>,
+  options?: HandlerOptions,
+): HandlerDefinition
 export function defineHandler(
   events: string | readonly string[],
   handle: Handler,

@@ -124,8 +124,8 @@ async function startPosition(queue: Queue): Promise<Position> {
 function tellHandlers(handlers: readonly LoadedHandler[]): void {
   for (const { name, events } of handlers) log.info({ handler: name, events }, 'handler loaded')
   for (const handler of handlers)
-    for (const event of unknownEvents(handler))
-      log.warn({ handler: handler.name, event }, 'the documentation does not know this event: is it spelt right?')
+    for (const unknown of unknownEvents(handler))
+      log.warn({ handler: handler.name, ...unknown }, 'the documentation does not know this event: is it spelt right?')
   if (handlers.length === 0) log.warn({ dir: config.handlersDir }, 'no handlers: events are journalled only')
 }
 

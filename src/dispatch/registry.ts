@@ -3,6 +3,7 @@ import { stripTypeScriptTypes } from 'node:module'
 import { basename, extname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { isDocumented } from '../events/catalogue.ts'
+import { candidates, nearestName } from '../events/nearest.ts'
 import { defaultOptions, type Handler, isDefinition, type RunOptions } from './handler.ts'
 
 /** A handler file, loaded. */
@@ -133,11 +134,23 @@ function toHandler(name: string, exported: unknown): Omit<LoadedHandler, 'file' 
   )
 }
 
+/** Whether a pattern matches an event that the documentation knows. */
+function matchesAny(event: string): boolean {
+  const pattern = toRegExp(event)
+  return candidates(event).some((name) => pattern.test(name))
+}
+
 function toRegExp(pattern: string): RegExp {
   return new RegExp(`^${pattern.replaceAll('.', '\\.').replaceAll('*', '.*')}$`, 's')
 }
 
-/** Names without a `*` that the documentation does not know: new in Bitrix24, or misspelt. */
-export function unknownEvents(handler: LoadedHandler): string[] {
-  return handler.events.filter((event) => !event.includes('*') && !isDocumented(event))
+/**
+ * Names that the documentation does not know, new in Bitrix24 or misspelt, each with the name that it may mean. A pattern
+ * may wait for events to come; it is told when it matches none, but nearly matches one.
+ */
+export function unknownEvents(handler: LoadedHandler): { event: string; nearest: string | undefined }[] {
+  return handler.events
+    .filter((event) => (event.includes('*') ? !matchesAny(event) : !isDocumented(event)))
+    .map((event) => ({ event, nearest: nearestName(event) }))
+    .filter(({ event, nearest }) => nearest !== undefined || !event.includes('*'))
 }

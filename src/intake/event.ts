@@ -1,5 +1,5 @@
 import { randomUUIDv7 } from 'node:crypto'
-import { objectOf } from '../events/catalogue.ts'
+import { hasDocumentedShape, objectOf } from '../events/catalogue.ts'
 import { Refusal } from '../refusal.ts'
 import type { Form, FormValue } from './form.ts'
 import { removeSecrets } from './secrets.ts'
@@ -17,6 +17,8 @@ export interface Event {
   readonly event: string
   /** What it is about, such as `deal:662`; absent when it is about nothing that has an id. */
   readonly object?: string | undefined
+  /** Where `data` is not as documented for this event: its type in a handler promises too much. */
+  readonly shape?: 'unexpected' | undefined
   /** The subscription's number in the portal; old on-premise portals send none. */
   readonly event_handler_id?: string | undefined
   /** Unix seconds, as text, when the portal queued the event. */
@@ -57,6 +59,7 @@ export function toEvent(form: Form, { webhook, query, remote, secrets }: Origin)
     webhook,
     event: name,
     object: objectOf(name, data),
+    shape: hasDocumentedShape(name, data) ? undefined : 'unexpected',
     event_handler_id,
     ts,
     data,

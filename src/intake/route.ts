@@ -4,6 +4,7 @@ import type { Journal } from '../journal/journal.ts'
 import { Refusal } from '../refusal.ts'
 import { shorten, toEvent } from './event.ts'
 import { decodeForm, type Form } from './form.ts'
+import type { ShapeLog } from './shape-log.ts'
 import type { Tokens } from './token.ts'
 
 export interface RouteParts {
@@ -11,12 +12,13 @@ export interface RouteParts {
   readonly tokens: Tokens
   readonly journal: Pick<Journal, 'append'>
   readonly log: FastifyBaseLogger
+  readonly shapes: ShapeLog
 }
 
 const accepted = { status: 'ok', message: 'event accepted' } as const
 
 /** The whole story of a post. Whatever is thrown on the way becomes the answer in server.ts. */
-export function addWebhookRoute(app: FastifyInstance, { config, tokens, journal, log }: RouteParts): void {
+export function addWebhookRoute(app: FastifyInstance, { config, tokens, journal, log, shapes }: RouteParts): void {
   app.post<{ Body: Form | undefined }>(config.webhookPath, async (request) => {
     // Without a content type Fastify parses nothing.
     if (request.body === undefined) throw new Refusal('unsupported_media_type')
@@ -28,6 +30,7 @@ export function addWebhookRoute(app: FastifyInstance, { config, tokens, journal,
       secrets: tokens.values(),
     })
     await journal.append(event)
+    if (event.shape !== undefined) shapes.count(event.event)
     log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
     return accepted
   })

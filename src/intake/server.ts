@@ -14,11 +14,14 @@ import { addFarewell } from './farewell.ts'
 import { decodeForm } from './form.ts'
 import { createRefusalLog } from './refusal-log.ts'
 import { addWebhookRoute, type RouteParts } from './route.ts'
+import { createShapeLog, type ShapeLog } from './shape-log.ts'
 
-export interface ServerParts extends RouteParts {
+export interface ServerParts extends Omit<RouteParts, 'shapes'> {
   readonly config: Pick<Config, 'webhookPath' | 'bodyLimit' | 'trustProxy'>
   readonly log: FastifyBaseLogger
   readonly timeouts?: Partial<typeof patience>
+  /** For whoever wants its counts. */
+  readonly shapes?: ShapeLog
 }
 
 /** Milliseconds. Bitrix24 sends a few hundred bytes at once; whoever needs longer is no Bitrix24. */
@@ -32,7 +35,8 @@ const patience = {
 }
 
 /** The public listener: the handler URL and `/healthz`. It never listens by itself. */
-export function createServer({ config, tokens, journal, log, timeouts }: ServerParts): FastifyInstance {
+export function createServer(parts: ServerParts): FastifyInstance {
+  const { config, tokens, journal, log, timeouts, shapes = createShapeLog(log) } = parts
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
@@ -83,7 +87,7 @@ export function createServer({ config, tokens, journal, log, timeouts }: ServerP
   })
 
   addFarewell(app, limits.farewell)
-  addWebhookRoute(app, { config, tokens, journal, log })
+  addWebhookRoute(app, { config, tokens, journal, log, shapes })
 
   /** Before the body is read. */
   function refusalOfHead(request: FastifyRequest): Refusal | undefined {

@@ -82,9 +82,23 @@ test('a folder that is missing is a problem, an empty one is not', async () => {
   expect(await loadHandlers(temporaryFolder('empty'))).toEqual([])
 })
 
-test('names that the documentation does not know are told, patterns are not', async () => {
-  const files = { 'x.mjs': defined(['ONCRMDEALUPDAET', 'ONCRMDYNAMICITEMADD_147', 'ONNEW*', 'ONTASKADD']) }
-  expect((await loadHandlers(folderOf(files))).flatMap(unknownEvents)).toEqual(['ONCRMDEALUPDAET'])
+test('names that the documentation does not know are told, with the nearest that it knows', async () => {
+  const files = {
+    'x.mjs': defined(['onCrmDealUpdaet', 'ONCRMDYNAMICITEMADD_147', 'ONTASKADD', 'ONSOMETHINGNEW']),
+    'ONCRMLEADAD.mjs': 'export default () => {}',
+  }
+  expect((await loadHandlers(folderOf(files))).flatMap(unknownEvents)).toEqual([
+    { event: 'ONCRMLEADAD', nearest: 'ONCRMLEADADD' },
+    { event: 'ONCRMDEALUPDAET', nearest: 'ONCRMDEALUPDATE' },
+    { event: 'ONSOMETHINGNEW', nearest: undefined },
+  ])
+})
+
+test('a pattern that matches no documented name is told only where it nearly does', async () => {
+  const patterns = ['ONCRMDEAL*', '*', 'ONCRMDYNAMICITEM*_147', 'ONCRMDYNAMICITEMADD_*', 'ONNEW*', 'ONCRMDEEL*']
+  expect((await loadHandlers(folderOf({ 'x.mjs': defined(patterns) }))).flatMap(unknownEvents)).toEqual([
+    { event: 'ONCRMDEEL*', nearest: 'ONCRMDEALADD' },
+  ])
 })
 
 test('defineHandler refuses what it would otherwise ignore', () => {

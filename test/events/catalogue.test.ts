@@ -1,13 +1,32 @@
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { documentedEvents, isDocumented, objectOf } from '../../src/events/catalogue.ts'
+import {
+  documentedEvents,
+  entries,
+  entryOf,
+  eventsOfType,
+  hasDocumentedShape,
+  isDocumented,
+  objectOf,
+} from '../../src/events/catalogue.ts'
+import { fieldsOf, isOneOf, type Shape } from '../../src/events/shape.ts'
 import { toEvent } from '../../src/intake/event.ts'
-import { decodeForm } from '../../src/intake/form.ts'
+import { decodeForm, type FormValue } from '../../src/intake/form.ts'
 import { isObject, readFixture, samples } from '../support/intake.ts'
 
-/** The names of shared/events/events.json, patterns as `ONCRMDYNAMICITEMADD_{entityTypeId}`. */
-const documented = readFixture('events.json')
-if (!Array.isArray(documented) || !documented.every((name) => typeof name === 'string'))
-  throw new Error('a list of names')
+interface Documented {
+  readonly event: string
+  readonly scope: string
+  readonly webhook: boolean | null
+  /** The page's file in bitrix24/b24restdocs. */
+  readonly doc: string
+  /** `FIELDS.ID`, `DATA[].chat.id`, `BOT.{BOT_ID}.BOT_CODE` */
+  readonly data: readonly { readonly path: string }[]
+}
+
+/** Every event of the documentation, those of one dynamic type as `ONCRMDYNAMICITEMADD_{entityTypeId}`. */
+const documentation = readFixture('events.json') as { readonly events: readonly Documented[] }
+const documented = documentation.events.map(({ event }) => event)
 const patterns = documented.filter((name) => name.includes('{'))
 
 /** `webhook/ONCRMDEALUPDATE` → `deal:759`, or null where the event is about nothing that has an id. */
@@ -17,10 +36,144 @@ if (!isObject(objects)) throw new Error('an object of objects')
 const dataOf = (text: string) => decodeForm(text)['data']
 
 test('the catalogue holds every documented event and no other', () => {
-  const names = documented.filter((name) => !patterns.includes(name))
-  expect(documentedEvents.toSorted()).toEqual(names.toSorted())
-  expect(names.every(isDocumented)).toBe(true)
+  expect(documented).toHaveLength(202)
+  expect(entries.map(({ name }) => name).toSorted()).toEqual(documented.toSorted())
+  expect(documentedEvents.toSorted()).toEqual(documented.filter((name) => !patterns.includes(name)).toSorted())
+  expect(documentedEvents.every(isDocumented)).toBe(true)
 })
+
+test.each(documentation.events)(
+  '$event has the scope, the page and the subscribers that are documented',
+  ({ event, scope, webhook, doc }) => {
+    const entry = entries.find(({ name }) => name === event)
+    expect({ ...entry, webhook: entry?.webhook ?? null }).toMatchObject({
+      scope,
+      webhook,
+      page: `https://apidocs.bitrix24.com/${doc.replace('.md', '.html')}`,
+    })
+  },
+)
+
+/** A secret, so it is no longer there when the shape is looked at. */
+const removed = new Set(['ONAPPMETHODCONFIRM TOKEN'])
+
+describe('the shape', () => {
+  test.each(documentation.events)('of $event has a place for every documented key', ({ event, data }) => {
+    const shape = entries.find(({ name }) => name === event)?.shape
+    const paths = data.map(({ path }) => path).filter((path) => !removed.has(`${event} ${path}`))
+    expect(paths.filter((path) => shape === undefined || !hasPlace(shape, keysOf(path)))).toEqual([])
+  })
+
+  test.each(documentation.events)('of $event demands nothing that is not documented', ({ event, data }) => {
+    const shape = entries.find(({ name }) => name === event)?.shape ?? 'anything'
+    const paths = data.map(({ path }) => keysOf(path).join('.'))
+    // Of some objects the documentation says only that they are there.
+    const isSpelled = (parent: string) => paths.some((path) => parent === '' || path.startsWith(`${parent}.`))
+    expect(
+      demanded(shape).filter((path) => {
+        const parent = path.slice(0, Math.max(0, path.lastIndexOf('.')))
+        return isSpelled(parent) && !paths.some((known) => known === path || known.startsWith(`${path}.`))
+      }),
+    ).toEqual([])
+  })
+})
+
+/** `DATA[].chat.id` → DATA, [], chat, id */
+function keysOf(path: string): string[] {
+  return path
+    .replaceAll('[]', '.[]')
+    .split('.')
+    .map((key) => (key.startsWith('{') ? '*' : key))
+}
+
+function hasPlace(shape: Shape, [key, ...rest]: readonly string[]): boolean {
+  if (key === undefined || shape === 'anything') return true
+  if (typeof shape === 'string') return false
+  if (isOneOf(shape)) return shape.some((one) => hasPlace(one, [key, ...rest]))
+  const field = fieldsOf(shape).find((known) => known.key === key) ?? fieldsOf(shape).find((known) => known.key === '*')
+  return field !== undefined && hasPlace(field.shape, rest)
+}
+
+function demanded(shape: Shape): string[] {
+  if (typeof shape === 'string') return []
+  if (isOneOf(shape)) return shape.flatMap(demanded)
+  return fieldsOf(shape)
+    .filter(({ isOptional }) => !isOptional)
+    .flatMap(({ key, shape: inner }) => [
+      ...(key === '*' ? [] : [key]),
+      ...demanded(inner).map((path) => `${key}.${path}`),
+    ])
+}
+
+describe('the documented shape', () => {
+  test.each([
+    ['more keys than the documented ones', 'ONCRMDEALUPDATE', 'data[FIELDS][ID]=1&data[FIELDS][NEW]=2&data[X][Y]=3'],
+    ['an id that is empty', 'ONCRMDEALUPDATE', 'data[FIELDS][ID]='],
+    ['a null that was left out', 'ONSALEORDERSAVED', 'data[FIELDS][ID]=1&data[FIELDS][ACTION]=save'],
+    [
+      'a call that was registered by REST',
+      'ONVOXIMPLANTCALLINIT',
+      'data[CALL_ID]=a&data[CALL_TYPE]=1&data[CALLER_ID]=2',
+    ],
+    [
+      'the word undefined where a task has no fields',
+      'ONTASKDELETE',
+      'data[FIELDS_BEFORE]=undefined&data[FIELDS_AFTER]=undefined&data[IS_ACCESSIBLE_BEFORE]=N&data[IS_ACCESSIBLE_AFTER]=N',
+    ],
+    ['a comment that is a message', 'ONTASKCOMMENTADD', comment('data[FIELDS_AFTER][MESSAGE_ID]=5')],
+    ['an event of one dynamic type', 'ONCRMDYNAMICITEMADD_147', 'data[FIELDS][ID]=1&data[FIELDS][ENTITY_TYPE_ID]=147'],
+    ['data that is one text', 'ONIMCONNECTORLINEDELETE', 'data=107'],
+    ['no data', 'ONOFFLINEEVENT', ''],
+    ['whatever comes with an event that nobody documented', 'ONSOMETHINGNEW', 'data[]=1'],
+  ])('is %s', (_, event, text) => {
+    expect(hasDocumentedShape(event, dataOf(text))).toBe(true)
+  })
+
+  test.each([
+    ['without data', 'ONCRMDEALUPDATE', ''],
+    ['with data that is a text', 'ONCRMDEALUPDATE', 'data=1'],
+    ['with data that is a list', 'ONCRMDEALUPDATE', 'data[]=1'],
+    ['with fields that are a text', 'ONCRMDEALUPDATE', 'data[FIELDS]=1'],
+    ['without the id', 'ONCRMDEALUPDATE', 'data[FIELDS][NEW]=1'],
+    ['with an id that is an object', 'ONCRMDEALUPDATE', 'data[FIELDS][ID][x]=1'],
+    ['with an id that is a list', 'ONCRMDEALUPDATE', 'data[FIELDS][ID][]=1'],
+    [
+      'with an optional text that is an object',
+      'ONSALEORDERSAVED',
+      'data[FIELDS][ID]=1&data[FIELDS][ACTION]=save&data[FIELDS][XML_ID][x]=1',
+    ],
+    ['with the id where only the documentation has it', 'ONCRMTIMELINECOMMENTADD', 'data[ID]=1'],
+    ['with another word where a task has no fields', 'ONTASKCOMMENTADD', comment('data[FIELDS_BEFORE]=null')],
+    ['with an object where there is a text', 'ONIMCONNECTORLINEDELETE', 'data[line]=107'],
+    ['with data where there is none', 'ONOFFLINEEVENT', 'data[ID]=1'],
+    ['with an item of a list that is otherwise', 'ONSESSIONSTART', 'data[DATA][0]=1'],
+    ['with a text where a bot is', 'ONIMBOTDELETE', 'data[BOT_ID]=1'],
+    ['of one dynamic type', 'ONCRMDYNAMICITEMADD_147', 'data[FIELDS][ID]=1'],
+  ])('is not that of an event %s', (_, event, text) => {
+    expect(hasDocumentedShape(event, dataOf(text))).toBe(false)
+  })
+
+  test('is asked about whatever comes, and answers', () => {
+    const value = fc.letrec<{ value: FormValue }>((tie) => ({
+      value: fc.oneof(
+        { depthSize: 'small' },
+        fc.string(),
+        fc.array(tie('value')),
+        fc.dictionary(fc.constantFrom('FIELDS', 'ID', 'id', 'DATA', 'BOT', '571', 'bot', 'x'), tie('value')),
+      ),
+    })).value
+    fc.assert(
+      fc.property(fc.constantFrom(...documentedEvents, 'ONNEW'), value, (event, data) => {
+        expect([true, false]).toContain(hasDocumentedShape(event, data))
+      }),
+    )
+  })
+})
+
+function comment(field: string): string {
+  const rest = 'data[FIELDS_BEFORE]=undefined&data[IS_ACCESSIBLE_BEFORE]=N&data[IS_ACCESSIBLE_AFTER]=undefined'
+  return `${rest}&data[FIELDS_AFTER][ID]=0&data[FIELDS_AFTER][TASK_ID]=17&${field}`
+}
 
 test('the events of one dynamic type are documented as those of all types are', () => {
   expect(patterns).toHaveLength(3)
@@ -30,6 +183,10 @@ test('the events of one dynamic type are documented as those of all types are', 
     expect(isDocumented(pattern.replace('{entityTypeId}', 'x'))).toBe(false)
     expect(isDocumented(pattern)).toBe(false)
   }
+  expect(eventsOfType('147').toSorted()).toEqual(
+    patterns.map((pattern) => pattern.replace('{entityTypeId}', '147')).toSorted(),
+  )
+  expect(entryOf('ONCRMDYNAMICITEMADD_147')?.name).toBe('ONCRMDYNAMICITEMADD_{entityTypeId}')
   expect(isDocumented('ONCRMDEALUPDATE_147')).toBe(false)
 })
 
@@ -141,6 +298,7 @@ test.each(['constructor', '__proto__', 'toString', 'hasOwnProperty', 'valueOf', 
     for (const event of [name, name.toUpperCase(), `${name}_1`, `ONCRMDYNAMICITEMADD_${name}`]) {
       expect(isDocumented(event)).toBe(false)
       expect(objectOf(event, dataOf('data[FIELDS][ID]=1&data[ID]=1&data[id]=1'))).toBeUndefined()
+      expect(hasDocumentedShape(event, dataOf('data=1'))).toBe(true)
     }
   },
 )

@@ -56,6 +56,19 @@ test('an event that nobody documented is an event without an object', () => {
   expect(event.object).toBeUndefined()
 })
 
+test('an event whose data is not as documented is marked as such, and any other is not', () => {
+  expect(eventOf('event=onCrmDealAdd&data[FIELDS]=9')).toMatchObject({ event: 'ONCRMDEALADD', shape: 'unexpected' })
+  for (const text of ['event=ONCRMDEALADD&data[FIELDS][ID]=9', 'event=ONSOMETHINGNEW&data[FIELDS]=9'])
+    expect(eventOf(text).shape).toBeUndefined()
+})
+
+/** Written after the documentation, which is wrong there: the portal sends data[FIELDS][ID], as webhook/… has it. */
+const otherwise = ['application/ONCRMTIMELINECOMMENTADD', 'application/ONCRMTIMELINECOMMENTUPDATE']
+
+test.each(samples)('$name has its shape of the catalogue, or is listed as otherwise', ({ name, body }) => {
+  expect(eventOf(body.toString()).shape).toBe(otherwise.includes(name) ? 'unexpected' : undefined)
+})
+
 describe('data is as it was sent:', () => {
   test.each([
     ['an object', 'data[ID]=1', { ID: '1' }],

@@ -2,8 +2,9 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { decodeForm, type FormValue } from '../../src/intake/form.ts'
 import { Refusal } from '../../src/refusal.ts'
-import { asPhpReadsIt, httpBuildQuery, isPhpArray, type PhpValue } from '../support/http-build-query.ts'
+import { httpBuildQuery, type PhpValue } from '../../src/simulator/http-build-query.ts'
 import { catchRefusal, samples } from '../support/intake.ts'
+import { asPhpReadsIt, isPhpArray } from '../support/php.ts'
 
 /** Key order is part of the reading, so it is compared as text. */
 const read = (text: string) => JSON.stringify(decodeForm(text))

@@ -1,7 +1,8 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { dealBody, readSeen, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
+import { webhookBody } from '../../src/simulator/webhook-body.ts'
+import { dealBody, readSeen, recorder, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 test('a handler that throws is logged with the event and run again', async () => {
   const receiver = await startReceiver({
@@ -94,4 +95,39 @@ test('with --watch a handler that is saved is the one that runs', async () => {
   await receiver.post(dealBody(7))
   await until('handled', () => receiver.logged('handled').length === 1)
   expect(receiver.logged('handled')).toMatchObject([{ handler: 'deals', object: 'deal:7' }])
+})
+
+test('an event whose data is not as documented is accepted, marked, counted and delivered', async () => {
+  const seen = join(temporaryFolder('seen'), 'seen')
+  const receiver = await startReceiver({ handlers: { 'all.mjs': recorder(seen) } })
+  const portal = { domain: 'example.bitrix24.com', memberId: 'm', token: TOKEN }
+  const post = (data: string | null) =>
+    receiver.post(webhookBody({ event: 'ONCRMDEALUPDATE', data, ts: 1736405807, portal }))
+  expect((await post('private')).status).toBe(200)
+  expect((await post(null)).status).toBe(200)
+  await receiver.post(dealBody(662))
+  await until('handled', () => readSeen(seen).length === 3)
+  for (const events of [readSeen(seen), await receiver.journal()])
+    expect(events.map(({ shape, object }) => [shape, object])).toEqual([
+      ['unexpected', undefined],
+      ['unexpected', undefined],
+      [undefined, 'deal:662'],
+    ])
+  expect(receiver.logged('accepted, but its data is not as documented')).toMatchObject([
+    { level: 40, event: 'ONCRMDEALUPDATE', count: 1 },
+  ])
+  expect(receiver.output()).not.toContain('private')
+})
+
+test('a misspelt name in the handlers folder is in the log, with the name that it may mean', async () => {
+  const receiver = await startReceiver({ handlers: { 'ONCRMDEALUPDAET.mjs': 'export default () => {}' } })
+  const told = await until('told', () =>
+    receiver.logged('the documentation does not know this event: is it spelt right?').at(0),
+  )
+  expect(told).toMatchObject({
+    level: 40,
+    handler: 'ONCRMDEALUPDAET',
+    event: 'ONCRMDEALUPDAET',
+    nearest: 'ONCRMDEALUPDATE',
+  })
 })

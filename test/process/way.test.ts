@@ -101,7 +101,8 @@ test('an event is on disk in the documented shape when its post is answered', as
   expect(line.replace(/"time":"[^"]+"/, '"time":"…"').replace(/"id":"[0-9a-f-]{36}"/, '"id":"…"')).toBe(
     '{"level":30,"time":"…","id":"…","webhook":"sales","event":"ONCRMDEALUPDATE","object":"deal:662",' +
       '"event_handler_id":"312","ts":"1736405807","data":{"FIELDS":{"ID":"662"}},' +
-      '"auth":{"domain":"example.bitrix24.com","member_id":"a223c6b3710f85df22e9377d6c4f7553"},' +
+      '"auth":{"domain":"example.bitrix24.com","client_endpoint":"https://example.bitrix24.com/rest/",' +
+      '"server_endpoint":"https://oauth.bitrix.info/rest/","member_id":"a223c6b3710f85df22e9377d6c4f7553"},' +
       '"remote":"127.0.0.1","msg":"ONCRMDEALUPDATE deal:662"}\n',
   )
 })

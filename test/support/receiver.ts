@@ -1,7 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import http from 'node:http'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -10,6 +9,8 @@ import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
 import type { Event } from '../../src/intake/event.ts'
 import { listSegments } from '../../src/journal/segments.ts'
+import { post } from '../../src/simulator/post.ts'
+import { webhookBody } from '../../src/simulator/webhook-body.ts'
 
 export const TOKEN = 'test0token0test0token0test0token'
 
@@ -50,48 +51,15 @@ export async function freePort(): Promise<number> {
   }
 }
 
-export interface Answer {
-  readonly status: number
-  readonly body: string
-}
+export { post }
 
-/** Posts as Bitrix24 does: one connection per post. */
-export function post(url: string, body: string, headers: Record<string, string> = {}): Promise<Answer> {
-  return new Promise((resolve, reject) => {
-    const request = http.request(url, {
-      method: 'POST',
-      agent: false,
-      headers: {
-        'content-type': 'application/x-www-form-urlencoded',
-        'content-length': Buffer.byteLength(body),
-        'user-agent': 'Bitrix24 Webhook Engine',
-        connection: 'close',
-        ...headers,
-      },
-    })
-    request.on('error', reject)
-    request.on('response', (response) => {
-      let text = ''
-      response.setEncoding('utf8')
-      response.on('data', (chunk: string) => {
-        text += chunk
-      })
-      response.on('error', reject)
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, body: text }))
-    })
-    request.end(body)
-  })
-}
-
-/** A deal's update as PHP's http_build_query writes it. */
+/** The post of a deal's update. */
 export function dealBody(
   id: number | string,
   { token = TOKEN, member = 'a223c6b3710f85df22e9377d6c4f7553' } = {},
 ): string {
-  return (
-    `event=ONCRMDEALUPDATE&event_handler_id=312&data%5BFIELDS%5D%5BID%5D=${id}&ts=1736405807` +
-    `&auth%5Bdomain%5D=example.bitrix24.com&auth%5Bmember_id%5D=${member}&auth%5Bapplication_token%5D=${token}`
-  )
+  const portal = { domain: 'example.bitrix24.com', memberId: member, token }
+  return webhookBody({ event: 'ONCRMDEALUPDATE', id, ts: 1736405807, portal })
 }
 
 export interface ReceiverOptions {

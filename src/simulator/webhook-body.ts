@@ -1,0 +1,77 @@
+import { entryOf } from '../events/catalogue.ts'
+import { fieldsOf, isOneOf, type Shape } from '../events/shape.ts'
+import type { EventName } from '../events/typed.ts'
+import { httpBuildQuery, type PhpValue } from './http-build-query.ts'
+
+/** Whose webhook it is: what becomes of it is `auth`. */
+export interface Portal {
+  /** Such as `example.bitrix24.com`. */
+  readonly domain: string
+  readonly memberId: string
+  /** The application token of the outgoing webhook. */
+  readonly token: string
+  /** Its REST address and that of the authorization server, where they are not the usual ones. */
+  readonly clientEndpoint?: string
+  readonly serverEndpoint?: string
+}
+
+export interface WebhookEvent {
+  readonly event: EventName | (string & {})
+  /** In the order of the wire. Where there is none, as the catalogue has it, about the object of this `id`. */
+  readonly data?: PhpValue
+  readonly id?: string | number
+  /** The subscription's number; `null`: none, as old on-premise portals send. */
+  readonly handlerId?: number | null
+  /** Unix seconds, when the portal queued it. */
+  readonly ts: number
+  readonly portal: Portal
+}
+
+/**
+ * The body of an outgoing webhook's post, byte for byte: `auth` is last, and has the five keys that a webhook gets
+ * (https://apidocs.bitrix24.com/api-reference/events/index.html).
+ */
+export function webhookBody({ event, data, id = 1, handlerId = 312, ts, portal }: WebhookEvent): string {
+  const { domain, memberId, token, serverEndpoint = 'https://oauth.bitrix.info/rest/' } = portal
+  return httpBuildQuery({
+    event,
+    event_handler_id: handlerId,
+    data: data === undefined ? documentedData(event, String(id)) : data,
+    ts,
+    auth: {
+      domain,
+      client_endpoint: portal.clientEndpoint ?? `https://${domain}/rest/`,
+      server_endpoint: serverEndpoint,
+      member_id: memberId,
+      application_token: token,
+    },
+  })
+}
+
+/** `data` of the documented shape, with every key that the catalogue names; texts that are no id are `1`. */
+function documentedData(event: string, id: string): PhpValue {
+  const name = event.toUpperCase()
+  const entry = entryOf(name)
+  if (entry === undefined) return null
+  const values = new Map<string, string>()
+  for (const parts of entry.object?.ids ?? []) {
+    const last = parts.at(-1)
+    if (last !== undefined) values.set(last.join('.'), id)
+  }
+  const type = /_(\d+)$/.exec(name)?.[1]
+  if (type !== undefined) values.set('FIELDS.ENTITY_TYPE_ID', type)
+  return fill(entry.shape, [], values)
+}
+
+function fill(shape: Shape, path: readonly string[], values: ReadonlyMap<string, string>): PhpValue {
+  if (shape === 'nothing') return null
+  if (typeof shape === 'string') return values.get(path.join('.')) ?? '1'
+  // Of a task's sides both are there, as in an update.
+  if (isOneOf(shape)) return fill(shape.at(-1) ?? 'nothing', path, values)
+  const { '[]': item, '*': other, ...named } = shape
+  if (item !== undefined) return [fill(item, [...path, '0'], values)]
+  const fields = fieldsOf(named).map(({ key, shape }): [string, PhpValue] => [key, fill(shape, [...path, key], values)])
+  // Keyed by an id, as bots and commands are.
+  if (fields.length === 0 && other !== undefined) return { '567': fill(other, [...path, '567'], values) }
+  return Object.fromEntries(fields)
+}
