@@ -147,7 +147,12 @@ describe('the documented shape', () => {
     ['with an object where there is a text', 'ONIMCONNECTORLINEDELETE', 'data[line]=107'],
     ['with data where there is none', 'ONOFFLINEEVENT', 'data[ID]=1'],
     ['with an item of a list that is otherwise', 'ONSESSIONSTART', 'data[DATA][0]=1'],
-    ['with a text where a bot is', 'ONIMBOTDELETE', 'data[BOT_ID]=1'],
+    ['without one of two keys', 'ONIMBOTDELETE', 'data[BOT_ID]=1'],
+    [
+      'with a text where a bot is',
+      'ONIMBOTMESSAGEADD',
+      'data[BOT][567]=1&data[PARAMS][DIALOG_ID]=1&data[PARAMS][MESSAGE_ID]=2',
+    ],
     ['of one dynamic type', 'ONCRMDYNAMICITEMADD_147', 'data[FIELDS][ID]=1'],
   ])('is not that of an event %s', (_, event, text) => {
     expect(hasDocumentedShape(event, dataOf(text))).toBe(false)
