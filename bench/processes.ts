@@ -22,6 +22,8 @@ export interface Running {
   readonly pid: number
   /** Microseconds of CPU that it and its workers have used. */
   cpu(): number
+  /** Resolves when nothing of what it was given is left to do, which would take the cores from the next. */
+  settled?(): Promise<void>
   /** Stops it and removes its files. */
   stop(): Promise<void>
 }

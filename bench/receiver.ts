@@ -82,6 +82,7 @@ export async function startReceiver({
     dataDir: data,
     cpu: () => cpuOf([pid]),
     dispatcherPid: dispatcher,
+    settled: () => allHandled(data),
     async stop() {
       if (under.length > 0) process.kill(pid, 'SIGTERM')
       await server.stop()

@@ -36,6 +36,7 @@ export async function throughput(): Promise<void> {
         const outcome = await post({ url: server.url, mode, connections, seconds })
         if (outcome.refused > 0) throw new Error(`${name} refused ${outcome.refused} posts`)
         const cpu = (server.cpu() - before) / outcome.posts
+        await server.settled?.()
         if (round > 0) found.set(`${mode} ${name}`, [...roundsOf(name, mode), { ...outcome, cpu }])
       }
   const lonely = await lonelyPosts(servers)
