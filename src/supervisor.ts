@@ -24,6 +24,9 @@ export interface Supervisor {
 const shortestPause = 500
 const longestPause = 30_000
 
+/** Milliseconds for one that cannot load its handlers to say why, in lines of its log that are on their way. */
+const lastWords = 1_000
+
 /** Of a grace, what a dispatcher has to write down what it did not finish. */
 const lastMoments = 200
 
@@ -129,7 +132,7 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
     if (isStopping || isReloadDue) return end(fresh, 0)
     if (!isLoaded) {
       log.error('the handlers could not be loaded; a dispatcher that runs goes on with those it has')
-      return end(fresh, 0)
+      return end(fresh, lastWords)
     }
     clearTimeout(timer)
     const old = current
