@@ -43,7 +43,7 @@ export interface JournalParts {
   readonly patience?: number
 }
 
-/** Characters of lines that may wait for the disk at once: some 20,000 events of the usual size, seconds of the fastest sender. */
+/** Characters of lines that may wait for the disk at once: some 20,000 ordinary events, seconds of the fastest sender. */
 const mostWaiting = 10 * 1024 ** 2
 
 /** Milliseconds that the first line of a group waits for company: a fraction of what Bitrix24's way to us takes. */
@@ -156,8 +156,8 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
 
   /**
    * Lets those join who are on their way: an fsync costs the same for one line as for fifty, and Bitrix24 opens a
-   * connection for each post, of which the event loop takes one in a turn. As long as every turn brings another line it
-   * is worth to wait for the next; a lonely line waits for one turn.
+   * connection for each post, of which the event loop takes one in a turn. As long as every turn brings another line,
+   * the next is worth waiting for; a lonely line waits for one turn.
    */
   function company(): Promise<void> {
     const end = performance.now() + longestWait
