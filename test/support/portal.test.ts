@@ -4,6 +4,7 @@ import { get } from 'node:https'
 import { AjaxError, type AjaxResult, B24Hook, type Result } from '@bitrix24/b24jssdk'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { decodeForm, type Form } from '../../src/intake/form.ts'
+import { createClock } from './clock.ts'
 import { isJsonObject, type JsonObject } from './portal/php.ts'
 import { RestError } from './portal/rest-error.ts'
 import { type Portal, startPortal } from './portal.ts'
@@ -23,15 +24,6 @@ async function call(portal: Portal, method: string, params: unknown = {}, hook =
   const body: unknown = await response.json()
   if (!isJsonObject(body)) throw new Error('no object')
   return { status: response.status, body, result: body['result'], error: body['error'] }
-}
-
-/** A clock that stands until it is moved. */
-function createClock(at = Date.UTC(2026, 10, 23, 8, 0, 0, 700)) {
-  let ms = at
-  const move = (by: number) => {
-    ms += by
-  }
-  return { now: () => ms, move }
 }
 
 /** Somebody who is sent events. */
@@ -85,7 +77,7 @@ describe('records', () => {
   })
 
   test('the time of a change has whole seconds, and tells a person from the hook', async () => {
-    const clock = createClock()
+    const clock = createClock(Date.UTC(2026, 10, 23, 8, 0, 0, 700))
     const portal = await startPortal({ now: clock.now, user: 5 })
     portal.records.add(DEAL, { title: 'Boat' }, 7, 662)
     const read = async () => (await call(portal, 'crm.item.get', { entityTypeId: DEAL, id: 662 })).result
@@ -142,7 +134,7 @@ describe('limits', () => {
   })
 
   test('a method that took too long is blocked until its oldest minute is forgotten, the others are not', async () => {
-    const clock = createClock(0)
+    const clock = createClock()
     const portal = await startPortal({ now: clock.now, operating: 10 })
     portal.behaviour.seconds.set('crm.contact.list', 6)
     const first = await call(portal, 'crm.contact.list')
