@@ -1,4 +1,6 @@
-import { inspect } from 'node:util'
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { inspect, promisify } from 'node:util'
 import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
 import { Bitrix24Error } from '../../src/bitrix24/bitrix24-error.ts'
@@ -130,6 +132,15 @@ describe('the trouble of a hook', () => {
     expect(message).toContain(`${hook.label} is dead: ${code}`)
   })
 
+  test.each(['INVALID_CREDENTIALS', 'ACCESS_DENIED'] as const)(
+    '%s does so with a 403 too, as it once had',
+    async (code) => {
+      const { portal, client } = await startBoth()
+      portal.behaviour.dead = RestError.system(code, 403)
+      expect(await failureOf(client.call('profile'))).toMatchObject({ status: 403, trouble: 'dead' })
+    },
+  )
+
   test('a portal that is not there, or a proxy that says so, is unreachable', async () => {
     const { portal, client } = await startBoth()
     portal.behaviour.raw = { status: 502, headers: { 'content-type': 'text/html' }, body: '<h1>Bad gateway</h1>' }
@@ -215,6 +226,15 @@ describe('the limits', () => {
     }
     await Promise.all(calls)
     expect(statusesOf(portal)).toEqual({ 200: 54 })
+  })
+
+  test('are those of the plan: the SDK, whose own would take 25 seconds for it, adds none', async () => {
+    const enterprise = { rate: 5, burst: 250 }
+    const { portal, client } = await startBoth({ ours: enterprise, limit: enterprise })
+    const calls = Array.from({ length: 100 }, () => client.call('server.time'))
+    await until('all are answered', () => statusesOf(portal)[200] === 100)
+    await Promise.all(calls)
+    expect(statusesOf(portal)).toEqual({ 200: 100 })
   })
 
   test('that others at this address have used up are waited for, and no call fails', async () => {
@@ -397,6 +417,26 @@ describe('a list', () => {
     const { client } = await startBoth()
     await expect(client.list('server.time').next()).rejects.toThrow('server.time gives no list: use call')
   })
+})
+
+test('in a process of its own, which is not a test, nothing is printed but what the process itself prints', async () => {
+  const portal = await startPortal()
+  const src = fileURLToPath(new URL('../../src/bitrix24/', import.meta.url))
+  const script = `
+    import { createClient } from '${src}client.ts'
+    import { realClock } from '${src}clock.ts'
+    import { parseHooks } from '${src}hook.ts'
+    import { createLimits } from '${src}limits.ts'
+    const [hook] = parseHooks(process.env.HOOK)
+    const client = createClient({ hook, limits: createLimits({ rate: 2, burst: 50, clock: realClock }) })
+    const { ID } = await client.call('profile')
+    const { code } = await client.call('crm.deal.get', { id: 1 }).catch((error) => error)
+    console.log(ID, code)
+  `
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', script], {
+    env: { ...portal.env, HOOK: portal.hook() },
+  })
+  expect([stdout, stderr]).toEqual(['1 NO_CODE\n', ''])
 })
 
 test('by the real clock what is above the burst comes later', async () => {

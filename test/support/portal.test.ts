@@ -284,6 +284,17 @@ describe('events', () => {
     expect(forms[0]).toMatchObject({ auth: { domain: portal.host, member_id: portal.memberId } })
   })
 
+  test('those of a smart process come with its type behind their name too, for who asks for both', async () => {
+    const portal = await startPortal()
+    const { url, names } = await startListener()
+    const events = ['ONCRMDYNAMICITEMADD', 'ONCRMDYNAMICITEMADD_1220']
+    portal.subscribe({ url, token: TOKEN, events })
+    portal.records.add(SMART_PROCESS, { title: 'Boat' }, 7)
+    portal.records.add(DEAL, { title: 'Boat' }, 7)
+    await portal.eventsSettled()
+    expect(names()).toEqual(events)
+  })
+
   test('they may come twice, late, and only of some names', async () => {
     const portal = await startPortal()
     const { url, names } = await startListener()

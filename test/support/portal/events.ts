@@ -8,7 +8,10 @@ import type { Change, RecordType } from './records.ts'
 export interface OutgoingWebhook {
   readonly url: string
   readonly token: string
-  /** Only these events; all of them unless told. */
+  /**
+   * Only these events; all of them unless told, but for those with a type behind their name, such as
+   * `ONCRMDYNAMICITEMADD_1220`, which come beside the plain ones.
+   */
   readonly events?: readonly string[]
   /** Milliseconds between a write and its post. */
   readonly delay?: number
@@ -39,13 +42,18 @@ export function createEvents({ host, memberId, now }: { host: string; memberId: 
   const posting = new Set<Promise<void>>()
   const handlerIds = new Map<string, number>()
 
-  function bodyOf({ what, type, id }: Change, token: string, at: number): { event: string; body: string } {
-    const event = `ON${kinds.get(type) ?? 'CRMDYNAMICITEM'}${what}`
+  function namesOf({ what, type }: Change, { events }: OutgoingWebhook): string[] {
+    const name = `ON${kinds.get(type) ?? 'CRMDYNAMICITEM'}${what}`
+    if (!events) return [name]
+    return [name, `${name}_${type}`].filter((event) => events.includes(event))
+  }
+
+  function bodyOf(event: string, change: Change, token: string, at: number): string {
     if (!handlerIds.has(event)) handlerIds.set(event, 300 + handlerIds.size)
     const form: PhpArray = {
       event,
       event_handler_id: handlerIds.get(event) ?? 0,
-      data: dataOf({ what, type, id }),
+      data: dataOf(change),
       ts: Math.floor(at / 1000),
       auth: {
         domain: host,
@@ -55,17 +63,19 @@ export function createEvents({ host, memberId, now }: { host: string; memberId: 
         application_token: token,
       },
     }
-    return { event, body: httpBuildQuery(form) }
+    return httpBuildQuery(form)
   }
 
   async function postTo(webhook: OutgoingWebhook, change: Change, before: Promise<void>): Promise<void> {
-    const { url, token, delay = 0, copies = 1, events } = webhook
-    const { event, body } = bodyOf(change, token, now())
-    if (events && !events.includes(event)) return before
+    const { url, token, delay = 0, copies = 1 } = webhook
+    const at = now()
     await Promise.all([before, delay > 0 && sleep(delay)])
-    for (let copy = 0; copy < copies; copy++) {
-      const { status } = await post(url, body).catch(() => ({ status: 0 }))
-      fired.push({ event, id: change.id, status })
+    for (const event of namesOf(change, webhook)) {
+      const body = bodyOf(event, change, token, at)
+      for (let copy = 0; copy < copies; copy++) {
+        const { status } = await post(url, body).catch(() => ({ status: 0 }))
+        fired.push({ event, id: change.id, status })
+      }
     }
   }
 

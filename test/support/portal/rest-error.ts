@@ -1,7 +1,8 @@
 /**
  * What the REST API itself answers, whatever the method, with the words and statuses of
  * https://apidocs.bitrix24.com/_includes/system-errors.html as of August 2026. Older copies of that page have 403 for
- * `INVALID_CREDENTIALS`, `insufficient_scope` and `ACCESS_DENIED`, and 503 for `OVERLOAD_LIMIT`: see `status` below.
+ * `INVALID_CREDENTIALS`, `insufficient_scope` and `ACCESS_DENIED`, and 503 for `OVERLOAD_LIMIT`: `RestError.system`
+ * takes another status.
  */
 export const systemErrors = {
   NO_AUTH_FOUND: [401, 'Wrong authorization data'],

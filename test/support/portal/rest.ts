@@ -32,7 +32,7 @@ export interface PortalRequest {
 /** What a test may switch while the portal runs. */
 export interface Behaviour {
   /** Every call is answered so: the hook is dead. */
-  dead: SystemError | undefined
+  dead: SystemError | RestError | undefined
   /** Methods that are answered so, for each call the first of the list; `'ok'` lets one through. */
   readonly failing: Map<string, (SystemError | RestError | 'ok')[]>
   /** Methods that the hook's user may not call. */
@@ -84,8 +84,7 @@ export function createRest(parts: RestParts) {
 
   function failAsTold(method: string): void {
     const failure = behaviour.failing.get(method)?.shift()
-    if (failure instanceof RestError) throw failure
-    if (failure !== undefined && failure !== 'ok') throw RestError.system(failure)
+    if (failure !== undefined && failure !== 'ok') throw toError(failure)
   }
 
   function time(started: number, counters: JsonObject): JsonObject {
@@ -105,7 +104,7 @@ export function createRest(parts: RestParts) {
   function answer(path: readonly string[], request: PortalRequest, address: string): JsonObject {
     const [, root, userId, hookCode] = path
     if (!buckets.enter(address)) throw RestError.system('QUERY_LIMIT_EXCEEDED')
-    if (behaviour.dead) throw RestError.system(behaviour.dead)
+    if (behaviour.dead) throw toError(behaviour.dead)
     if (root !== 'rest' || userId === undefined || hookCode === undefined) throw RestError.system('NO_AUTH_FOUND')
     if (userId !== String(user) || hookCode !== code) throw RestError.system('INVALID_CREDENTIALS')
     const { method, params } = request
@@ -151,6 +150,10 @@ export function createRest(parts: RestParts) {
     handle: (incoming: IncomingMessage, response: ServerResponse) =>
       void handle(incoming, response).catch((error: unknown) => response.destroy(asError(error))),
   }
+}
+
+function toError(failure: SystemError | RestError): RestError {
+  return failure instanceof RestError ? failure : RestError.system(failure)
 }
 
 function attempt(answer: () => JsonObject): { status: number; json: JsonObject } {
