@@ -2,7 +2,7 @@ import { readResults, toCommands } from './batch.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
 import type { Hook } from './hook.ts'
 import type { Limits } from './limits.ts'
-import { createTransport, type Envelope } from './transport.ts'
+import { createTransport, type Envelope, type Send } from './transport.ts'
 
 export type Params = Readonly<Record<string, unknown>>
 /** By key; the results of those before may be used in a value, as `$result[key][field]`. */
@@ -33,10 +33,12 @@ export interface ClientParts {
   readonly signal?: AbortSignal | undefined
   /** Goes round every wait for a turn, so that a run's timeout may stand still meanwhile. */
   readonly whileWaiting?: <T>(wait: Promise<T>) => Promise<T>
+  /** Instead of the transport alone, for what goes round each request. */
+  readonly send?: Send
 }
 
-export function createClient({ hook, limits, signal, whileWaiting = (wait) => wait }: ClientParts): Client {
-  const send = createTransport(hook, signal)
+export function createClient(parts: ClientParts): Client {
+  const { hook, limits, signal, whileWaiting = (wait) => wait, send = createTransport(hook, signal) } = parts
 
   async function request(method: string, params: object, methods: readonly string[] = [method]): Promise<Envelope> {
     for (;;) {

@@ -48,6 +48,11 @@ export function createTransport(hook: Hook, signal: AbortSignal | undefined): Se
   }
 }
 
+/** Takes the time of loading the SDK from the first call. */
+export async function loadSdk(): Promise<void> {
+  await import('@bitrix24/b24jssdk')
+}
+
 async function openSdk(hook: Hook, signal: AbortSignal | undefined): Promise<B24Hook> {
   const { ApiVersion, B24Hook } = await import('@bitrix24/b24jssdk')
   const sdk = B24Hook.fromWebhookUrl(hook.reveal(), { restrictionParams: noLimits })
