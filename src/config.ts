@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { BlockList, isIP } from 'node:net'
 import { resolve } from 'node:path'
+import { type Hook, parseHooks } from './bitrix24/hook.ts'
 
 /** A token we accept, and the name under which its events are written. */
 export interface Token {
@@ -10,6 +11,12 @@ export interface Token {
 
 export interface Config {
   readonly tokens: readonly Token[]
+  /** Empty when handlers do not call Bitrix24. */
+  readonly hooks: readonly Hook[]
+  /** Requests a second that each portal gets. */
+  readonly rate: number
+  /** And so many at once before that. */
+  readonly burst: number
   readonly port: number
   readonly host: string
   /** Without a trailing slash; a request may have one. */
@@ -79,6 +86,23 @@ export const settings = {
     about:
       "the token(s) shown in the outgoing webhook's settings, separated by commas, each optionally named: sales=abc",
     secret: true,
+  },
+  B24_HOOK: {
+    parse: parseHookUrls,
+    default: '',
+    about:
+      'the incoming webhook(s) through which handlers call Bitrix24, one URL, or several named like the tokens: sales=https://…',
+    secret: true,
+  },
+  B24_RATE: {
+    parse: wholeNumber(1, 1000),
+    default: '2',
+    about: 'requests a second to a portal; the Enterprise plan allows 5',
+  },
+  B24_BURST: {
+    parse: wholeNumber(1, 10_000),
+    default: '50',
+    about: 'and so many at once before that; the Enterprise plan allows 250',
   },
   PORT: { parse: wholeNumber(0, 65535), default: '8080', about: 'port of the public listener' },
   HOST: { parse: anyText, default: '0.0.0.0', about: 'address of the public listener' },
@@ -166,6 +190,9 @@ export function readConfig(
 
   const config: Config = {
     tokens: part === 'receiver' ? read('B24_APPLICATION_TOKEN') : [],
+    hooks: read('B24_HOOK'),
+    rate: read('B24_RATE'),
+    burst: read('B24_BURST'),
     port: read('PORT'),
     host: read('HOST'),
     webhookPath: read('WEBHOOK_PATH'),
@@ -219,6 +246,16 @@ function parseTokens(text: string): readonly Token[] | Problem {
     tokens.push({ name, value })
   }
   return tokens
+}
+
+function parseHookUrls(text: string): readonly Hook[] | Problem {
+  if (text === '') return []
+  try {
+    return parseHooks(text)
+  } catch (error) {
+    // It quotes nothing of the text.
+    return new Problem(error instanceof Error ? error.message : String(error))
+  }
 }
 
 function parsePath(text: string): string | Problem {

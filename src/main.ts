@@ -45,6 +45,7 @@ async function start(config: Config): Promise<void> {
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
+    hookTroubles: () => supervisor?.hookTroubles() ?? [],
   })
   await app.listen({ port: config.port, host: config.host, backlog })
   await admin.listen({ port: config.adminPort, host: config.adminHost })

@@ -15,6 +15,8 @@ export interface SupervisorParts {
 export interface Supervisor {
   /** Why no handler runs; `undefined` when all is well. */
   trouble(): string | undefined
+  /** Of each hook that does not work, why. */
+  hookTroubles(): readonly string[]
   /** Starts another dispatcher and, when it has loaded every handler, ends the one before. */
   reload(): Promise<void>
   /** Resolves when it is gone, after `grace` milliseconds at most. */
@@ -38,6 +40,8 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
   let pause = shortestPause
   let timer: NodeJS.Timeout | undefined
   let trouble: string | undefined = 'the dispatcher is starting'
+  /** By hook, as the current dispatcher has found it. */
+  const hookTroubles = new Map<string, string>()
   let isStopping = false
   /** Those that run: while one takes the place of another there are two. */
   const children = new Set<ChildProcess>()
@@ -58,6 +62,7 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
       if (child !== current) return
       if (message.type === 'trouble') trouble = message.reason
       if (message.type === 'following') trouble = undefined
+      if (message.type === 'hook') tellHook(message)
       if (message.type === 'worked') pause = shortestPause
     })
     // One that could not be started, for want of processes or descriptors, has no exit.
@@ -73,9 +78,15 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
     return child
   }
 
+  function tellHook({ label, trouble: why }: Extract<FromDispatcher, { type: 'hook' }>): void {
+    if (why === undefined) hookTroubles.delete(label)
+    else hookTroubles.set(label, why)
+  }
+
   function startAgain(ended: ChildProcess): void {
     children.delete(ended)
     if (isStopping || ended !== current) return
+    hookTroubles.clear()
     trouble ??= 'the dispatcher died and is started again'
     log.info({ in_ms: pause }, 'starting the dispatcher again')
     timer = setTimeout(() => {
@@ -137,6 +148,7 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
     clearTimeout(timer)
     const old = current
     current = fresh
+    hookTroubles.clear()
     if (!isAlive(fresh)) startAgain(fresh)
     await end(old, grace)
     log.info('handlers were loaded anew')
@@ -144,6 +156,7 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
 
   return {
     trouble: () => trouble,
+    hookTroubles: () => [...hookTroubles.values()],
     reload() {
       // What still loads may have read a file before it was mended, or wait for something for ever.
       loading?.kill('SIGKILL')

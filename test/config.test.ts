@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { inspect } from 'node:util'
 import { pino } from 'pino'
 import { afterAll, describe, expect, test } from 'vitest'
 import { ConfigError, parseDuration, readConfig, readDataDir, settings } from '../src/config.ts'
@@ -44,6 +45,9 @@ function fileOf(name: string, content: string): string {
 test('a token is all that must be set; everything else has a default', () => {
   expect(readConfig(enough)).toEqual({
     tokens: [{ name: undefined, value: secret }],
+    hooks: [],
+    rate: 2,
+    burst: 50,
     port: 8080,
     host: '0.0.0.0',
     webhookPath: '/bitrix24',
@@ -69,6 +73,9 @@ test('a token is all that must be set; everything else has a default', () => {
 test('every setting can be set', () => {
   const config = readConfig({
     B24_APPLICATION_TOKEN: 'sales=abc,support=def',
+    B24_HOOK: 'sales=https://a.bitrix24.com/rest/1/abc/,support=https://b.bitrix24.com/rest/7/def/',
+    B24_RATE: '5',
+    B24_BURST: '250',
     PORT: '0',
     HOST: '::1',
     WEBHOOK_PATH: '/hooks/b24/',
@@ -90,6 +97,12 @@ test('every setting can be set', () => {
     DISPATCH_FROM: 'oldest',
   })
   expect(config).toEqual({
+    hooks: [
+      expect.objectContaining({ name: 'sales', host: 'a.bitrix24.com', user: '1' }),
+      expect.objectContaining({ name: 'support', host: 'b.bitrix24.com', user: '7' }),
+    ],
+    rate: 5,
+    burst: 250,
     tokens: [
       { name: 'sales', value: 'abc' },
       { name: 'support', value: 'def' },
@@ -230,6 +243,50 @@ describe('tokens', () => {
   })
 })
 
+describe('the hook', () => {
+  const url = (host: string) => `https://${host}/rest/1/${secret}/`
+
+  test('is refused with all other problems when it is wrong, by the receiver too, and the problem does not print it', () => {
+    const problems = problemsOf({ B24_HOOK: url('a.example').replace('https', 'http'), PORT: 'x' })
+    expect(problems).toEqual([
+      expect.stringMatching(/^B24_APPLICATION_TOKEN /),
+      'B24_HOOK               entry 1 must begin with https://',
+      expect.stringMatching(/^PORT /),
+    ])
+    expect(problems.join()).not.toContain(secret)
+  })
+
+  test.each([
+    ['an application token', secret, /no URL/],
+    ['two without names', `${url('a.example')},${url('b.example')}`, /needs a name/],
+    ['a name twice', `a=${url('a.example')},a=${url('b.example')}`, /"a" twice/],
+    ['a method behind the code', `${url('a.example')}crm.deal.get`, /end after the code/],
+    ['a line end in it', `${url('a.example')}\n${url('b.example')}`, /end after the code/],
+  ])('may not be %s, and the problem does not print it', (_, text, expected) => {
+    const problems = problemsOf({ ...enough, B24_HOOK: text })
+    expect(problems).toEqual([expect.stringMatching(expected)])
+    expect(problems.join()).not.toContain(secret)
+  })
+
+  test('may come from a file, and is not printed when that is wrong', () => {
+    const B24_HOOK_FILE = fileOf('hook', `${url('a.example')}\n`)
+    expect(readConfig({ ...enough, B24_HOOK_FILE }).hooks).toMatchObject([{ host: 'a.example' }])
+    const problems = problemsOf({ ...enough, B24_HOOK_FILE: fileOf('no-hook', `x${url('a.example')}`) })
+    expect(problems).toEqual([expect.stringMatching(/^B24_HOOK /)])
+    expect(problems.join()).not.toContain(secret)
+  })
+
+  test('is what a dispatcher reads, which needs no token', () => {
+    expect(readConfig({ B24_HOOK: url('a.example') }, 'dispatcher').hooks).toMatchObject([{ host: 'a.example' }])
+  })
+
+  test('shows its secret in nothing that prints the settings', () => {
+    const config = readConfig({ ...enough, B24_HOOK: url('a.example') })
+    const printed = inspect(config.hooks, { depth: 20, showHidden: true }) + JSON.stringify(config.hooks)
+    expect(printed).not.toContain(secret)
+  })
+})
+
 describe('refused, with what is allowed', () => {
   const proxies = /^must be IP addresses or CIDRs such as 10\.0\.0\.5 or 172\.16\.0\.0\/12, separated by commas/
   const path = /^must be a path such as \/bitrix24/
@@ -239,6 +296,8 @@ describe('refused, with what is allowed', () => {
 
   test.each<[string, RegExp, string[]]>([
     ['PORT', port, ['80a', '-1', '65536', '8080.5', '0x50', '1e3', ' 80', 'http']],
+    ['B24_RATE', /^must be a whole number from 1 to 1000/, ['0', '1001', '2.5', '5/s']],
+    ['B24_BURST', /^must be a whole number from 1 to 10000/, ['0', '10001', '-1']],
     ['CONCURRENCY', /^must be a whole number from 1 to 1000/, ['0', '1001', 'many']],
     ['WEBHOOK_PATH', path, ['/', '//', 'bitrix24', '/a b', '/a?b', '/a#b', '/:id', '/*', '/a//b', '/%41', '/ключ']],
     ['WEBHOOK_PATH', path, ['/healthz', '/healthz/', 'https://example.com/bitrix24']],

@@ -2,17 +2,22 @@ import { rm, stat } from 'node:fs/promises'
 import { setTimeout as sleep, setImmediate as tick } from 'node:timers/promises'
 import { inspect } from 'node:util'
 import type { Logger } from 'pino'
-import { follow, type Position } from '../journal/follow.ts'
+import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
+import type { Portals } from '../bitrix24/portals.ts'
+import { follow, type JournalledEvent, type Position } from '../journal/follow.ts'
 import { listSegments } from '../journal/segments.ts'
+import { createRun } from './context.ts'
 import type { Delivery, Queue } from './queue.ts'
 import type { LoadedHandler } from './registry.ts'
 import { nextTry } from './retry.ts'
+import { createRunTimer } from './run-timer.ts'
 
 export interface DispatcherParts {
   readonly dataDir: string
   readonly from: Position
   readonly handlers: readonly LoadedHandler[]
   readonly queue: Queue
+  readonly portals: Portals
   /** Runs at once. */
   readonly concurrency: number
   /** Milliseconds, as is `handlerTimeout`. */
@@ -28,6 +33,8 @@ export interface DispatcherParts {
 export interface Dispatcher {
   /** Rejects when this process cannot go on: the journal or the queue is gone, or a handler does not end. */
   readonly failed: Promise<never>
+  /** What was postponed may run. */
+  readonly resume: () => void
   /** Takes no more and gives the handlers that run so many milliseconds; those that need longer run again some day. */
   stop(grace: number): Promise<void>
 }
@@ -35,15 +42,20 @@ export interface Dispatcher {
 /** The clock may jump, and a timer cannot be set for longer than 24 days. */
 const longestSleep = 60_000
 
+/** Nothing waits for ever for a word that was missed: it looks for itself. */
+const longestPostponement = 600_000
+
 const hour = 3_600_000
 const day = 24 * hour
 
 /** follow → match → queue → run. */
 export async function startDispatcher(parts: DispatcherParts): Promise<Dispatcher> {
-  const { dataDir, from, handlers, queue, concurrency, retentionDays, log, onEnded } = parts
+  const { dataDir, from, handlers, queue, portals, concurrency, retentionDays, log, onEnded } = parts
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
+  /** Names of the handlers that were seen calling Bitrix24. */
+  const callers = new Set<string>()
   const failure = Promise.withResolvers<never>()
   let alarm: NodeJS.Timeout | undefined
   let claiming: Promise<unknown> = Promise.resolve()
@@ -121,30 +133,62 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
       attempt,
       ...(coalesced > 1 && { coalesced }),
     }
+    const known = callers.has(handler.name) ? troubleFor(event) : undefined
+    if (known) return postpone(delivery, known, about)
     const timeout = handler.options.timeout ?? parts.handlerTimeout
-    const signal = AbortSignal.timeout(timeout)
+    const timer = createRunTimer(timeout)
     const started = performance.now()
     const ms = () => Math.round(performance.now() - started)
-    const over = new AbortController()
+    const { context, hookTrouble, cutCalls } = createRun({
+      delivery,
+      log: log.child(about),
+      timer,
+      portals,
+      onCall: () => void callers.add(handler.name),
+    })
     try {
       await Promise.race([
-        handler.handle(event, { log: log.child(about), signal, attempt, coalesced }),
+        handler.handle(event, context),
         // JavaScript cannot be stopped. A handler that ignores its signal holds its object until the process goes.
-        sleep(2 * timeout, undefined, { signal: over.signal, ref: false }).then(() => {
+        timer.overdue.then(() => {
           throw new HandlerStuck(`${handler.name} did not end ${2 * timeout} ms after its start`)
         }),
       ])
       // What it did after the time was up counts as not done: it was told to stop.
-      signal.throwIfAborted()
+      timer.signal.throwIfAborted()
       await queue.done(delivery)
       log.info({ ...about, ms: ms() }, 'handled')
     } catch (error) {
+      timer.stop()
       // Before its delivery ends: what waits behind it must not start beside it.
       if (error instanceof HandlerStuck) giveUp(error)
-      await fail(delivery, handler, error, { ...about, ms: ms() })
+      const trouble = await hookTrouble()
+      cutCalls(error)
+      if (trouble) await postpone(delivery, trouble, { ...about, ms: ms(), err: error })
+      else await fail(delivery, handler, error, { ...about, ms: ms() })
     } finally {
-      over.abort()
+      timer.stop()
     }
+  }
+
+  /** Of the hook that is for the event. */
+  function troubleFor(event: JournalledEvent): Bitrix24Error | undefined {
+    const access = portals.accessFor(event)
+    return 'refusal' in access ? undefined : access.health.trouble()
+  }
+
+  async function postpone(delivery: Delivery, { message }: Bitrix24Error, about: object): Promise<void> {
+    const due = Date.now() + longestPostponement
+    await queue.postpone(delivery, { due, error: message })
+    log.info({ ...about, reason: message }, 'postponed until the hook works')
+    // It may have come back while this was written.
+    if (!troubleFor(delivery.event)) resume()
+  }
+
+  function resume(): void {
+    if (stopping.signal.aborted) return
+    claiming = claiming.then(() => queue.resume()).catch(giveUp)
+    fill()
   }
 
   /** @param alone it killed its process, so it is to run alone */
@@ -204,7 +248,8 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   }
 
   await chargeCrash()
-  fill()
+  // Hooks are taken for good until a call fails.
+  resume()
   const following = followJournal()
   following.catch(giveUp)
   const retireNow = () => {
@@ -215,6 +260,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
 
   return {
     failed: failure.promise,
+    resume,
     async stop(grace) {
       stopping.abort()
       clearTimeout(alarm)

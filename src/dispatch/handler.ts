@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import type { Client } from '../bitrix24/client.ts'
 import { parseDuration } from '../config.ts'
 import type { EventName, EventOf } from '../events/typed.ts'
 
@@ -6,12 +7,18 @@ import type { EventName, EventOf } from '../events/typed.ts'
 export interface Context {
   /** Writes to the receiver's diagnostic log, marked with handler and event. */
   readonly log: Logger
-  /** Aborts when the run takes longer than `HANDLER_TIMEOUT`; pass it to `fetch`. */
+  /** Aborts when the run takes longer than `HANDLER_TIMEOUT`, waits for a turn at Bitrix24 not counted; pass it to `fetch`. */
   readonly signal: AbortSignal
   /** 1 on the first run of this event, 2 on the first retry, … */
   readonly attempt: number
   /** How many events this run stands for, itself included; more than 1 only with the option `coalesce`. */
   readonly coalesced: number
+  /**
+   * REST of the event's portal, through the hook of its webhook. Its calls end with `signal`.
+   *
+   * @throws {FinalError} when `B24_HOOK` has no hook for this event, or one of another portal
+   */
+  readonly bitrix24: Client
 }
 
 /**

@@ -2,6 +2,11 @@ import { mkdir } from 'node:fs/promises'
 import { registerHooks } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
+import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
+import { realClock } from '../bitrix24/clock.ts'
+import type { Hook } from '../bitrix24/hook.ts'
+import { createPortals } from '../bitrix24/portals.ts'
+import { loadSdk } from '../bitrix24/transport.ts'
 import { type Config, readConfig } from '../config.ts'
 import { oldest, type Position, positionOfLast, positionOfTime } from '../journal/follow.ts'
 import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
@@ -32,6 +37,7 @@ const config = readSettings()
 const { log, close: closeLog } = createLog(config.logLevel, 'dispatcher')
 let isStopping = false
 let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
+let resumeDispatcher: () => void = () => undefined
 
 listen()
 try {
@@ -65,19 +71,25 @@ async function run(): Promise<void> {
       log.warn({ handler, owed }, 'the file of this handler is gone; what it is owed stays')
 
   if (isStopping) return
+  const portals = createPortals({ ...config, clock: realClock, onChange: tellHook })
   const dispatcher = await startDispatcher({
     ...config,
     from,
     handlers,
     queue,
+    portals,
     log,
     onEnded: () => tell({ type: 'worked' }),
   })
   stopDispatcher = async (grace) => {
     await dispatcher.stop(grace)
+    portals.stop()
     await queue.close()
   }
+  resumeDispatcher = dispatcher.resume
   tell({ type: 'following' })
+  // Half a second, which is better spent now than within the time of a run. If it fails, so does the call.
+  if (config.hooks.length > 0) loadSdk().catch(() => undefined)
   await dispatcher.failed
 }
 
@@ -127,6 +139,13 @@ function tellHandlers(handlers: readonly LoadedHandler[]): void {
     for (const unknown of unknownEvents(handler))
       log.warn({ handler: handler.name, ...unknown }, 'the documentation does not know this event: is it spelt right?')
   if (handlers.length === 0) log.warn({ dir: config.handlersDir }, 'no handlers: events are journalled only')
+}
+
+function tellHook({ label }: Hook, trouble: Bitrix24Error | undefined): void {
+  if (trouble) log.error({ hook: label, reason: trouble.message }, 'a hook does not work; what needs it waits')
+  else log.info({ hook: label }, 'a hook works again; what waited for it goes on')
+  tell({ type: 'hook', label, ...(trouble && { trouble: trouble.message }) })
+  if (!trouble) resumeDispatcher()
 }
 
 function tellWhy(error: unknown): void {

@@ -8,6 +8,8 @@ export type FromDispatcher =
   | { readonly type: 'following' }
   /** It does not follow, and why; what it waits for is mended by hand. */
   | { readonly type: 'trouble'; readonly reason: string }
+  /** A hook went down, or, without trouble, is up again. */
+  | { readonly type: 'hook'; readonly label: string; readonly trouble?: string }
   /** A run ended. */
   | { readonly type: 'worked' }
 

@@ -56,6 +56,13 @@ export interface Queue {
   /** It was not run to its end and that is not its fault: it is ready again and the attempt is not counted. */
   release(delivery: Delivery): Awaitable<void>
   /**
+   * What it needs is not there, and that is not its fault: it waits like a retry, but the attempt is not counted, and the
+   * next run is taken for its first when its time is counted.
+   */
+  postpone(delivery: Delivery, until: Postponement): Awaitable<void>
+  /** What was postponed is due now. */
+  resume(): Awaitable<void>
+  /**
    * To be called once, before the first claim: what a process that died was running. Of several only one can have killed
    * it: all are ready again, uncharged, as suspects, who run alone. One that ran alone is returned, still claimed.
    */
@@ -68,6 +75,13 @@ export interface Queue {
   /** Forgets what was done in segments up to this one. The position is on disk when it resolves. */
   prune(segment: number): Awaitable<void>
   close(): Awaitable<void>
+}
+
+export interface Postponement {
+  /** Unix milliseconds. */
+  readonly due: number
+  /** What it waits for. */
+  readonly error: string
 }
 
 export interface Retry {

@@ -79,7 +79,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     position: db.prepare('SELECT segment, offset FROM position'),
     setPosition: db.prepare('INSERT OR REPLACE INTO position (one, segment, offset) VALUES (1, ?, ?)'),
     head: db.prepare(`
-      SELECT key, state, attempts, settle, created_at FROM delivery
+      SELECT key, state, attempts, postponed, settle, created_at FROM delivery
       WHERE handler = ? AND lane = ? AND state IN ('ready', 'running', 'waiting')`),
     add: db.prepare(`
       INSERT INTO delivery (event_id, handler, lane, name, event, segment, settle, created_at, state, since, due)
@@ -106,12 +106,19 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       WHERE key = :key`),
     claim: db.prepare(`
       UPDATE delivery SET state = 'running', attempts = :attempts, coalesced = :coalesced, suspect = :suspect,
-        first_run_at = coalesce(first_run_at, :now)
+        postponed = 0, first_run_at = coalesce(first_run_at, :now)
       WHERE key = :key RETURNING *`),
     end: db.prepare(`
       UPDATE delivery SET state = :state, since = :since, due = :due, error = coalesce(:error, error), suspect = :suspect,
         event = iif(:state = 'done', NULL, event), ended_at = iif(:state = 'waiting', NULL, :now)
       WHERE key = :key RETURNING lane`),
+    postpone: db.prepare(`
+      UPDATE delivery SET state = 'waiting', postponed = 1, attempts = attempts - 1, first_run_at = NULL,
+        since = :now, due = :due, error = :error
+      WHERE key = :key`),
+    resume: db.prepare(
+      "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND postponed = 1",
+    ),
     release: db.prepare("UPDATE delivery SET state = 'ready', attempts = attempts - 1, suspect = ? WHERE key = ?"),
     next: db.prepare(`
       SELECT key, settle, created_at FROM delivery WHERE handler = ? AND lane = ? AND state = 'blocked' ORDER BY key LIMIT 1`),
@@ -149,7 +156,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       since: waits ? at : null,
       due: waits ? at + settle : null,
     })
-    if (changes === 0 || head?.['state'] !== 'waiting' || head['attempts'] !== 0) return
+    if (changes === 0 || head?.['state'] !== 'waiting' || head['attempts'] !== 0 || head['postponed'] !== 0) return
     // The burst goes on.
     const due = settled(Number(head['settle']), Number(head['created_at']), at)
     sql.wait.run({ key: head['key'] ?? null, now: at, due })
@@ -236,6 +243,8 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     done: (delivery) => end(delivery, 'done', {}),
     retry: (delivery, { due, error, alone = false }) =>
       end(delivery, 'waiting', { due, error, suspect: Number(alone) }),
+    postpone: (delivery, { due, error }) => void sql.postpone.run({ key: delivery.key, now: now(), due, error }),
+    resume: () => void sql.resume.run(),
     dead: (delivery, error) => end(delivery, 'dead', { error }),
     release: (delivery) => void sql.release.run(0, delivery.key),
     recover() {

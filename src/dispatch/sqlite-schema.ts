@@ -3,8 +3,8 @@ import type { DatabaseSync } from 'node:sqlite'
 /**
  * What made each version out of the one before.
  *
- * A delivery's way: blocked (behind another of its lane) → ready → running → done; waiting (for its retry, or for quiet)
- * → ready; coalesced (into a later one); or dead. `lane` is the unit of order, portal and object; NULL means none. Of a
+ * A delivery's way: blocked (behind another of its lane) → ready → running → done; waiting (for its retry, for quiet, or
+ * postponed) → ready; coalesced (into a later one); or dead. `lane` is the unit of order, portal and object; NULL means none. Of a
  * lane at most one is ready, running or waiting, so claiming never has to look behind the head.
  */
 const migrations = [
@@ -60,6 +60,8 @@ const migrations = [
    CREATE INDEX delivery_ended ON delivery (segment) WHERE state IN ('done', 'coalesced');
    CREATE TABLE handler (name TEXT PRIMARY KEY) STRICT;
    INSERT INTO handler (name) SELECT DISTINCT handler FROM delivery`,
+  // It waits for something to come back, not for its retry nor for quiet.
+  'ALTER TABLE delivery ADD COLUMN postponed INTEGER NOT NULL DEFAULT 0',
 ]
 
 /** Inside the caller's transaction. @throws when a newer version wrote the file */

@@ -3,6 +3,8 @@ import { DatabaseSync } from 'node:sqlite'
 import { Writable } from 'node:stream'
 import { pino } from 'pino'
 import { expect, onTestFinished, test } from 'vitest'
+import { realClock } from '../../src/bitrix24/clock.ts'
+import { createPortals } from '../../src/bitrix24/portals.ts'
 import { type DispatcherParts, startDispatcher } from '../../src/dispatch/dispatcher.ts'
 import { defineHandler, type Handler, type HandlerOptions, RetryAfter } from '../../src/dispatch/handler.ts'
 import type { Queue } from '../../src/dispatch/queue.ts'
@@ -64,6 +66,7 @@ async function prepare({ segmentSize = 64 * 1024 ** 2 } = {}) {
         from: (await queue.position()) ?? oldest,
         handlers,
         queue,
+        portals: createPortals({ hooks: [], rate: 2, burst: 50, clock: realClock, onChange: () => undefined }),
         concurrency: 8,
         retryFor: 3_600_000,
         handlerTimeout: 60_000,

@@ -19,7 +19,7 @@ const kinds = {
 type Kind = keyof typeof kinds
 const handlers = Object.keys(kinds) as Kind[]
 
-type Ending = 'done' | 'dead' | 'release' | 'retry'
+type Ending = 'done' | 'dead' | 'release' | 'retry' | 'postpone'
 
 type Step =
   | { readonly do: 'deliver'; readonly lane: number; readonly name: string }
@@ -27,6 +27,8 @@ type Step =
   | { readonly do: 'claim'; readonly limit: number }
   | { readonly do: 'done' | 'dead' | 'release'; readonly which: number }
   | { readonly do: 'retry'; readonly which: number; readonly after: number; readonly alone: boolean }
+  | { readonly do: 'postpone'; readonly which: number; readonly after: number }
+  | { readonly do: 'resume' }
   | { readonly do: 'clock'; readonly by: number }
   | { readonly do: 'crash'; readonly guilty: Ending }
 
@@ -41,10 +43,12 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     weight: 2,
     arbitrary: fc.record({ do: fc.constant('retry'), which, after: fc.nat(3_000), alone: fc.boolean() }),
   },
+  { weight: 2, arbitrary: fc.record({ do: fc.constant('postpone'), which, after: fc.nat(3_000) }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('resume') }) },
   { weight: 3, arbitrary: fc.record({ do: fc.constant('clock'), by: fc.integer({ min: -500, max: 2_500 }) }) },
   {
     weight: 1,
-    arbitrary: fc.record({ do: fc.constant('crash'), guilty: fc.constantFrom('retry', 'dead', 'release') }),
+    arbitrary: fc.record({ do: fc.constant('crash'), guilty: fc.constantFrom('retry', 'dead', 'release', 'postpone') }),
   },
 )
 
@@ -60,6 +64,7 @@ interface Owed {
   /** Until when it waits, as the first of its lane, and since when. */
   wait: { readonly due: number; readonly since: number } | undefined
   isSuspect: boolean
+  isPostponed: boolean
 }
 
 /** What a queue promises, as lists in memory. The first of a lane may run; the others wait behind it. */
@@ -86,10 +91,11 @@ class Model {
       stands: 1,
       wait: undefined,
       isSuspect: false,
+      isPostponed: false,
     }
     lane.push(owed)
     const [head] = lane
-    if (head === owed || (head?.wait && head.attempts === 0)) this.settle(key)
+    if (head === owed || (head?.wait && head.attempts === 0 && !head.isPostponed)) this.settle(key)
   }
 
   /** Lets the first of a lane wait until its object is quiet. */
@@ -100,6 +106,10 @@ class Model {
     const { settle } = kinds[head.kind]
     const due = Math.min((lane.at(-1)?.createdAt ?? 0) + settle, head.createdAt + 10 * settle)
     head.wait = settle > 0 && (due > this.now || head.wait) ? { due, since: this.now } : undefined
+  }
+
+  resume(): void {
+    for (const [head] of this.lanes.values()) if (head?.isPostponed) head.wait = undefined
   }
 
   nextDue(): number | undefined {
@@ -140,13 +150,14 @@ class Model {
     for (const { kind, id, state } of one) if (state === 'ended') this.ended.add(`${kind} ${id}`)
     newest.attempts = head.attempts + 1
     newest.isSuspect = head.isSuspect
+    newest.isPostponed = false
     newest.stands = one.reduce((sum, { stands }) => sum + stands, 0)
     lane.unshift(newest)
     this.running.push({ owed: newest, lane: key })
     return told(newest)
   }
 
-  end(owed: Owed, how: 'ended' | 'release' | { readonly due: number; readonly isSuspect: boolean }): void {
+  end(owed: Owed, how: 'ended' | 'release' | { readonly due: number; readonly isSuspect?: boolean }): void {
     const run = this.running.find((one) => one.owed === owed)
     if (run === undefined) throw new Error('it does not run')
     this.running = this.running.filter((one) => one !== run)
@@ -158,9 +169,11 @@ class Model {
       return
     }
     owed.state = 'owed'
-    owed.isSuspect = how !== 'release' && how.isSuspect
-    if (how === 'release') owed.attempts--
-    else owed.wait = { due: how.due, since: this.now }
+    owed.isPostponed = how !== 'release' && how.isSuspect === undefined
+    // One that is postponed is as suspect as before.
+    if (!owed.isPostponed) owed.isSuspect = how !== 'release' && how.isSuspect === true
+    if (how === 'release' || owed.isPostponed) owed.attempts--
+    if (how !== 'release') owed.wait = { due: how.due, since: this.now }
   }
 
   /** The one that has to be charged. */
@@ -219,6 +232,9 @@ function createPair(path: string) {
     if (how === 'retry') {
       await queue.retry(run.delivery, { due, error: 'no', alone })
       model.end(run.owed, { due, isSuspect: alone })
+    } else if (how === 'postpone') {
+      await queue.postpone(run.delivery, { due, error: 'nobody is there' })
+      model.end(run.owed, { due })
     } else {
       await (how === 'dead' ? queue.dead(run.delivery, 'no') : queue[how](run.delivery))
       model.end(run.owed, how === 'release' ? 'release' : 'ended')
@@ -245,7 +261,10 @@ function createPair(path: string) {
         for (const kind of handlers) model.deliver(kind, fresh.id, lane, name)
       } else if (step.do === 'deliver again') await (known && add(known))
       else if (step.do === 'claim') await claim(step.limit)
-      else if (step.do === 'clock') model.now += step.by
+      else if (step.do === 'resume') {
+        await queue.resume()
+        model.resume()
+      } else if (step.do === 'clock') model.now += step.by
       else if (step.do === 'crash') await crash(step.guilty)
       else if (run) await end(step.do, run, 'after' in step ? step : {})
       expect(await queue.nextDue()).toBe(model.nextDue())

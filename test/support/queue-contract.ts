@@ -195,6 +195,38 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(again).toMatchObject([{ event: { id: '1' }, attempt: 1 }])
     })
 
+    test('a delivery that is postponed waits like a retry, its object behind it; the attempt and its time so far were none', async () => {
+      const { clock, queue, add, claim, ids } = start()
+      await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'))
+      await queue.retry(got((await claim())[0]), { due: clock.now, error: 'no' })
+      await queue.postpone(got((await claim())[0]), { due: clock.now + 60_000, error: 'nobody is there' })
+      await add(eventOf(3, 'deal:1'))
+      expect(await queue.nextDue()).toBe(clock.now + 60_000)
+      clock.now += 59_999
+      expect(await ids()).toEqual([])
+      clock.now += 1
+      const [again] = await claim()
+      expect(again).toMatchObject({ event: { id: '1' }, attempt: 2, firstRunAt: clock.now })
+      await queue.done(got(again))
+      expect(await claim()).toMatchObject([{ event: { id: '2' }, attempt: 1 }])
+    })
+
+    test('what is postponed is due at once when it is resumed, also in the next process; a retry is not', async () => {
+      const { clock, queue, add, claim, ids, reopen } = start()
+      await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:2'))
+      const [first, second] = await claim()
+      await queue.postpone(got(first), { due: clock.now + 60_000, error: 'nobody is there' })
+      await queue.retry(got(second), { due: clock.now + 60_000, error: 'no' })
+      const next = reopen()
+      await next.resume()
+      const [again, ...none] = await tools(next).claim()
+      expect([again?.event.id, none]).toEqual(['1', []])
+      expect(again?.attempt).toBe(1)
+      await next.retry(got(again), { due: clock.now + 60_000, error: 'no' })
+      await next.resume()
+      expect(await ids()).toEqual([])
+    })
+
     test('after the clock was put back, what waits too long is due now, what waits since then is not', async () => {
       const { clock, queue, add, claim, ids } = start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:2'))
@@ -362,6 +394,18 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await ids()).toEqual(['1'])
     })
 
+    test('an event behind a delivery that is postponed does not put it off, nor call it', async () => {
+      const { clock, queue, claim, ids } = start()
+      await queue.add(slowly(eventOf(1, 'deal:1')), here)
+      clock.now += settle
+      await queue.postpone(got((await claim())[0]), { due: clock.now + 60_000, error: 'nobody is there' })
+      clock.now += 1_000
+      await queue.add(slowly(eventOf(2, 'deal:1')), here)
+      expect(await queue.nextDue()).toBe(clock.now + 59_000)
+      await queue.resume()
+      expect(await ids()).toEqual(['1'])
+    })
+
     test('events without an object wait each for itself', async () => {
       const { clock, queue, ids } = start()
       await queue.add(slowly(eventOf(1)), here)
@@ -421,6 +465,18 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       await third.done(got(last))
       // Nobody is suspected any more.
       expect(await tools(third).ids()).toEqual(['4', '5'])
+    })
+
+    test('a suspect that is postponed is still one', async () => {
+      const { clock, queue, add, reopen } = start()
+      await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:2'), eventOf(3, 'deal:3'))
+      await tools(queue).claim([want()], 2)
+      const next = reopen()
+      await next.recover()
+      await next.postpone(got((await tools(next).claim())[0]), { due: clock.now + 60_000, error: 'nobody is there' })
+      await next.done(got((await tools(next).claim())[0]))
+      await next.resume()
+      expect(await tools(next).ids()).toEqual(['1'])
     })
 
     test('a suspect whose handler is gone keeps nobody else waiting', async () => {

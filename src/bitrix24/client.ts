@@ -1,0 +1,127 @@
+import { readResults, toCommands } from './batch.ts'
+import { Bitrix24Error } from './bitrix24-error.ts'
+import type { Hook } from './hook.ts'
+import type { Limits } from './limits.ts'
+import { createTransport, type Envelope, type Send } from './transport.ts'
+
+export type Params = Readonly<Record<string, unknown>>
+/** By key; the results of those before may be used in a value, as `$result[key][field]`. */
+export type Commands<K extends string = string> = Readonly<Record<K, readonly [method: string, params?: Params]>>
+
+export type Settled = { readonly result: unknown } | { readonly error: Bitrix24Error }
+
+/** REST of one portal. Waits for its turn by itself; every failure is a `Bitrix24Error`, an abort the signal's reason. */
+export interface Client {
+  /** The answer's `result`. What `T` says is not checked. */
+  readonly call: <T = unknown>(method: string, params?: Params) => Promise<T>
+  /** Up to 50 commands in one request; the first that fails ends it and is thrown, with its key as `command`. */
+  readonly batch: <K extends string>(commands: Commands<K>) => Promise<Record<K, unknown>>
+  /** As `batch`, but all of them run, and each has its result or its error. */
+  readonly batchSettled: <K extends string>(commands: Commands<K>) => Promise<Record<K, Settled>>
+  /**
+   * The rows of all pages, in the order asked for, each page when it is needed. Rows that are written meanwhile may move
+   * to another page: for long lists ask in the order of ids.
+   */
+  readonly list: <T = unknown>(method: string, params?: Params) => AsyncGenerator<T, void, undefined>
+}
+
+export interface ClientParts {
+  readonly hook: Hook
+  /** Of the hook's portal, the same for everybody in this process. */
+  readonly limits: Limits
+  /** Ends what is under way. */
+  readonly signal?: AbortSignal | undefined
+  /** Goes round every wait for a turn, so that a run's timeout may stand still meanwhile. */
+  readonly whileWaiting?: <T>(wait: Promise<T>) => Promise<T>
+  /** Instead of the transport alone, for what goes round each request. */
+  readonly send?: Send
+}
+
+export function createClient(parts: ClientParts): Client {
+  const { hook, limits, signal, whileWaiting = (wait) => wait, send = createTransport(hook, signal) } = parts
+
+  async function request(method: string, params: object, methods: readonly string[] = [method]): Promise<Envelope> {
+    for (;;) {
+      signal?.throwIfAborted()
+      await whileWaiting(limits.turn(methods, signal))
+      try {
+        const envelope = await send(method, params)
+        limits.learn(method, envelope.time)
+        return envelope
+      } catch (error) {
+        if (!(error instanceof Bitrix24Error) || !limits.refuse(method, error.code)) throw error
+      }
+    }
+  }
+
+  async function runBatch(commands: Commands, halt: boolean): Promise<Map<string, Settled>> {
+    const methods = Object.values(commands).map(([method]) => method)
+    const params = { halt: Number(halt), cmd: toCommands(commands) }
+    const { result } = await request('batch', params, ['batch', ...methods])
+    const { settled, times } = readResults({ result, commands, hook })
+    for (const [method, time] of times) limits.learn(method, time)
+    return settled
+  }
+
+  /**
+   * A blocked method is waited for, as in `call`, and then what is left is sent again; not where commands use results,
+   * because those of another request are not there.
+   */
+  async function settle(commands: Commands, halt: boolean): Promise<Map<string, Settled>> {
+    const all = new Map<string, Settled>()
+    const mayResend = !JSON.stringify(commands).includes('$result[')
+    let left = commands
+    for (;;) {
+      const settled = await runBatch(left, halt)
+      const again: [string, Commands[string]][] = []
+      for (const [key, command] of Object.entries(left)) {
+        const one = settled.get(key)
+        const isBlocked = one && 'error' in one && limits.refuse(command[0], one.error.code) && mayResend
+        const isBehindBlocked = !one && again.length > 0
+        if (isBlocked || isBehindBlocked) again.push([key, command])
+        else if (one) all.set(key, one)
+      }
+      if (again.length === 0) return all
+      left = Object.fromEntries(again)
+    }
+  }
+
+  return {
+    async call<T>(method: string, params: Params = {}) {
+      const { result } = await request(method, params)
+      return result as T
+    },
+
+    async batch<K extends string>(commands: Commands<K>) {
+      const results: [string, unknown][] = []
+      for (const [key, one] of await settle(commands, true)) {
+        if ('error' in one) throw one.error
+        results.push([key, one.result])
+      }
+      return Object.fromEntries(results) as Record<K, unknown>
+    },
+
+    async batchSettled<K extends string>(commands: Commands<K>) {
+      return Object.fromEntries(await settle(commands, false)) as Record<K, Settled>
+    },
+
+    async *list<T>(method: string, params: Params = {}) {
+      let start = Number(params['start'] ?? 0)
+      for (;;) {
+        const { result, next } = await request(method, { ...params, start })
+        yield* rowsOf<T>(method, result)
+        if (typeof next !== 'number' || next <= start) return
+        start = next
+      }
+    },
+  }
+}
+
+/** The result is the list, or has nothing but it, under a name such as `items` or `tasks`. */
+function rowsOf<T>(method: string, result: unknown): T[] {
+  if (Array.isArray(result)) return result
+  const values: unknown[] = Object.values(Object(result))
+  const [only] = values
+  if (values.length === 1 && Array.isArray(only)) return only
+  throw new TypeError(`${method} gives no list: use call`)
+}

@@ -1,0 +1,31 @@
+import { setTimeout as wait } from 'node:timers/promises'
+
+/** Time, so that a test may have its own. */
+export interface Clock {
+  /** Milliseconds that never go back. */
+  readonly now: () => number
+  /** Rejects with the signal's reason when that aborts. */
+  readonly sleep: (ms: number, signal: AbortSignal | undefined) => Promise<void>
+}
+
+/** Longer ones fire at once in Node. */
+const longestTimer = 2 ** 31 - 1
+
+export const realClock: Clock = {
+  now: () => performance.now(),
+  sleep: (ms, signal) => orAborted(wait(Math.min(ms, longestTimer), undefined, signal ? { signal } : {}), signal),
+}
+
+/** Rejects with the signal's reason as soon as that aborts; the promise goes on alone. */
+export async function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return promise
+  signal.throwIfAborted()
+  const aborted = Promise.withResolvers<never>()
+  const abort = () => aborted.reject(signal.reason)
+  signal.addEventListener('abort', abort, { once: true })
+  try {
+    return await Promise.race([aborted.promise, promise])
+  } finally {
+    signal.removeEventListener('abort', abort)
+  }
+}

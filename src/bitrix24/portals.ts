@@ -1,0 +1,75 @@
+import type { Bitrix24Error } from './bitrix24-error.ts'
+import type { Rate } from './budget.ts'
+import type { Clock } from './clock.ts'
+import { type Hook, hookFor, isHookOf } from './hook.ts'
+import { createHookHealth, type HookHealth } from './hook-health.ts'
+import { createLimits, type Limits } from './limits.ts'
+
+/** What all calls through one hook share in this process. */
+export interface Access {
+  readonly hook: Hook
+  /** Of its portal: the hooks of one portal have the same. */
+  readonly limits: Limits
+  readonly health: HookHealth
+}
+
+/** What tells where an event is from. */
+export interface Origin {
+  readonly webhook?: string | undefined
+  readonly auth?: Readonly<Record<string, unknown>> | undefined
+}
+
+/** The portals that this process may call. */
+export interface Portals {
+  /** For the calls about an event; or why there is none. */
+  readonly accessFor: (event: Origin) => Access | { readonly refusal: string }
+  readonly stop: () => void
+}
+
+export interface PortalsParts extends Rate {
+  readonly hooks: readonly Hook[]
+  readonly clock: Clock
+  /** A hook went down, or, without trouble, is up again. */
+  readonly onChange: (hook: Hook, trouble: Bitrix24Error | undefined) => void
+  /** Milliseconds between two probes of a hook that is down. */
+  readonly probeEvery?: number
+  /** Milliseconds that a probe is waited for. */
+  readonly patience?: number
+}
+
+export function createPortals({ hooks, clock, onChange, rate, burst, ...probing }: PortalsParts): Portals {
+  const limitsByHost = new Map<string, Limits>()
+  const accesses = new Map<Hook, Access>()
+  for (const hook of hooks) {
+    const limits = limitsByHost.get(hook.host) ?? createLimits({ rate, burst, clock })
+    limitsByHost.set(hook.host, limits)
+    const health = createHookHealth({
+      ...probing,
+      hook,
+      limits,
+      clock,
+      onChange: (trouble) => onChange(hook, trouble),
+    })
+    accesses.set(hook, { hook, limits, health })
+  }
+
+  return {
+    accessFor({ webhook, auth }) {
+      if (hooks.length === 0) return { refusal: 'B24_HOOK is not set' }
+      const hook = hookFor(hooks, webhook)
+      const access = hook && accesses.get(hook)
+      if (!access) {
+        const token = webhook === undefined ? 'a token without a name' : `the token "${webhook}"`
+        return { refusal: `B24_HOOK has no hook for the events of ${token}` }
+      }
+      const domain = auth?.['domain']
+      const { label } = access.hook
+      if (typeof domain !== 'string') return { refusal: `${label} is not used for an event that names no portal` }
+      if (!isHookOf(access.hook, domain)) return { refusal: `${label} is not used for an event of ${domain}` }
+      return access
+    },
+    stop() {
+      for (const { health } of accesses.values()) health.stop()
+    },
+  }
+}

@@ -1,0 +1,89 @@
+import { expect, test } from 'vitest'
+import { realClock } from '../../src/bitrix24/clock.ts'
+import { parseHooks } from '../../src/bitrix24/hook.ts'
+import { createPortals, type Origin } from '../../src/bitrix24/portals.ts'
+
+const one = 'https://one.bitrix24.com/rest/1/abc/'
+const two = 'https://two.bitrix24.com/rest/1/def/'
+
+function portalsOf(hooks: string) {
+  return createPortals({
+    hooks: hooks === '' ? [] : parseHooks(hooks),
+    rate: 2,
+    burst: 50,
+    clock: realClock,
+    onChange: () => undefined,
+  })
+}
+
+function chosen(hooks: string, event: Origin): string {
+  const access = portalsOf(hooks).accessFor(event)
+  return 'refusal' in access ? access.refusal : access.hook.label
+}
+
+const from = (domain: string, webhook?: string): Origin => ({ webhook, auth: { domain } })
+
+test('the only hook is for all events of its portal, whatever the name of their token', () => {
+  expect(chosen(one, from('one.bitrix24.com'))).toBe('the hook of one.bitrix24.com')
+  expect(chosen(one, from('ONE.bitrix24.com', 'sales'))).toBe('the hook of one.bitrix24.com')
+})
+
+test('of several the one of the name of the token is used', () => {
+  const hooks = `sales=${one},support=${two}`
+  expect(chosen(hooks, from('one.bitrix24.com', 'sales'))).toBe('the hook "sales" of one.bitrix24.com')
+  expect(chosen(hooks, from('two.bitrix24.com', 'support'))).toBe('the hook "support" of two.bitrix24.com')
+})
+
+test.each<[string, string, Origin, string]>([
+  ['there is none', '', from('one.bitrix24.com'), 'B24_HOOK is not set'],
+  [
+    'there is none of its name',
+    `sales=${one}`,
+    from('two.bitrix24.com', 'support'),
+    'B24_HOOK has no hook for the events of the token "support"',
+  ],
+  [
+    'its token has no name and the hooks have',
+    `sales=${one}`,
+    from('one.bitrix24.com'),
+    'B24_HOOK has no hook for the events of a token without a name',
+  ],
+  [
+    'the hook is of another portal',
+    one,
+    from('two.bitrix24.com'),
+    'the hook of one.bitrix24.com is not used for an event of two.bitrix24.com',
+  ],
+  [
+    'its portal is another one by the name of its token too',
+    `sales=${one},support=${two}`,
+    from('two.bitrix24.com', 'sales'),
+    'the hook "sales" of one.bitrix24.com is not used for an event of two.bitrix24.com',
+  ],
+  ['it has no auth', one, {}, 'the hook of one.bitrix24.com is not used for an event that names no portal'],
+  [
+    'its domain is no text',
+    one,
+    { auth: { domain: ['one.bitrix24.com'] } },
+    'the hook of one.bitrix24.com is not used for an event that names no portal',
+  ],
+])('an event gets no hook where %s, and the reason is told', (_, hooks, event, reason) => {
+  expect(chosen(hooks, event)).toBe(reason)
+})
+
+test('hooks of one portal share its limits, those of others do not', () => {
+  const { accessFor } = portalsOf(`a=${one},b=https://one.bitrix24.com/rest/2/ghi/,c=${two}`)
+  const limitsOf = (event: Origin) => {
+    const access = accessFor(event)
+    return 'refusal' in access ? undefined : access.limits
+  }
+  const [a, b, c] = [
+    limitsOf(from('one.bitrix24.com', 'a')),
+    limitsOf(from('one.bitrix24.com', 'b')),
+    limitsOf(from('two.bitrix24.com', 'c')),
+  ]
+  expect(a).toBeDefined()
+  expect(b).toBe(a)
+  expect(c).toBeDefined()
+  expect(c).not.toBe(a)
+})
