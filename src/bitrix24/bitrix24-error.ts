@@ -17,6 +17,7 @@ export interface Bitrix24ErrorParts {
 export class Bitrix24Error extends Error {
   override readonly name = 'Bitrix24Error'
   readonly code: string
+  readonly description: string
   readonly status: number
   readonly method: string
   readonly command: string | undefined
@@ -29,6 +30,7 @@ export class Bitrix24Error extends Error {
   constructor(parts: Bitrix24ErrorParts) {
     super(parts.hook.redact(explain(parts)))
     this.code = parts.hook.redact(parts.code)
+    this.description = parts.hook.redact(parts.description)
     this.status = parts.status
     this.method = parts.method
     this.command = parts.command
