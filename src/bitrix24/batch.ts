@@ -5,7 +5,7 @@ import type { Commands, Settled } from './client.ts'
 import type { Hook } from './hook.ts'
 
 /** https://apidocs.bitrix24.com/settings/how-to-call-rest-api/batch.html */
-const mostCommands = 50
+export const mostCommands = 50
 
 /**
  * `{ deal: 'crm.item.get?entityTypeId=2&id=662' }`, as PHP's http_build_query would. What a query cannot say is left

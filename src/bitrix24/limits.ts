@@ -3,6 +3,8 @@ import type { Clock } from './clock.ts'
 
 /** The limits of one portal, for the whole process. */
 export interface Limits {
+  /** Resolves when none of the methods is blocked for the time that it took. */
+  readonly unblocked: (methods: readonly string[], signal: AbortSignal | undefined) => Promise<void>
   /** Resolves when one request may be sent that calls the methods. */
   readonly turn: (methods: readonly string[], signal: AbortSignal | undefined) => Promise<void>
   /** What an answer tells of the time that a method took; portals that tell nothing are fine. */
@@ -26,13 +28,18 @@ export function createLimits({ clock, ...rate }: Rate & { readonly clock: Clock 
   const resetAt = new Map<string, number>()
   const blockedUntil = new Map<string, number>()
 
+  async function unblocked(methods: readonly string[], signal: AbortSignal | undefined): Promise<void> {
+    for (;;) {
+      const ms = Math.max(...methods.map((method) => (blockedUntil.get(method) ?? 0) - clock.now()))
+      if (ms <= 0) return
+      await clock.sleep(Math.ceil(ms), signal)
+    }
+  }
+
   return {
+    unblocked,
     async turn(methods, signal) {
-      for (;;) {
-        const ms = Math.max(...methods.map((method) => (blockedUntil.get(method) ?? 0) - clock.now()))
-        if (ms <= 0) break
-        await clock.sleep(Math.ceil(ms), signal)
-      }
+      await unblocked(methods, signal)
       await budget.take(signal)
     },
     learn(method, time) {

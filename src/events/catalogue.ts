@@ -439,3 +439,23 @@ export const documentedEvents: readonly string[] = [...byName.keys()]
 export function eventsOfType(type: string): string[] {
   return [...byBase.keys()].map((base) => `${base}_${type}`)
 }
+
+/** Named like an end, but not that of their object: of a message in a chat, say; and this order may yet be kept. */
+const spared: ReadonlySet<string> = new Set([
+  'ONIMBOTMESSAGEDELETE',
+  'ONIMBOTV2MESSAGEDELETE',
+  'ONIMCONNECTORMESSAGEDELETE',
+  'ONIMCONNECTORSTATUSDELETE',
+  'ONOPENLINEMESSAGEDELETE',
+  'ONSALEBEFOREORDERDELETE',
+  'ONTASKCOMMENTDELETE',
+] satisfies (keyof typeof catalogue)[])
+
+const deletions: ReadonlySet<string> = new Set(
+  documentedEvents.filter((event) => /(DELETED?|UNREGISTER)$/.test(event) && !spared.has(event)),
+)
+
+/** Whether the event says that its object is no more. `event` is upper case. */
+export function isDeletion(event: string): boolean {
+  return deletions.has(entryOf(event)?.name.split('_{')[0] ?? event)
+}

@@ -6,6 +6,7 @@ import {
   entryOf,
   eventsOfType,
   hasDocumentedShape,
+  isDeletion,
   isDocumented,
   objectOf,
 } from '../../src/events/catalogue.ts'
@@ -193,6 +194,24 @@ test('the events of one dynamic type are documented as those of all types are', 
   )
   expect(entryOf('ONCRMDYNAMICITEMADD_147')?.name).toBe('ONCRMDYNAMICITEMADD_{entityTypeId}')
   expect(isDocumented('ONCRMDEALUPDATE_147')).toBe(false)
+})
+
+test('an event that ends an object is a deletion, and one that ends a part of it is none', () => {
+  const named = documentedEvents.filter((event) => /DELETE|UNREGISTER/.test(event))
+  expect(named.filter((event) => !isDeletion(event)).toSorted()).toEqual([
+    'ONIMBOTMESSAGEDELETE',
+    'ONIMBOTV2MESSAGEDELETE',
+    'ONIMCONNECTORMESSAGEDELETE',
+    'ONIMCONNECTORSTATUSDELETE',
+    'ONOPENLINEMESSAGEDELETE',
+    'ONSALEBEFOREORDERDELETE',
+    'ONTASKCOMMENTDELETE',
+  ])
+  expect(documentedEvents.filter(isDeletion).filter((event) => !named.includes(event))).toEqual([])
+  for (const event of ['ONCRMDEALDELETE', 'ONORDERDELETED', 'ONCRMADDRESSUNREGISTER', 'CATALOG.PRICE.ON.DELETE'])
+    expect(isDeletion(event)).toBe(true)
+  expect(isDeletion('ONCRMDYNAMICITEMDELETE_147')).toBe(true)
+  expect(isDeletion('ONSOMETHINGNEWDELETE')).toBe(false)
 })
 
 test('every shared sample has its expected object in the fixture', () => {

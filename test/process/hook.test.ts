@@ -139,8 +139,10 @@ test('a hook that dies under load, and then a portal that is gone: what needs it
 
   const events = await receiver.journal()
   const reads = readsOf(read)
-  const idsOf = (of: readonly { readonly id: string; readonly object?: string | undefined }[], object: string | undefined) =>
-    of.filter((one) => one.object === object).map(({ id }) => id)
+  const idsOf = (
+    of: readonly { readonly id: string; readonly object?: string | undefined }[],
+    object: string | undefined,
+  ) => of.filter((one) => one.object === object).map(({ id }) => id)
   for (const { object } of events) expect(idsOf(reads, object)).toEqual(idsOf(events, object))
   expect(new Set(reads.map(({ attempt }) => attempt))).toEqual(new Set([1]))
   expect(deliveryStates(receiver)).toEqual([{ state: 'done', attempts: 1 }])

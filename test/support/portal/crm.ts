@@ -1,15 +1,17 @@
 import type { Answer, Call, Method } from './methods.ts'
 import { page } from './paging.ts'
 import { asText, isJsonObject, type Json, type JsonObject, phpDate } from './php.ts'
-import type { PortalRecord } from './records.ts'
+import type { PortalRecord, RecordType } from './records.ts'
 import { RestError } from './rest-error.ts'
 
 /** https://apidocs.bitrix24.com/api-reference/crm/data-types.html#object_type */
 const oldTypes = { lead: 1, deal: 2, contact: 3, company: 4, quote: 7 } as const
+const oldInvoice = 5
 
 const notFound = () => new RestError('NOT_FOUND', 'Element not found')
 /** The older methods have no code for it. */
 const notFoundOld = () => new RestError('', 'Not found')
+const noActivity = () => new RestError('', 'Activity is not found')
 
 export const crmMethods: Record<string, Method> = {
   'crm.item.get': (call) => ({ result: { item: item(found(call, typeOf(call)), call) } }),
@@ -33,6 +35,8 @@ export const crmMethods: Record<string, Method> = {
     if (!call.records.remove(typeOf(call), idOf(call))) throw notFound()
     return { result: [] }
   },
+  'crm.invoice.get': (call) => ({ result: oldItem(found(call, oldInvoice, notFoundOld)) }),
+  'crm.activity.get': (call) => ({ result: oldItem(found(call, 'activity', noActivity)) }),
   ...Object.assign({}, ...Object.entries(oldTypes).map(([name, type]) => oldMethods(name, type))),
 }
 
@@ -68,7 +72,7 @@ function idOf({ params }: Call): number {
   return Number(params['id'] ?? params['ID'])
 }
 
-function found(call: Call, type: number, missing = notFound): PortalRecord {
+function found(call: Call, type: RecordType, missing = notFound): PortalRecord {
   const record = call.records.get(type, idOf(call))
   if (!record) throw missing()
   return record

@@ -31,7 +31,9 @@ const kinds: ReadonlyMap<RecordType, string> = new Map<RecordType, string>([
   [2, 'CRMDEAL'],
   [3, 'CRMCONTACT'],
   [4, 'CRMCOMPANY'],
+  [5, 'CRMINVOICE'],
   [7, 'CRMQUOTE'],
+  ['activity', 'CRMACTIVITY'],
   ['task', 'TASK'],
 ])
 

@@ -1,8 +1,8 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Json, JsonObject } from './php.ts'
 
-/** An `entityTypeId` of the CRM, or a task. */
-export type RecordType = number | 'task'
+/** An `entityTypeId` of the CRM, or what has none. */
+export type RecordType = number | 'activity' | 'task'
 
 export interface PortalRecord {
   readonly type: RecordType

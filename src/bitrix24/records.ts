@@ -1,0 +1,172 @@
+import { setImmediate as tick } from 'node:timers/promises'
+import { isDeletion } from '../events/catalogue.ts'
+import { mostCommands, readResults, toCommands } from './batch.ts'
+import { Bitrix24Error } from './bitrix24-error.ts'
+import type { Commands, Settled } from './client.ts'
+import { orAborted } from './clock.ts'
+import type { Hook } from './hook.ts'
+import type { Limits } from './limits.ts'
+import type { LooseRecord } from './record.ts'
+import { type RecordSource, sourceOf } from './record-source.ts'
+import { createTransport } from './transport.ts'
+
+export interface RecordsParts {
+  readonly hook: Hook
+  /** Of the hook's portal, the same for everybody in this process. */
+  readonly limits: Limits
+  /** Ends everything that is under way. */
+  readonly signal?: AbortSignal | undefined
+}
+
+/** Who asks. */
+export interface Asker {
+  /** Ends this asker's wait, and nobody else's. */
+  readonly signal?: AbortSignal | undefined
+  /** Goes round every wait for a turn, as in a client. */
+  readonly whileWaiting?: <T>(wait: Promise<T>) => Promise<T>
+}
+
+/** The records that the runs of one hook read. */
+export interface Records {
+  /**
+   * What the portal has, or `null` when it is gone. Nothing is kept: each is read after it was asked for.
+   *
+   * @throws {TypeError} when no REST method reads the object
+   * @throws {Bitrix24Error} when the portal does not give it
+   */
+  readonly get: (object: string, asker?: Asker) => Promise<LooseRecord | null>
+  /** The record of what an event is about; that of a deletion is gone without asking. */
+  readonly of: (event: AboutObject, asker?: Asker) => Promise<LooseRecord | null>
+}
+
+export interface AboutObject {
+  /** Upper case. */
+  readonly event: string
+  readonly object?: string | undefined
+}
+
+/** `'later'`: a limit was reached, and it is to be asked for again. */
+type Answer = { readonly record: LooseRecord | null } | { readonly error: unknown } | 'later'
+
+interface Question {
+  readonly source: RecordSource
+  /** How many wait for it to be sent; what nobody waits for is not. */
+  askers: number
+  readonly sent: PromiseWithResolvers<void>
+  /** It does not reject: everybody who asked may be gone. */
+  readonly answer: PromiseWithResolvers<Answer>
+}
+
+/**
+ * What is asked for while a request waits for its turn goes with it, up to 50 in one: the more is asked of a portal, the
+ * fewer requests each takes.
+ */
+export function createRecords({ hook, limits, signal }: RecordsParts): Records {
+  const send = createTransport(hook, signal)
+  /** By object. */
+  const waiting = new Map<string, Question>()
+  let requestsDue = 0
+
+  function join(object: string, source: RecordSource): Question {
+    const before = waiting.get(object)
+    if (before) return before
+    const question = { source, askers: 0, sent: Promise.withResolvers<void>(), answer: Promise.withResolvers<Answer>() }
+    waiting.set(object, question)
+    if (waiting.size > requestsDue * mostCommands) void sendNext()
+    return question
+  }
+
+  async function sendNext(): Promise<void> {
+    requestsDue++
+    let failure: { error: unknown } | undefined
+    try {
+      // Runs that begin together ask together.
+      await tick()
+      await limits.turn(['batch'], signal)
+    } catch (error) {
+      failure = { error }
+    }
+    requestsDue--
+    const questions = takeNext()
+    for (const { sent } of questions) sent.resolve()
+    if (failure) answerAll(questions, failure)
+    else if (questions.length > 0) await ask(questions)
+  }
+
+  function takeNext(): Question[] {
+    const next = [...waiting].slice(0, mostCommands)
+    for (const [object] of next) waiting.delete(object)
+    return next.map(([, question]) => question)
+  }
+
+  async function ask(questions: readonly Question[]): Promise<void> {
+    const commands: Commands = Object.fromEntries(
+      questions.map(({ source: { method, params } }, index) => [`record${index}`, [method, params]]),
+    )
+    try {
+      const { result, time } = await send('batch', { halt: 0, cmd: toCommands(commands) })
+      limits.learn('batch', time)
+      const { settled, times } = readResults({ result, commands, hook })
+      for (const [method, spent] of times) limits.learn(method, spent)
+      for (const [index, { source, answer }] of questions.entries())
+        answer.resolve(toAnswer(source, settled.get(`record${index}`)))
+    } catch (error) {
+      const isLimit = error instanceof Bitrix24Error && limits.refuse('batch', error.code)
+      answerAll(questions, isLimit ? 'later' : { error })
+    }
+  }
+
+  function answerAll(questions: readonly Question[], all: Answer): void {
+    for (const { answer } of questions) answer.resolve(all)
+  }
+
+  function toAnswer({ method, read, isGone }: RecordSource, settled: Settled | undefined): Answer {
+    if (settled && 'error' in settled) {
+      const { error } = settled
+      if (limits.refuse(method, error.code)) return 'later'
+      return isGone(error) ? { record: null } : { error }
+    }
+    try {
+      return { record: read(settled?.result) }
+    } catch (error) {
+      return { error }
+    }
+  }
+
+  async function untilSent(object: string, source: RecordSource, asking: AbortSignal | undefined): Promise<Question> {
+    await limits.unblocked([source.method], asking)
+    const question = join(object, source)
+    question.askers++
+    try {
+      await orAborted(question.sent.promise, asking)
+      return question
+    } catch (error) {
+      question.askers--
+      if (question.askers === 0 && waiting.get(object) === question) waiting.delete(object)
+      throw error
+    }
+  }
+
+  async function get(object: string, asker: Asker = {}): Promise<LooseRecord | null> {
+    const { signal: asking, whileWaiting = (wait) => wait } = asker
+    const source = sourceOf(object)
+    for (;;) {
+      asking?.throwIfAborted()
+      const question = await whileWaiting(untilSent(object, source, asking))
+      const answer = await orAborted(question.answer.promise, asking)
+      if (answer === 'later') continue
+      if ('error' in answer) throw answer.error
+      // Of its own for each asker: a handler may change what it got.
+      return structuredClone(answer.record)
+    }
+  }
+
+  return {
+    get,
+    async of({ event, object }, asker) {
+      if (isDeletion(event)) return null
+      if (object === undefined) throw new TypeError(`${event} is about no object, so it has no record`)
+      return get(object, asker)
+    },
+  }
+}
