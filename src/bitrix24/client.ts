@@ -25,6 +25,15 @@ export interface Client {
   readonly list: <T = unknown>(method: string, params?: Params) => AsyncGenerator<T, void, undefined>
 }
 
+/** A call, or a command of a batch, that gave a result. */
+export interface Answered {
+  readonly method: string
+  readonly params: Params
+  readonly result: unknown
+  /** The portal's, as it came. */
+  readonly time: unknown
+}
+
 export interface ClientParts {
   readonly hook: Hook
   /** Of the hook's portal, the same for everybody in this process. */
@@ -33,19 +42,26 @@ export interface ClientParts {
   readonly signal?: AbortSignal | undefined
   /** Goes round every wait for a turn, so that a run's timeout may stand still meanwhile. */
   readonly whileWaiting?: <T>(wait: Promise<T>) => Promise<T>
+  /** Called before each request; what it gives is called with what `call` or `batch` was answered. */
+  readonly onSend?: () => (answered: readonly Answered[]) => void
 }
 
-export function createClient({ hook, limits, signal, whileWaiting = (wait) => wait }: ClientParts): Client {
+export function createClient({ hook, limits, signal, whileWaiting = (wait) => wait, onSend }: ClientParts): Client {
   const send = createTransport(hook, signal)
 
-  async function request(method: string, params: object, methods: readonly string[] = [method]): Promise<Envelope> {
+  async function request(
+    method: string,
+    params: object,
+    methods: readonly string[] = [method],
+  ): Promise<Envelope & { readonly tell: ReturnType<NonNullable<typeof onSend>> | undefined }> {
     for (;;) {
       signal?.throwIfAborted()
       await whileWaiting(limits.turn(methods, signal))
       try {
+        const tell = onSend?.()
         const envelope = await send(method, params)
         limits.learn(method, envelope.time)
-        return envelope
+        return { ...envelope, tell }
       } catch (error) {
         if (!(error instanceof Bitrix24Error) || !limits.refuse(method, error.code)) throw error
       }
@@ -55,9 +71,15 @@ export function createClient({ hook, limits, signal, whileWaiting = (wait) => wa
   async function runBatch(commands: Commands, halt: boolean): Promise<Map<string, Settled>> {
     const methods = Object.values(commands).map(([method]) => method)
     const params = { halt: Number(halt), cmd: toCommands(commands) }
-    const { result } = await request('batch', params, ['batch', ...methods])
+    const { result, time, tell } = await request('batch', params, ['batch', ...methods])
     const { settled, times } = readResults({ result, commands, hook })
-    for (const [method, time] of times) limits.learn(method, time)
+    const answered: Answered[] = []
+    for (const [key, [method, sent = {}]] of Object.entries(commands)) {
+      limits.learn(method, times.get(key))
+      const one = settled.get(key)
+      if (one && 'result' in one) answered.push({ method, params: sent, ...one, time: times.get(key) ?? time })
+    }
+    tell?.(answered)
     return settled
   }
 
@@ -86,7 +108,8 @@ export function createClient({ hook, limits, signal, whileWaiting = (wait) => wa
 
   return {
     async call<T>(method: string, params: Params = {}) {
-      const { result } = await request(method, params)
+      const { result, time, tell } = await request(method, params)
+      tell?.([{ method, params, result, time }])
       return result as T
     },
 
