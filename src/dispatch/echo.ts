@@ -34,6 +34,8 @@ export interface Question {
   readonly coalesced: number
   /** The writes to its object, whoever's. */
   readonly writes: readonly OwnWrite[]
+  /** `false`: there may be others, which were sent and not answered. */
+  readonly isComplete: boolean
 }
 
 export type Verdict = 'echo' | 'run'
@@ -61,7 +63,7 @@ export function judge(
   question: Question,
   lastChange: LastChange | undefined,
 ): { readonly verdict: Verdict; readonly accounted: readonly OwnWrite[] } {
-  const { handler, coalesced, writes } = question
+  const { handler, coalesced, writes, isComplete } = question
   const candidates = candidatesOf(question)
   const run = { verdict: 'run', accounted: candidates } as const
   if (lastChange === undefined) return run
@@ -69,7 +71,7 @@ export function judge(
   if (!made.some((write) => write.handler === handler)) return run
 
   // The change is there, and nobody else can have made it: that is as good as certain.
-  const isProved = (write: OwnWrite) => made.length === 1 && made[0] === write
+  const isProved = (write: OwnWrite) => isComplete && made.length === 1 && made[0] === write
   // What is proved now may not be so after the next write, what is certain stays it.
   const counted = [
     ...candidates.filter((write) => !write.isCertain && isProved(write)),

@@ -2,9 +2,9 @@ import { createHash } from 'node:crypto'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { isObject } from '../bitrix24/answer.ts'
 import { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
-import type { Answered } from '../bitrix24/client.ts'
+import type { Answered, Sent } from '../bitrix24/client.ts'
 import { type LastChange, lastChangeOf } from '../bitrix24/last-change.ts'
-import { writeOf } from '../bitrix24/writes.ts'
+import { type Write, writeOf } from '../bitrix24/writes.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
 import { candidatesOf, judge, type OwnWrite, type Question, type Verdict } from './echo.ts'
 import { laneOf } from './sqlite-queue.ts'
@@ -28,10 +28,10 @@ export interface Arrived {
 /** The writes of handlers through their hooks, for as long as their events may come. */
 export interface OwnWrites {
   /**
-   * To be called before a request is sent, and what it gives with the answer: that keeps what was written, and gives the
-   * objects, those too whose writes fire nothing.
+   * To be called before a request is sent, and what it gives with the answer, which is empty where the portal refused:
+   * that keeps what was written, and gives the objects, those too whose writes fire nothing.
    */
-  sending(writer: Writer): (answered: readonly Answered[]) => readonly string[]
+  sending(writer: Writer, commands: readonly Sent[]): (answered: readonly Answered[]) => readonly string[]
   /**
    * Whether a delivery is only the echo of its handler's own write. Reads the record only where it may be; what that
    * throws is thrown, but where the portal refuses the record it is unknown.
@@ -60,13 +60,23 @@ export function openOwnWrites({ path, now = Date.now }: { path: string; now?: ()
     account: db.prepare(`
       UPDATE own_write SET accounted = json_insert(accounted, '$[#]', :subscription)
       WHERE key IN (SELECT value FROM json_each(:keys))`),
+    // A request of the process before may be unanswered for ever, see `open`.
+    doubt: db.prepare('UPDATE own_write SET event = NULL WHERE certain = 0'),
     // What is from the future was sent before the clock was put back.
     forget: db.prepare('DELETE FROM own_write WHERE sent_at <= ? OR sent_at > ?'),
   }
   /** When an event of a handler and lane last ran, the oldest first; `order` among the requests. */
   const lastRuns = new Map<string, { readonly order: number; readonly at: number }>()
+  /**
+   * The requests that are not answered, by `order`, and what they may write to. A change of the record may be theirs, so
+   * it proves nothing of another.
+   */
+  const open = new Map<number, { readonly at: number; readonly lanes: ReadonlySet<string | null> }>()
   let order = 0
 
+  sql.doubt.run()
+
+  const isAlone = (lane: string) => ![...open.values()].some(({ lanes }) => lanes.has(lane))
   const rowsOf = (lane: string) => sql.of.all(lane, now() - lifetime)
 
   function noteRun(handler: string, lane: string): void {
@@ -84,7 +94,8 @@ export function openOwnWrites({ path, now = Date.now }: { path: string; now?: ()
     const others = rowsOf(lane).filter((row) => Number(row['first']) <= last && Number(row['last']) >= first)
     // The record is as one of ours left it in the same second: this one has changed nothing.
     if (content !== null && others.some((row) => row['content'] === content)) return
-    const isCertain = isNew || (content !== null && others.every((row) => row['content'] !== null))
+    const isTold = content !== null && isAlone(lane)
+    const isCertain = isNew || (isTold && others.every((row) => row['content'] !== null))
     sql.add.run({
       lane,
       handler,
@@ -94,14 +105,21 @@ export function openOwnWrites({ path, now = Date.now }: { path: string; now?: ()
       first,
       last,
       certain: Number(isCertain),
-      content,
+      content: isTold ? content : null,
     })
   }
 
   return {
-    sending(writer) {
-      const sent = { at: now(), order: order++ }
+    sending(writer, commands) {
+      const lanesOf = (one: Sent) => laneOfWrite(writer, writeOf({ ...one, result: undefined }))
+      const sent = { at: now(), order: order++, lanes: new Set(commands.map(lanesOf)) }
+      for (const [old, { at }] of open) {
+        if (Math.abs(now() - at) < lifetime) break
+        open.delete(old)
+      }
+      open.set(sent.order, sent)
       return (answered) => {
+        open.delete(sent.order)
         sql.forget.run(now() - lifetime, now() + longestRequest)
         const objects = new Set<string>()
         const fired = new Set<string>()
@@ -110,7 +128,7 @@ export function openOwnWrites({ path, now = Date.now }: { path: string; now?: ()
           if (write === undefined) continue
           const { object, event } = write
           objects.add(object)
-          const lane = laneOf({ ...writer.event, object })
+          const lane = laneOfWrite(writer, write)
           const change = event === undefined ? undefined : readChange(event, command, writer.user)
           if (lane === null || change === undefined) continue
           // Its event may have come before its answer, and run: then none is still to come.
@@ -135,6 +153,7 @@ export function openOwnWrites({ path, now = Date.now }: { path: string; now?: ()
         receivedAt: Date.parse(event.time),
         coalesced,
         writes: rowsOf(lane).map(toOwnWrite),
+        isComplete: isAlone(lane),
       })
       let lastChange: LastChange | undefined
       if (candidatesOf(ask()).length > 0) lastChange = lastChangeOf(await readRecord().catch(unknownIfRefused))
@@ -151,6 +170,10 @@ export function openOwnWrites({ path, now = Date.now }: { path: string; now?: ()
       if (db.isOpen) db.close()
     },
   }
+}
+
+function laneOfWrite({ event }: Writer, write: Write | undefined): string | null {
+  return write === undefined ? null : laneOf({ ...event, object: write.object })
 }
 
 /** A handler may work without reading what it writes to; that its hook is dead concerns it all the same. */

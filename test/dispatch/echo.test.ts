@@ -29,6 +29,7 @@ function ask(writes: readonly OwnWrite[], more: Partial<Question> = {}): Questio
     receivedAt: 2_000,
     coalesced: 1,
     writes,
+    isComplete: true,
     ...more,
   }
 }
@@ -77,6 +78,8 @@ test.each<[situation: string, verdict: Verdict, question: Question, change: Retu
   ['the run would stand for two events, both ours', 'echo', ask([write(), write()], { coalesced: 2 }), byUs()],
   ['the run would stand for two events, one ours', 'run', ask([write()], { coalesced: 2 }), byUs()],
   ['the write may have changed nothing, but the change is there', 'echo', ask([write(unsure)]), byUs()],
+  ['the change may be of a request that was not answered', 'run', ask([write(unsure)], { isComplete: false }), byUs()],
+  ['a request was not answered, but ours is sure', 'echo', ask([write()], { isComplete: false }), byUs()],
   ['one of two has changed the record: which, nobody knows', 'run', ask([write(unsure), write(unsure)]), byUs()],
   ['one that may have changed nothing beside one that did', 'echo', ask([write(unsure), write()]), byUs()],
   ['the change is another handler’s or ours', 'run', ask([write(unsure), write({ handler: 'other' })]), byUs()],

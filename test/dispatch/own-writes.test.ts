@@ -26,8 +26,8 @@ async function start() {
     createClient({
       hook: hookOf(portal),
       limits: createLimits({ rate: 2, burst: 50, clock: realClock }),
-      onSend() {
-        const remember = own.sending({ handler, event: eventOf('deal:1'), user: String(HOOK_USER) })
+      onSend(commands) {
+        const remember = own.sending({ handler, event: eventOf('deal:1'), user: String(HOOK_USER) }, commands)
         return (answered) => void objects.push(...remember(answered))
       },
     })
@@ -61,7 +61,7 @@ async function start() {
       ),
     judge: (event: JournalledEvent, read: () => Promise<unknown>) =>
       own.judge({ handler: 'h', event, coalesced: 1 }, read),
-    reopen() {
+    reopen: () => {
       own.close()
       own = open()
     },
