@@ -275,6 +275,36 @@ test('a method that may have saved what was there is believed only where the rec
   expect([await arrive(), await arrive()]).toEqual(['run', 'run'])
 })
 
+test('it is not believed by the next process, which cannot know what else was under way', async () => {
+  const { client, arrive, reopen } = await startWithDeal()
+  await client.call('crm.deal.update', { id: 662, fields: { TITLE: 'Ship' } })
+  reopen()
+  expect(await arrive()).toBe('run')
+})
+
+test('while a request for the same deal is not answered, the change may be of that one', async () => {
+  const { title, clientOf, arrive, portal } = await startWithDeal()
+  const held = Promise.withResolvers<void>()
+  portal.behaviour.held = held.promise
+  const other = clientOf('other').call('crm.deal.update', { id: 662, fields: { TITLE: 'Ship' } })
+  await expect.poll(() => portal.requests.length).toBe(1)
+  portal.behaviour.held = undefined
+  await title('Yacht')
+  expect(await arrive()).toBe('run')
+  held.resolve()
+  await other
+})
+
+test('a refused request, and one that was sent again after a limit, leave no doubt', async () => {
+  const { title, client, arrive, portal } = await startWithDeal()
+  portal.behaviour.failing.set('crm.deal.update', ['insufficient_scope'])
+  await expect(client.call('crm.deal.update', { id: 662, fields: {} })).rejects.toThrow(Bitrix24Error)
+  portal.behaviour.failing.set('crm.item.update', ['QUERY_LIMIT_EXCEEDED'])
+  await title('Ship')
+  await title('Yacht')
+  expect([await arrive(), await arrive()]).toEqual(['echo', 'echo'])
+})
+
 test('a portal that tells no time has no echoes', async () => {
   const { client, arrive, portal } = await startWithDeal()
   portal.behaviour.raw = { status: 200, headers: { 'content-type': 'application/json' }, body: '{"result":true}' }
