@@ -111,13 +111,13 @@ export function openOwnWrites({ path, now = Date.now }: { path: string; now?: ()
 
   return {
     sending(writer, commands) {
-      const lanesOf = (one: Sent) => laneOfWrite(writer, writeOf({ ...one, result: undefined }))
-      const sent = { at: now(), order: order++, lanes: new Set(commands.map(lanesOf)) }
+      const lanes = commands.map((one) => laneOfWrite(writer, writeOf({ ...one, result: undefined })))
+      const sent = { at: now(), order: order++, lanes: new Set(lanes) }
       for (const [old, { at }] of open) {
         if (Math.abs(now() - at) < lifetime) break
         open.delete(old)
       }
-      open.set(sent.order, sent)
+      if (lanes.some((lane) => lane !== null)) open.set(sent.order, sent)
       return (answered) => {
         open.delete(sent.order)
         sql.forget.run(now() - lifetime, now() + longestRequest)
