@@ -165,20 +165,10 @@ export function readConfig(
 
   const read = <N extends Name>(name: N): Value<N> => {
     const setting: Setting<unknown> = settings[name]
-    let text = env[name] || undefined
-    const file = setting.secret ? env[`${name}_FILE`] || undefined : undefined
-    if (file !== undefined && text !== undefined) problem(name, `is set, and so is ${name}_FILE: set one of them`)
-    else if (file !== undefined) {
-      try {
-        text = readFileSync(file, 'utf8').trim() || undefined
-        if (text === undefined) problem(`${name}_FILE`, `${file} is empty`)
-      } catch (error) {
-        problem(`${name}_FILE`, `cannot be read: ${error instanceof Error ? error.message : String(error)}`)
-      }
-      // The problem is the file's; one line for it is enough.
-      if (text === undefined) return undefined as Value<N>
-    }
-    text ??= setting.default
+    const found = setting.secret ? readSecret(env, name, problem) : env[name] || undefined
+    // The problem is the file's; one line for it is enough.
+    if (found === wrongFile) return undefined as Value<N>
+    const text = found ?? setting.default
     if (text === undefined) {
       problem(name, 'is required: the token shown under Developer resources → Outgoing webhook')
       return undefined as Value<N>
@@ -216,6 +206,48 @@ export function readConfig(
   for (const name of notYet) if (env[name]) problem(name, 'is not supported by this version: unset it')
   if (problems.length > 0) throw new ConfigError(problems)
   return config
+}
+
+const wrongFile = Symbol('a file that cannot be used')
+
+/** From the variable, or from the file that NAME_FILE names. */
+function readSecret(
+  env: Readonly<Record<string, string | undefined>>,
+  name: string,
+  problem: (name: string, text: string) => void,
+): string | undefined | typeof wrongFile {
+  const text = env[name] || undefined
+  const file = env[`${name}_FILE`] || undefined
+  if (file === undefined) return text
+  if (text !== undefined) {
+    problem(name, `is set, and so is ${name}_FILE: set one of them`)
+    return text
+  }
+  try {
+    const content = readFileSync(file, 'utf8').trim()
+    if (content !== '') return content
+    problem(`${name}_FILE`, `${file} is empty`)
+  } catch (error) {
+    problem(`${name}_FILE`, `cannot be read: ${error instanceof Error ? error.message : String(error)}`)
+  }
+  return wrongFile
+}
+
+/**
+ * `B24_HOOK` alone, for a tool that calls Bitrix24 and does nothing else; empty where it is not set.
+ *
+ * @throws {ConfigError}
+ */
+export function readHooks(env: Readonly<Record<string, string | undefined>>): readonly Hook[] {
+  const problems: string[] = []
+  const text = readSecret(env, 'B24_HOOK', (name, what) => problems.push(`${name} ${what}`))
+  try {
+    if (typeof text === 'string' && problems.length === 0) return parseHooks(text)
+  } catch (error) {
+    problems.push(`B24_HOOK ${error instanceof Error ? error.message : String(error)}`)
+  }
+  if (problems.length > 0) throw new ConfigError(problems)
+  return []
 }
 
 /** For tools that only look at the data directory: it must not take a token to read a log. */

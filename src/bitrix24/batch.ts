@@ -34,10 +34,10 @@ const withoutCode = { code: 'NO_CODE', description: 'no description' }
  */
 export function readResults({ result, commands, hook }: { result: unknown; commands: Commands; hook: Hook }) {
   const settled = new Map<string, Settled>()
-  const times: [method: string, time: unknown][] = []
+  const times = new Map<string, unknown>()
   for (const [key, [method]] of Object.entries(commands)) {
     const time = at(at(result, 'result_time'), key)
-    if (time !== undefined) times.push([method, time])
+    if (time !== undefined) times.set(key, time)
     const error = at(at(result, 'result_error'), key)
     const value = at(at(result, 'result'), key)
     if (error !== undefined) {

@@ -25,6 +25,18 @@ export interface Client {
   readonly list: <T = unknown>(method: string, params?: Params) => AsyncGenerator<T, void, undefined>
 }
 
+/** A call, or a command of a batch. */
+export interface Sent {
+  readonly method: string
+  readonly params: Params
+}
+
+export interface Answered extends Sent {
+  readonly result: unknown
+  /** The portal's, as it came. */
+  readonly time: unknown
+}
+
 export interface ClientParts {
   readonly hook: Hook
   /** Of the hook's portal, the same for everybody in this process. */
@@ -35,31 +47,54 @@ export interface ClientParts {
   readonly whileWaiting?: <T>(wait: Promise<T>) => Promise<T>
   /** Instead of the transport alone, for what goes round each request. */
   readonly send?: Send
+  /**
+   * Called before each request; what it gives is called with what was answered, with nothing where the portal refused,
+   * and not at all where nobody knows whether anything was done.
+   */
+  readonly onSend?: (commands: readonly Sent[]) => (answered: readonly Answered[]) => void
 }
 
 export function createClient(parts: ClientParts): Client {
-  const { hook, limits, signal, whileWaiting = (wait) => wait, send = createTransport(hook, signal) } = parts
+  const { hook, limits, signal, whileWaiting = (wait) => wait, onSend = () => () => undefined } = parts
+  const { send = createTransport(hook, signal) } = parts
 
-  async function request(method: string, params: object, methods: readonly string[] = [method]): Promise<Envelope> {
+  /** `tell` is for what `onSend` gave. */
+  async function request(
+    method: string,
+    params: Params,
+    commands: readonly Sent[] = [],
+  ): Promise<Envelope & { readonly tell: (answered: readonly Answered[]) => void }> {
+    const methods = [method, ...commands.map((command) => command.method)]
     for (;;) {
       signal?.throwIfAborted()
       await whileWaiting(limits.turn(methods, signal))
+      const tell = onSend(method === 'batch' ? commands : [{ method, params }])
       try {
         const envelope = await send(method, params)
         limits.learn(method, envelope.time)
-        return envelope
+        return { ...envelope, tell }
       } catch (error) {
-        if (!(error instanceof Bitrix24Error) || !limits.refuse(method, error.code)) throw error
+        if (!(error instanceof Bitrix24Error)) throw error
+        const isLimit = limits.refuse(method, error.code)
+        // A 5xx may come when everything is done.
+        if (isLimit || (error.status >= 400 && error.status < 500)) tell([])
+        if (!isLimit) throw error
       }
     }
   }
 
   async function runBatch(commands: Commands, halt: boolean): Promise<Map<string, Settled>> {
-    const methods = Object.values(commands).map(([method]) => method)
-    const params = { halt: Number(halt), cmd: toCommands(commands) }
-    const { result } = await request('batch', params, ['batch', ...methods])
+    const sent = Object.entries(commands).map(([key, [method, params = {}]]) => ({ key, method, params }))
+    const batch = { halt: Number(halt), cmd: toCommands(commands) }
+    const { result, time, tell } = await request('batch', batch, sent)
     const { settled, times } = readResults({ result, commands, hook })
-    for (const [method, time] of times) limits.learn(method, time)
+    const answered: Answered[] = []
+    for (const { key, ...command } of sent) {
+      limits.learn(command.method, times.get(key))
+      const one = settled.get(key)
+      if (one && 'result' in one) answered.push({ ...command, ...one, time: times.get(key) ?? time })
+    }
+    tell(answered)
     return settled
   }
 
@@ -88,7 +123,8 @@ export function createClient(parts: ClientParts): Client {
 
   return {
     async call<T>(method: string, params: Params = {}) {
-      const { result } = await request(method, params)
+      const { result, time, tell } = await request(method, params)
+      tell([{ method, params, result, time }])
       return result as T
     },
 
@@ -108,7 +144,8 @@ export function createClient(parts: ClientParts): Client {
     async *list<T>(method: string, params: Params = {}) {
       let start = Number(params['start'] ?? 0)
       for (;;) {
-        const { result, next } = await request(method, { ...params, start })
+        const { result, next, tell } = await request(method, { ...params, start })
+        tell([])
         yield* rowsOf<T>(method, result)
         if (typeof next !== 'number' || next <= start) return
         start = next

@@ -1,5 +1,6 @@
 #!/usr/bin/env -S node --disable-warning=ExperimentalWarning
 import { readFileSync } from 'node:fs'
+import { call } from './call.ts'
 import { demo } from './demo.ts'
 import { tail } from './tail.ts'
 
@@ -8,20 +9,29 @@ const EX_USAGE = 64
 
 const commands = new Map<string, (args: string[]) => Promise<void>>([
   ['tail', tail],
+  ['call', call],
   ['demo', demo],
 ])
 
 const help = `b24-receiver: the tools of bitrix24-webhook-receiver
 
   b24-receiver tail [-f] [-n 10] [--json]   the last events of the journal; -f waits for more
+  b24-receiver call METHOD [KEY=VALUE …]    calls Bitrix24 through B24_HOOK and prints the result
+      --hook NAME   which one, where B24_HOOK has several
+      --all         of a list all pages, not only the first
+      --json        one line of JSON, with --all one for each row
+      KEY[NAME]=VALUE or KEY.NAME=VALUE nests, KEY[]=VALUE adds to a list, and after := the value is JSON
   b24-receiver demo                         a receiver in a temporary folder, with a few events posted at it
   b24-receiver --version
 
-Settings come from the environment, as for the receiver; tail needs DATA_DIR only.
+Settings come from the environment, as for the receiver; tail needs DATA_DIR only, and call B24_HOOK.
 
 Examples
   b24-receiver tail -f
   b24-receiver tail -n 1000 --json | grep deal:662
+  b24-receiver call crm.contact.get ID=42
+  b24-receiver call crm.item.update entityTypeId=2 id=662 'fields[title]=Boat'
+  b24-receiver call crm.item.list entityTypeId=2 'select:=["id","title"]' 'filter[>=createdTime]=2026-01-01' --all --json
 `
 
 // `| head` closes our stdout: there is nobody left to tell.
@@ -33,7 +43,8 @@ if (command) {
   try {
     await command(args)
   } catch (error) {
-    process.stderr.write(`b24-receiver ${name}: ${error instanceof Error ? error.message : String(error)}\n`)
+    const message = error instanceof Error ? error.message : String(error)
+    process.stderr.write(`b24-receiver ${name}: ${message.replaceAll(/\s+/g, ' ')}\n`)
     process.exitCode = isUsage(error) ? EX_USAGE : 1
   }
 } else if (['', 'help', '-h', '--help'].includes(name)) {

@@ -4,6 +4,7 @@ import { pino } from 'pino'
 import { prettyFactory } from 'pino-pretty'
 import { readDataDir } from '../config.ts'
 import { follow, positionOfLast } from '../journal/follow.ts'
+import { UsageError } from './usage-error.ts'
 
 /** The last events of the journal, and with `-f` every one that comes until the terminal says stop. */
 export async function tail(args: string[]): Promise<void> {
@@ -33,10 +34,4 @@ export async function tail(args: string[]): Promise<void> {
       // A slow reader holds us, not our memory.
       if (!process.stdout.write(line)) await once(process.stdout, 'drain')
     }
-}
-
-/** The command's words are wrong. */
-export class UsageError extends Error {
-  override readonly name = 'UsageError'
-  readonly code = 'ERR_PARSE_ARGS_VALUE'
 }

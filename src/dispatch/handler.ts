@@ -44,6 +44,8 @@ export interface HandlerOptions {
   readonly concurrency?: number
   /** `'none'`: events of one object may run beside each other, in any order. */
   readonly order?: 'object' | 'none'
+  /** `true`: not run for an event that only tells of its own write through `context.bitrix24`. */
+  readonly ignoreOwnChanges?: boolean
 }
 
 /** `HandlerOptions`, read: times in milliseconds, `undefined` where the environment decides. */
@@ -54,6 +56,7 @@ export interface RunOptions {
   readonly retryFor: number | undefined
   readonly concurrency: number
   readonly order: 'object' | 'none'
+  readonly ignoreOwnChanges: boolean
 }
 
 /** What `defineHandler` returns and a handler file exports as its default. */
@@ -104,7 +107,7 @@ export function defineHandler(
 
 const longestTimeout = 86_400_000
 
-const optionNames = new Set(['coalesce', 'settle', 'timeout', 'retryFor', 'concurrency', 'order'])
+const optionNames = new Set(['coalesce', 'settle', 'timeout', 'retryFor', 'concurrency', 'order', 'ignoreOwnChanges'])
 
 /** What a file without `defineHandler` gets. */
 export const defaultOptions = readOptions({})
@@ -117,6 +120,7 @@ function readOptions(options: HandlerOptions): RunOptions {
     retryFor,
     concurrency = Number.POSITIVE_INFINITY,
     order = 'object',
+    ignoreOwnChanges = false,
   } = options
   const refuse = (name: string, rule: string): never => {
     throw new TypeError(`defineHandler: ${name} must be ${rule}, got ${JSON.stringify(Reflect.get(options, name))}`)
@@ -131,6 +135,7 @@ function readOptions(options: HandlerOptions): RunOptions {
   if (typeof coalesce !== 'boolean' && coalesce !== 'object') refuse('coalesce', "true, false or 'object'")
   if (order !== 'object' && order !== 'none') refuse('order', "'object' or 'none'")
   if (order === 'none' && coalesce !== false) refuse('order', "'object' where coalesce is set")
+  if (typeof ignoreOwnChanges !== 'boolean') refuse('ignoreOwnChanges', 'true or false')
   if (concurrency !== Number.POSITIVE_INFINITY && !(Number.isInteger(concurrency) && concurrency > 0))
     refuse('concurrency', 'a whole number from 1')
   return {
@@ -140,6 +145,7 @@ function readOptions(options: HandlerOptions): RunOptions {
     retryFor: retryFor === undefined ? undefined : time('retryFor', retryFor),
     concurrency,
     order,
+    ignoreOwnChanges,
   }
 }
 

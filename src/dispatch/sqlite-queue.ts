@@ -277,7 +277,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
 }
 
 /** Objects are numbered per portal: `deal:662` exists on each. */
-function laneOf({ object, auth }: Event): string | null {
+export function laneOf({ object, auth }: Pick<Event, 'object' | 'auth'>): string | null {
   return object === undefined ? null : JSON.stringify([auth?.['member_id'] ?? auth?.['domain'] ?? null, object])
 }
 

@@ -62,6 +62,21 @@ const migrations = [
    INSERT INTO handler (name) SELECT DISTINCT handler FROM delivery`,
   // It waits for something to come back, not for its retry nor for quiet.
   'ALTER TABLE delivery ADD COLUMN postponed INTEGER NOT NULL DEFAULT 0',
+  `CREATE TABLE own_write (
+     key INTEGER PRIMARY KEY,
+     lane TEXT NOT NULL,
+     handler TEXT NOT NULL,
+     user TEXT NOT NULL,
+     event TEXT, -- the name that it fires; NULL when that is not awaited
+     sent_at INTEGER NOT NULL, -- milliseconds, our clock
+     first INTEGER NOT NULL, -- seconds, the portal's clock
+     last INTEGER NOT NULL,
+     certain INTEGER NOT NULL,
+     content TEXT, -- a hash of what it left
+     accounted TEXT NOT NULL DEFAULT '[]'
+   ) STRICT;
+   CREATE INDEX own_write_lane ON own_write (lane);
+   CREATE INDEX own_write_sent ON own_write (sent_at)`,
 ]
 
 /** Inside the caller's transaction. @throws when a newer version wrote the file */

@@ -117,5 +117,7 @@ test('defineHandler refuses what it would otherwise ignore', () => {
   for (const timeout of ['0s', '25h'])
     expect(() => defineHandler('ONTASKADD', handle, { timeout })).toThrow('timeout must be a time from 1ms to 1d')
   expect(() => defineHandler('ONTASKADD', handle, { concurrency: 0 })).toThrow('concurrency must be a whole number')
+  // @ts-expect-error a text is no yes or no
+  expect(() => defineHandler('ONTASKADD', handle, { ignoreOwnChanges: 'yes' })).toThrow('ignoreOwnChanges must be true')
   expect(() => defineHandler('ONTASKADD', handle, { order: 'none', coalesce: true })).toThrow('order must be')
 })

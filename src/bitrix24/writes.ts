@@ -1,0 +1,148 @@
+import { isObject, textOf } from './answer.ts'
+
+/** What a call did to an object, in the words of `src/events/catalogue.ts`. */
+export interface Write {
+  readonly object: string
+  /**
+   * What Bitrix24 fires for it; of smart processes the name without a type behind it. `undefined` where it fires nothing
+   * that the object's last change could be compared with: what is deleted has none, a comment is no change of its task.
+   */
+  readonly event: string | undefined
+}
+
+export interface AnsweredCommand {
+  readonly method: string
+  readonly params: Readonly<Record<string, unknown>>
+  readonly result: unknown
+}
+
+type Verb = 'add' | 'update' | 'delete'
+/** An object's kind before its id, and the beginning of its events' names. */
+interface Kind {
+  readonly object: string
+  readonly events: string
+}
+
+const activity = { object: 'activity', events: 'ONCRMACTIVITY' }
+const task = { object: 'task', events: 'ONTASK' }
+const timelineComment = { object: 'timelinecomment', events: 'ONCRMTIMELINECOMMENT' }
+
+/** https://apidocs.bitrix24.com/api-reference/crm/data-types.html#object_type */
+const crmTypes: ReadonlyMap<number, string> = new Map([
+  [1, 'lead'],
+  [2, 'deal'],
+  [3, 'contact'],
+  [4, 'company'],
+  [5, 'invoice'],
+  [7, 'quote'],
+])
+const shortTypes: ReadonlyMap<string, number> = new Map([
+  ['L', 1],
+  ['D', 2],
+  ['C', 3],
+  ['CO', 4],
+  ['I', 5],
+  ['Q', 7],
+  ['SI', 31],
+])
+
+const old = (name: string): Kind => ({ object: name, events: `ONCRM${name.toUpperCase()}` })
+
+function crmKind(entityTypeId: number): Kind | undefined {
+  const name = crmTypes.get(entityTypeId)
+  if (name !== undefined) return old(name)
+  if (entityTypeId !== 31 && !(entityTypeId >= 128)) return undefined
+  return { object: `item:${entityTypeId}`, events: 'ONCRMDYNAMICITEM' }
+}
+
+type Rule = readonly [pattern: RegExp, read: (command: AnsweredCommand, names: readonly string[]) => Write | undefined]
+
+const rules: readonly Rule[] = [
+  [
+    /^crm\.item\.(add|update|delete)$/,
+    (command, [verb]) => write(crmKind(Number(at(command.params, 'entityTypeId'))), verb, command, 'id'),
+  ],
+  [
+    /^crm\.(lead|deal|contact|company|quote|invoice)\.(add|update|delete)$/,
+    (command, [kind = '', verb]) => write(old(kind), verb, command, 'id'),
+  ],
+  // The links between them, and product rows, which may change the sum.
+  [
+    /^crm\.(lead|deal|contact|company|quote)\.(?:(?:contact|company)\.(?:add|delete|items\.set|items\.delete)|productrows\.set)$/,
+    (command, [kind = '']) => write(old(kind), 'update', { ...command, result: undefined }, 'id'),
+  ],
+  [/^crm\.item\.productrow\.(?:set|add|update|delete)$/, (command) => writeToOwner(command)],
+  // Not the deal or contact that it belongs to: that fires no event of its own.
+  [
+    /^crm\.activity\.(?:todo\.|configurable\.)?(add|update|delete)$/,
+    (command, [verb]) => write(activity, verb, command, 'id'),
+  ],
+  [/^crm\.timeline\.comment\.(add|update|delete)$/, (command, [verb]) => write(timelineComment, verb, command, 'id')],
+  [/^tasks\.task\.(add|update|delete)$/, (command, [verb]) => write(task, verb, command, 'taskId')],
+  [
+    /^tasks\.task\.(?:complete|renew|start|pause|defer|approve|disapprove|delegate)$/,
+    (command) => write(task, 'update', command, 'taskId'),
+  ],
+  [
+    /^task\.commentitem\.(?:add|update|delete)$/,
+    (command) => withoutEvent(write(task, 'update', { ...command, result: undefined }, 'taskId')),
+  ],
+]
+
+/** What an answered call wrote, or nothing where the method is not known. */
+export function writeOf(command: AnsweredCommand): Write | undefined {
+  // crm.Deal.Update is crm.deal.update.
+  const method = command.method.toLowerCase()
+  for (const [pattern, read] of rules) {
+    const [found, ...names] = pattern.exec(method) ?? []
+    if (found !== undefined) return read(command, names)
+  }
+  return undefined
+}
+
+function write(
+  kind: Kind | undefined,
+  verb: string | undefined,
+  { params, result }: AnsweredCommand,
+  idName: string,
+): Write | undefined {
+  // In a batch the id may stand as `$result[…]`: then the answer has it.
+  const id = verb === 'add' ? idOf(result) : (idText(at(params, idName) ?? at(params, 'id')) ?? idOf(result))
+  if (kind === undefined || id === undefined) return undefined
+  return { object: `${kind.object}:${id}`, event: eventOf(kind, verb as Verb) }
+}
+
+function eventOf({ events }: Kind, verb: Verb): string | undefined {
+  return verb === 'delete' ? undefined : `${events}${verb.toUpperCase()}`
+}
+
+/** Product rows name their owner: `D` for a deal, `T80` for the smart process 128. */
+function writeToOwner({ method, params, result }: AnsweredCommand): Write | undefined {
+  const row = [at(params, 'fields'), at(result, 'productRow'), params].find((one) => at(one, 'ownerId') !== undefined)
+  const short = textOf(at(row, 'ownerType')).toUpperCase()
+  const entityTypeId = shortTypes.get(short) ?? (/^T[0-9A-F]+$/.test(short) ? Number.parseInt(short.slice(1), 16) : 0)
+  const owner = { method, params: { id: at(row, 'ownerId') }, result: undefined }
+  return write(crmKind(entityTypeId), 'update', owner, 'id')
+}
+
+function withoutEvent(one: Write | undefined): Write | undefined {
+  return one && { ...one, event: undefined }
+}
+
+/** The id alone, or what has it, under a name such as `item`, `task` or `activity`. */
+function idOf(result: unknown): string | undefined {
+  const [inner] = isObject(result) ? Object.values(result).filter(isObject) : []
+  return idText(result) ?? idText(at(result, 'id')) ?? idText(at(inner, 'id'))
+}
+
+function idText(value: unknown): string | undefined {
+  const text = textOf(value)
+  return /^[1-9]\d*$/.test(text) ? text : undefined
+}
+
+/** Some methods want `id` and some `ID`, and many take both. */
+function at(value: unknown, name: string): unknown {
+  if (!isObject(value)) return undefined
+  const wanted = name.toLowerCase()
+  return Object.entries(value).find(([key]) => key.toLowerCase() === wanted)?.[1]
+}
