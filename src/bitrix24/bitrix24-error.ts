@@ -49,7 +49,15 @@ function explain({ hook, method, code, description, status, command }: Bitrix24E
   return `${at}: ${code} (${description})`
 }
 
-const deadCodes = new Set(['expired_token', 'invalid_token', 'NO_AUTH_FOUND', 'INVALID_CREDENTIALS', 'PORTAL_DELETED'])
+const deadCodes = new Set([
+  'expired_token',
+  'invalid_token',
+  'NO_AUTH_FOUND',
+  'INVALID_CREDENTIALS',
+  // Its user was dismissed.
+  'authorization_error',
+  'PORTAL_DELETED',
+])
 
 function troubleOf({ code, status, command }: Pick<Bitrix24ErrorParts, 'code' | 'status' | 'command'>) {
   // Its commands' errors are a batch's own.

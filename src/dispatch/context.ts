@@ -41,7 +41,7 @@ export function createRun({ delivery, log, timer, portals, onCall }: RunParts): 
     const send = health.guard(createTransport(hook, signal), () => {
       doubted = health
     })
-    return createClient({
+    const opened = createClient({
       hook,
       limits,
       signal,
@@ -51,6 +51,12 @@ export function createRun({ delivery, log, timer, portals, onCall }: RunParts): 
         return send(method, params)
       },
     })
+    return {
+      call: (method, params) => mayBeLeft(opened.call(method, params)),
+      batch: (commands) => mayBeLeft(opened.batch(commands)),
+      batchSettled: (commands) => mayBeLeft(opened.batchSettled(commands)),
+      list: opened.list,
+    }
   }
 
   return {
@@ -71,4 +77,10 @@ export function createRun({ delivery, log, timer, portals, onCall }: RunParts): 
     },
     cutCalls: (reason) => over.abort(reason),
   }
+}
+
+/** Of two calls the first fails, and nobody awaits the second any more: its failure is not to end the process. */
+function mayBeLeft<T>(call: Promise<T>): Promise<T> {
+  call.catch(() => undefined)
+  return call
 }

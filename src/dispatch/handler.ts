@@ -7,7 +7,10 @@ import type { EventName, EventOf } from '../events/typed.ts'
 export interface Context {
   /** Writes to the receiver's diagnostic log, marked with handler and event. */
   readonly log: Logger
-  /** Aborts when the run takes longer than `HANDLER_TIMEOUT`, waits for a turn at Bitrix24 not counted; pass it to `fetch`. */
+  /**
+   * Aborts when the run takes longer than `HANDLER_TIMEOUT`; pass it to `fetch`. While a call waits for its turn at
+   * Bitrix24 that time stands still.
+   */
   readonly signal: AbortSignal
   /** 1 on the first run of this event, 2 on the first retry, … */
   readonly attempt: number

@@ -121,6 +121,7 @@ describe('the trouble of a hook', () => {
     'expired_token',
     'NO_AUTH_FOUND',
     'INVALID_CREDENTIALS',
+    'authorization_error',
     'ACCESS_DENIED',
     'OVERLOAD_LIMIT',
     'PORTAL_DELETED',

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { fileURLToPath } from 'node:url'
@@ -204,6 +204,29 @@ test('the hook is in nothing that a receiver leaves behind, whatever fails and w
   expect(left).toContain('INVALID_CREDENTIALS')
   expect(code).toHaveLength(16)
   expect(left).not.toContain(code)
+})
+
+test('a new hook in B24_HOOK_FILE and a SIGHUP: what waited for the old one is handled at once', async () => {
+  const folder = temporaryFolder('hook')
+  const [file, read] = [join(folder, 'hook'), join(folder, 'read')]
+  const portal = await startFull()
+  writeFileSync(file, portal.hook())
+  // With the minute as it is.
+  const receiver = await startWith(
+    portal,
+    { 'ONCRMDEALUPDATE.mjs': reader(read) },
+    { B24_HOOK: '', B24_HOOK_FILE: file, NODE_OPTIONS: '' },
+  )
+  portal.subscribe({ url: receiver.url, token: TOKEN })
+  portal.changeCode()
+  for (let id = 1; id <= 9; id++) portal.edit(DEAL, id, { title: 'changed' })
+  await until('they wait', () => receiver.logged('postponed until the hook works').length === 9)
+  expect(await hooksOf(receiver)).toHaveLength(1)
+  writeFileSync(file, portal.hook())
+  receiver.child.kill('SIGHUP')
+  await until(`handled\n${receiver.output()}`, () => readsOf(read).length === 9)
+  expect(new Set(readsOf(read).map(({ attempt }) => attempt))).toEqual(new Set([1]))
+  expect(await receiver.readyz()).toEqual({ status: 'ready' })
 })
 
 test('a wrong hook is told at the start of the receiver with every other problem, and without its value', async () => {

@@ -8,6 +8,7 @@ export const systemErrors = {
   NO_AUTH_FOUND: [401, 'Wrong authorization data'],
   expired_token: [401, 'The access token provided has expired'],
   INVALID_CREDENTIALS: [401, 'Invalid request credentials'],
+  authorization_error: [401, 'Unable to authorize user'],
   // Of a method it is another thing, with another status: see `accessDenied`.
   ACCESS_DENIED: [401, 'REST is available only by subscription'],
   INVALID_REQUEST: [401, 'Https required'],
