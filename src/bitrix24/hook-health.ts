@@ -115,6 +115,6 @@ export function createHookHealth(parts: HookHealthParts): HookHealth {
 }
 
 /** Not what the portal answered to this call: a call that was cut off in the midst may have reached nobody, too. */
-function isDoubtful(error: unknown): boolean {
+export function isDoubtful(error: unknown): boolean {
   return !(error instanceof Bitrix24Error) || error.trouble !== undefined || error.code === 'REQUEST_TIMEOUT'
 }

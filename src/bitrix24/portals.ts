@@ -4,6 +4,7 @@ import type { Clock } from './clock.ts'
 import { type Hook, hookFor, isHookOf } from './hook.ts'
 import { createHookHealth, type HookHealth } from './hook-health.ts'
 import { createLimits, type Limits } from './limits.ts'
+import { createRecords, type Records } from './records.ts'
 
 /** What all calls through one hook share in this process. */
 export interface Access {
@@ -11,6 +12,7 @@ export interface Access {
   /** Of its portal: the hooks of one portal have the same. */
   readonly limits: Limits
   readonly health: HookHealth
+  readonly records: Records
 }
 
 /** What tells where an event is from. */
@@ -40,6 +42,7 @@ export interface PortalsParts extends Rate {
 export function createPortals({ hooks, clock, onChange, rate, burst, ...probing }: PortalsParts): Portals {
   const limitsByHost = new Map<string, Limits>()
   const accesses = new Map<Hook, Access>()
+  const stopping = new AbortController()
   for (const hook of hooks) {
     const limits = limitsByHost.get(hook.host) ?? createLimits({ rate, burst, clock })
     limitsByHost.set(hook.host, limits)
@@ -50,7 +53,7 @@ export function createPortals({ hooks, clock, onChange, rate, burst, ...probing 
       clock,
       onChange: (trouble) => onChange(hook, trouble),
     })
-    accesses.set(hook, { hook, limits, health })
+    accesses.set(hook, { hook, limits, health, records: createRecords({ hook, limits, signal: stopping.signal }) })
   }
 
   return {
@@ -69,6 +72,7 @@ export function createPortals({ hooks, clock, onChange, rate, burst, ...probing 
       return access
     },
     stop() {
+      stopping.abort(new Error('nothing is read any more'))
       for (const { health } of accesses.values()) health.stop()
     },
   }

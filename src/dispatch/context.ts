@@ -2,10 +2,12 @@ import { setImmediate as tick } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
 import { type Client, createClient } from '../bitrix24/client.ts'
-import type { HookHealth } from '../bitrix24/hook-health.ts'
-import type { Portals } from '../bitrix24/portals.ts'
+import { type HookHealth, isDoubtful } from '../bitrix24/hook-health.ts'
+import type { Access, Portals } from '../bitrix24/portals.ts'
+import type { LooseRecord, RecordOf } from '../bitrix24/record.ts'
 import { createTransport } from '../bitrix24/transport.ts'
 import { type Context, FinalError } from './handler.ts'
+import type { OwnWrites } from './own-writes.ts'
 import type { Delivery } from './queue.ts'
 import type { RunTimer } from './run-timer.ts'
 
@@ -14,6 +16,7 @@ export interface RunParts {
   readonly log: Logger
   readonly timer: RunTimer
   readonly portals: Portals
+  readonly ownWrites: OwnWrites
   /** The run calls Bitrix24. */
   readonly onCall: () => void
 }
@@ -21,22 +24,58 @@ export interface RunParts {
 /** One run, as its handler sees it and as its dispatcher does. */
 export interface Run {
   readonly context: Context
+  /** The record as it is now, whatever the handler has read. */
+  readonly readRecord: () => Promise<LooseRecord | null>
+  /** The handler was told that the record is gone. */
+  readonly isGone: () => boolean
+  /** It has written to the event's object. */
+  readonly hasWritten: () => boolean
   /** After a failure: the trouble of the hook it called through, if that is what it failed of. */
   readonly hookTrouble: () => Promise<Bitrix24Error | undefined>
   /** Ends the calls that are under way, so that none of them is made beside the next run. */
   readonly cutCalls: (reason: unknown) => void
 }
 
-export function createRun({ delivery, log, timer, portals, onCall }: RunParts): Run {
-  const { event, attempt, coalesced } = delivery
+export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: RunParts): Run {
+  const { handler, event, attempt, coalesced } = delivery
   const over = new AbortController()
   let client: Client | undefined
+  let reading: Promise<LooseRecord | null> | undefined
   let doubted: HookHealth | undefined
+  let isGone = false
+  let hasWritten = false
 
-  function openClient(): Client {
+  function openAccess(): Access {
     const access = portals.accessFor(event)
     if ('refusal' in access) throw new FinalError(access.refusal)
-    const { hook, limits, health } = access
+    return access
+  }
+
+  async function readRecord(): Promise<LooseRecord | null> {
+    const { records, health } = openAccess()
+    onCall()
+    try {
+      const trouble = health.trouble()
+      if (trouble) throw trouble
+      const signal = AbortSignal.any([timer.signal, over.signal])
+      return await records.of(event, { signal, whileWaiting: timer.whileWaiting })
+    } catch (error) {
+      // No other run would find one either.
+      if (error instanceof TypeError) throw new FinalError(error.message)
+      if (isDoubtful(error)) doubted = health
+      throw error
+    }
+  }
+
+  async function readOnce(): Promise<LooseRecord | null> {
+    reading ??= readRecord()
+    const record = await reading
+    isGone = record === null
+    return record
+  }
+
+  function openClient(): Client {
+    const { hook, limits, health } = openAccess()
     const signal = AbortSignal.any([timer.signal, over.signal])
     const send = health.guard(createTransport(hook, signal), () => {
       doubted = health
@@ -49,6 +88,12 @@ export function createRun({ delivery, log, timer, portals, onCall }: RunParts): 
       send: (method, params) => {
         onCall()
         return send(method, params)
+      },
+      onSend: (commands) => {
+        const remember = ownWrites.sending({ handler, event, user: hook.user }, commands)
+        return (answered) => {
+          if (remember(answered).some((object) => object === event.object)) hasWritten = true
+        }
       },
     })
     return {
@@ -69,10 +114,15 @@ export function createRun({ delivery, log, timer, portals, onCall }: RunParts): 
         client ??= openClient()
         return client
       },
+      // What the handler says about its kind is not checked, as with call().
+      record: <Kind extends string>() => mayBeLeft(readOnce()) as Promise<RecordOf<Kind> | null>,
     },
+    readRecord,
+    isGone: () => isGone,
+    hasWritten: () => hasWritten,
     async hookTrouble() {
       // A call that was cut off with the run's time says so only now.
-      if (client) await tick()
+      if (client ?? reading) await tick()
       return doubted?.examine()
     },
     cutCalls: (reason) => over.abort(reason),

@@ -7,10 +7,13 @@ import type { Portals } from '../bitrix24/portals.ts'
 import { follow, type JournalledEvent, type Position } from '../journal/follow.ts'
 import { listSegments } from '../journal/segments.ts'
 import { createRun } from './context.ts'
+import { createLoopBreaker } from './loop-breaker.ts'
+import type { OwnWrites } from './own-writes.ts'
 import type { Delivery, Queue } from './queue.ts'
 import type { LoadedHandler } from './registry.ts'
 import { nextTry } from './retry.ts'
 import { createRunTimer } from './run-timer.ts'
+import { laneOf } from './sqlite-queue.ts'
 
 export interface DispatcherParts {
   readonly dataDir: string
@@ -18,6 +21,7 @@ export interface DispatcherParts {
   readonly handlers: readonly LoadedHandler[]
   readonly queue: Queue
   readonly portals: Portals
+  readonly ownWrites: OwnWrites
   /** Runs at once. */
   readonly concurrency: number
   /** Milliseconds, as is `handlerTimeout`. */
@@ -50,7 +54,8 @@ const day = 24 * hour
 
 /** follow → match → queue → run. */
 export async function startDispatcher(parts: DispatcherParts): Promise<Dispatcher> {
-  const { dataDir, from, handlers, queue, portals, concurrency, retentionDays, log, onEnded } = parts
+  const { dataDir, from, handlers, queue, portals, ownWrites, concurrency, retentionDays, log, onEnded } = parts
+  const loopBreaker = createLoopBreaker()
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
@@ -135,20 +140,33 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     }
     const known = callers.has(handler.name) ? troubleFor(event) : undefined
     if (known) return postpone(delivery, known, about)
+    const loop = JSON.stringify([handler.name, laneOf(event)])
+    const heldUntil = loopBreaker.heldUntil(loop)
+    if (heldUntil !== undefined) return queue.postpone(delivery, { due: heldUntil, error: 'held by the loop breaker' })
     const timeout = handler.options.timeout ?? parts.handlerTimeout
     const timer = createRunTimer(timeout)
     const started = performance.now()
     const ms = () => Math.round(performance.now() - started)
-    const { context, hookTrouble, cutCalls } = createRun({
+    const run = createRun({
       delivery,
       log: log.child(about),
       timer,
       portals,
+      ownWrites,
       onCall: () => void callers.add(handler.name),
     })
     try {
+      // Not on a retry: a run that failed half-way has written, too.
+      if (handler.options.ignoreOwnChanges && attempt === 1) {
+        const verdict = await ownWrites.judge({ handler: handler.name, event, coalesced }, run.readRecord)
+        if (verdict === 'echo') {
+          await queue.done(delivery)
+          log.info({ ...about, ms: ms() }, 'echo')
+          return
+        }
+      }
       await Promise.race([
-        handler.handle(event, context),
+        handler.handle(event, run.context),
         // JavaScript cannot be stopped. A handler that ignores its signal holds its object until the process goes.
         timer.overdue.then(() => {
           throw new HandlerStuck(`${handler.name} did not end ${2 * timeout} ms after its start`)
@@ -157,17 +175,20 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
       // What it did after the time was up counts as not done: it was told to stop.
       timer.signal.throwIfAborted()
       await queue.done(delivery)
-      log.info({ ...about, ms: ms() }, 'handled')
+      log.info({ ...about, ms: ms() }, run.isGone() ? 'gone' : 'handled')
     } catch (error) {
       timer.stop()
       // Before its delivery ends: what waits behind it must not start beside it.
       if (error instanceof HandlerStuck) giveUp(error)
-      const trouble = await hookTrouble()
-      cutCalls(error)
+      const trouble = await run.hookTrouble()
+      run.cutCalls(error)
       if (trouble) await postpone(delivery, trouble, { ...about, ms: ms(), err: error })
-      else await fail(delivery, handler, error, { ...about, ms: ms() })
+      else await fail(delivery, handler, error, { ...about, ms: ms() }, { isGone: run.isGone() })
     } finally {
       timer.stop()
+      const hold = run.hasWritten() && event.object !== undefined ? loopBreaker.wrote(loop) : undefined
+      if (hold)
+        log.warn({ ...about, reason: hold.reason, until: new Date(hold.until).toISOString() }, 'held: perhaps a loop')
     }
   }
 
@@ -191,20 +212,23 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     fill()
   }
 
-  /** @param alone it killed its process, so it is to run alone */
+  /** @param how alone: it killed its process, so it is to run alone; isGone: what it was about is not there any more */
   async function fail(
     delivery: Delivery,
     handler: LoadedHandler,
     error: unknown,
     about: object,
-    alone = false,
+    { alone = false, isGone = false } = {},
   ): Promise<void> {
     const { attempt, firstRunAt } = delivery
     // A handler may throw anything, also what has no text.
     const text = error instanceof Error ? String(error) : inspect(error)
     const retryFor = handler.options.retryFor ?? parts.retryFor
     const due = nextTry({ error, attempt, firstRunAt, now: Date.now(), retryFor, random: Math.random() })
-    if (due === undefined) {
+    if (due === undefined && isGone) {
+      await queue.done(delivery)
+      log.info({ ...about, err: error }, 'gone')
+    } else if (due === undefined) {
       await queue.dead(delivery, text)
       log.error({ ...about, err: error }, 'failed for good: this delivery is dead')
     } else {
@@ -222,7 +246,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     // Its file is gone: it waits with the rest of what that handler is owed.
     if (handler === undefined) return queue.release(delivery)
     const about = { id: event.id, event: event.event, object: event.object, handler: name, attempt }
-    await fail(delivery, handler, new Error('the dispatcher died while this ran'), about, true)
+    await fail(delivery, handler, new Error('the dispatcher died while this ran'), about, { alone: true })
   }
 
   /** Removes the segments that were followed and are older than the retention. */

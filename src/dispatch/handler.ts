@@ -1,5 +1,6 @@
 import type { Logger } from 'pino'
 import type { Client } from '../bitrix24/client.ts'
+import type { RecordOf } from '../bitrix24/record.ts'
 import { parseDuration } from '../config.ts'
 import type { EventName, EventOf } from '../events/typed.ts'
 
@@ -22,6 +23,13 @@ export interface Context {
    * @throws {FinalError} when `B24_HOOK` has no hook for this event, or one of another portal
    */
   readonly bitrix24: Client
+  /**
+   * What the event is about, as the portal has it now; `record<'deal'>()` gives it a type. Read once in a run. `null` when it
+   * is gone, and for the event of its deletion.
+   *
+   * @throws {FinalError} when there is no hook for this event, or no method that reads such an object
+   */
+  readonly record: <Kind extends string = string>() => Promise<RecordOf<Kind> | null>
 }
 
 /**

@@ -15,6 +15,7 @@ import { createLog } from '../log.ts'
 import { explainStart } from '../start-error.ts'
 import { startDispatcher } from './dispatcher.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
+import { openOwnWrites } from './own-writes.ts'
 import type { Queue } from './queue.ts'
 import { HandlersError, type LoadedHandler, loadHandlers, unknownEvents } from './registry.ts'
 import { knownHandlers, openSqliteQueue, queuePath } from './sqlite-queue.ts'
@@ -64,6 +65,7 @@ async function run(): Promise<void> {
   // Not before: a handler that ignored its signal may run to the very end.
   process.on('exit', () => lock.release())
   const queue = openSqliteQueue({ path: queuePath(config.dataDir) })
+  const ownWrites = openOwnWrites({ path: queuePath(config.dataDir) })
   const from = await startPosition(queue)
   await queue.remember(handlers.map((handler) => handler.name))
   for (const [handler, owed] of await queue.handlers())
@@ -78,12 +80,14 @@ async function run(): Promise<void> {
     handlers,
     queue,
     portals,
+    ownWrites,
     log,
     onEnded: () => tell({ type: 'worked' }),
   })
   stopDispatcher = async (grace) => {
     await dispatcher.stop(grace)
     portals.stop()
+    ownWrites.close()
     await queue.close()
   }
   resumeDispatcher = dispatcher.resume

@@ -9,6 +9,7 @@ import { createPortals } from '../../src/bitrix24/portals.ts'
 import { loadSdk } from '../../src/bitrix24/transport.ts'
 import { startDispatcher } from '../../src/dispatch/dispatcher.ts'
 import { defaultOptions, FinalError, type Handler } from '../../src/dispatch/handler.ts'
+import { openOwnWrites } from '../../src/dispatch/own-writes.ts'
 import { openSqliteQueue, queuePath } from '../../src/dispatch/sqlite-queue.ts'
 import { oldest } from '../../src/journal/follow.ts'
 import { openJournal } from '../../src/journal/journal.ts'
@@ -40,6 +41,7 @@ async function prepare(portal: Portal, { hooks = portal.hook(), limits = plenty 
 
   async function start(handlers: Record<string, Handler>, { handlerTimeout = 60_000, probeEvery = 60_000 } = {}) {
     const queue = openSqliteQueue({ path: queuePath(dataDir) })
+    const ownWrites = openOwnWrites({ path: queuePath(dataDir) })
     const changes: (string | undefined)[] = []
     let resume = () => {}
     const portals = createPortals({
@@ -65,6 +67,7 @@ async function prepare(portal: Portal, { hooks = portal.hook(), limits = plenty 
       })),
       queue,
       portals,
+      ownWrites,
       concurrency: 8,
       retryFor: 3_600_000,
       handlerTimeout,
@@ -76,6 +79,7 @@ async function prepare(portal: Portal, { hooks = portal.hook(), limits = plenty 
     const end = async () => {
       await dispatcher.stop(0)
       portals.stop()
+      ownWrites.close()
       await queue.close()
     }
     onTestFinished(end)

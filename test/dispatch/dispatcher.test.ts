@@ -7,6 +7,7 @@ import { realClock } from '../../src/bitrix24/clock.ts'
 import { createPortals } from '../../src/bitrix24/portals.ts'
 import { type DispatcherParts, startDispatcher } from '../../src/dispatch/dispatcher.ts'
 import { defineHandler, type Handler, type HandlerOptions, RetryAfter } from '../../src/dispatch/handler.ts'
+import { openOwnWrites } from '../../src/dispatch/own-writes.ts'
 import type { Queue } from '../../src/dispatch/queue.ts'
 import type { LoadedHandler } from '../../src/dispatch/registry.ts'
 import { openSqliteQueue, queuePath } from '../../src/dispatch/sqlite-queue.ts'
@@ -61,12 +62,15 @@ async function prepare({ segmentSize = 64 * 1024 ** 2 } = {}) {
     openQueue: () => openSqliteQueue({ path: queuePath(dataDir) }),
     logged: (msg: string) => lines.filter((line) => line['msg'] === msg),
     start: async (queue: Queue, handlers: readonly LoadedHandler[], parts: Partial<DispatcherParts> = {}) => {
+      const ownWrites = openOwnWrites({ path: queuePath(dataDir) })
+      onTestFinished(() => ownWrites.close())
       const dispatcher = await startDispatcher({
         dataDir,
         from: (await queue.position()) ?? oldest,
         handlers,
         queue,
         portals: createPortals({ hooks: [], rate: 2, burst: 50, clock: realClock, onChange: () => undefined }),
+        ownWrites,
         concurrency: 8,
         retryFor: 3_600_000,
         handlerTimeout: 60_000,

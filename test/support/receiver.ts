@@ -56,9 +56,9 @@ export { post }
 /** The post of a deal's update. */
 export function dealBody(
   id: number | string,
-  { token = TOKEN, member = 'a223c6b3710f85df22e9377d6c4f7553' } = {},
+  { token = TOKEN, member = 'a223c6b3710f85df22e9377d6c4f7553', domain = 'example.bitrix24.com' } = {},
 ): string {
-  const portal = { domain: 'example.bitrix24.com', memberId: member, token }
+  const portal = { domain, memberId: member, token }
   return webhookBody({ event: 'ONCRMDEALUPDATE', id, ts: 1736405807, portal })
 }
 
