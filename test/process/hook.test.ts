@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
+import { dispatcherOf } from '../support/dispatcher.ts'
 import { RestError } from '../support/portal/rest-error.ts'
 import { type Portal, type PortalOptions, startPortal } from '../support/portal.ts'
 import {
@@ -226,6 +227,20 @@ test('a new hook in B24_HOOK_FILE and a SIGHUP: what waited for the old one is h
   receiver.child.kill('SIGHUP')
   await until(`handled\n${receiver.output()}`, () => readsOf(read).length === 9)
   expect(new Set(readsOf(read).map(({ attempt }) => attempt))).toEqual(new Set([1]))
+  expect(await receiver.readyz()).toEqual({ status: 'ready' })
+})
+
+test('a dispatcher that dies takes what it said of a hook along, and the next one goes on with what waited', async () => {
+  const read = join(temporaryFolder('seen'), 'read')
+  const portal = await startFull()
+  const receiver = await startWith(portal, { 'ONCRMDEALUPDATE.mjs': reader(read) }, { NODE_OPTIONS: '' })
+  portal.subscribe({ url: receiver.url, token: TOKEN })
+  portal.behaviour.dead = 'expired_token'
+  portal.edit(DEAL, 1, { title: 'changed' })
+  await until('it waits', async () => (await hooksOf(receiver)).length === 1)
+  portal.behaviour.dead = undefined
+  process.kill(await dispatcherOf(receiver), 'SIGKILL')
+  await until('handled', () => readsOf(read).length === 1)
   expect(await receiver.readyz()).toEqual({ status: 'ready' })
 })
 
