@@ -1,0 +1,99 @@
+import { execFileSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import { expect, test } from 'vitest'
+import { blockWith, filesOf, root } from '../support/docs.ts'
+import { startPortal } from '../support/portal.ts'
+import { startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+
+const page = 'docs/recipes.md'
+const [LEAD, DEAL] = [1, 2]
+
+test('the recipes have the types that an editor finds', () => {
+  const folder = temporaryFolder('recipes')
+  const config = blockWith('docs/handlers.md', '"compilerOptions"')
+  writeFileSync(join(folder, 'tsconfig.json'), config.replaceAll('/srv/bitrix24-webhook-receiver', root))
+  for (const [name, source] of Object.entries(filesOf(page))) writeFileSync(join(folder, name), source)
+  expect(execFileSync(join(root, 'node_modules/.bin/tsc'), ['-p', folder], { encoding: 'utf8' })).toBe('')
+})
+
+async function startRecipe(name: string, env: Record<string, string> = {}) {
+  const portal = await startPortal({ limit: { rate: 1000, burst: 1000 } })
+  const receiver = await startReceiver({
+    handlers: { [name]: filesOf(page)[name] ?? '' },
+    env: { ...portal.env, B24_HOOK: portal.hook(), B24_RATE: '1000', B24_BURST: '1000', ...env },
+  })
+  await until('it is loaded', () => receiver.logged('handler loaded').length === 1)
+  portal.subscribe({ url: receiver.url, token: TOKEN })
+  const handled = (count: number) =>
+    until(`${count} handled\n${receiver.output()}`, () => {
+      const ended = ['handled', 'gone'].flatMap((outcome) => receiver.logged(outcome))
+      return ended.length === count
+    })
+  return {
+    portal,
+    receiver,
+    handled,
+    open: (file: string) => new DatabaseSync(join(receiver.dataDir, file), { readOnly: true }),
+  }
+}
+
+test('a new lead is sent to the chat', async () => {
+  const { portal, handled } = await startRecipe('lead-to-chat.ts', { LEADS_CHAT: '42' })
+  portal.records.add(
+    LEAD,
+    { title: 'Garden shed', fm: [{ id: 1, typeId: 'PHONE', valueType: 'WORK', value: '+371' }] },
+    7,
+  )
+  await handled(1)
+  expect(JSON.stringify(portal.messages)).toContain('New lead: Garden shed, +371')
+})
+
+test('a change of stage is told once, another edit is not', async () => {
+  const { portal, receiver, handled } = await startRecipe('stage-changes.ts')
+  portal.records.add(DEAL, { title: 'Garden shed', stageId: 'NEW' }, 7, 5)
+  await handled(1)
+  portal.edit(DEAL, 5, { title: 'Garden house' })
+  await handled(2)
+  portal.edit(DEAL, 5, { stageId: 'WON' })
+  await handled(3)
+  const moves = receiver.logged('deal:5 has moved').map(({ from, to }) => [from, to])
+  expect(moves).toEqual([
+    [undefined, 'NEW'],
+    ['NEW', 'WON'],
+  ])
+})
+
+test('the mirror has what the portal has: added, updated, deleted', async () => {
+  const { portal, handled, open } = await startRecipe('deals-mirror.ts')
+  portal.records.add(DEAL, { title: 'Garden shed', stageId: 'NEW', opportunity: 100 }, 7, 5)
+  await handled(1)
+  portal.edit(DEAL, 5, { stageId: 'WON', opportunity: 90 })
+  await handled(2)
+  portal.records.add(DEAL, { title: 'A mistake', stageId: 'NEW', opportunity: 1 }, 7, 6)
+  await handled(3)
+  portal.records.remove(DEAL, 6)
+  await handled(4)
+  const db = open('mirror.db')
+  const deals = db.prepare('SELECT id, title, stage, amount FROM deal').all()
+  expect(deals).toEqual([{ id: 5, title: 'Garden shed', stage: 'WON', amount: 90 }])
+  expect(
+    db
+      .prepare('SELECT object FROM applied ORDER BY event')
+      .all()
+      .map(({ object }) => object),
+  ).toEqual(['deal:5', 'deal:5', 'deal:6', 'deal:6'])
+  db.close()
+})
+
+test('a deal is updated once for each edit, and its own change is an echo', async () => {
+  const { portal, receiver, handled } = await startRecipe('deal-numbers.ts')
+  portal.records.add(DEAL, { title: 'Garden shed' }, 7, 5)
+  await handled(1)
+  await until('its own change came back', () => receiver.logged('echo').length === 1)
+  portal.edit(DEAL, 5, { title: 'Garden house' })
+  await handled(2)
+  await until('its own change came back', () => receiver.logged('echo').length === 2)
+  expect(portal.records.get(DEAL, 5)?.fields).toMatchObject({ title: '#5 Garden house' })
+})
