@@ -6,6 +6,7 @@ import { type HookHealth, isDoubtful } from '../bitrix24/hook-health.ts'
 import type { Access, Portals } from '../bitrix24/portals.ts'
 import type { LooseRecord, RecordOf } from '../bitrix24/record.ts'
 import { createTransport } from '../bitrix24/transport.ts'
+import { isDeletion } from '../events/catalogue.ts'
 import { type Context, FinalError } from './handler.ts'
 import type { OwnWrites } from './own-writes.ts'
 import type { Delivery } from './queue.ts'
@@ -70,7 +71,8 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
   async function readOnce(): Promise<LooseRecord | null> {
     reading ??= readRecord()
     const record = await reading
-    isGone = record === null
+    // Of a deletion nothing else was to be expected.
+    isGone = record === null && !isDeletion(event.event)
     return record
   }
 

@@ -52,15 +52,17 @@ test('a handler gets the record of its event, and null for one that is gone, whi
   await until('told', () => receiver.logged('handled').length === 1 && receiver.logged('gone').length === 1)
 })
 
-test('a run that fails because its record is gone is never dead', async () => {
-  const handler = `import { FinalError } from 'bitrix24-webhook-receiver'
-export default async (event, { record }) => {
+test('a run that fails because its record is gone is never dead; one for a deletion may be, like any other', async () => {
+  const handler = `import { defineHandler, FinalError } from 'bitrix24-webhook-receiver'
+export default defineHandler('ONCRMDEAL*', async (event, { record }) => {
   if ((await record()) === null) throw new FinalError('there is nothing to do this with')
-}`
-  const { portal, receiver } = await startAll({ 'ONCRMDEALUPDATE.mjs': handler })
+})`
+  const { portal, receiver } = await startAll({ 'strict.mjs': handler })
   await receiver.post(deal(portal, 999))
   await until('it ended', () => receiver.logged('gone').length === 1)
   expect(receiver.output()).not.toContain('this delivery is dead')
+  await receiver.post(deal(portal, 999).replace('ONCRMDEALUPDATE', 'ONCRMDEALDELETE'))
+  await until('the other ended', () => receiver.logged('failed for good: this delivery is dead').length === 1)
 })
 
 test('a thousand updates of 40 deals cost 40 or so runs and reads, and are all in the journal', async () => {
