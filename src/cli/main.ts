@@ -39,7 +39,8 @@ process.stdout.on('error', () => process.exit(0))
 
 const [name = '', ...args] = process.argv.slice(2)
 const command = commands.get(name)
-if (command) {
+const isHelpWanted = ['-h', '--help'].some((word) => args.includes(word))
+if (command && !isHelpWanted) {
   try {
     await command(args)
   } catch (error) {
@@ -47,7 +48,7 @@ if (command) {
     process.stderr.write(`b24-receiver ${name}: ${message.replaceAll(/\s+/g, ' ')}\n`)
     process.exitCode = isUsage(error) ? EX_USAGE : 1
   }
-} else if (['', 'help', '-h', '--help'].includes(name)) {
+} else if (isHelpWanted || ['', 'help', '-h', '--help'].includes(name)) {
   process.stdout.write(help)
   process.exitCode = name === '' ? EX_USAGE : 0
 } else if (name === '--version') {

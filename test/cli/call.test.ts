@@ -41,6 +41,12 @@ const addDeals = ({ records }: Portal, count: number) => {
   for (let id = 1; id <= count; id++) records.add(DEAL, { title: `Boat ${id}` }, 7, id)
 }
 
+test.for(['--help', '-h'])('%s behind the command explains it, and calls nobody', async (word) => {
+  const { code, stdout, stderr } = await run({}, 'profile', word)
+  expect([code, stderr]).toEqual([0, ''])
+  expect(stdout).toContain('b24-receiver call METHOD')
+})
+
 describe('a call', () => {
   test('prints the result, readable for people and as one line for programs', async () => {
     const { portal, call } = await start()
