@@ -2,7 +2,8 @@ import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
-import type { FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
+import type { Dead, FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
+import type { QueueState } from './dispatch/queue.ts'
 
 export interface SupervisorParts {
   /** Milliseconds that running handlers get when their dispatcher is replaced. */
@@ -17,6 +18,12 @@ export interface Supervisor {
   trouble(): string | undefined
   /** Of each hook that does not work, why. */
   hookTroubles(): readonly string[]
+  /** How much is owed, as the dispatcher last said; `undefined` until it has. */
+  state(): QueueState | undefined
+  /** How often a dispatcher ended by itself since the start. */
+  ends(): number
+  /** The last delivery that was given up since the start, and how many were. */
+  dead(): { readonly count: number; readonly last: Dead | undefined }
   /** Starts another dispatcher and, when it has loaded every handler, ends the one before. */
   reload(): Promise<void>
   /** Resolves when it is gone, after `grace` milliseconds at most. */
@@ -42,6 +49,9 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
   let trouble: string | undefined = 'the dispatcher is starting'
   /** By hook, as the current dispatcher has found it. */
   const hookTroubles = new Map<string, string>()
+  let state: QueueState | undefined
+  let ends = 0
+  let dead: { count: number; last: Dead | undefined } = { count: 0, last: undefined }
   let isStopping = false
   /** Those that run: while one takes the place of another there are two. */
   const children = new Set<ChildProcess>()
@@ -59,10 +69,13 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
     children.add(child)
     watchLoop(child)
     child.on('message', (message: FromDispatcher) => {
+      // Also one that is being replaced: it ends what it runs.
+      if (message.type === 'dead') dead = { count: dead.count + 1, last: message.dead }
       if (child !== current) return
       if (message.type === 'trouble') trouble = message.reason
       if (message.type === 'following') trouble = undefined
       if (message.type === 'hook') tellHook(message)
+      if (message.type === 'state') state = message.state
       if (message.type === 'worked') pause = shortestPause
     })
     // One that could not be started, for want of processes or descriptors, has no exit.
@@ -86,6 +99,7 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
   function startAgain(ended: ChildProcess): void {
     children.delete(ended)
     if (isStopping || ended !== current) return
+    ends++
     hookTroubles.clear()
     trouble ??= 'the dispatcher died and is started again'
     log.info({ in_ms: pause }, 'starting the dispatcher again')
@@ -157,6 +171,9 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
   return {
     trouble: () => trouble,
     hookTroubles: () => [...hookTroubles.values()],
+    state: () => state,
+    ends: () => ends,
+    dead: () => dead,
     reload() {
       // What still loads may have read a file before it was mended, or wait for something for ever.
       loading?.kill('SIGKILL')

@@ -18,7 +18,8 @@ import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import { openOwnWrites } from './own-writes.ts'
 import type { Queue } from './queue.ts'
 import { HandlersError, type LoadedHandler, loadHandlers, unknownEvents } from './registry.ts'
-import { knownHandlers, openSqliteQueue, queuePath } from './sqlite-queue.ts'
+import type { Outcome } from './runner.ts'
+import { knownHandlers, openSqliteQueue, queuePath, tellBroken } from './sqlite-queue.ts'
 
 // Handlers may lie in any folder; what they import under our name is this running source.
 registerHooks({
@@ -28,6 +29,9 @@ registerHooks({
 
 /** How often one that waits for another dispatcher's end looks again. */
 const patience = 100
+
+/** Milliseconds between two looks at how much is owed. */
+const stateInterval = 2_000
 
 /** It does not follow, because that would pass events over; the message says what to mend. */
 class Waiting extends Error {
@@ -54,7 +58,7 @@ async function run(): Promise<void> {
   const known = knownHandlers(config.dataDir)
   if (handlers.length === 0 && known.length > 0)
     throw new Waiting(
-      `${config.handlersDir} is empty, but ${known.join(', ')} ran before: is a mount missing? If they were removed on purpose, put one handler file there`,
+      `${config.handlersDir} is empty, but ${known.join(', ')} ran before: is a mount missing? If they were removed on purpose, run "b24-receiver handlers forget" for each`,
     )
   tellHandlers(handlers)
   tell({ type: 'loaded' })
@@ -67,7 +71,9 @@ async function run(): Promise<void> {
   const queue = openSqliteQueue({ path: queuePath(config.dataDir) })
   const ownWrites = openOwnWrites({ path: queuePath(config.dataDir) })
   const from = await startPosition(queue)
-  await queue.remember(handlers.map((handler) => handler.name))
+  await queue.remember(
+    handlers.map(({ name, events, options: { order, settle } }) => ({ name, events, order, settle })),
+  )
   for (const [handler, owed] of await queue.handlers())
     if (owed > 0 && !handlers.some(({ name }) => name === handler))
       log.warn({ handler, owed }, 'the file of this handler is gone; what it is owed stays')
@@ -82,9 +88,11 @@ async function run(): Promise<void> {
     portals,
     ownWrites,
     log,
-    onEnded: () => tell({ type: 'worked' }),
+    onOutcome: tellOutcome,
   })
+  const endTelling = tellState(queue)
   stopDispatcher = async (grace) => {
+    endTelling()
     await dispatcher.stop(grace)
     portals.stop()
     ownWrites.close()
@@ -152,8 +160,31 @@ function tellHook({ label }: Hook, trouble: Bitrix24Error | undefined): void {
   if (!trouble) resumeDispatcher()
 }
 
+/** Tells the receiver, again and again, how much is owed. */
+function tellState(queue: Queue): () => void {
+  let told = ''
+  const look = async () => {
+    const state = await queue.state()
+    const text = JSON.stringify(state)
+    if (text !== told) tell({ type: 'state', state })
+    told = text
+  }
+  // A queue that cannot be asked says so by its other calls.
+  const now = () => void look().catch(() => undefined)
+  now()
+  const timer = setInterval(now, stateInterval)
+  return () => clearInterval(timer)
+}
+
+function tellOutcome({ handler, event, outcome, reason = '' }: Outcome): void {
+  tell({ type: 'worked' })
+  if (outcome !== 'dead') return
+  tell({ type: 'dead', dead: { handler, id: event.id, event: event.event, object: event.object, reason } })
+}
+
 function tellWhy(error: unknown): void {
   if (error instanceof HandlersError) {
+    tellBroken(config.dataDir, error.problems)
     for (const { file, at, error: err } of error.problems) log.error({ file, at, err }, 'a handler cannot be loaded')
     tell({ type: 'trouble', reason: error.message })
   } else if (error instanceof Waiting) {

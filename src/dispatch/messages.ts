@@ -1,3 +1,15 @@
+import type { QueueState } from './queue.ts'
+
+/** A delivery that was given up. */
+export interface Dead {
+  readonly handler: string
+  /** The event's. */
+  readonly id: string
+  readonly event: string
+  readonly object: string | undefined
+  readonly reason: string
+}
+
 /** What a dispatcher tells its receiver. */
 export type FromDispatcher =
   /** Its event loop turns. */
@@ -12,6 +24,9 @@ export type FromDispatcher =
   | { readonly type: 'hook'; readonly label: string; readonly trouble?: string }
   /** A run ended. */
   | { readonly type: 'worked' }
+  | { readonly type: 'dead'; readonly dead: Dead }
+  /** How much is owed has changed. */
+  | { readonly type: 'state'; readonly state: QueueState }
 
 /** What the receiver tells its dispatcher: end within so many milliseconds. */
 export interface ToDispatcher {

@@ -7,7 +7,7 @@ import { type LastChange, lastChangeOf } from '../bitrix24/last-change.ts'
 import { type Write, writeOf } from '../bitrix24/writes.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
 import { candidatesOf, judge, type OwnWrite, type Question, type Verdict } from './echo.ts'
-import { laneOf } from './sqlite-queue.ts'
+import { laneOf } from './lane.ts'
 
 /** A run, as far as what it writes is concerned. */
 export interface Writer {

@@ -33,8 +33,29 @@ export interface Wanted {
   readonly coalesce: boolean | 'object'
 }
 
+/** A handler as its file defines it, for those who do not load it. */
+export interface KnownHandler {
+  readonly name: string
+  /** Names and patterns, upper case. */
+  readonly events: readonly string[]
+  readonly order: 'object' | 'none'
+  /** Milliseconds. */
+  readonly settle: number
+}
+
+/** How many deliveries are in each state. What is blocked waits behind another of its object. */
+export interface QueueState {
+  readonly ready: number
+  readonly running: number
+  readonly waiting: number
+  readonly blocked: number
+  readonly dead: number
+  /** When the oldest that is owed came, in Unix milliseconds. */
+  readonly oldestAt: number | undefined
+}
+
 /** A remote engine answers later, an embedded one at once. */
-type Awaitable<T> = T | Promise<T>
+export type Awaitable<T> = T | Promise<T>
 
 /**
  * What an engine of deliveries promises.
@@ -71,7 +92,10 @@ export interface Queue {
   nextDue(): Awaitable<number | undefined>
   /** Handlers that were ever loaded, and how many deliveries each is owed. */
   handlers(): Awaitable<ReadonlyMap<string, number>>
-  remember(handlers: readonly string[]): Awaitable<void>
+  remember(handlers: readonly KnownHandler[]): Awaitable<void>
+  state(): Awaitable<QueueState>
+  /** Calls back within a second or so after somebody else, such as a tool, has changed what is owed. */
+  watch(changed: () => void): void
   /** Forgets what was done in segments up to this one. The position is on disk when it resolves. */
   prune(segment: number): Awaitable<void>
   close(): Awaitable<void>

@@ -1,21 +1,37 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
-import type { Event } from '../intake/event.ts'
 import { type JournalledEvent, oldest } from '../journal/follow.ts'
-import type { Delivery, NewDelivery, Queue, Wanted } from './queue.ts'
-import { migrate, readHandlers } from './sqlite-schema.ts'
+import type { Delivery, Queue, Wanted } from './queue.ts'
+import { createLanes } from './sqlite-lanes.ts'
+import { isCurrent, migrate, readHandlers, readState } from './sqlite-schema.ts'
 
 export interface SqliteQueueParts {
   readonly path: string
   readonly now?: () => number
 }
 
-/** A burst that never ends must not hold its first event for ever: this many times `settle` is the most. */
-const longestSettle = 10
+/** Milliseconds between two looks at whether a tool has changed the file. */
+const watchInterval = 1_000
 
 export function queuePath(dataDir: string): string {
   return join(dataDir, 'dispatch.db')
+}
+
+/** Tells whoever asks which files could not be loaded; a file of another version is left alone. */
+export function tellBroken(dataDir: string, problems: readonly { file: string; error: unknown }[]): void {
+  const path = queuePath(dataDir)
+  if (!existsSync(path)) return
+  const db = new DatabaseSync(path, { timeout: 5000 })
+  try {
+    if (!isCurrent(db)) return
+    db.exec('BEGIN IMMEDIATE; DELETE FROM broken')
+    const insert = db.prepare('INSERT OR REPLACE INTO broken (file, error, at) VALUES (?, ?, ?)')
+    for (const { file, error } of problems) insert.run(file, String(error), Date.now())
+    db.exec('COMMIT')
+  } finally {
+    db.close()
+  }
 }
 
 /** The handlers that ever ran, without touching the file: another dispatcher may be at work. */
@@ -74,19 +90,12 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     }
   }
   inTransaction(() => migrate(db, path))
+  const lanes = createLanes(db, now)
+  let watching: NodeJS.Timeout | undefined
 
   const sql = {
     position: db.prepare('SELECT segment, offset FROM position'),
     setPosition: db.prepare('INSERT OR REPLACE INTO position (one, segment, offset) VALUES (1, ?, ?)'),
-    head: db.prepare(`
-      SELECT key, state, attempts, postponed, settle, created_at FROM delivery
-      WHERE handler = ? AND lane = ? AND state IN ('ready', 'running', 'waiting')`),
-    add: db.prepare(`
-      INSERT INTO delivery (event_id, handler, lane, name, event, segment, settle, created_at, state, since, due)
-      VALUES (:id, :handler, :lane, :name, :event, :segment, :settle, :now, :state, :since, :due)
-      ON CONFLICT (event_id, handler, run) DO NOTHING`),
-    wait: db.prepare("UPDATE delivery SET state = 'waiting', since = :now, due = :due WHERE key = :key"),
-    makeReady: db.prepare("UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE key = ?"),
     // A wait that began in the future, or ends later than it may, began before the clock was put back.
     wakeDue: db.prepare(
       "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND due <= ?",
@@ -120,56 +129,19 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND postponed = 1",
     ),
     release: db.prepare("UPDATE delivery SET state = 'ready', attempts = attempts - 1, suspect = ? WHERE key = ?"),
-    next: db.prepare(`
-      SELECT key, settle, created_at FROM delivery WHERE handler = ? AND lane = ? AND state = 'blocked' ORDER BY key LIMIT 1`),
-    newest: db.prepare(`
-      SELECT created_at FROM delivery WHERE handler = ? AND lane = ? AND state = 'blocked' ORDER BY key DESC LIMIT 1`),
     nextDue: db.prepare("SELECT due FROM delivery WHERE state = 'waiting' ORDER BY due LIMIT 1"),
-    remember: db.prepare('INSERT OR IGNORE INTO handler (name) VALUES (?)'),
+    remember: db.prepare(`
+      INSERT OR REPLACE INTO handler (name, events, ordered, settle, loaded_at)
+      VALUES (:name, :events, :order, :settle, :now)`),
+    mended: db.prepare('DELETE FROM broken'),
+    failed: db.prepare('INSERT INTO failure (delivery, attempt, at, error) VALUES (?, ?, ?, ?)'),
+    version: db.prepare('PRAGMA data_version'),
     handlers: db.prepare(`
       SELECT known.name,
         (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'blocked') +
         (SELECT count(*) FROM delivery WHERE handler = known.name AND state IN ('ready', 'running', 'waiting')) AS owed
       FROM handler AS known ORDER BY known.name`),
     prune: db.prepare("DELETE FROM delivery WHERE state IN ('done', 'coalesced') AND segment <= ?"),
-  }
-
-  /** Until when the head of a lane waits for quiet, given when the newest event of its object came. */
-  const settled = (settle: number, createdAt: number, newest: number) =>
-    Math.min(newest + settle, createdAt + longestSettle * settle)
-
-  function addOne({ handler, event, segment, order, settle }: NewDelivery): void {
-    const at = now()
-    const lane = order === 'none' ? null : laneOf(event)
-    const head = lane === null ? undefined : sql.head.get(handler, lane)
-    const waits = head === undefined && settle > 0
-    const { changes } = sql.add.run({
-      id: event.id,
-      handler,
-      lane,
-      name: event.event,
-      event: JSON.stringify(event),
-      segment,
-      settle,
-      now: at,
-      state: head ? 'blocked' : waits ? 'waiting' : 'ready',
-      since: waits ? at : null,
-      due: waits ? at + settle : null,
-    })
-    if (changes === 0 || head?.['state'] !== 'waiting' || head['attempts'] !== 0 || head['postponed'] !== 0) return
-    // The burst goes on.
-    const due = settled(Number(head['settle']), Number(head['created_at']), at)
-    sql.wait.run({ key: head['key'] ?? null, now: at, due })
-  }
-
-  /** Lets the next of a lane go, when the object is quiet. */
-  function unblock(handler: string, lane: string): void {
-    const next = sql.next.get(handler, lane)
-    if (next === undefined) return
-    const newest = Number(sql.newest.get(handler, lane)?.['created_at'])
-    const due = settled(Number(next['settle']), Number(next['created_at']), newest)
-    if (Number(next['settle']) > 0 && due > now()) sql.wait.run({ key: next['key'] ?? null, now: now(), due })
-    else sql.makeReady.run(next['key'] ?? null)
   }
 
   /** Starts the run of a ready delivery, or of the newest of those that it is one with. */
@@ -204,9 +176,10 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
   ): void {
     inTransaction(() => {
       const since = state === 'waiting' ? now() : null
+      if (error !== null) sql.failed.run(delivery.key, delivery.attempt, now(), error)
       const row = sql.end.get({ key: delivery.key, state, since, due, error, suspect, now: now() })
       const lane = row?.['lane']
-      if (state !== 'waiting' && typeof lane === 'string') unblock(delivery.handler, lane)
+      if (state !== 'waiting' && typeof lane === 'string') lanes.unblock(delivery.handler, lane)
     })
   }
 
@@ -217,7 +190,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     },
     add(deliveries, position) {
       inTransaction(() => {
-        for (const delivery of deliveries) addOne(delivery)
+        for (const delivery of deliveries) lanes.add(delivery)
         sql.setPosition.run(position.segment, position.offset)
       })
     },
@@ -262,8 +235,20 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     handlers: () => new Map(sql.handlers.all().map((row) => [String(row['name']), Number(row['owed'])])),
     remember(handlers) {
       inTransaction(() => {
-        for (const handler of handlers) sql.remember.run(handler)
+        for (const { name, events, order, settle } of handlers)
+          sql.remember.run({ name, events: JSON.stringify(events), order, settle, now: now() })
+        sql.mended.run()
       })
+    },
+    state: () => readState(db),
+    watch(changed) {
+      const look = () => Number(sql.version.get()?.['data_version'])
+      let seen = look()
+      watching = setInterval(() => {
+        const version = look()
+        if (version !== seen) changed()
+        seen = version
+      }, watchInterval)
     },
     prune(segment) {
       sql.prune.run(segment)
@@ -271,14 +256,10 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       db.exec('PRAGMA wal_checkpoint(TRUNCATE)')
     },
     close() {
+      clearInterval(watching)
       if (db.isOpen) db.close()
     },
   }
-}
-
-/** Objects are numbered per portal: `deal:662` exists on each. */
-export function laneOf({ object, auth }: Pick<Event, 'object' | 'auth'>): string | null {
-  return object === undefined ? null : JSON.stringify([auth?.['member_id'] ?? auth?.['domain'] ?? null, object])
 }
 
 function toDelivery(row: Record<string, SQLOutputValue>): Delivery {

@@ -1,4 +1,5 @@
 import type { DatabaseSync } from 'node:sqlite'
+import type { QueueState } from './queue.ts'
 
 /**
  * What made each version out of the one before.
@@ -77,11 +78,32 @@ const migrations = [
    ) STRICT;
    CREATE INDEX own_write_lane ON own_write (lane);
    CREATE INDEX own_write_sent ON own_write (sent_at)`,
+  `ALTER TABLE handler ADD COLUMN events TEXT; -- a list; NULL until it is loaded again, as is what follows
+   ALTER TABLE handler ADD COLUMN ordered TEXT;
+   ALTER TABLE handler ADD COLUMN settle INTEGER;
+   ALTER TABLE handler ADD COLUMN loaded_at INTEGER;
+   CREATE TABLE broken (file TEXT PRIMARY KEY, error TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
+   CREATE TABLE failure (delivery INTEGER NOT NULL, attempt INTEGER NOT NULL, at INTEGER NOT NULL, error TEXT NOT NULL) STRICT;
+   CREATE INDEX failure_delivery ON failure (delivery);
+   CREATE TRIGGER delivery_forgotten AFTER DELETE ON delivery BEGIN
+     DELETE FROM failure WHERE delivery = old.key;
+   END;
+   CREATE INDEX delivery_dead ON delivery (key) WHERE state = 'dead';
+   CREATE INDEX delivery_owed ON delivery (created_at) WHERE state IN ('blocked', 'ready', 'running', 'waiting')`,
 ]
+
+function versionOf(db: DatabaseSync): number {
+  return Number(db.prepare('PRAGMA user_version').get()?.['user_version'])
+}
+
+/** Whether this version wrote the file. */
+export function isCurrent(db: DatabaseSync): boolean {
+  return versionOf(db) === migrations.length
+}
 
 /** Inside the caller's transaction. @throws when a newer version wrote the file */
 export function migrate(db: DatabaseSync, path: string): void {
-  const found = Number(db.prepare('PRAGMA user_version').get()?.['user_version'])
+  const found = versionOf(db)
   if (found > migrations.length)
     throw new Error(
       `${path} was written by a newer version of the receiver (${found}; this one knows ${migrations.length}): start that one`,
@@ -98,4 +120,27 @@ export function readHandlers(db: DatabaseSync): string[] {
   const query = has('handler') ? 'SELECT name FROM handler' : 'SELECT DISTINCT handler AS name FROM delivery'
   const rows = db.prepare(`${query} ORDER BY name`).all()
   return rows.map((row) => String(row['name']))
+}
+
+/** Counts through the partial indexes: what is done, however much, costs nothing. */
+export function readState(db: DatabaseSync): QueueState {
+  const row = db
+    .prepare(`SELECT
+      (SELECT count(*) FROM delivery WHERE state = 'ready') AS ready,
+      (SELECT count(*) FROM delivery WHERE state = 'running') AS running,
+      (SELECT count(*) FROM delivery WHERE state = 'waiting') AS waiting,
+      (SELECT count(*) FROM delivery WHERE state = 'blocked') AS blocked,
+      (SELECT count(*) FROM delivery WHERE state = 'dead') AS dead,
+      (SELECT min(created_at) FROM delivery WHERE state IN ('blocked', 'ready', 'running', 'waiting')) AS oldest`)
+    .get()
+  const count = (name: string) => Number(row?.[name])
+  const oldest = row?.['oldest']
+  return {
+    ready: count('ready'),
+    running: count('running'),
+    waiting: count('waiting'),
+    blocked: count('blocked'),
+    dead: count('dead'),
+    oldestAt: oldest === null ? undefined : Number(oldest),
+  }
 }

@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import type { Delivery, Wanted } from '../../src/dispatch/queue.ts'
 import { openSqliteQueue } from '../../src/dispatch/sqlite-queue.ts'
-import { deliveryOf, eventOf, here, want } from '../support/queue-contract.ts'
+import { deliveryOf, eventOf, here, known, want } from '../support/queue-contract.ts'
 import { temporaryFolder } from '../support/receiver.ts'
 
 /** `npm run test:crash` does not run this one; ROUNDS=25 makes it long all the same. */
@@ -276,7 +276,7 @@ function createPair(path: string) {
         model.now = Math.max(model.now, (await queue.nextDue()) ?? 0)
       }
       expect(model.ended.size).toBe(delivered.length * handlers.length)
-      await queue.remember(handlers)
+      await queue.remember(handlers.map(known))
       expect([...(await queue.handlers()).values()]).toEqual(handlers.map(() => 0))
       await queue.close()
     },

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import type { Delivery, NewDelivery, Queue, Wanted } from '../../src/dispatch/queue.ts'
+import type { Delivery, KnownHandler, NewDelivery, Queue, Wanted } from '../../src/dispatch/queue.ts'
 import type { JournalledEvent } from '../../src/journal/follow.ts'
 
 /** Opens a queue on a store of its own. */
@@ -30,6 +30,10 @@ export function eventOf(
 
 export function deliveryOf(event: JournalledEvent, more: Partial<NewDelivery> = {}): NewDelivery {
   return { handler: 'h', event, segment: 1, order: 'object', settle: 0, ...more }
+}
+
+export function known(name: string): KnownHandler {
+  return { name, events: ['ONCRMDEALUPDATE'], order: 'object', settle: 0 }
 }
 
 export function want(handler = 'h', more: Partial<Wanted> = {}): Wanted {
@@ -256,7 +260,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(next).toMatchObject([{ event: { id: '5' }, coalesced: 2 }])
       await queue.done(got(next[0]))
       expect(await claim(merge)).toEqual([])
-      await queue.remember(['h'])
+      await queue.remember([known('h')])
       expect(await queue.handlers()).toEqual(new Map([['h', 0]]))
     })
 
@@ -532,8 +536,8 @@ export function describeQueue(engine: string, open: OpenEngine): void {
 
     test('a handler is remembered, with how many deliveries it is owed', async () => {
       const { clock, queue, add, claim, reopen } = start()
-      await queue.remember(['h', 'never'])
-      await queue.remember(['h'])
+      await queue.remember([known('h'), known('never')])
+      await queue.remember([known('h')])
       await add(...[1, 2, 3, 4, 5].map((id) => eventOf(id, 'deal:1')), eventOf(6, 'deal:2'), eventOf(7, 'deal:3'))
       const [running, retried, dead] = await claim()
       await queue.retry(got(retried), { due: clock.now + 1_000, error: 'no' })

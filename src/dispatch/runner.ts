@@ -1,0 +1,194 @@
+import { inspect } from 'node:util'
+import type { Logger } from 'pino'
+import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
+import type { Portals } from '../bitrix24/portals.ts'
+import type { JournalledEvent } from '../journal/follow.ts'
+import { createRun } from './context.ts'
+import { laneOf } from './lane.ts'
+import { createLoopBreaker } from './loop-breaker.ts'
+import type { OwnWrites } from './own-writes.ts'
+import type { Delivery, Queue } from './queue.ts'
+import type { LoadedHandler } from './registry.ts'
+import { nextTry } from './retry.ts'
+import { createRunTimer } from './run-timer.ts'
+
+/** What became of a delivery that was claimed. */
+export interface Outcome {
+  readonly handler: string
+  readonly event: JournalledEvent
+  readonly outcome: 'handled' | 'gone' | 'echo' | 'retried' | 'dead' | 'postponed' | 'held'
+  /** Of the run; 0 where it was not run. */
+  readonly ms: number
+  /** Why it failed or waits. */
+  readonly reason?: string
+}
+
+export interface RunnerParts {
+  readonly queue: Queue
+  readonly portals: Portals
+  readonly ownWrites: OwnWrites
+  /** Milliseconds, as is `handlerTimeout`. */
+  readonly retryFor: number
+  readonly handlerTimeout: number
+  readonly log: Logger
+  /** This process cannot go on: a handler does not end. */
+  readonly onStuck: (error: unknown) => void
+  readonly onOutcome: (outcome: Outcome) => void
+  /** What was postponed may run. */
+  readonly resume: () => void
+}
+
+/** Runs deliveries that were claimed, and decides what becomes of them. */
+export interface Runner {
+  run(delivery: Delivery, handler: LoadedHandler): Promise<void>
+  /** Charges the run that, alone, took its process down with it. */
+  chargeCrash(delivery: Delivery, handler: LoadedHandler): Promise<void>
+}
+
+/** Nothing waits for ever for a word that was missed: it looks for itself. */
+const longestPostponement = 600_000
+
+export function createRunner(parts: RunnerParts): Runner {
+  const { queue, portals, ownWrites, log, onStuck, onOutcome, resume } = parts
+  const loopBreaker = createLoopBreaker()
+  /** Names of the handlers that were seen calling Bitrix24. */
+  const callers = new Set<string>()
+
+  async function run(delivery: Delivery, handler: LoadedHandler): Promise<void> {
+    const { event, attempt, coalesced } = delivery
+    const about = aboutOf(delivery)
+    const known = callers.has(handler.name) ? troubleFor(event) : undefined
+    if (known) return postpone(delivery, known, about)
+    const loop = JSON.stringify([handler.name, laneOf(event)])
+    const heldUntil = loopBreaker.heldUntil(loop)
+    if (heldUntil !== undefined) {
+      const reason = 'held by the loop breaker'
+      await queue.postpone(delivery, { due: heldUntil, error: reason })
+      return onOutcome({ handler: handler.name, event, outcome: 'held', ms: 0, reason })
+    }
+    const timeout = handler.options.timeout ?? parts.handlerTimeout
+    const timer = createRunTimer(timeout)
+    const started = performance.now()
+    const ms = () => Math.round(performance.now() - started)
+    const end = async (outcome: 'handled' | 'gone' | 'echo') => {
+      await queue.done(delivery)
+      const took = ms()
+      log.info({ ...about, ms: took }, outcome)
+      onOutcome({ handler: handler.name, event, outcome, ms: took })
+    }
+    const run = createRun({
+      delivery,
+      log: log.child(about),
+      timer,
+      portals,
+      ownWrites,
+      onCall: () => void callers.add(handler.name),
+    })
+    try {
+      // Not on a retry: a run that failed half-way has written, too.
+      if (handler.options.ignoreOwnChanges && attempt === 1) {
+        const verdict = await ownWrites.judge({ handler: handler.name, event, coalesced }, run.readRecord)
+        if (verdict === 'echo') return await end('echo')
+      }
+      await Promise.race([
+        handler.handle(event, run.context),
+        // JavaScript cannot be stopped. A handler that ignores its signal holds its object until the process goes.
+        timer.overdue.then(() => {
+          throw new HandlerStuck(`${handler.name} did not end ${2 * timeout} ms after its start`)
+        }),
+      ])
+      // What it did after the time was up counts as not done: it was told to stop.
+      timer.signal.throwIfAborted()
+      await end(run.isGone() ? 'gone' : 'handled')
+    } catch (error) {
+      timer.stop()
+      // Before its delivery ends: what waits behind it must not start beside it.
+      if (error instanceof HandlerStuck) onStuck(error)
+      const trouble = await run.hookTrouble()
+      run.cutCalls(error)
+      if (trouble) await postpone(delivery, trouble, { ...about, err: error }, ms())
+      else await fail(delivery, handler, { error, ms: ms(), isGone: run.isGone() })
+    } finally {
+      timer.stop()
+      const hold = run.hasWritten() && event.object !== undefined ? loopBreaker.wrote(loop) : undefined
+      if (hold)
+        log.warn({ ...about, reason: hold.reason, until: new Date(hold.until).toISOString() }, 'held: perhaps a loop')
+    }
+  }
+
+  /** Of the hook that is for the event. */
+  function troubleFor(event: JournalledEvent): Bitrix24Error | undefined {
+    const access = portals.accessFor(event)
+    return 'refusal' in access ? undefined : access.health.trouble()
+  }
+
+  async function postpone(delivery: Delivery, { message }: Bitrix24Error, about: object, ms = 0): Promise<void> {
+    const { handler, event } = delivery
+    const due = Date.now() + longestPostponement
+    await queue.postpone(delivery, { due, error: message })
+    log.info({ ...about, ...(ms > 0 && { ms }), reason: message }, 'postponed until the hook works')
+    onOutcome({ handler, event, outcome: 'postponed', ms, reason: message })
+    // It may have come back while this was written.
+    if (!troubleFor(event)) resume()
+  }
+
+  async function fail(
+    delivery: Delivery,
+    handler: LoadedHandler,
+    { error, ms, alone = false, isGone = false }: Failed,
+  ): Promise<void> {
+    const { event, attempt, firstRunAt } = delivery
+    const about = { ...aboutOf(delivery), ...(ms !== undefined && { ms }), err: error }
+    // A handler may throw anything, also what has no text.
+    const reason = error instanceof Error ? String(error) : inspect(error)
+    const tell = (outcome: Outcome['outcome']) =>
+      onOutcome({ handler: handler.name, event, outcome, ms: ms ?? 0, reason })
+    const retryFor = handler.options.retryFor ?? parts.retryFor
+    const due = nextTry({ error, attempt, firstRunAt, now: Date.now(), retryFor, random: Math.random() })
+    if (due === undefined && isGone) {
+      await queue.done(delivery)
+      log.info(about, 'gone')
+      tell('gone')
+    } else if (due === undefined) {
+      await queue.dead(delivery, reason)
+      log.error(about, 'failed for good: this delivery is dead')
+      tell('dead')
+    } else {
+      await queue.retry(delivery, { due, error: reason, alone })
+      log.warn({ ...about, retry_at: new Date(due).toISOString() }, 'failed, will be tried again')
+      tell('retried')
+    }
+  }
+
+  return {
+    run,
+    chargeCrash: (delivery, handler) =>
+      fail(delivery, handler, { error: new Error('the dispatcher died while this ran'), alone: true }),
+  }
+}
+
+interface Failed {
+  readonly error: unknown
+  readonly ms?: number
+  /** It killed its process, so it is to run alone. */
+  readonly alone?: boolean
+  /** What it was about is not there any more. */
+  readonly isGone?: boolean
+}
+
+/** For the log. */
+function aboutOf({ handler, event, attempt, coalesced }: Delivery): object {
+  return {
+    id: event.id,
+    event: event.event,
+    object: event.object,
+    handler,
+    attempt,
+    ...(coalesced > 1 && { coalesced }),
+  }
+}
+
+/** A handler ignored its signal; only a new process gets its object free. */
+class HandlerStuck extends Error {
+  override readonly name = 'HandlerStuck'
+}
