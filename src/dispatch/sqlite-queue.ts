@@ -4,7 +4,7 @@ import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { type JournalledEvent, oldest } from '../journal/follow.ts'
 import type { Delivery, Queue, Wanted } from './queue.ts'
 import { createLanes } from './sqlite-lanes.ts'
-import { isCurrent, migrate, readHandlers, readState } from './sqlite-schema.ts'
+import { inTransaction, isCurrent, migrate, readHandlers, readPosition, readState } from './sqlite-schema.ts'
 
 export interface SqliteQueueParts {
   readonly path: string
@@ -77,24 +77,11 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
   // the journal has the rest.
   db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 5000')
 
-  const inTransaction = <T>(work: () => T): T => {
-    db.exec('BEGIN IMMEDIATE')
-    try {
-      const result = work()
-      db.exec('COMMIT')
-      return result
-    } catch (error) {
-      // SQLite has rolled back by itself when the disk failed.
-      if (db.isTransaction) db.exec('ROLLBACK')
-      throw error
-    }
-  }
-  inTransaction(() => migrate(db, path))
+  inTransaction(db, () => migrate(db, path))
   const lanes = createLanes(db, now)
   let watching: NodeJS.Timeout | undefined
 
   const sql = {
-    position: db.prepare('SELECT segment, offset FROM position'),
     setPosition: db.prepare('INSERT OR REPLACE INTO position (one, segment, offset) VALUES (1, ?, ?)'),
     // A wait that began in the future, or ends later than it may, began before the clock was put back.
     wakeDue: db.prepare(
@@ -174,7 +161,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     state: 'done' | 'waiting' | 'dead',
     { due = null, error = null, suspect = 0 }: { due?: number | null; error?: string | null; suspect?: number },
   ): void {
-    inTransaction(() => {
+    inTransaction(db, () => {
       const since = state === 'waiting' ? now() : null
       if (error !== null) sql.failed.run(delivery.key, delivery.attempt, now(), error)
       const row = sql.end.get({ key: delivery.key, state, since, due, error, suspect, now: now() })
@@ -184,18 +171,15 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
   }
 
   return {
-    position() {
-      const row = sql.position.get()
-      return row && { segment: Number(row['segment']), offset: Number(row['offset']) }
-    },
+    position: () => readPosition(db),
     add(deliveries, position) {
-      inTransaction(() => {
+      inTransaction(db, () => {
         for (const delivery of deliveries) lanes.add(delivery)
         sql.setPosition.run(position.segment, position.offset)
       })
     },
     claim(wanted, limit) {
-      return inTransaction(() => {
+      return inTransaction(db, () => {
         sql.wakeDue.run(now())
         sql.wakeJumped.run(now())
         const byHandler = new Map(wanted.map((one) => [one.handler, one]))
@@ -221,7 +205,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     dead: (delivery, error) => end(delivery, 'dead', { error }),
     release: (delivery) => void sql.release.run(0, delivery.key),
     recover() {
-      return inTransaction(() => {
+      return inTransaction(db, () => {
         const [first, ...others] = sql.running.all()
         if (first === undefined || others.length === 0) return first && toDelivery(first)
         for (const { key = null } of [first, ...others]) sql.release.run(1, key)
@@ -234,7 +218,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     },
     handlers: () => new Map(sql.handlers.all().map((row) => [String(row['name']), Number(row['owed'])])),
     remember(handlers) {
-      inTransaction(() => {
+      inTransaction(db, () => {
         for (const { name, events, order, settle } of handlers)
           sql.remember.run({ name, events: JSON.stringify(events), order, settle, now: now() })
         sql.mended.run()

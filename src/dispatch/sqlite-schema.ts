@@ -1,4 +1,5 @@
 import type { DatabaseSync } from 'node:sqlite'
+import type { Position } from '../journal/follow.ts'
 import type { QueueState } from './queue.ts'
 
 /**
@@ -110,6 +111,25 @@ export function migrate(db: DatabaseSync, path: string): void {
     )
   for (const migration of migrations.slice(found)) db.exec(migration)
   db.exec(`PRAGMA user_version = ${migrations.length}`)
+}
+
+/** One writer at a time; all of it or nothing. */
+export function inTransaction<T>(db: DatabaseSync, work: () => T): T {
+  db.exec('BEGIN IMMEDIATE')
+  try {
+    const result = work()
+    db.exec('COMMIT')
+    return result
+  } catch (error) {
+    // SQLite has rolled back by itself when the disk failed.
+    if (db.isTransaction) db.exec('ROLLBACK')
+    throw error
+  }
+}
+
+export function readPosition(db: DatabaseSync): Position | undefined {
+  const row = db.prepare('SELECT segment, offset FROM position').get()
+  return row && { segment: Number(row['segment']), offset: Number(row['offset']) }
 }
 
 /** The handlers that ever ran, from a file of any version, without migrating it. */

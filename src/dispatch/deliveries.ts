@@ -1,0 +1,91 @@
+import type { Position } from '../journal/follow.ts'
+import type { Awaitable, NewDelivery, QueueState } from './queue.ts'
+
+/** A delivery as an operator sees it. Times are Unix milliseconds. */
+export interface DeliveryRecord {
+  readonly key: number
+  readonly handler: string
+  /** The event's id. */
+  readonly event: string
+  /** The event's name. */
+  readonly name: string
+  readonly object: string | undefined
+  /** 1, and more for a replay or a retry of a dead one. */
+  readonly run: number
+  readonly state: 'blocked' | 'ready' | 'running' | 'waiting' | 'done' | 'coalesced' | 'dead'
+  /** It waits for something to come back, not for its turn. */
+  readonly postponed: boolean
+  readonly attempts: number
+  readonly createdAt: number
+  readonly firstRunAt: number | undefined
+  /** Until when it waits. */
+  readonly due: number | undefined
+  readonly endedAt: number | undefined
+  /** Why it failed last, or waits. */
+  readonly error: string | undefined
+  /** The key of the delivery that was run for it. */
+  readonly coalescedInto: number | undefined
+}
+
+/** A run that failed. */
+export interface FailureRecord {
+  readonly attempt: number
+  /** Unix milliseconds. */
+  readonly at: number
+  readonly error: string
+}
+
+/** A handler as the dispatcher last loaded it, and what it is owed. What an older version wrote down is `undefined`. */
+export interface HandlerRecord {
+  readonly name: string
+  readonly events: readonly string[] | undefined
+  readonly order: 'object' | 'none' | undefined
+  /** Milliseconds. */
+  readonly settle: number | undefined
+  /** Unix milliseconds. */
+  readonly loadedAt: number | undefined
+  readonly owed: number
+  readonly dead: number
+}
+
+/** A file that a dispatcher could not load when it last tried. */
+export interface BrokenFile {
+  readonly file: string
+  readonly error: string
+  /** Unix milliseconds. */
+  readonly at: number
+}
+
+/** Which of the dead are meant; all of what is given must fit. */
+export interface DeadSelection {
+  readonly handler?: string | undefined
+  /** Ids of events. */
+  readonly events?: readonly string[] | undefined
+  readonly object?: string | undefined
+}
+
+/**
+ * What an operator sees of the deliveries, and may do to them while a dispatcher is at work or none is. What is changed
+ * keeps the promises of the queue: a delivery that is added goes behind what waits for its object.
+ */
+export interface Deliveries {
+  /** How far the journal was followed. */
+  position(): Awaitable<Position | undefined>
+  state(): Awaitable<QueueState>
+  handlers(): Awaitable<readonly HandlerRecord[]>
+  broken(): Awaitable<readonly BrokenFile[]>
+  /** Of one event, the oldest first. */
+  ofEvent(id: string): Awaitable<readonly DeliveryRecord[]>
+  failures(delivery: DeliveryRecord): Awaitable<readonly FailureRecord[]>
+  /** The oldest first. */
+  dead(selection: DeadSelection): Awaitable<readonly DeliveryRecord[]>
+  /** Each gets another run, with all its attempts, behind what waits for its object. The number of those that were dead. */
+  retry(dead: readonly DeliveryRecord[]): Awaitable<number>
+  /** The number of those that were dead. */
+  drop(dead: readonly DeliveryRecord[]): Awaitable<number>
+  /** Another run for each, whatever ran before. */
+  replay(deliveries: readonly NewDelivery[]): Awaitable<void>
+  /** The handler, and what it is owed, is no more. The number of deliveries that were dropped. */
+  forget(handler: string): Awaitable<number>
+  close(): Awaitable<void>
+}

@@ -1,0 +1,197 @@
+import { existsSync } from 'node:fs'
+import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
+import { pathToFileURL } from 'node:url'
+import type { Deliveries, DeliveryRecord } from './deliveries.ts'
+import { createLanes } from './sqlite-lanes.ts'
+import { inTransaction, isCurrent, readPosition, readState } from './sqlite-schema.ts'
+
+export interface SqliteDeliveriesParts {
+  readonly path: string
+  /** To change something, where the file may be written. */
+  readonly mode: 'read' | 'write'
+  readonly now?: () => number
+}
+
+/** Milliseconds that a dispatcher at work is waited for. */
+const patience = 5_000
+
+/**
+ * The deliveries of the embedded engine, for tools. Beside a dispatcher each change is one short transaction.
+ *
+ * @throws {Error} when there is no such file, this user may not read it, or another version wrote it
+ */
+export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliveriesParts): Deliveries {
+  const db = mode === 'write' ? openToWrite(path) : openToRead(path)
+  if (!isCurrent(db)) {
+    db.close()
+    throw new Error(`${path} was written by another version of the receiver: start this version once`)
+  }
+  const lanes = createLanes(db, now)
+  const sql = {
+    handlers: db.prepare(`
+      SELECT known.*,
+        (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'blocked') +
+        (SELECT count(*) FROM delivery WHERE handler = known.name AND state IN ('ready', 'running', 'waiting')) AS owed,
+        (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'dead') AS dead
+      FROM handler AS known ORDER BY known.name`),
+    broken: db.prepare('SELECT file, error, at FROM broken ORDER BY file'),
+    ofEvent: db.prepare('SELECT * FROM delivery WHERE event_id = ? ORDER BY key'),
+    failures: db.prepare('SELECT attempt, at, error FROM failure WHERE delivery = ? ORDER BY rowid'),
+    dead: db.prepare("SELECT * FROM delivery WHERE state = 'dead' ORDER BY key"),
+    deadOne: db.prepare("SELECT * FROM delivery WHERE key = ? AND state = 'dead'"),
+    lastRun: db.prepare('SELECT max(run) AS run FROM delivery WHERE event_id = ? AND handler = ?'),
+    keyOf: db.prepare('SELECT key FROM delivery WHERE event_id = ? AND handler = ? AND run = ?'),
+    retried: db.prepare("UPDATE delivery SET state = 'coalesced', coalesced_into = ?, event = NULL WHERE key = ?"),
+    drop: db.prepare("DELETE FROM delivery WHERE key = ? AND state = 'dead'"),
+    forgetHandler: db.prepare('DELETE FROM handler WHERE name = ?'),
+    forgetOwed: db.prepare('DELETE FROM delivery WHERE handler = ?'),
+    forgetWrites: db.prepare('DELETE FROM own_write WHERE handler = ?'),
+    owed: db.prepare(`
+      SELECT count(*) AS owed FROM delivery
+      WHERE handler = ? AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`),
+  }
+
+  /** @returns the number of the run that is free */
+  const nextRun = (event: string, handler: string) => Number(sql.lastRun.get(event, handler)?.['run'] ?? 0) + 1
+
+  return {
+    position: () => readPosition(db),
+    state: () => readState(db),
+    handlers: () =>
+      sql.handlers.all().map((row) => ({
+        name: String(row['name']),
+        events: row['events'] === null ? undefined : namesOf(row['events']),
+        order: row['ordered'] === 'none' ? 'none' : row['ordered'] === 'object' ? 'object' : undefined,
+        settle: numberOf(row['settle']),
+        loadedAt: numberOf(row['loaded_at']),
+        owed: Number(row['owed']),
+        dead: Number(row['dead']),
+      })),
+    broken: () =>
+      sql.broken.all().map((row) => ({
+        file: String(row['file']),
+        error: String(row['error']),
+        at: Number(row['at']),
+      })),
+    ofEvent: (id) => sql.ofEvent.all(id).map(toRecord),
+    failures: ({ key }) =>
+      sql.failures.all(key).map((row) => ({
+        attempt: Number(row['attempt']),
+        at: Number(row['at']),
+        error: String(row['error']),
+      })),
+    dead: ({ handler, events, object }) =>
+      sql.dead
+        .all()
+        .map(toRecord)
+        .filter((one) => handler === undefined || one.handler === handler)
+        .filter((one) => events === undefined || events.includes(one.event))
+        .filter((one) => object === undefined || one.object === object),
+    retry: (dead) =>
+      inTransaction(db, () => {
+        let count = 0
+        for (const { key } of dead) {
+          const row = sql.deadOne.get(key)
+          if (row === undefined) continue
+          const { event_id: id = null, handler = null } = row
+          const run = nextRun(String(id), String(handler))
+          lanes.add(
+            {
+              handler: String(handler),
+              event: JSON.parse(String(row['event'])),
+              segment: Number(row['segment']),
+              order: row['lane'] === null ? 'none' : 'object',
+              settle: 0,
+            },
+            run,
+          )
+          // It went into the later one: what it failed of stays with it.
+          sql.retried.run(sql.keyOf.get(id, handler, run)?.['key'] ?? null, key)
+          count++
+        }
+        return count
+      }),
+    drop: (dead) => inTransaction(db, () => dead.reduce((sum, { key }) => sum + Number(sql.drop.run(key).changes), 0)),
+    replay: (deliveries) =>
+      inTransaction(db, () => {
+        for (const delivery of deliveries) lanes.add(delivery, nextRun(delivery.event.id, delivery.handler))
+      }),
+    forget: (handler) =>
+      inTransaction(db, () => {
+        const owed = Number(sql.owed.get(handler)?.['owed'])
+        sql.forgetOwed.run(handler)
+        sql.forgetWrites.run(handler)
+        sql.forgetHandler.run(handler)
+        return owed
+      }),
+    close: () => db.close(),
+  }
+}
+
+function openToWrite(path: string): DatabaseSync {
+  if (!existsSync(path)) throw new Error(`${path} is not there: no handler has run yet`)
+  const db = new DatabaseSync(path, { timeout: patience })
+  db.exec('PRAGMA synchronous = NORMAL')
+  return db
+}
+
+const SQLITE_CANTOPEN = 14
+const SQLITE_READONLY = 8
+
+/**
+ * A WAL database is read through files beside it, which a user who may only read cannot make. When its last writer closed
+ * it they are gone, and nobody writes: then it may be read as it is.
+ */
+function openToRead(path: string): DatabaseSync {
+  if (!existsSync(path)) throw new Error(`${path} is not there: no handler has run yet`)
+  const db = new DatabaseSync(path, { readOnly: true, timeout: patience })
+  try {
+    isCurrent(db)
+    return db
+  } catch (error) {
+    db.close()
+    const code = error instanceof Error && 'errcode' in error ? Number(error.errcode) & 0xff : 0
+    if (![SQLITE_CANTOPEN, SQLITE_READONLY].includes(code) || existsSync(`${path}-wal`)) throw error
+    const url = pathToFileURL(path)
+    url.searchParams.set('immutable', '1')
+    return new DatabaseSync(url, { readOnly: true })
+  }
+}
+
+function toRecord(row: Record<string, SQLOutputValue>): DeliveryRecord {
+  const { lane = null } = row
+  return {
+    key: Number(row['key']),
+    handler: String(row['handler']),
+    event: String(row['event_id']),
+    name: String(row['name']),
+    object: objectOf(row['event'] ?? null, lane),
+    run: Number(row['run']),
+    state: row['state'] as DeliveryRecord['state'],
+    postponed: row['postponed'] === 1,
+    attempts: Number(row['attempts']),
+    createdAt: Number(row['created_at']),
+    firstRunAt: numberOf(row['first_run_at']),
+    due: numberOf(row['due']),
+    endedAt: numberOf(row['ended_at']),
+    error: row['error'] === null ? undefined : String(row['error']),
+    coalescedInto: numberOf(row['coalesced_into']),
+  }
+}
+
+/** From the event, while it is kept; else from its lane, which is none where the handler wants no order. */
+function objectOf(event: SQLOutputValue, lane: SQLOutputValue): string | undefined {
+  const kept: { object?: string } | undefined = typeof event === 'string' ? JSON.parse(event) : undefined
+  if (kept !== undefined) return kept.object
+  const [, object]: string[] = typeof lane === 'string' ? JSON.parse(lane) : []
+  return object
+}
+
+function namesOf(value: SQLOutputValue | undefined): readonly string[] {
+  const names: unknown = JSON.parse(String(value))
+  return Array.isArray(names) ? names.map(String) : []
+}
+
+function numberOf(value: SQLOutputValue | undefined): number | undefined {
+  return value === null || value === undefined ? undefined : Number(value)
+}
