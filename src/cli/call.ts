@@ -1,48 +1,55 @@
-import { once } from 'node:events'
-import { parseArgs } from 'node:util'
 import { createClient } from '../bitrix24/client.ts'
 import { realClock } from '../bitrix24/clock.ts'
 import type { Hook } from '../bitrix24/hook.ts'
 import { createLimits } from '../bitrix24/limits.ts'
-import { readHooks } from '../config.ts'
+import { ConfigError, readHooks } from '../config.ts'
+import { defineCommand } from './command.ts'
 import { parseParameters } from './parameters.ts'
 import { UsageError } from './usage-error.ts'
 
 /** Calls a method of Bitrix24 through the incoming webhook and prints what it gives. */
-export async function call(args: string[]): Promise<void> {
-  const { values, positionals } = parseArgs({
-    args,
-    allowPositionals: true,
-    options: {
-      hook: { type: 'string' },
-      all: { type: 'boolean', default: false },
-      json: { type: 'boolean', default: false },
-    },
-  })
-  const [method = '', ...words] = positionals
-  // Not repeated: somebody may take the URL for it.
-  if (!/^[A-Za-z][\w.]*$/.test(method)) throw new UsageError('name a method first, such as crm.contact.get')
-  const parameters = parseParameters(words)
-  const hook = choose(readHooks(process.env), values.hook)
-  // The portal counts for itself; on Enterprise this is only slower than it could be.
-  const client = createClient({ hook, limits: createLimits({ rate: 2, burst: 50, clock: realClock }) })
+export const call = defineCommand({
+  name: 'call',
+  usage: 'METHOD [KEY=VALUE …]',
+  summary: 'calls Bitrix24 through B24_HOOK and prints the result',
+  notes: [
+    'KEY[NAME]=VALUE or KEY.NAME=VALUE nests, KEY[]=VALUE adds to a list, and after := the value is JSON.',
+    'The URL of the hook is never printed.',
+  ],
+  options: {
+    hook: { type: 'string', value: 'NAME', about: 'which one, where B24_HOOK has several' },
+    all: { type: 'boolean', about: 'of a list all pages, not only the first; with --json a line for each row' },
+  },
+  examples: [
+    'call crm.contact.get ID=42',
+    "call crm.item.update entityTypeId=2 id=662 'fields[title]=Boat'",
+    `call crm.item.list entityTypeId=2 'select:=["id","title"]' 'filter[>=createdTime]=2026-01-01' --all --json`,
+  ],
+  async run({ options, words: [method = '', ...words], print }) {
+    // Not repeated: somebody may take the URL for it.
+    if (!/^[A-Za-z][\w.]*$/.test(method)) throw new UsageError('name a method first, such as crm.contact.get')
+    const parameters = parseParameters(words)
+    const hook = chooseHook(readHooks(process.env), options.hook)
+    // The portal counts for itself; on Enterprise this is only slower than it could be.
+    const client = createClient({ hook, limits: createLimits({ rate: 2, burst: 50, clock: realClock }) })
+    const show = (value: unknown) => print.result(value ?? null, JSON.stringify(value ?? null, undefined, 2))
+    if (!options.all) {
+      await show(await client.call(method, parameters))
+      return undefined
+    }
+    try {
+      for await (const row of client.list(method, parameters)) await show(row)
+    } catch (error) {
+      throw error instanceof TypeError ? new UsageError(`${method} gives no list: leave --all out`) : error
+    }
+    return undefined
+  },
+})
 
-  const print = async (value: unknown) => {
-    const line = JSON.stringify(value ?? null, undefined, values.json ? 0 : 2)
-    // A slow reader holds us, not our memory.
-    if (!process.stdout.write(`${line}\n`)) await once(process.stdout, 'drain')
-  }
-  if (!values.all) return print(await client.call(method, parameters))
-  try {
-    for await (const row of client.list(method, parameters)) await print(row)
-  } catch (error) {
-    throw error instanceof TypeError ? new UsageError(`${method} gives no list: leave --all out`) : error
-  }
-}
-
-function choose(hooks: readonly Hook[], name: string | undefined): Hook {
+/** @throws when there is none, or several and none was named */
+export function chooseHook(hooks: readonly Hook[], name: string | undefined): Hook {
   const [first] = hooks
-  if (first === undefined) throw new Error('B24_HOOK is not set')
+  if (first === undefined) throw new ConfigError(['B24_HOOK is not set'])
   const names = hooks.flatMap((hook) => hook.name ?? []).join(', ')
   if (name === undefined) {
     if (hooks.length > 1) throw new UsageError(`B24_HOOK has several: choose with --hook one of ${names}`)

@@ -10,6 +10,7 @@ import { prettyFactory } from 'pino-pretty'
 import { stableName } from '../journal/segments.ts'
 import { onTerminal } from '../log.ts'
 import { type Simulation, simulate } from '../simulator/simulate.ts'
+import { defineCommand } from './command.ts'
 
 const portal = {
   domain: 'example.bitrix24.com',
@@ -24,8 +25,18 @@ const posts: readonly (readonly [string, Simulation])[] = [
   ['somebody guesses the token', { event: 'ONCRMDEALUPDATE', id: 662, portal, mode: 'wrong-token' }],
 ]
 
+export const demo = defineCommand({
+  name: 'demo',
+  usage: '',
+  summary: 'a receiver in a temporary folder, with a few events posted at it',
+  options: {},
+  examples: ['demo'],
+  words: 0,
+  run: showDemo,
+})
+
 /** Shows the way of an event: a receiver in a temporary folder, a few posts, its log, its journal. */
-export async function demo(): Promise<void> {
+async function showDemo(): Promise<undefined> {
   const folder = await mkdtemp(join(tmpdir(), 'b24-receiver-demo-'))
   const port = await freePort()
   const url = `http://127.0.0.1:${port}/bitrix24`
@@ -77,6 +88,7 @@ export async function demo(): Promise<void> {
     if (receiver.exitCode === null) await once(receiver, 'exit')
     await rm(folder, { recursive: true, force: true })
   }
+  return undefined
 }
 
 async function freePort(): Promise<number> {

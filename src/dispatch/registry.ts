@@ -5,6 +5,7 @@ import { pathToFileURL } from 'node:url'
 import { isDocumented } from '../events/catalogue.ts'
 import { candidates, nearestName } from '../events/nearest.ts'
 import { defaultOptions, type Handler, isDefinition, type RunOptions } from './handler.ts'
+import { matcherOf, toRegExp } from './pattern.ts'
 
 /** A handler file, loaded. */
 export interface LoadedHandler {
@@ -110,11 +111,10 @@ function placeIn(error: unknown): string | undefined {
 function toHandler(name: string, exported: unknown): Omit<LoadedHandler, 'file' | 'dispose'> {
   if (isDefinition(exported)) {
     const events = exported.events.map((event) => event.toUpperCase())
-    const patterns = events.map(toRegExp)
     return {
       name,
       events,
-      matches: (event) => patterns.some((pattern) => pattern.test(event)),
+      matches: matcherOf(events),
       handle: exported.handle,
       options: exported.options,
     }
@@ -138,10 +138,6 @@ function toHandler(name: string, exported: unknown): Omit<LoadedHandler, 'file' 
 function matchesAny(event: string): boolean {
   const pattern = toRegExp(event)
   return candidates(event).some((name) => pattern.test(name))
-}
-
-function toRegExp(pattern: string): RegExp {
-  return new RegExp(`^${pattern.replaceAll('.', '\\.').replaceAll('*', '.*')}$`, 's')
 }
 
 /**

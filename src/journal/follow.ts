@@ -1,5 +1,5 @@
 import { type FSWatcher, watch } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
+import { type FileHandle, open, stat } from 'node:fs/promises'
 import type { Logger } from 'pino'
 import type { Event } from '../intake/event.ts'
 import { codeOf, journalDir, listSegments } from './segments.ts'
@@ -31,6 +31,8 @@ export interface FollowParts {
   readonly signal: AbortSignal
   /** `false`: end at the end of the journal. */
   readonly wait?: boolean
+  /** Only lines that hold this text are read, which is much faster than reading all. */
+  readonly needle?: string | undefined
   readonly log: Logger
 }
 
@@ -47,7 +49,7 @@ const pollInterval = 1000
  * Reads the journal on from a position, across segments, and waits for more like `tail -F`. Only whole lines are read; a
  * whole line that is no event is skipped and logged with its place.
  */
-export async function* follow({ dataDir, from, signal, wait = true, log }: FollowParts): AsyncGenerator<Batch> {
+export async function* follow({ dataDir, from, signal, wait = true, needle, log }: FollowParts): AsyncGenerator<Batch> {
   const bell = createBell(journalDir(dataDir), signal)
   let file: { readonly number: number; readonly handle: FileHandle } | undefined
   let position = from
@@ -102,10 +104,11 @@ export async function* follow({ dataDir, from, signal, wait = true, log }: Follo
   }
 
   function parseLines(bytes: Buffer, { segment, offset }: Position): Batch['entries'] {
+    if (needle !== undefined && !bytes.includes(needle)) return []
     const entries: { event: JournalledEvent; at: Position }[] = []
     let at = { segment, offset }
     for (const line of bytes.toString().split('\n')) {
-      if (line !== '') {
+      if (line !== '' && (needle === undefined || line.includes(needle))) {
         const event = parseEvent(line)
         if (event) entries.push({ event, at })
         else log.error({ ...at, skipped: ++skipped }, 'a line of the journal is no event; skipped')
@@ -133,6 +136,19 @@ export async function positionOfTime(dataDir: string, time: Date, log: Logger): 
   for await (const { entries } of follow({ dataDir, from: oldest, signal, wait: false, log })) {
     const found = entries.find(({ event }) => new Date(event.time) >= time)
     if (found) return found.at
+  }
+  return positionOfLast(dataDir, 0)
+}
+
+/**
+ * Where to begin to look for what was journalled at this time or later: of the segments that were written before it,
+ * nothing is read.
+ */
+export async function positionBefore(dataDir: string, time: Date): Promise<Position> {
+  for (const { number, path } of await listSegments(dataDir)) {
+    // One that the retention removed meanwhile is older still.
+    const written = await stat(path).catch(() => undefined)
+    if (written && written.mtime >= time) return { segment: number, offset: 0 }
   }
   return positionOfLast(dataDir, 0)
 }

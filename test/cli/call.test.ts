@@ -132,7 +132,7 @@ describe('a call that fails says why on one line, with the code, and exits with 
     ['two at once', { ...never, B24_HOOK_FILE: '/nowhere' }, 'B24_HOOK is set, and so is B24_HOOK_FILE'],
   ])('of %s', async (_, env, message) => {
     const { code, stderr } = await run(env, 'profile')
-    expect(code).toBe(1)
+    expect(code).toBe(78)
     expect(stderr).toContain(message)
     expect(stderr.trimEnd()).not.toContain('\n')
   })
@@ -162,7 +162,7 @@ describe('words that are wrong exit with 64', () => {
 })
 
 test('the examples of --help are such that are called', async () => {
-  const child = spawn(process.execPath, [script, '--help'])
+  const child = spawn(process.execPath, [script, 'call', '--help'])
   const [help] = (await child.stdout.setEncoding('utf8').toArray()) as string[]
   const examples = [...(help ?? '').matchAll(/^ {2}b24-receiver (call .*)$/gm)].map(([, line = '']) => line)
   const { portal } = await start()

@@ -1,0 +1,105 @@
+import { parseArgs } from 'node:util'
+import { createPrinter, type Printer } from './printer.ts'
+import { UsageError } from './usage-error.ts'
+
+/** A word with dashes. */
+interface Option {
+  readonly type: 'boolean' | 'string'
+  readonly short?: string
+  /** It may be given several times. */
+  readonly multiple?: boolean
+  readonly default?: string
+  /** What its value is, for the help: `PATTERN`. */
+  readonly value?: string
+  readonly about: string
+}
+
+type Options = Readonly<Record<string, Option>>
+
+type ValueOf<O extends Option> = O['type'] extends 'boolean'
+  ? boolean
+  : O extends { readonly multiple: true }
+    ? readonly string[]
+    : O extends { readonly default: string }
+      ? string
+      : string | undefined
+
+type Values<O extends Options> = { readonly [Name in keyof O]: ValueOf<O[Name]> }
+
+export interface Call<O extends Options> {
+  readonly options: Values<O>
+  /** The words without dashes. */
+  readonly words: readonly string[]
+  readonly print: Printer
+}
+
+interface Spec<O extends Options> {
+  readonly name: string
+  /** What stands behind the name: `METHOD [KEY=VALUE …]`. */
+  readonly usage: string
+  /** One line for the list of commands. */
+  readonly summary: string
+  /** What its help says beside the options. */
+  readonly notes?: readonly string[]
+  readonly options: O
+  /** Each with `b24-receiver` before it in the help. */
+  readonly examples: readonly string[]
+  /** How many words without dashes it takes at most; any number where that is missing. */
+  readonly words?: number
+  /** @returns the exit code; 0 when it gives none */
+  readonly run: (call: Call<O>) => Promise<number | undefined>
+}
+
+export interface Command {
+  readonly name: string
+  readonly usage: string
+  readonly summary: string
+  readonly help: string
+  readonly run: (args: readonly string[]) => Promise<number>
+}
+
+const common = {
+  json: { type: 'boolean', about: 'for programs: one line of JSON for each thing' },
+  help: { type: 'boolean', short: 'h', about: 'this text' },
+} as const satisfies Options
+
+export function defineCommand<const O extends Options>(spec: Spec<O>): Command {
+  return {
+    name: spec.name,
+    usage: `${spec.name} ${spec.usage}`.trimEnd(),
+    summary: spec.summary,
+    help: helpOf(spec),
+    async run(args) {
+      const options: Options = { ...spec.options, ...common }
+      const parsed = parseArgs({ args: [...args], options, allowPositionals: true })
+      const values: Record<string, unknown> = { ...parsed.values }
+      for (const [name, { type, multiple = false }] of Object.entries<Option>(spec.options))
+        values[name] ??= type === 'boolean' ? false : multiple ? [] : undefined
+      if (spec.words !== undefined && parsed.positionals.length > spec.words)
+        throw new UsageError(`"${parsed.positionals[spec.words]}" is one word too many`)
+      const print = createPrinter({ json: values['json'] === true })
+      // parseArgs has checked them against the same object.
+      const code = await spec.run({ options: values as Values<O>, words: parsed.positionals, print })
+      print.progress('')
+      return code ?? 0
+    },
+  }
+}
+
+function helpOf({ name, usage, summary, notes = [], options, examples }: Omit<Spec<Options>, 'run'>): string {
+  const rows = Object.entries<Option>({ ...options, ...common }).map(([word, { short, value, about, ...option }]) => [
+    `${short === undefined ? '    ' : `-${short}, `}--${word}${option.type === 'boolean' ? '' : ` ${value ?? 'TEXT'}`}`,
+    `${about}${option.default === undefined ? '' : ` (${option.default})`}`,
+  ])
+  const width = Math.max(...rows.map(([left = '']) => left.length))
+  return [
+    `b24-receiver ${`${name} ${usage}`.trimEnd()}`,
+    `\n  ${summary}`,
+    ...(notes.length > 0 ? ['', ...notes.map((note) => `  ${note}`)] : []),
+    '\nOptions',
+    ...rows.map(([left = '', right = '']) => `  ${left.padEnd(width)}  ${right}`),
+    '\nExamples',
+    ...examples.map((example) => `  b24-receiver ${example}`),
+    '',
+  ].join('\n')
+}

@@ -1,0 +1,21 @@
+import { call } from './call.ts'
+import type { Command } from './command.ts'
+import { demo } from './demo.ts'
+import { tail } from './tail.ts'
+
+/** In the order of the help. */
+export const commands: readonly Command[] = [tail, call, demo]
+
+const width = Math.max(...commands.map(({ usage }) => usage.length))
+
+export const help = `b24-receiver: the tools of bitrix24-webhook-receiver
+
+${commands.map(({ usage, summary }) => `  b24-receiver ${usage.padEnd(width)}  ${summary}`).join('\n')}
+
+  b24-receiver COMMAND --help   its options, with examples
+  b24-receiver --version
+
+Settings come from the environment and from .env in this folder, as for the receiver. DATA_DIR says where its data is. Every
+command takes --json. Exit codes: 0 done; 1 it failed, or what it looked at is not well; 64 the words are wrong; 78 the
+settings are wrong.
+`

@@ -1,0 +1,67 @@
+import { once } from 'node:events'
+
+/** What a command says: results on stdout, everything else on stderr. */
+export interface Printer {
+  /** `--json`: a result is one line of JSON. */
+  readonly json: boolean
+  /** Somebody reads the results as they come. */
+  readonly isTerminal: boolean
+  /** Resolves when there is room for more: a slow reader holds us, not our memory. */
+  line(text: string): Promise<void>
+  /** With `--json` the value, else the text. */
+  result(value: unknown, text: string): Promise<void>
+  /** With `--json` the values, else their columns; `none` on stderr when there are none. */
+  table<T>(values: readonly T[], columns: Readonly<Record<string, (value: T) => string>>, none: string): Promise<void>
+  /** For a person, beside the result. */
+  note(text: string): void
+  /** How far it is; on a terminal only, each in the place of the one before. */
+  progress(text: string): void
+}
+
+const clearLine = '\r\u001b[K'
+
+export function createPrinter({ json }: { readonly json: boolean }): Printer {
+  let hasProgress = false
+
+  const line = async (text: string) => {
+    if (hasProgress) progress('')
+    if (!process.stdout.write(`${text}\n`)) await once(process.stdout, 'drain')
+  }
+
+  function progress(text: string): void {
+    if (!process.stderr.isTTY || (text === '' && !hasProgress)) return
+    process.stderr.write(`${clearLine}${text}`)
+    hasProgress = text !== ''
+  }
+
+  const note = (text: string) => {
+    progress('')
+    process.stderr.write(`${text}\n`)
+  }
+
+  return {
+    json,
+    isTerminal: process.stdout.isTTY,
+    line,
+    note,
+    progress,
+    result: (value, text) => line(json ? JSON.stringify(value) : text),
+    async table(values, columns, none) {
+      if (json) {
+        for (const value of values) await line(JSON.stringify(value))
+        return
+      }
+      if (values.length === 0) return note(none)
+      const heads = Object.keys(columns)
+      const rows = values.map((value) => Object.values(columns).map((column) => column(value)))
+      const widths = heads.map((head, at) => Math.max(head.length, ...rows.map((row) => row[at]?.length ?? 0)))
+      for (const row of [heads, ...rows])
+        await line(
+          row
+            .map((cell, at) => (at === row.length - 1 ? cell : cell.padEnd(widths[at] ?? 0)))
+            .join('  ')
+            .trimEnd(),
+        )
+    },
+  }
+}
