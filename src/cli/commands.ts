@@ -1,10 +1,13 @@
 import { call } from './call.ts'
 import type { Command } from './command.ts'
 import { demo } from './demo.ts'
+import { events } from './events.ts'
+import { show } from './show.ts'
 import { tail } from './tail.ts'
+import { verify } from './verify.ts'
 
 /** In the order of the help. */
-export const commands: readonly Command[] = [tail, call, demo]
+export const commands: readonly Command[] = [tail, events, show, verify, call, demo]
 
 const width = Math.max(...commands.map(({ usage }) => usage.length))
 

@@ -1,4 +1,4 @@
-import type { Position } from '../journal/follow.ts'
+import type { JournalledEvent, Position } from '../journal/follow.ts'
 import type { Awaitable, NewDelivery, QueueState } from './queue.ts'
 
 /** A delivery as an operator sees it. Times are Unix milliseconds. */
@@ -76,6 +76,10 @@ export interface Deliveries {
   broken(): Awaitable<readonly BrokenFile[]>
   /** Of one event, the oldest first. */
   ofEvent(id: string): Awaitable<readonly DeliveryRecord[]>
+  /** Such as the one that was run for another. */
+  ofKey(key: number): Awaitable<DeliveryRecord | undefined>
+  /** The event itself, while a delivery of it is owed or dead, whether the journal has it or not. */
+  keptEvent(id: string): Awaitable<JournalledEvent | undefined>
   failures(delivery: DeliveryRecord): Awaitable<readonly FailureRecord[]>
   /** The oldest first. */
   dead(selection: DeadSelection): Awaitable<readonly DeliveryRecord[]>

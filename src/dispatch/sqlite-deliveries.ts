@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { pathToFileURL } from 'node:url'
+import type { JournalledEvent } from '../journal/follow.ts'
 import type { Deliveries, DeliveryRecord } from './deliveries.ts'
 import { createLanes } from './sqlite-lanes.ts'
 import { inTransaction, isCurrent, readPosition, readState } from './sqlite-schema.ts'
@@ -24,7 +25,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
   const db = mode === 'write' ? openToWrite(path) : openToRead(path)
   if (!isCurrent(db)) {
     db.close()
-    throw new Error(`${path} was written by another version of the receiver: start this version once`)
+    throw new Error(`${path} was written by another version of the receiver: use its tools, or start this one`)
   }
   const lanes = createLanes(db, now)
   const sql = {
@@ -36,6 +37,8 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
       FROM handler AS known ORDER BY known.name`),
     broken: db.prepare('SELECT file, error, at FROM broken ORDER BY file'),
     ofEvent: db.prepare('SELECT * FROM delivery WHERE event_id = ? ORDER BY key'),
+    ofKey: db.prepare('SELECT * FROM delivery WHERE key = ?'),
+    kept: db.prepare('SELECT event FROM delivery WHERE event_id = ? AND event IS NOT NULL LIMIT 1'),
     failures: db.prepare('SELECT attempt, at, error FROM failure WHERE delivery = ? ORDER BY rowid'),
     dead: db.prepare("SELECT * FROM delivery WHERE state = 'dead' ORDER BY key"),
     deadOne: db.prepare("SELECT * FROM delivery WHERE key = ? AND state = 'dead'"),
@@ -74,6 +77,14 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
         at: Number(row['at']),
       })),
     ofEvent: (id) => sql.ofEvent.all(id).map(toRecord),
+    ofKey: (key) => {
+      const row = sql.ofKey.get(key)
+      return row && toRecord(row)
+    },
+    keptEvent: (id) => {
+      const row = sql.kept.get(id)
+      return row && (JSON.parse(String(row['event'])) as JournalledEvent)
+    },
     failures: ({ key }) =>
       sql.failures.all(key).map((row) => ({
         attempt: Number(row['attempt']),
