@@ -76,12 +76,16 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
     counted.segments++
     try {
       const blocks = readBlocks(handle, 0, readSize)
+      const { size } = await handle.stat()
       let isPositionFound = position?.segment !== number
       for (;;) {
         const block = (await blocks.next()) ?? ((await isSealed(segment)) ? await blocks.next() : undefined)
         if (block === undefined) break
         if (await verifyBlock(path, block, position)) isPositionFound = true
-        onRead({ segment: number, offset: block.offset })
+        const end = block.offset + block.bytes.length
+        onRead({ segment: number, offset: end })
+        // What is appended meanwhile may never end.
+        if (end >= size) break
       }
       const { bytes: rest, offset } = blocks.rest()
       counted.bytes += offset + rest.length
