@@ -81,7 +81,7 @@ function stateOf({ record, ran }: DeliveryStory): string {
       return `dead ${after}`
     case 'coalesced':
       if (ran === undefined) return 'coalesced into a delivery that is gone'
-      if (ran.event === record.event) return `${after} it went on as run ${ran.run} (${ran.state})`
+      if (ran.event === record.event) return `dead ${after}, and retried: run ${ran.run} (${ran.state})`
       return `coalesced: event ${ran.event} was run for it (${ran.state})`
   }
 }

@@ -46,6 +46,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
     keyOf: db.prepare('SELECT key FROM delivery WHERE event_id = ? AND handler = ? AND run = ?'),
     retried: db.prepare("UPDATE delivery SET state = 'coalesced', coalesced_into = ?, event = NULL WHERE key = ?"),
     drop: db.prepare("DELETE FROM delivery WHERE key = ? AND state = 'dead'"),
+    isRunning: db.prepare("SELECT 1 FROM delivery WHERE handler = ? AND state = 'running'"),
     forgetHandler: db.prepare('DELETE FROM handler WHERE name = ?'),
     forgetOwed: db.prepare('DELETE FROM delivery WHERE handler = ?'),
     forgetWrites: db.prepare('DELETE FROM own_write WHERE handler = ?'),
@@ -54,8 +55,8 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
       WHERE handler = ? AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`),
   }
 
-  /** @returns the number of the run that is free */
-  const nextRun = (event: string, handler: string) => Number(sql.lastRun.get(event, handler)?.['run'] ?? 0) + 1
+  /** The first is for the event when it is followed, whenever that is. */
+  const nextRun = (event: string, handler: string) => Number(sql.lastRun.get(event, handler)?.['run'] ?? 1) + 1
 
   return {
     position: () => readPosition(db),
@@ -129,6 +130,11 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
       }),
     forget: (handler) =>
       inTransaction(db, () => {
+        // What it runs would go on, and the next of its object start beside it.
+        if (sql.isRunning.get(handler))
+          throw new Error(
+            `a run of ${handler} has begun and not ended: take its file away and reload the handlers first`,
+          )
         const owed = Number(sql.owed.get(handler)?.['owed'])
         sql.forgetOwed.run(handler)
         sql.forgetWrites.run(handler)

@@ -155,7 +155,7 @@ export default (_, { attempt }) => {
     await tool.close()
     for (const delivery of await queue.claim([want()], 1)) await queue.done(delivery)
     expect((await states(1)).map(([first]) => first)).toEqual([
-      'h: after 1 attempt it went on as run 2 (done)',
+      'h: dead after 1 attempt, and retried: run 2 (done)',
       'h, run 2: done after 1 attempt',
     ])
   })
