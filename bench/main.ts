@@ -3,6 +3,7 @@ import { burst, million, slowDisk, stalledDisk } from './growth.ts'
 import { start } from './start.ts'
 import { say } from './table.ts'
 import { throughput } from './throughput.ts'
+import { tools } from './tools.ts'
 import { types } from './types.ts'
 
 const benches = new Map([
@@ -13,6 +14,7 @@ const benches = new Map([
   ['start', start],
   ['slow-disk', slowDisk],
   ['stalled-disk', stalledDisk],
+  ['tools', tools],
   ['types', types],
 ])
 

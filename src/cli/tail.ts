@@ -1,4 +1,3 @@
-import { prettyFactory } from 'pino-pretty'
 import { follow, type JournalledEvent } from '../journal/follow.ts'
 import { defineCommand } from './command.ts'
 import { findDataDir } from './data.ts'
@@ -33,6 +32,8 @@ export const tail = defineCommand({
     const stop = new AbortController()
     process.once('SIGINT', () => stop.abort())
     const log = createNoteLog(print)
+    // The other commands start without it.
+    const { prettyFactory } = await import('pino-pretty')
     const pretty = prettyFactory({
       colorize: process.stdout.isTTY,
       singleLine: true,
