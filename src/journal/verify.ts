@@ -122,8 +122,8 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
   async function verifyEnd(segment: Segment, handle: FileHandle, { bytes, offset }: Block): Promise<void> {
     if (bytes.length === 0) return
     const { size } = await handle.stat()
-    // It was cut while we read.
-    if (size < offset + bytes.length) return
+    // It was cut while we read, or got its rest.
+    if (size !== offset + bytes.length) return
     if (bytes.includes(0)) await tell(segment.path, offset, 'holds NUL bytes, as a power cut leaves them')
     else if (await isSealed(segment)) await tell(segment.path, offset, 'is half a line, and nobody will write the rest')
   }
