@@ -250,9 +250,23 @@ export function readHooks(env: Readonly<Record<string, string | undefined>>): re
   return []
 }
 
-/** For tools that only look at the data directory: it must not take a token to read a log. */
-export function readDataDir(env: Readonly<Record<string, string | undefined>>): string {
-  return settings.DATA_DIR.parse(env['DATA_DIR'] || settings.DATA_DIR.default)
+/**
+ * These settings alone, for tools: it must not take a token to read a log.
+ *
+ * @throws {ConfigError}
+ */
+export function readSettings<const N extends Exclude<Name, 'B24_APPLICATION_TOKEN'>>(
+  env: Readonly<Record<string, string | undefined>>,
+  ...names: readonly N[]
+): { readonly [Each in N]: Value<Each> } {
+  const problems: string[] = []
+  const values = names.map((name) => {
+    const value = settings[name].parse(env[name] || settings[name].default)
+    if (value instanceof Problem) problems.push(`${name} ${value.text}`)
+    return [name, value]
+  })
+  if (problems.length > 0) throw new ConfigError(problems)
+  return Object.fromEntries(values)
 }
 
 /**

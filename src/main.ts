@@ -6,6 +6,7 @@ import type { Logger } from 'pino'
 import { createAdminServer } from './admin.ts'
 import { type Config, readConfig } from './config.ts'
 import { settleFirstStart } from './dispatch/sqlite-queue.ts'
+import { addImportRoute } from './import.ts'
 import { createServer } from './intake/server.ts'
 import { createTokens, type Tokens } from './intake/token.ts'
 import { openJournal } from './journal/journal.ts'
@@ -47,13 +48,14 @@ async function start(config: Config): Promise<void> {
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
     hookTroubles: () => supervisor?.hookTroubles() ?? [],
   })
+  addImportRoute(admin, { tokens, journal })
   await app.listen({ port: config.port, host: config.host, backlog })
   await admin.listen({ port: config.adminPort, host: config.adminHost })
   if (config.dispatcher) supervisor = superviseDispatcher({ grace, stall: config.handlerStall, log })
 
   // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
   const isTerminal = process.stdin.isTTY || process.stdout.isTTY
-  const skip: 'SIGHUP'[] = isTerminal ? [] : ['SIGHUP']
+  const skip: ('SIGHUP' | 'SIGUSR2')[] = isTerminal ? ['SIGUSR2'] : ['SIGUSR2', 'SIGHUP']
   closeWithGrace({ delay: grace + lastMoments, logger: log, skip }, async ({ signal, err }) => {
     if (err) log.fatal({ err }, 'the receiver cannot go on')
     else log.info({ signal }, 'stopping')
@@ -71,7 +73,9 @@ async function start(config: Config): Promise<void> {
     log.info('stopped')
     await closeLog()
   })
-  if (!isTerminal) process.on('SIGHUP', () => void reload({ tokens, supervisor, log }))
+  // `b24-receiver reload` cannot know whether we sit at a terminal.
+  for (const signal of ['SIGUSR2', ...(isTerminal ? [] : ['SIGHUP'])])
+    process.on(signal, () => void reload({ tokens, supervisor, log }))
 
   log.info(
     {

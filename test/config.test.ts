@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path'
 import { inspect } from 'node:util'
 import { pino } from 'pino'
 import { afterAll, describe, expect, test } from 'vitest'
-import { ConfigError, parseDuration, readConfig, readDataDir, settings } from '../src/config.ts'
+import { ConfigError, parseDuration, readConfig, readSettings, settings } from '../src/config.ts'
 import { createServer } from '../src/intake/server.ts'
 import { createTokens } from '../src/intake/token.ts'
 
@@ -374,7 +374,14 @@ test.each([
 })
 
 test('the data directory can be read without a token', () => {
-  expect(readDataDir({})).toBe(resolve('data'))
-  expect(readDataDir({ DATA_DIR: '' })).toBe(resolve('data'))
-  expect(readDataDir({ DATA_DIR: '/data' })).toBe('/data')
+  expect(readSettings({}, 'DATA_DIR')).toEqual({ DATA_DIR: resolve('data') })
+  expect(readSettings({ DATA_DIR: '' }, 'DATA_DIR')).toEqual({ DATA_DIR: resolve('data') })
+  expect(readSettings({ DATA_DIR: '/data', PORT: 'x' }, 'DATA_DIR')).toEqual({ DATA_DIR: '/data' })
+})
+
+test('some settings alone are read with every problem of theirs', () => {
+  const env = { PORT: 'x', ADMIN_PORT: 'y', HOST: '::' }
+  expect(() => readSettings(env, 'PORT', 'ADMIN_PORT', 'HOST')).toThrow(
+    /2 problems\n {2}PORT must .*\n {2}ADMIN_PORT must /,
+  )
 })

@@ -76,7 +76,8 @@ export async function loadHandlers(dir: string): Promise<LoadedHandler[]> {
   return handlers
 }
 
-async function handlerFiles(dir: string): Promise<string[]> {
+/** The names of the files in the folder that are handlers. @throws {HandlersError} */
+export async function handlerFiles(dir: string): Promise<string[]> {
   try {
     const entries = await readdir(dir, { withFileTypes: true })
     return entries

@@ -1,4 +1,5 @@
-import { existsSync } from 'node:fs'
+import { accessSync, constants, existsSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { pathToFileURL } from 'node:url'
 import type { Deliveries, DeliveryRecord } from './deliveries.ts'
@@ -130,6 +131,12 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
 
 function openToWrite(path: string): DatabaseSync {
   if (!existsSync(path)) throw new Error(`${path} is not there: no handler has run yet`)
+  try {
+    accessSync(path, constants.W_OK)
+    accessSync(dirname(path), constants.W_OK)
+  } catch (error) {
+    throw new Error(`this user may not write to ${path}: run it as the receiver's`, { cause: error })
+  }
   const db = new DatabaseSync(path, { timeout: patience })
   db.exec('PRAGMA synchronous = NORMAL')
   return db

@@ -1,0 +1,121 @@
+import { createReadStream } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
+import { createInterface } from 'node:readline'
+import { pino } from 'pino'
+import { ConfigError, readConfig } from '../config.ts'
+import { settleFirstStart } from '../dispatch/sqlite-queue.ts'
+import { importPath, importType } from '../import.ts'
+import type { Event } from '../intake/event.ts'
+import { follow, positionBefore } from '../journal/follow.ts'
+import { openJournal } from '../journal/journal.ts'
+import { findHolder, lockDataDir } from '../journal/lock.ts'
+import { parseRefusedLine } from '../journal/refused-line.ts'
+import { isJournalEmpty, journalDir } from '../journal/segments.ts'
+import { askAdmin } from './admin.ts'
+import { defineCommand } from './command.ts'
+import { UsageError } from './usage-error.ts'
+
+/** Events of one request, or of one wait for the disk. */
+const atOnce = 200
+
+/** Milliseconds by which the clock may have been put back between an event and its segment. */
+const clockSlack = 3_600_000
+
+/** Brings back events that went to stderr because the journal could not be written. */
+export const importCommand = defineCommand({
+  name: 'import',
+  usage: 'FILE|-',
+  summary: 'brings back the events that went to stderr while the journal could not be written',
+  notes: [
+    'FILE is what collected stderr; lines that are no events are passed over, and so are events that the journal has. It works',
+    'through the receiver that runs (ADMIN_HOST, ADMIN_PORT, B24_APPLICATION_TOKEN), or takes the place of one that is stopped.',
+  ],
+  options: { 'dry-run': { type: 'boolean', about: 'only say how many' } },
+  examples: ['import stderr.log --dry-run', 'import stderr.log', 'import -   # from stdin'],
+  words: 1,
+  async run({ options, words: [file], print }) {
+    if (file === undefined) throw new UsageError('name the file that holds the lines, or - for stdin')
+    const config = readConfig(process.env)
+    const { dataDir } = config
+    const found = new Map<string, Event>()
+    for await (const line of createInterface({ input: file === '-' ? process.stdin : createReadStream(file) })) {
+      const event = parseRefusedLine(line)
+      if (event) found.set(event.id, event)
+      print.progress(`${found.size} events found`)
+    }
+    await mkdir(journalDir(dataDir), { recursive: true })
+    const known = await journalled(dataDir, found)
+    const events = [...found.values()].filter(({ id }) => !known.has(id))
+    const summary = { found: found.size, known: known.size, imported: options['dry-run'] ? 0 : events.length }
+    if (!options['dry-run']) {
+      const importer = findHolder(dataDir, 'receiver') ? throughReceiver(config) : await inItsPlace(config)
+      try {
+        for (let at = 0; at < events.length; at += atOnce) {
+          await importer.add(events.slice(at, at + atOnce))
+          print.progress(`${Math.min(events.length, at + atOnce)} of ${events.length}`)
+        }
+      } finally {
+        await importer.close()
+      }
+    }
+    const verb = options['dry-run'] ? 'to import' : 'imported'
+    await print.result(
+      summary,
+      `${found.size} events found, ${known.size} of them in the journal, ${events.length} ${verb}`,
+    )
+    return undefined
+  },
+})
+
+interface Importer {
+  readonly add: (events: readonly Event[]) => Promise<void>
+  readonly close: () => Promise<void>
+}
+
+/** Those of them that the journal has. An id tells the millisecond at which it was made (UUIDv7). */
+async function journalled(dataDir: string, events: ReadonlyMap<string, Event>): Promise<Set<string>> {
+  const known = new Set<string>()
+  if (events.size === 0) return known
+  const times = [...events.keys()].map((id) => Number.parseInt(id.replaceAll('-', '').slice(0, 12), 16))
+  const first = times.reduce((least, time) => Math.min(least, time))
+  const from = await positionBefore(dataDir, new Date(first - clockSlack))
+  const log = pino({ base: null }, process.stderr)
+  for await (const { entries } of follow({ dataDir, from, signal: new AbortController().signal, wait: false, log }))
+    for (const { event } of entries) if (events.has(event.id)) known.add(event.id)
+  return known
+}
+
+function throughReceiver({ tokens: [token] }: ReturnType<typeof readConfig>): Importer {
+  if (token === undefined) throw new ConfigError(['B24_APPLICATION_TOKEN is not set'])
+  return {
+    async add(events) {
+      const { status, body } = await askAdmin(importPath, {
+        method: 'POST',
+        headers: { 'content-type': importType, authorization: `Bearer ${token.value}` },
+        body: events.map((event) => `${JSON.stringify({ level: 30, ...event })}\n`).join(''),
+      })
+      if (status !== 200)
+        throw new Error(`the receiver answered ${status} ${JSON.stringify(body)}; what it took, it has`)
+    },
+    close: () => Promise.resolve(),
+  }
+}
+
+async function inItsPlace({ dataDir, segmentSize }: ReturnType<typeof readConfig>): Promise<Importer> {
+  const lock = lockDataDir(dataDir, 'receiver')
+  try {
+    const log = pino({ base: null, level: 'warn' }, process.stderr)
+    const journal = await openJournal({ dataDir, segmentSize, log })
+    settleFirstStart(dataDir, await isJournalEmpty(dataDir))
+    return {
+      add: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),
+      async close() {
+        await journal.close()
+        lock.release()
+      },
+    }
+  } catch (error) {
+    lock.release()
+    throw error
+  }
+}
