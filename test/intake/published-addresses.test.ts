@@ -1,5 +1,6 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { openPublishedAddresses, type PublishedParts, publishedLists } from '../../src/intake/published-addresses.ts'
 import { StartError } from '../../src/start-error.ts'
@@ -70,6 +71,17 @@ test('a list that changes is told with how many came and went, and is on disk', 
   expect(['3.217.33.54', '3.217.33.55', '195.208.184.200'].map(has)).toEqual([false, true, true])
   expect(lists.logged(changed).at(-1)).toMatchObject({ level: 30, added: 2, removed: 1, addresses: 4 })
   await vi.waitFor(() => expect(readFileSync(lists.file, 'utf8')).toContain('52.29.163.104'), patient)
+})
+
+test('the file is a whole one at every moment', async () => {
+  const lists = await setUp({ [world]: nodes('3.217.33.54'), [russia]: '["195.208.184.200"]' })
+  await lists.open({ ...quick, refresh: 1 })
+  await vi.waitFor(() => expect(existsSync(lists.file)).toBe(true), patient)
+  const enough = lists.asked(world) + 50
+  while (lists.asked(world) < enough) {
+    expect(lists.readCopy()).toHaveProperty([lists.urlOf(world)])
+    await nextTurn()
+  }
 })
 
 test('a list that stays as it is is not told again', async () => {
