@@ -29,6 +29,8 @@ export interface Config {
   readonly bodyLimit: number
   /** Addresses and CIDRs whose `X-Forwarded-For` is believed. */
   readonly trustProxy: readonly string[]
+  /** Addresses and CIDRs whose posts are taken, or `auto` for those that Bitrix24 publishes; `undefined` is anybody's. */
+  readonly allowedIps: 'auto' | readonly string[] | undefined
   readonly logLevel: string
   readonly concurrency: number
   /** Milliseconds, as are all durations here. */
@@ -117,6 +119,12 @@ export const settings = {
     default: '',
     about: 'addresses or CIDRs of proxies in front, separated by commas; their X-Forwarded-For is believed',
   },
+  B24_ALLOWED_IPS: {
+    parse: parseAllowedIps,
+    default: '',
+    about:
+      'take posts only from these addresses or CIDRs, separated by commas, or auto: from those that Bitrix24 publishes',
+  },
   SEGMENT_SIZE: {
     parse: size(1024, 1024 ** 3),
     default: '64MB',
@@ -192,6 +200,7 @@ export function readConfig(
     handlersDir: read('HANDLERS_DIR'),
     bodyLimit: read('BODY_LIMIT'),
     trustProxy: read('TRUST_PROXY'),
+    allowedIps: read('B24_ALLOWED_IPS'),
     segmentSize: read('SEGMENT_SIZE'),
     retentionDays: read('RETENTION_DAYS'),
     logLevel: read('LOG_LEVEL'),
@@ -317,7 +326,22 @@ function parseFrom(text: string): string | undefined | Problem {
   return new Problem('must be oldest, now or a time such as 2026-11-23T08:00:00Z')
 }
 
+const addresses = 'IP addresses or CIDRs such as 10.0.0.5 or 172.16.0.0/12, separated by commas'
+
 function parseProxies(text: string): readonly string[] | Problem {
+  return parseAddresses(text) ?? new Problem(`must be ${addresses}`)
+}
+
+function parseAllowedIps(text: string): Config['allowedIps'] | Problem {
+  if (text === '') return undefined
+  if (text === 'auto') return text
+  const list = parseAddresses(text)
+  // Commas alone are not taken for a wish that every post be refused.
+  return list !== undefined && list.length > 0 ? list : new Problem(`must be auto, or ${addresses}`)
+}
+
+/** `undefined` where one of them is no address and no CIDR. */
+function parseAddresses(text: string): readonly string[] | undefined {
   const entries = text.split(',').map((entry) => entry.trim())
   const list = entries.filter((entry) => entry !== '')
   for (const entry of list) {
@@ -327,7 +351,7 @@ function parseProxies(text: string): readonly string[] | Problem {
       if (family === 0 || rest.length > 0) throw new Error('no address')
       if (prefix !== undefined) new BlockList().addSubnet(address, readPrefix(prefix), family === 6 ? 'ipv6' : 'ipv4')
     } catch {
-      return new Problem('must be IP addresses or CIDRs such as 10.0.0.5 or 172.16.0.0/12, separated by commas')
+      return undefined
     }
   }
   return list

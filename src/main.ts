@@ -7,6 +7,8 @@ import { createAdminServer } from './admin.ts'
 import { type Config, readConfig } from './config.ts'
 import { settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { addImportRoute } from './import.ts'
+import { createAllowedAddresses } from './intake/allowed-addresses.ts'
+import { openPublishedAddresses } from './intake/published-addresses.ts'
 import { createServer } from './intake/server.ts'
 import { createTokens, type Tokens } from './intake/token.ts'
 import { openJournal } from './journal/journal.ts'
@@ -34,14 +36,16 @@ try {
 }
 
 async function start(config: Config): Promise<void> {
-  const { dataDir, shutdownGrace: grace } = config
+  const { dataDir, allowedIps, shutdownGrace: grace } = config
   await ensureWritable(dataDir)
   const lock = lockDataDir(dataDir, 'receiver')
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
+  const published = allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log }) : undefined
+  const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
   const journal = await openJournal({ ...config, log })
   settleFirstStart(dataDir, await isJournalEmpty(dataDir))
   const tokens = createTokens(config.tokens)
-  const app = createServer({ config, tokens, journal, log, timeouts: { farewell: grace / 2 } })
+  const app = createServer({ config, allowed, tokens, journal, log, timeouts: { farewell: grace / 2 } })
   let supervisor: Supervisor | undefined
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
@@ -64,7 +68,7 @@ async function start(config: Config): Promise<void> {
     const sweep = setInterval(() => app.server.closeIdleConnections(), 50)
     // Whoever is still sending then was never acknowledged.
     const cut = setTimeout(() => app.server.closeAllConnections(), limit)
-    await Promise.all([app.close(), supervisor?.stop(limit)])
+    await Promise.all([app.close(), supervisor?.stop(limit), published?.close()])
     clearInterval(sweep)
     clearTimeout(cut)
     await journal.close()
@@ -80,6 +84,7 @@ async function start(config: Config): Promise<void> {
   log.info(
     {
       tokens: config.tokens.map((token) => token.name ?? 'unnamed'),
+      allowedIps,
       journal: stableName(dataDir),
       handlers: config.dispatcher ? config.handlersDir : 'none run: DISPATCHER=off',
       readyz: `http://${config.adminHost}:${config.adminPort}/readyz`,

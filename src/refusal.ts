@@ -4,6 +4,7 @@
  */
 export const refusals = {
   invalid_application_token: { status: 403, meaning: '`auth[application_token]` is missing or is none of ours' },
+  source_not_allowed: { status: 403, meaning: 'the post came from an address that `B24_ALLOWED_IPS` does not allow' },
   malformed_form: {
     status: 400,
     meaning: 'the body is no form we can decode whole: too deep, too long, contradictory',

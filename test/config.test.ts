@@ -55,6 +55,7 @@ test('a token is all that must be set; everything else has a default', () => {
     handlersDir: resolve('src/handlers'),
     bodyLimit: 1024 ** 2,
     trustProxy: [],
+    allowedIps: undefined,
     logLevel: 'info',
     concurrency: 8,
     retryFor: 72 * 3_600_000,
@@ -83,6 +84,7 @@ test('every setting can be set', () => {
     HANDLERS_DIR: 'handlers',
     BODY_LIMIT: '512KB',
     TRUST_PROXY: '10.0.0.5, 172.16.0.0/12,::1',
+    B24_ALLOWED_IPS: '203.0.113.7, 198.51.100.0/24,2001:db8::/32',
     LOG_LEVEL: 'debug',
     CONCURRENCY: '1',
     RETRY_FOR: '7d',
@@ -114,6 +116,7 @@ test('every setting can be set', () => {
     handlersDir: resolve('handlers'),
     bodyLimit: 512 * 1024,
     trustProxy: ['10.0.0.5', '172.16.0.0/12', '::1'],
+    allowedIps: ['203.0.113.7', '198.51.100.0/24', '2001:db8::/32'],
     logLevel: 'debug',
     concurrency: 1,
     retryFor: 7 * 86_400_000,
@@ -289,6 +292,8 @@ describe('the hook', () => {
 
 describe('refused, with what is allowed', () => {
   const proxies = /^must be IP addresses or CIDRs such as 10\.0\.0\.5 or 172\.16\.0\.0\/12, separated by commas/
+  const allowed =
+    /^must be auto, or IP addresses or CIDRs such as 10\.0\.0\.5 or 172\.16\.0\.0\/12, separated by commas/
   const path = /^must be a path such as \/bitrix24/
   const time = /^must be a time such as 500ms, 30s, 5m, 2h or 7d, at most /
   const size = /^must be a size such as 512KB or 1MB, from 1KB to 64MB/
@@ -310,6 +315,7 @@ describe('refused, with what is allowed', () => {
     ['TRUST_PROXY', proxies, ['true', '1', 'loopback', 'caddy', '10.0.0', '10.0.0.256', '10.0.0.5:80', '*', '::g']],
     ['TRUST_PROXY', proxies, ['10.0.0.0/33', '10.0.0.0/-1', '10.0.0.0/', '10.0.0.0/x', '10.0.0.0/8/8', '::/129']],
     ['TRUST_PROXY', proxies, ['10.0.0.5 10.0.0.6', '10.0.0.5;10.0.0.6', '10.0.0.5,x']],
+    ['B24_ALLOWED_IPS', allowed, ['on', 'AUTO', 'auto,10.0.0.5', 'example.com', '10.0.0.256', '0.0.0.0/0', ',', ' ']],
   ])('%s', (name, allowed, values) => {
     for (const value of values) {
       const problem = problemOf(name, value)
@@ -333,6 +339,7 @@ describe('taken', () => {
       'TRUST_PROXY',
       ['127.0.0.1', '10.0.0.0/8', '10.0.0.1/32', '::1', 'fc00::/7', '::1/128', '10.0.0.1,,10.0.0.2', ','],
     ],
+    ['B24_ALLOWED_IPS', ['auto', '203.0.113.7', '203.0.113.0/24', '2001:db8::/32', '::ffff:203.0.113.7,']],
     ['LOG_LEVEL', ['trace', 'silent']],
   ])('%s', (name, values) => {
     for (const value of values) expect(problemsOf({ ...enough, [name]: value }), value).toEqual([])
@@ -353,6 +360,10 @@ test.each([
   const make = () =>
     createServer({ config: readConfig(env), tokens: createTokens([]), journal, log: pino({ level: 'silent' }) })
   expect(problemsOf(env).length > 0 || make()).toBeTruthy()
+})
+
+test('B24_ALLOWED_IPS=auto is the published lists', () => {
+  expect(readConfig({ ...enough, B24_ALLOWED_IPS: 'auto' }).allowedIps).toBe('auto')
 })
 
 test.each([

@@ -1,7 +1,8 @@
-import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
+import type { FastifyBaseLogger, FastifyInstance, FastifyRequest } from 'fastify'
 import type { Config } from '../config.ts'
 import type { Journal } from '../journal/journal.ts'
 import { Refusal } from '../refusal.ts'
+import type { AllowedAddresses } from './allowed-addresses.ts'
 import { shorten, toEvent } from './event.ts'
 import { decodeForm, type Form } from './form.ts'
 import type { ShapeLog } from './shape-log.ts'
@@ -9,6 +10,8 @@ import type { Tokens } from './token.ts'
 
 export interface RouteParts {
   readonly config: Pick<Config, 'webhookPath'>
+  /** Whose posts are taken; anybody's where it is absent. */
+  readonly allowed?: AllowedAddresses | undefined
   readonly tokens: Tokens
   readonly journal: Pick<Journal, 'append'>
   readonly log: FastifyBaseLogger
@@ -18,8 +21,13 @@ export interface RouteParts {
 const accepted = { status: 'ok', message: 'event accepted' } as const
 
 /** The whole story of a post. Whatever is thrown on the way becomes the answer in server.ts. */
-export function addWebhookRoute(app: FastifyInstance, { config, tokens, journal, log, shapes }: RouteParts): void {
-  app.post<{ Body: Form | undefined }>(config.webhookPath, async (request) => {
+export function addWebhookRoute(app: FastifyInstance, parts: RouteParts): void {
+  const { config, allowed, tokens, journal, log, shapes } = parts
+  // Before the body is read.
+  const onRequest = (request: FastifyRequest, _reply: unknown, done: (refusal?: Refusal) => void) =>
+    done(allowed === undefined || allowed.has(request.ip) ? undefined : notAllowed(request))
+
+  app.post<{ Body: Form | undefined }>(config.webhookPath, { onRequest }, async (request) => {
     // Without a content type Fastify parses nothing.
     if (request.body === undefined) throw new Refusal('unsupported_media_type')
     const token = tokens.verify(request.body)
@@ -33,6 +41,16 @@ export function addWebhookRoute(app: FastifyInstance, { config, tokens, journal,
     if (event.shape !== undefined) shapes.count(event.event)
     log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
     return accepted
+  })
+}
+
+/** A proxy that `TRUST_PROXY` forgets makes everybody a stranger, and then every event is lost. */
+function notAllowed(request: FastifyRequest): Refusal {
+  const isForwarded = request.headers['x-forwarded-for'] !== undefined && (request.ips?.length ?? 1) === 1
+  return new Refusal('source_not_allowed', {
+    ...(isForwarded && {
+      hint: 'if this address is your proxy, set TRUST_PROXY: its X-Forwarded-For was not believed',
+    }),
   })
 }
 

@@ -36,7 +36,7 @@ const patience = {
 
 /** The public listener: the handler URL and `/healthz`. It never listens by itself. */
 export function createServer(parts: ServerParts): FastifyInstance {
-  const { config, tokens, journal, log, timeouts, shapes = createShapeLog(log) } = parts
+  const { config, log, timeouts, shapes = createShapeLog(log) } = parts
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
@@ -87,7 +87,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
   })
 
   addFarewell(app, limits.farewell)
-  addWebhookRoute(app, { config, tokens, journal, log, shapes })
+  addWebhookRoute(app, { ...parts, shapes })
 
   /** Before the body is read. */
   function refusalOfHead(request: FastifyRequest): Refusal | undefined {

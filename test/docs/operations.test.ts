@@ -1,9 +1,11 @@
+import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { expect, test } from 'vitest'
+import { publishedLists } from '../../src/intake/published-addresses.ts'
 import { listSegments } from '../../src/journal/segments.ts'
-import { blocksOf, root, tableOf } from '../support/docs.ts'
+import { blocksOf, blockWith, readText, root, tableOf } from '../support/docs.ts'
 import { dealBody, readSeen, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
 const page = 'docs/operations.md'
@@ -56,6 +58,20 @@ test('the messages it explains are messages of the source', () => {
     .join('\n')
   const messages = tableOf(page, '`msg`', 'level', 'what to do').map(([message = '']) => message.replaceAll('`', ''))
   expect(messages.filter((message) => !source.includes(`'${message}'`))).toEqual([])
+})
+
+test('the lists of addresses that it names are those that are read', () => {
+  const named = readText(page).match(/https:[^`\s]*\/webhook\/[^`\s]+/g)
+  expect([...new Set(named)].toSorted()).toEqual(publishedLists.toSorted())
+})
+
+test('its command shows from where the events of the journal came', async () => {
+  const receiver = await startReceiver({ env: { TRUST_PROXY: '127.0.0.1' } })
+  for (const address of ['203.0.113.7', '203.0.113.7', '198.51.100.1'])
+    await receiver.post(dealBody(1), { 'x-forwarded-for': address })
+  const [command = ''] = blockWith(page, '"remote"').split('\n')
+  const shown = execFileSync('sh', ['-c', command.replace('data/', `${receiver.dataDir}/`)], { encoding: 'utf8' })
+  expect(shown).toMatch(/^ *1 "remote":"198\.51\.100\.1"\n *2 "remote":"203\.0\.113\.7"\n$/)
 })
 
 test('a segment that was followed may be deleted, and what it said is neither handled again nor missed', async () => {

@@ -38,6 +38,16 @@ test('wrong tokens of one domain are one line within a minute, then how many mor
   expect(lines.slice(3)).toEqual([expect.objectContaining({ code: 'invalid_application_token', count: 3 })])
 })
 
+test('posts from one wrong address are one line within a minute, and hide no other address', () => {
+  const { logRefusal, lines } = started()
+  const from = (remote: string) => logRefusal(new Refusal('source_not_allowed'), { remote })
+  for (let index = 0; index < 20; index++) from('198.51.100.1')
+  from('203.0.113.7')
+  expect(lines.map(({ remote }) => remote)).toEqual(['198.51.100.1', '203.0.113.7'])
+  vi.advanceTimersByTime(minute)
+  expect(lines.slice(2)).toEqual([expect.objectContaining({ code: 'source_not_allowed', count: 19 })])
+})
+
 test('strangers who make up domains cannot fill the log', () => {
   const { logRefusal, lines } = started()
   for (let index = 0; index < 1000; index++) logRefusal(wrongToken(`${index}.com`))
