@@ -1,7 +1,7 @@
-import type { Form, FormValue } from '../intake/form.ts'
+import type { FormValue } from '../intake/form.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
 import { codeOf } from '../journal/segments.ts'
-import { httpBuildQuery } from '../simulator/http-build-query.ts'
+import { httpBuildQuery, type PhpArray, type PhpValue } from '../simulator/http-build-query.ts'
 import { defineHandler, FinalError, type HandlerDefinition, type HandlerOptions, RetryAfter } from './handler.ts'
 
 /** How events are posted on, and, as for any handler, how it is run. */
@@ -44,7 +44,7 @@ export function forward(url: string | undefined, options: ForwardOptions = {}): 
     events,
     async (event: JournalledEvent, { signal }) => {
       const fields = fieldsOf(event, token)
-      const response = await fetch(withQuery(target, event.query), {
+      const response = await fetch(withQuery(target, queryOf(event)), {
         method: 'POST',
         redirect: 'manual',
         headers: {
@@ -84,21 +84,24 @@ function readTarget(url: string | undefined): { target: URL; headers: Record<str
   return { target, headers: { authorization: `Basic ${login}` } }
 }
 
-/** What Bitrix24 has sent, in its order. `application_token` is the last of `auth`. */
-function fieldsOf(event: JournalledEvent, token: string | undefined): Form {
-  const { event_handler_id, data, ts } = event
+/** What Bitrix24 has sent, in its order. `application_token` is the last of `auth`, and a robot sends none. */
+function fieldsOf(event: JournalledEvent, token: string | undefined): PhpArray {
+  const { document_id, event_handler_id, data, ts } = event
+  if (document_id !== undefined) return { document_id, auth: event.auth ?? {} }
   const auth = { ...event.auth, ...(token !== undefined && { application_token: token }) }
   const fields = { event: event.event, event_handler_id, data, ts, auth }
   return Object.fromEntries(
-    Object.entries(fields).flatMap(([key, value]): [string, FormValue][] =>
-      value === undefined ? [] : [[key, value]],
-    ),
+    Object.entries(fields).flatMap(([key, value]): [string, PhpValue][] => (value === undefined ? [] : [[key, value]])),
   )
 }
 
+function queryOf({ document_id, data, query }: JournalledEvent): FormValue | undefined {
+  return document_id === undefined ? query : data
+}
+
 /** The query that the post had stands before the target's own, because the last of two counts in PHP. */
-function withQuery(target: URL, query: Form | undefined): URL {
-  if (query === undefined) return target
+function withQuery(target: URL, query: FormValue | undefined): URL {
+  if (typeof query !== 'object' || Array.isArray(query)) return target
   const url = new URL(target)
   url.search = [httpBuildQuery(query), target.search.slice(1)].filter((part) => part !== '').join('&')
   return url

@@ -2,14 +2,16 @@ import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import type { Config } from '../config.ts'
 import type { Journal } from '../journal/journal.ts'
 import { Refusal } from '../refusal.ts'
-import { shorten, toEvent } from './event.ts'
+import { type Event, shorten, toEvent } from './event.ts'
 import { decodeForm, type Form } from './form.ts'
+import type { RobotPath } from './robot.ts'
 import type { ShapeLog } from './shape-log.ts'
 import type { Tokens } from './token.ts'
 
 export interface RouteParts {
   readonly config: Pick<Config, 'webhookPath'>
   readonly tokens: Tokens
+  readonly robotPath: RobotPath
   readonly journal: Pick<Journal, 'append'>
   readonly log: FastifyBaseLogger
   readonly shapes: ShapeLog
@@ -18,7 +20,8 @@ export interface RouteParts {
 const accepted = { status: 'ok', message: 'event accepted' } as const
 
 /** The whole story of a post. Whatever is thrown on the way becomes the answer in server.ts. */
-export function addWebhookRoute(app: FastifyInstance, { config, tokens, journal, log, shapes }: RouteParts): void {
+export function addWebhookRoute(app: FastifyInstance, parts: RouteParts): void {
+  const { config, tokens, robotPath } = parts
   app.post<{ Body: Form | undefined }>(config.webhookPath, async (request) => {
     // Without a content type Fastify parses nothing.
     if (request.body === undefined) throw new Refusal('unsupported_media_type')
@@ -27,17 +30,22 @@ export function addWebhookRoute(app: FastifyInstance, { config, tokens, journal,
       webhook: token.name,
       query: readQuery(request.raw.url),
       remote: request.ip,
-      secrets: tokens.values(),
+      secrets: [...tokens.values(), ...robotPath.values],
     })
-    await journal.append(event)
-    if (event.shape !== undefined) shapes.count(event.event)
-    log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
-    return accepted
+    return accept(event, parts)
   })
 }
 
+/** On disk first, then the answer. */
+export async function accept(event: Event, { journal, log, shapes }: RouteParts): Promise<typeof accepted> {
+  await journal.append(event)
+  if (event.shape !== undefined) shapes.count(event.event)
+  log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
+  return accepted
+}
+
 /** A bot's URL carries `?CLIENT_ID=…`, and an integrator may add what he likes: it is limited like the body. */
-function readQuery(url = ''): Form | undefined {
+export function readQuery(url = ''): Form | undefined {
   const start = url.indexOf('?')
   return start === -1 || start === url.length - 1 ? undefined : decodeForm(url.slice(start + 1))
 }

@@ -5,9 +5,11 @@ import { inspect } from 'node:util'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { type ForwardOptions, forward } from '../../src/dispatch/forward.ts'
 import { type Context, chosenDelay, defineHandler, isFinal } from '../../src/dispatch/handler.ts'
-import { toEvent } from '../../src/intake/event.ts'
+import { type Event, toEvent } from '../../src/intake/event.ts'
 import { decodeForm } from '../../src/intake/form.ts'
+import { toRobotEvent } from '../../src/intake/robot.ts'
 import type { JournalledEvent } from '../../src/journal/follow.ts'
+import { robotBody } from '../../src/simulator/robot-body.ts'
 import { samples } from '../support/intake.ts'
 import { freePort } from '../support/receiver.ts'
 
@@ -23,6 +25,10 @@ function eventOf(body: string, query?: string): JournalledEvent {
     remote: '203.0.113.7',
     secrets: [],
   })
+  return journalled(event)
+}
+
+function journalled(event: Event): JournalledEvent {
   return JSON.parse(JSON.stringify({ ...event, level: 30, time: '2026-11-23T08:11:20.123Z', msg: '' }))
 }
 
@@ -138,6 +144,23 @@ describe('what is posted on', () => {
       '/hook.php?CLIENT_ID=custom+1&list%5B0%5D=a&from=receiver',
       '/hook.php?CLIENT_ID=custom+1&list%5B0%5D=a',
     ])
+  })
+
+  test("of a robot is its document, with its parameters in the URL and no token, as a robot's is", async () => {
+    const { got, url } = await startTarget()
+    const body = robotBody({
+      document: ['crm', 'Bitrix\\Crm\\Integration\\BizProc\\Document\\Dynamic', 'DYNAMIC_147_5'],
+      portal: { domain: 'example.bitrix24.com', memberId: 'm' },
+    })
+    const query = decodeForm('stage=C2%3AWON&list[]=a')
+    const event = journalled(toRobotEvent(decodeForm(body), { query, remote: '203.0.113.7', secrets: [] }))
+    await run(`${url}?from=receiver`, event, { token })
+    await run(url, event, { token, format: 'json' })
+    expect(got.map(({ target }) => target)).toEqual([
+      '/hook.php?stage=C2%3AWON&list%5B0%5D=a&from=receiver',
+      '/hook.php?stage=C2%3AWON&list%5B0%5D=a',
+    ])
+    expect(got.map((post) => post.body)).toEqual([body, JSON.stringify(decodeForm(body))])
   })
 
   test('has the name and password of the URL where HTTP has them', async () => {
