@@ -21,6 +21,8 @@ export interface Config {
   readonly host: string
   /** Without a trailing slash; a request may have one. */
   readonly webhookPath: string
+  /** A secret. As `webhookPath`; `undefined` when no posts of robots are taken. */
+  readonly robotPath: string | undefined
   /** Absolute. */
   readonly dataDir: string
   /** Absolute. */
@@ -109,6 +111,13 @@ export const settings = {
   PORT: { parse: wholeNumber(0, 65535), default: '8080', about: 'port of the public listener' },
   HOST: { parse: anyText, default: '0.0.0.0', about: 'address of the public listener' },
   WEBHOOK_PATH: { parse: parsePath, default: '/bitrix24', about: 'path of the handler URL' },
+  ROBOT_PATH: {
+    parse: parseRobotPath,
+    default: '',
+    about:
+      'path of the URL for robots (outgoing webhooks of CRM automation), a secret: /robot/ and what openssl rand -hex 16 prints',
+    secret: true,
+  },
   ADMIN_PORT: { parse: wholeNumber(0, 65535), default: '9090', about: 'port of the private listener: /readyz' },
   ADMIN_HOST: { parse: anyText, default: '127.0.0.1', about: 'address of the private listener' },
   DATA_DIR: { parse: (text: string) => resolve(text), default: './data', about: 'journal and dispatch state' },
@@ -194,6 +203,7 @@ export function readConfig(
     port: read('PORT'),
     host: read('HOST'),
     webhookPath: read('WEBHOOK_PATH'),
+    robotPath: part === 'receiver' ? read('ROBOT_PATH') : undefined,
     adminPort: read('ADMIN_PORT'),
     adminHost: read('ADMIN_HOST'),
     dataDir: read('DATA_DIR'),
@@ -212,6 +222,8 @@ export function readConfig(
     dispatchFrom: read('DISPATCH_FROM'),
     dispatcher: read('DISPATCHER') === 'on',
   }
+  if (config.robotPath !== undefined && config.robotPath === config.webhookPath)
+    problem('ROBOT_PATH', 'must differ from WEBHOOK_PATH, which is no secret')
   for (const name of notYet) if (env[name]) problem(name, 'is not supported by this version: unset it')
   if (problems.length > 0) throw new ConfigError(problems)
   return config
@@ -318,6 +330,16 @@ function parsePath(text: string): string | Problem {
   if (!/^(\/[A-Za-z0-9._~-]+)+$/.test(path) || path === '/healthz')
     return new Problem('must be a path such as /bitrix24 of letters, digits, "-", "_", ".", "~"; not /healthz')
   return path
+}
+
+/** Whoever knows it may send events, so what it ends in must be as hard to guess as a token. */
+function parseRobotPath(text: string): string | undefined | Problem {
+  if (text === '') return undefined
+  const path = parsePath(text)
+  if (typeof path === 'string' && /[^/]{16}$/.test(path)) return path
+  return new Problem(
+    'must be a path of letters and digits whose last part has 16 or more that nobody can guess: /robot/ and what openssl rand -hex 16 prints',
+  )
 }
 
 function parseFrom(text: string): string | undefined | Problem {

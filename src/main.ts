@@ -86,6 +86,7 @@ async function start(config: Config): Promise<void> {
       tokens: config.tokens.map((token) => token.name ?? 'unnamed'),
       allowedIps,
       journal: stableName(dataDir),
+      robots: config.robotPath === undefined ? 'none taken: ROBOT_PATH is not set' : 'taken at ROBOT_PATH',
       handlers: config.dispatcher ? config.handlersDir : 'none run: DISPATCHER=off',
       readyz: `http://${config.adminHost}:${config.adminPort}/readyz`,
     },

@@ -51,6 +51,7 @@ test('a token is all that must be set; everything else has a default', () => {
     port: 8080,
     host: '0.0.0.0',
     webhookPath: '/bitrix24',
+    robotPath: undefined,
     dataDir: resolve('data'),
     handlersDir: resolve('src/handlers'),
     bodyLimit: 1024 ** 2,
@@ -80,6 +81,7 @@ test('every setting can be set', () => {
     PORT: '0',
     HOST: '::1',
     WEBHOOK_PATH: '/hooks/b24/',
+    ROBOT_PATH: `/hooks/robot/${secret}/`,
     DATA_DIR: '/var/lib/b24',
     HANDLERS_DIR: 'handlers',
     BODY_LIMIT: '512KB',
@@ -112,6 +114,7 @@ test('every setting can be set', () => {
     port: 0,
     host: '::1',
     webhookPath: '/hooks/b24',
+    robotPath: `/hooks/robot/${secret}`,
     dataDir: '/var/lib/b24',
     handlersDir: resolve('handlers'),
     bodyLimit: 512 * 1024,
@@ -287,6 +290,37 @@ describe('the hook', () => {
     const config = readConfig({ ...enough, B24_HOOK: url('a.example') })
     const printed = inspect(config.hooks, { depth: 20, showHidden: true }) + JSON.stringify(config.hooks)
     expect(printed).not.toContain(secret)
+  })
+})
+
+describe('the path of robots', () => {
+  const rule = /^ROBOT_PATH +must be a path .* 16 or more .*: \/robot\/ and what openssl rand -hex 16 prints$/
+
+  test.each([
+    ['too short at its end', `/${secret}/short0short0sho`],
+    ['without a slash', secret],
+    ['a URL', `https://hooks.example.com/robot/${secret}`],
+    ['with a query', `/robot/${secret}?a=1`],
+    ['with a space', `/robot/${secret} `],
+    ['with two slashes', `/robot//${secret}`],
+    ['a parameter of a router', `/robot/:${secret}`],
+    ['of other letters', `/robot/ключключключключключ${secret}`],
+  ])('may not be %s, and the problem does not print it', (_, text) => {
+    const problems = problemsOf({ ...enough, ROBOT_PATH: text })
+    expect(problems).toEqual([expect.stringMatching(rule)])
+    expect(problems.join()).not.toMatch(/geheim|short0/)
+  })
+
+  test('may not be that of webhooks', () => {
+    const path = `/robot/${secret}`
+    const problems = problemsOf({ ...enough, WEBHOOK_PATH: path, ROBOT_PATH: `${path}/` })
+    expect(problems).toEqual(['ROBOT_PATH             must differ from WEBHOOK_PATH, which is no secret'])
+  })
+
+  test('may come from a file, which a dispatcher does not read', () => {
+    const ROBOT_PATH_FILE = fileOf('robot', `/robot/${secret}\n`)
+    expect(readConfig({ ...enough, ROBOT_PATH_FILE }).robotPath).toBe(`/robot/${secret}`)
+    expect(readConfig({ ROBOT_PATH_FILE: '/missing' }, 'dispatcher').robotPath).toBeUndefined()
   })
 })
 

@@ -1,4 +1,7 @@
 import { documentedEvents, eventsOfType } from './catalogue.ts'
+import { robotEvent } from './robot.ts'
+
+const names: readonly string[] = [...documentedEvents, robotEvent]
 
 /**
  * The documented name that a misspelt one, or a pattern that matches none, most likely means; `undefined` when none is
@@ -21,7 +24,7 @@ export function nearestName(name: string): string | undefined {
 /** The names that a name or a pattern may mean: where it ends in a number, also those of the dynamic type of that number. */
 export function candidates(name: string): readonly string[] {
   const type = /(\d+|\*)$/.exec(name)?.[0].replace('*', '1')
-  return type === undefined ? documentedEvents : [...documentedEvents, ...eventsOfType(type)]
+  return type === undefined ? names : [...names, ...eventsOfType(type)]
 }
 
 /** Levenshtein's distance, except that a `*` of the pattern stands for any text at no cost. */

@@ -1,4 +1,4 @@
-import type { FormValue } from '../intake/form.ts'
+import type { Form, FormValue } from '../intake/form.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
 import type { Catalogue } from './catalogue.ts'
 import type { Read } from './shape.ts'
@@ -22,7 +22,10 @@ type NameOf<Key> = Key extends `${infer Base}_{entityTypeId}` ? `${Base}_${numbe
  * }
  * ```
  */
-export interface EventData extends Documented {}
+export interface EventData extends Documented {
+  /** The post of a robot: the parameters that stand in its URL. */
+  ROBOT: Form | undefined
+}
 
 export type EventName = keyof EventData
 

@@ -3,8 +3,9 @@ import type { Config } from '../config.ts'
 import type { Journal } from '../journal/journal.ts'
 import { Refusal } from '../refusal.ts'
 import type { AllowedAddresses } from './allowed-addresses.ts'
-import { shorten, toEvent } from './event.ts'
+import { type Event, shorten, toEvent } from './event.ts'
 import { decodeForm, type Form } from './form.ts'
+import type { RobotPath } from './robot.ts'
 import type { ShapeLog } from './shape-log.ts'
 import type { Tokens } from './token.ts'
 
@@ -13,6 +14,7 @@ export interface RouteParts {
   /** Whose posts are taken; anybody's where it is absent. */
   readonly allowed?: AllowedAddresses | undefined
   readonly tokens: Tokens
+  readonly robotPath: RobotPath
   readonly journal: Pick<Journal, 'append'>
   readonly log: FastifyBaseLogger
   readonly shapes: ShapeLog
@@ -22,12 +24,8 @@ const accepted = { status: 'ok', message: 'event accepted' } as const
 
 /** The whole story of a post. Whatever is thrown on the way becomes the answer in server.ts. */
 export function addWebhookRoute(app: FastifyInstance, parts: RouteParts): void {
-  const { config, allowed, tokens, journal, log, shapes } = parts
-  // Before the body is read.
-  const onRequest = (request: FastifyRequest, _reply: unknown, done: (refusal?: Refusal) => void) =>
-    done(allowed === undefined || allowed.has(request.ip) ? undefined : notAllowed(request))
-
-  app.post<{ Body: Form | undefined }>(config.webhookPath, { onRequest }, async (request) => {
+  const { config, tokens, robotPath } = parts
+  app.post<{ Body: Form | undefined }>(config.webhookPath, { onRequest: onlyFrom(parts) }, async (request) => {
     // Without a content type Fastify parses nothing.
     if (request.body === undefined) throw new Refusal('unsupported_media_type')
     const token = tokens.verify(request.body)
@@ -35,13 +33,24 @@ export function addWebhookRoute(app: FastifyInstance, parts: RouteParts): void {
       webhook: token.name,
       query: readQuery(request.raw.url),
       remote: request.ip,
-      secrets: tokens.values(),
+      secrets: [...tokens.values(), ...robotPath.values],
     })
-    await journal.append(event)
-    if (event.shape !== undefined) shapes.count(event.event)
-    log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
-    return accepted
+    return accept(event, parts)
   })
+}
+
+/** On disk first, then the answer. */
+export async function accept(event: Event, { journal, log, shapes }: RouteParts): Promise<typeof accepted> {
+  await journal.append(event)
+  if (event.shape !== undefined) shapes.count(event.event)
+  log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
+  return accepted
+}
+
+/** Before the body is read. */
+export function onlyFrom({ allowed }: Pick<RouteParts, 'allowed'>) {
+  return (request: FastifyRequest, _reply: unknown, done: (refusal?: Refusal) => void) =>
+    done(allowed === undefined || allowed.has(request.ip) ? undefined : notAllowed(request))
 }
 
 /** A proxy that `TRUST_PROXY` forgets makes everybody a stranger, and then every event is lost. */
@@ -55,7 +64,7 @@ function notAllowed(request: FastifyRequest): Refusal {
 }
 
 /** A bot's URL carries `?CLIENT_ID=…`, and an integrator may add what he likes: it is limited like the body. */
-function readQuery(url = ''): Form | undefined {
+export function readQuery(url = ''): Form | undefined {
   const start = url.indexOf('?')
   return start === -1 || start === url.length - 1 ? undefined : decodeForm(url.slice(start + 1))
 }

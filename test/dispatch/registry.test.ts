@@ -84,11 +84,13 @@ test('a folder that is missing is a problem, an empty one is not', async () => {
 
 test('names that the documentation does not know are told, with the nearest that it knows', async () => {
   const files = {
-    'x.mjs': defined(['onCrmDealUpdaet', 'ONCRMDYNAMICITEMADD_147', 'ONTASKADD', 'ONSOMETHINGNEW']),
+    'x.mjs': defined(['onCrmDealUpdaet', 'ONCRMDYNAMICITEMADD_147', 'ONTASKADD', 'ONSOMETHINGNEW', 'ROBOT']),
     'ONCRMLEADAD.mjs': 'export default () => {}',
+    'ROBOTS.mjs': 'export default () => {}',
   }
   expect((await loadHandlers(folderOf(files))).flatMap(unknownEvents)).toEqual([
     { event: 'ONCRMLEADAD', nearest: 'ONCRMLEADADD' },
+    { event: 'ROBOTS', nearest: 'ROBOT' },
     { event: 'ONCRMDEALUPDAET', nearest: 'ONCRMDEALUPDATE' },
     { event: 'ONSOMETHINGNEW', nearest: undefined },
   ])

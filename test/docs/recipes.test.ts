@@ -1,11 +1,15 @@
 import { execFileSync } from 'node:child_process'
+import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { expect, test } from 'vitest'
+import { json } from 'node:stream/consumers'
+import { expect, onTestFinished, test } from 'vitest'
 import { blockWith, filesOf, root } from '../support/docs.ts'
+import { hasPhp, startPhp } from '../support/php-server.ts'
 import { startPortal } from '../support/portal.ts'
-import { startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 const page = 'docs/recipes.md'
 const [LEAD, DEAL] = [1, 2]
@@ -96,4 +100,31 @@ test('a deal is updated once for each edit, and its own change is an echo', asyn
   await handled(2)
   await until('its own change came back', () => receiver.logged('echo').length === 2)
   expect(portal.records.get(DEAL, 5)?.fields).toMatchObject({ title: '#5 Garden house' })
+})
+
+test.skipIf(!hasPhp)('a PHP handler gets the post as Bitrix24 wrote it (php)', async () => {
+  const php = await startPhp()
+  const { receiver, handled } = await startRecipe('old-php.ts', { OLD_PHP_URL: php.url, OLD_PHP_TOKEN: TOKEN })
+  await receiver.post(dealBody(5))
+  await handled(1)
+  expect(php.posts().map(({ body }) => body)).toEqual([dealBody(5)])
+  expect(php.log()).toContain(`[application_token] => ${TOKEN}`)
+})
+
+test('n8n gets the chosen events as JSON, and when it failed again', async () => {
+  const bodies: unknown[] = []
+  const server = createServer((request, response) => {
+    void json(request).then((body) => {
+      response.writeHead(bodies.push(body) === 1 ? 500 : 200).end()
+    })
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  onTestFinished(() => void server.close())
+  const address = server.address()
+  const port = typeof address === 'object' ? address?.port : undefined
+  const { receiver, handled } = await startRecipe('n8n.ts', { N8N_URL: `http://127.0.0.1:${port}/webhook/secret` })
+  await receiver.post(dealBody(5))
+  await handled(1)
+  const deal = { event: 'ONCRMDEALUPDATE', data: { FIELDS: { ID: '5' } } }
+  expect(bodies).toMatchObject([deal, deal])
 })

@@ -76,6 +76,7 @@ export interface TestServerOptions {
   readonly bodyLimit?: number
   readonly trustProxy?: Config['trustProxy']
   readonly allowedIps?: readonly string[]
+  readonly robotPath?: string
   readonly timeouts?: ServerParts['timeouts']
   /** Stands before the fake journal; what it throws the journal throws. */
   readonly beforeAppend?: (event: Event) => Promise<void>
@@ -83,7 +84,7 @@ export interface TestServerOptions {
 
 /** The real server on a port of 127.0.0.1, with a journal that only remembers. */
 export async function startServer(options: TestServerOptions = {}): Promise<TestServer> {
-  const { tokens = [{ name: 'sales', value: heldToken }], bodyLimit = 64 * 1024, trustProxy = [] } = options
+  const { tokens = [{ name: 'sales', value: heldToken }], bodyLimit = 64 * 1024, trustProxy = [], robotPath } = options
   const events: Event[] = []
   const { log, lines, text } = createLines()
   const journal = {
@@ -92,7 +93,7 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
       events.push(event)
     },
   }
-  const config = { webhookPath: '/bitrix24', bodyLimit, trustProxy }
+  const config = { webhookPath: '/bitrix24', robotPath, bodyLimit, trustProxy }
   const app = createServer({
     config,
     tokens: createTokens(tokens),
