@@ -78,6 +78,9 @@ export const sweepCommand = defineCommand({
           print.progress(`${place.target}: ${records} records, ${events} events`)
         },
       })
+    } catch (error) {
+      if (!isDry && existsSync(path)) print.note('it goes on from there with b24-receiver sweep --resume')
+      throw error
     } finally {
       await appender?.close()
     }
