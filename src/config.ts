@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { BlockList, isIP } from 'node:net'
 import { resolve } from 'node:path'
 import { type Hook, parseHooks } from './bitrix24/hook.ts'
+import { parseTargets } from './sweep/targets.ts'
 
 /** A token we accept, and the name under which its events are written. */
 export interface Token {
@@ -46,6 +47,8 @@ export interface Config {
   readonly segmentSize: number
   readonly retentionDays: number
   readonly handlerStall: number
+  /** Kinds of records, such as `deal,lead`; `undefined` for none. */
+  readonly sweepOnStart: string | undefined
   /** `oldest`, `now` or a time in ISO 8601. */
   readonly dispatchFrom: string | undefined
 }
@@ -159,6 +162,12 @@ export const settings = {
     default: '',
     about: 'only where dispatch.db was lost: oldest, now, or a time such as 2026-11-23T08:00:00Z',
   },
+  SWEEP_ON_START: {
+    parse: parseSweep,
+    default: '',
+    about:
+      'records whose changes are looked for after a start, from the last event before it: deal,lead,task,item:1032',
+  },
   DISPATCHER: { parse: oneOf(['on', 'off']), default: 'on', about: 'off: posts are journalled, no handler runs' },
 } as const satisfies Record<string, Setting<unknown>>
 
@@ -220,10 +229,13 @@ export function readConfig(
     handlerStall: read('HANDLER_STALL'),
     shutdownGrace: read('SHUTDOWN_GRACE'),
     dispatchFrom: read('DISPATCH_FROM'),
+    sweepOnStart: read('SWEEP_ON_START'),
     dispatcher: read('DISPATCHER') === 'on',
   }
   if (config.robotPath !== undefined && config.robotPath === config.webhookPath)
     problem('ROBOT_PATH', 'must differ from WEBHOOK_PATH, which is no secret')
+  if (config.sweepOnStart !== undefined && config.hooks?.length === 0)
+    problem('SWEEP_ON_START', 'needs B24_HOOK, through which the portal is asked')
   for (const name of notYet) if (env[name]) problem(name, 'is not supported by this version: unset it')
   if (problems.length > 0) throw new ConfigError(problems)
   return config
@@ -340,6 +352,16 @@ function parseRobotPath(text: string): string | undefined | Problem {
   return new Problem(
     'must be a path of letters and digits whose last part has 16 or more that nobody can guess: /robot/ and what openssl rand -hex 16 prints',
   )
+}
+
+function parseSweep(text: string): string | undefined | Problem {
+  if (text === '') return undefined
+  try {
+    parseTargets(text)
+    return text
+  } catch (error) {
+    return new Problem(error instanceof Error ? error.message : String(error))
+  }
 }
 
 function parseFrom(text: string): string | undefined | Problem {

@@ -11,6 +11,7 @@ import { createAllowedAddresses } from './intake/allowed-addresses.ts'
 import { openPublishedAddresses } from './intake/published-addresses.ts'
 import { createServer } from './intake/server.ts'
 import { createTokens, type Tokens } from './intake/token.ts'
+import { lastEvent } from './journal/follow.ts'
 import { openJournal } from './journal/journal.ts'
 import { lockDataDir } from './journal/lock.ts'
 import { codeOf, isJournalEmpty, journalDir, stableName } from './journal/segments.ts'
@@ -42,6 +43,7 @@ async function start(config: Config): Promise<void> {
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
   const published = allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log }) : undefined
   const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
+  const last = config.sweepOnStart === undefined ? undefined : await lastEvent(dataDir)
   const journal = await openJournal({ ...config, log })
   settleFirstStart(dataDir, await isJournalEmpty(dataDir))
   const tokens = createTokens(config.tokens)
@@ -55,7 +57,14 @@ async function start(config: Config): Promise<void> {
   addImportRoute(admin, { tokens, journal })
   await app.listen({ port: config.port, host: config.host, backlog })
   await admin.listen({ port: config.adminPort, host: config.adminHost })
-  if (config.dispatcher) supervisor = superviseDispatcher({ grace, stall: config.handlerStall, log })
+  if (config.dispatcher)
+    supervisor = superviseDispatcher({
+      grace,
+      stall: config.handlerStall,
+      append: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),
+      sweepSince: last && new Date(last.time),
+      log,
+    })
 
   // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
   const isTerminal = process.stdin.isTTY || process.stdout.isTTY

@@ -27,6 +27,8 @@ export interface Origin {
 export interface Portals {
   /** For the calls about an event; or why there is none. */
   readonly accessFor: (event: Origin) => Access | { readonly refusal: string }
+  /** Of every hook. */
+  readonly all: () => readonly Access[]
   readonly stop: () => void
 }
 
@@ -75,6 +77,7 @@ export function createPortals({ hooks, clock, onChange, rate, burst, ...probing 
       if (!isHookOf(access.hook, domain)) return { refusal: `${label} is not used for an event of ${domain}` }
       return access
     },
+    all: () => [...accesses.values()],
     stop() {
       stopping.abort(new Error('nothing is read any more'))
       for (const { health } of accesses.values()) health.stop()

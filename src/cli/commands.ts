@@ -7,10 +7,22 @@ import { importCommand } from './import.ts'
 import { reload } from './reload.ts'
 import { replay } from './replay.ts'
 import { status } from './status.ts'
+import { sweepCommand } from './sweep.ts'
 import { tail } from './tail.ts'
 
 /** In the order of the help. */
-export const commands: readonly Command[] = [tail, status, replay, dead, handlers, reload, call, importCommand, demo]
+export const commands: readonly Command[] = [
+  tail,
+  status,
+  replay,
+  dead,
+  handlers,
+  reload,
+  call,
+  importCommand,
+  sweepCommand,
+  demo,
+]
 
 const width = Math.max(...commands.map(({ usage }) => usage.length))
 

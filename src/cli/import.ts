@@ -2,16 +2,12 @@ import { createReadStream } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { pino } from 'pino'
-import { ConfigError, readConfig } from '../config.ts'
-import { settleFirstStart } from '../dispatch/sqlite-queue.ts'
-import { importPath, importType } from '../import.ts'
+import { readConfig } from '../config.ts'
 import type { Event } from '../intake/event.ts'
 import { follow, positionBefore } from '../journal/follow.ts'
-import { openJournal } from '../journal/journal.ts'
-import { findHolder, lockDataDir } from '../journal/lock.ts'
 import { parseRefusedLine } from '../journal/refused-line.ts'
-import { isJournalEmpty, journalDir } from '../journal/segments.ts'
-import { askAdmin } from './admin.ts'
+import { journalDir } from '../journal/segments.ts'
+import { openAppender } from './appender.ts'
 import { defineCommand } from './command.ts'
 import { UsageError } from './usage-error.ts'
 
@@ -48,14 +44,14 @@ export const importCommand = defineCommand({
     const events = [...found.values()].filter(({ id }) => !known.has(id))
     const summary = { found: found.size, known: known.size, imported: options['dry-run'] ? 0 : events.length }
     if (!options['dry-run']) {
-      const importer = findHolder(dataDir, 'receiver') ? throughReceiver(config) : await inItsPlace(config)
+      const appender = await openAppender(config)
       try {
         for (let at = 0; at < events.length; at += atOnce) {
-          await importer.add(events.slice(at, at + atOnce))
+          await appender.append(events.slice(at, at + atOnce))
           print.progress(`${Math.min(events.length, at + atOnce)} of ${events.length}`)
         }
       } finally {
-        await importer.close()
+        await appender.close()
       }
     }
     const verb = options['dry-run'] ? 'to import' : 'imported'
@@ -66,11 +62,6 @@ export const importCommand = defineCommand({
     return undefined
   },
 })
-
-interface Importer {
-  readonly add: (events: readonly Event[]) => Promise<void>
-  readonly close: () => Promise<void>
-}
 
 /** Those of them that the journal has. An id tells the millisecond at which it was made (UUIDv7). */
 async function journalled(dataDir: string, events: ReadonlyMap<string, Event>): Promise<Set<string>> {
@@ -83,39 +74,4 @@ async function journalled(dataDir: string, events: ReadonlyMap<string, Event>): 
   for await (const { entries } of follow({ dataDir, from, signal: new AbortController().signal, wait: false, log }))
     for (const { event } of entries) if (events.has(event.id)) known.add(event.id)
   return known
-}
-
-function throughReceiver({ tokens: [token] }: ReturnType<typeof readConfig>): Importer {
-  if (token === undefined) throw new ConfigError(['B24_APPLICATION_TOKEN is not set'])
-  return {
-    async add(events) {
-      const { status, body } = await askAdmin(importPath, {
-        method: 'POST',
-        headers: { 'content-type': importType, authorization: `Bearer ${token.value}` },
-        body: events.map((event) => `${JSON.stringify({ level: 30, ...event })}\n`).join(''),
-      })
-      if (status !== 200)
-        throw new Error(`the receiver answered ${status} ${JSON.stringify(body)}; what it took, it has`)
-    },
-    close: () => Promise.resolve(),
-  }
-}
-
-async function inItsPlace({ dataDir, segmentSize }: ReturnType<typeof readConfig>): Promise<Importer> {
-  const lock = lockDataDir(dataDir, 'receiver')
-  try {
-    const log = pino({ base: null, level: 'warn' }, process.stderr)
-    const journal = await openJournal({ dataDir, segmentSize, log })
-    settleFirstStart(dataDir, await isJournalEmpty(dataDir))
-    return {
-      add: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),
-      async close() {
-        await journal.close()
-        lock.release()
-      },
-    }
-  } catch (error) {
-    lock.release()
-    throw error
-  }
 }

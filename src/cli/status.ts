@@ -1,10 +1,9 @@
 import { existsSync } from 'node:fs'
 import { stat, statfs } from 'node:fs/promises'
-import { pino } from 'pino'
 import { isObject } from '../bitrix24/answer.ts'
 import type { QueueState } from '../dispatch/queue.ts'
 import { queuePath } from '../dispatch/sqlite-queue.ts'
-import { follow, type JournalledEvent, type Position, positionOfLast } from '../journal/follow.ts'
+import { type JournalledEvent, lastEvent, type Position } from '../journal/follow.ts'
 import { findHolder, type Holder } from '../journal/lock.ts'
 import { listSegments } from '../journal/segments.ts'
 import { askAdmin } from './admin.ts'
@@ -106,17 +105,8 @@ async function readJournal(dataDir: string, position: Position | undefined): Pro
     segments: segments.length,
     bytes: sum(sizes),
     behind: position === undefined ? null : sum(behind),
-    last: await readLast(dataDir),
+    last: (await lastEvent(dataDir)) ?? null,
   }
-}
-
-async function readLast(dataDir: string): Promise<JournalledEvent | null> {
-  const from = await positionOfLast(dataDir, 1)
-  const log = pino({ level: 'silent' })
-  let last: JournalledEvent | null = null
-  for await (const { entries } of follow({ dataDir, from, signal: new AbortController().signal, wait: false, log }))
-    last = entries.at(-1)?.event ?? last
-  return last
 }
 
 function rowsOf({ receiver, readyz, journal, deliveries, handlers, disk, dataDir }: Status): [string, string][] {

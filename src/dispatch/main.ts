@@ -1,6 +1,7 @@
 import { mkdir } from 'node:fs/promises'
 import { registerHooks } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
 import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
 import { realClock } from '../bitrix24/clock.ts'
@@ -8,6 +9,7 @@ import type { Hook } from '../bitrix24/hook.ts'
 import { createPortals } from '../bitrix24/portals.ts'
 import { loadSdk } from '../bitrix24/transport.ts'
 import { type Config, readConfig } from '../config.ts'
+import type { Event } from '../intake/event.ts'
 import { oldest, type Position, positionOfLast, positionOfTime } from '../journal/follow.ts'
 import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
 import { isJournalEmpty, journalDir, listSegments } from '../journal/segments.ts'
@@ -20,6 +22,7 @@ import type { Queue } from './queue.ts'
 import { HandlersError, type LoadedHandler, loadHandlers, unknownEvents } from './registry.ts'
 import type { Outcome } from './runner.ts'
 import { knownHandlers, openSqliteQueue, queuePath, tellBroken } from './sqlite-queue.ts'
+import { sweepOnStart } from './sweep-on-start.ts'
 
 // Handlers may lie in any folder; what they import under our name is this running source.
 registerHooks({
@@ -40,6 +43,11 @@ class Waiting extends Error {
 
 const config = readSettings()
 const { log, close: closeLog } = createLog(config.logLevel, 'dispatcher')
+/** Given by a receiver that has just started. */
+const sweepSince = readSweepSince()
+const sweeping = new AbortController()
+const appending = new Map<number, PromiseWithResolvers<void>>()
+let nextRequest = 1
 let isStopping = false
 let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
 let resumeDispatcher: () => void = () => undefined
@@ -93,6 +101,7 @@ async function run(): Promise<void> {
   const endTelling = tellState(queue)
   stopDispatcher = async (grace) => {
     endTelling()
+    sweeping.abort()
     await dispatcher.stop(grace)
     portals.stop()
     ownWrites.close()
@@ -100,6 +109,13 @@ async function run(): Promise<void> {
   }
   resumeDispatcher = dispatcher.resume
   tell({ type: 'following' })
+  if (sweepSince !== undefined && config.sweepOnStart !== undefined && process.send) {
+    const { dataDir, sweepOnStart: targets } = config
+    const parts = { dataDir, targets, since: sweepSince, append, signal: sweeping.signal, log }
+    void sweepOnStart({ ...parts, accesses: portals.all() }).then((isDone) => {
+      if (isDone) tell({ type: 'swept' })
+    })
+  }
   // Half a second, which is better spent now than within the time of a run. If it fails, so does the call.
   if (config.hooks.length > 0) loadSdk().catch(() => undefined)
   await dispatcher.failed
@@ -182,6 +198,22 @@ function tellOutcome({ handler, event, outcome, reason = '' }: Outcome): void {
   tell({ type: 'dead', dead: { handler, id: event.id, event: event.event, object: event.object, reason } })
 }
 
+/** Lets the receiver journal them: nobody else writes there. */
+function append(events: readonly Event[]): Promise<void> {
+  const request = nextRequest++
+  const answer = Promise.withResolvers<void>()
+  appending.set(request, answer)
+  tell({ type: 'append', request, events })
+  return answer.promise
+}
+
+function settleAppend({ request, error }: Extract<ToDispatcher, { type: 'appended' }>): void {
+  const answer = appending.get(request)
+  appending.delete(request)
+  if (error === undefined) answer?.resolve()
+  else answer?.reject(new Error(error))
+}
+
 function tellWhy(error: unknown): void {
   if (error instanceof HandlersError) {
     tellBroken(config.dataDir, error.problems)
@@ -199,7 +231,10 @@ function listen(): void {
   process.on('SIGINT', () => void (isChild || end(0, config.shutdownGrace)))
   process.on('SIGHUP', () => void (isChild || end(0, config.shutdownGrace)))
   process.on('SIGTERM', () => void end(0, config.shutdownGrace))
-  process.on('message', ({ grace }: ToDispatcher) => void end(0, grace))
+  process.on('message', (message: ToDispatcher) => {
+    if (message.type === 'stop') void end(0, message.grace)
+    else settleAppend(message)
+  })
   process.on('disconnect', () => void end(0, config.shutdownGrace))
   if (!isChild) return
   const alive = () => tell({ type: 'alive' })
@@ -224,6 +259,11 @@ async function end(code: number, grace: number): Promise<never> {
 function tell(message: FromDispatcher): void {
   // The channel closes when the receiver ends, and then so do we: a message that does not get through is no error.
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
+}
+
+function readSweepSince(): Date | undefined {
+  const { values } = parseArgs({ options: { 'sweep-since': { type: 'string' } } })
+  return values['sweep-since'] === undefined ? undefined : new Date(values['sweep-since'])
 }
 
 function readSettings(): Config {

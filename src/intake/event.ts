@@ -21,6 +21,8 @@ export interface Event {
   readonly document_id?: readonly string[] | undefined
   /** Where `data` is not as documented for this event: its type in a handler promises too much. */
   readonly shape?: 'unexpected' | undefined
+  /** Nobody posted it: a sweep found the record changed, and no event of it. */
+  readonly source?: 'sweep' | undefined
   /** The subscription's number in the portal; old on-premise portals send none. */
   readonly event_handler_id?: string | undefined
   /** Unix seconds, as text, when the portal queued the event. */
@@ -31,7 +33,7 @@ export interface Event {
   readonly auth?: Form | undefined
   /** The URL's query, where it had one, less secrets. */
   readonly query?: Form | undefined
-  /** The sender's address, seen through the trusted proxies. */
+  /** The sender's address, seen through the trusted proxies; of a sweep the portal that was asked. */
   readonly remote: string
 }
 

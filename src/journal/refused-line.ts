@@ -3,7 +3,7 @@ import type { Form, FormValue } from '../intake/form.ts'
 
 /** What a line of the journal may hold: the log of the receiver also has lines with an id and an event. */
 const names = new Set([
-  ...['level', 'time', 'id', 'webhook', 'event', 'object', 'shape', 'event_handler_id', 'ts', 'document_id'],
+  ...['level', 'time', 'id', 'webhook', 'event', 'object', 'shape', 'source', 'event_handler_id', 'ts', 'document_id'],
   ...['data', 'auth', 'query', 'remote', 'msg'],
 ])
 
@@ -14,16 +14,18 @@ const names = new Set([
 export function parseRefusedLine(text: string): Event | undefined {
   const line = readObject(text.slice(Math.max(0, text.indexOf('{"level":'))))
   if (line === undefined || Object.keys(line).some((name) => !names.has(name))) return undefined
-  const { id, event, remote, object, webhook, shape, event_handler_id, ts, document_id, data, auth, query } = line
+  const { id, event, remote, object, webhook, shape, source, event_handler_id, ts, document_id, data, auth, query } =
+    line
   if (typeof id !== 'string' || !uuid.test(id)) return undefined
   if (typeof event !== 'string' || event === '' || typeof remote !== 'string') return undefined
   if (!isTextOrNone(object) || !isTextOrNone(webhook) || !isTextOrNone(event_handler_id) || !isTextOrNone(ts))
     return undefined
   if (shape !== undefined && shape !== 'unexpected') return undefined
+  if (source !== undefined && source !== 'sweep') return undefined
   if (document_id !== undefined && !isTexts(document_id)) return undefined
   if (data !== undefined && !isFormValue(data)) return undefined
   if ((auth !== undefined && !isForm(auth)) || (query !== undefined && !isForm(query))) return undefined
-  return { id, webhook, event, object, shape, event_handler_id, ts, document_id, data, auth, query, remote }
+  return { id, webhook, event, object, shape, source, event_handler_id, ts, document_id, data, auth, query, remote }
 }
 
 const uuid = /^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/
