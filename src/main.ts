@@ -4,14 +4,18 @@ import { join } from 'node:path'
 import closeWithGrace from 'close-with-grace'
 import type { Logger } from 'pino'
 import { createAdminServer } from './admin.ts'
+import { type Alerter, startAlerter } from './alerts/alerter.ts'
+import type { Snapshot } from './alerts/snapshot.ts'
 import { type Config, readConfig } from './config.ts'
 import { settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { addImportRoute } from './import.ts'
 import { createAllowedAddresses } from './intake/allowed-addresses.ts'
 import { openPublishedAddresses } from './intake/published-addresses.ts'
+import { createRefusalLog, type RefusalLog } from './intake/refusal-log.ts'
 import { createServer } from './intake/server.ts'
 import { createTokens, type Tokens } from './intake/token.ts'
-import { openJournal } from './journal/journal.ts'
+import { timeOfLast } from './journal/follow.ts'
+import { type Journal, openJournal } from './journal/journal.ts'
 import { lockDataDir } from './journal/lock.ts'
 import { codeOf, isJournalEmpty, journalDir, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
@@ -45,7 +49,8 @@ async function start(config: Config): Promise<void> {
   const journal = await openJournal({ ...config, log })
   settleFirstStart(dataDir, await isJournalEmpty(dataDir))
   const tokens = createTokens(config.tokens)
-  const app = createServer({ config, allowed, tokens, journal, log, timeouts: { farewell: grace / 2 } })
+  const refusals = createRefusalLog(log)
+  const app = createServer({ config, allowed, tokens, journal, log, refusals, timeouts: { farewell: grace / 2 } })
   let supervisor: Supervisor | undefined
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
@@ -56,6 +61,11 @@ async function start(config: Config): Promise<void> {
   await app.listen({ port: config.port, host: config.host, backlog })
   await admin.listen({ port: config.adminPort, host: config.adminHost })
   if (config.dispatcher) supervisor = superviseDispatcher({ grace, stall: config.handlerStall, log })
+  let alerter: Alerter | undefined
+  if (config.alertUrl !== undefined) {
+    const lastEventAt = (await timeOfLast(dataDir, log)) ?? Date.now()
+    alerter = startAlerter({ snapshot: () => look({ journal, lastEventAt, refusals, supervisor }), log })
+  }
 
   // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
   const isTerminal = process.stdin.isTTY || process.stdout.isTTY
@@ -68,7 +78,7 @@ async function start(config: Config): Promise<void> {
     const sweep = setInterval(() => app.server.closeIdleConnections(), 50)
     // Whoever is still sending then was never acknowledged.
     const cut = setTimeout(() => app.server.closeAllConnections(), limit)
-    await Promise.all([app.close(), supervisor?.stop(limit), published?.close()])
+    await Promise.all([app.close(), supervisor?.stop(limit), published?.close(), alerter?.stop()])
     clearInterval(sweep)
     clearTimeout(cut)
     await journal.close()
@@ -79,7 +89,7 @@ async function start(config: Config): Promise<void> {
   })
   // `b24-receiver reload` cannot know whether we sit at a terminal.
   for (const signal of ['SIGUSR2', ...(isTerminal ? [] : ['SIGHUP'])])
-    process.on(signal, () => void reload({ tokens, supervisor, log }))
+    process.on(signal, () => void reload({ tokens, supervisor, alerter, log }))
 
   log.info(
     {
@@ -99,10 +109,12 @@ async function start(config: Config): Promise<void> {
 async function reload({
   tokens,
   supervisor,
+  alerter,
   log,
 }: {
   tokens: Tokens
   supervisor: Supervisor | undefined
+  alerter: Alerter | undefined
   log: Logger
 }) {
   try {
@@ -112,7 +124,35 @@ async function reload({
   } catch (error) {
     log.error({ err: error }, 'the settings are wrong: the tokens stay as they were')
   }
+  alerter?.reload()
   await supervisor?.reload()
+}
+
+/** What alerts are made of. `lastEventAt`: of an earlier process. */
+function look({
+  journal,
+  lastEventAt,
+  refusals: { counts },
+  supervisor,
+}: {
+  journal: Journal
+  lastEventAt: number
+  refusals: RefusalLog
+  supervisor: Supervisor | undefined
+}): Snapshot {
+  return {
+    journal: {
+      lastEventAt: journal.lastEventAt() ?? lastEventAt,
+      trouble: journal.trouble(),
+      refused: counts.get('journal_unavailable') ?? 0,
+    },
+    wrongTokens: counts.get('invalid_application_token') ?? 0,
+    ...(supervisor && {
+      dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
+      hooks: supervisor.hookTroubles(),
+      dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
+    }),
+  }
 }
 
 function watchHandlers(dir: string, supervisor: Supervisor): void {

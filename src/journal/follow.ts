@@ -172,6 +172,16 @@ export async function positionOfLast(dataDir: string, count: number): Promise<Po
   return oldest
 }
 
+/** When the last event was journalled, in Unix milliseconds; `undefined` where there is none. */
+export async function timeOfLast(dataDir: string, log: Logger): Promise<number | undefined> {
+  const from = await positionOfLast(dataDir, 1)
+  const { signal } = new AbortController()
+  let time = Number.NaN
+  for await (const { entries } of follow({ dataDir, from, signal, wait: false, log }))
+    time = Date.parse(entries.at(-1)?.event.time ?? '')
+  return Number.isNaN(time) ? undefined : time
+}
+
 async function readChunk(handle: FileHandle, offset: number): Promise<Buffer> {
   const { buffer, bytesRead } = await handle.read(Buffer.allocUnsafe(chunkSize), 0, chunkSize, offset)
   return buffer.subarray(0, bytesRead)
