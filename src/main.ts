@@ -64,7 +64,7 @@ async function start(config: Config): Promise<void> {
   let alerter: Alerter | undefined
   if (config.alertUrl !== undefined) {
     const lastEventAt = (await timeOfLast(dataDir, log)) ?? Date.now()
-    alerter = startAlerter({ snapshot: () => look({ journal, lastEventAt, refusals, supervisor }), log })
+    alerter = startAlerter({ snapshot: () => snapshotOf({ journal, lastEventAt, refusals, supervisor }), log })
   }
 
   // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
@@ -78,7 +78,7 @@ async function start(config: Config): Promise<void> {
     const sweep = setInterval(() => app.server.closeIdleConnections(), 50)
     // Whoever is still sending then was never acknowledged.
     const cut = setTimeout(() => app.server.closeAllConnections(), limit)
-    await Promise.all([app.close(), supervisor?.stop(limit), published?.close(), alerter?.stop()])
+    await Promise.all([app.close(), supervisor?.stop(limit), published?.close(), alerter?.stop(limit)])
     clearInterval(sweep)
     clearTimeout(cut)
     await journal.close()
@@ -129,7 +129,7 @@ async function reload({
 }
 
 /** What alerts are made of. `lastEventAt`: of an earlier process. */
-function look({
+function snapshotOf({
   journal,
   lastEventAt,
   refusals: { counts },

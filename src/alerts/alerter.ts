@@ -13,8 +13,8 @@ export interface AlerterParts {
 export interface Alerter {
   /** ALERT_URL_FILE is read again. */
   reload(): void
-  /** Resolves when it is gone. */
-  stop(): Promise<void>
+  /** Resolves when it is gone, after `grace` milliseconds at most. */
+  stop(grace: number): Promise<void>
 }
 
 const interval = 1_000
@@ -22,7 +22,7 @@ const interval = 1_000
 /** Milliseconds until one that ended is started again. */
 const pause = 5_000
 
-/** Milliseconds for one that is to end. A disk that does not answer may hold it. */
+/** Milliseconds that one that is to end may take: it has nothing to lose. */
 const longestEnd = 1_000
 
 /**
@@ -77,14 +77,14 @@ export function startAlerter({ snapshot, log }: AlerterParts): Alerter {
 
   return {
     reload: () => tell({ type: 'reload' }, () => undefined),
-    async stop() {
+    async stop(grace) {
       isStopping = true
       clearInterval(telling)
       clearTimeout(restart)
       if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
       const gone = once(child, 'exit')
       if (child.connected) child.disconnect()
-      const killer = setTimeout(() => child.kill('SIGKILL'), longestEnd)
+      const killer = setTimeout(() => child.kill('SIGKILL'), Math.min(grace, longestEnd))
       await gone
       clearTimeout(killer)
     },

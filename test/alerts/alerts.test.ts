@@ -37,11 +37,11 @@ function watch() {
     took,
     tries: () => tries,
     told: () => took.map(({ kind, state, text }) => `${kind} ${state}: ${text}`),
-    answer(how: () => Promise<void>) {
+    answer: (how: () => Promise<void>) => {
       target = how
     },
     /** Looks once a second for so long. */
-    async stay(ms: number, ...conditions: Condition[]): Promise<void> {
+    stay: async (ms: number, ...conditions: Condition[]): Promise<void> => {
       for (const end = at + ms; at < end; at += second) {
         alerts.update(conditions, at)
         await tick()

@@ -22,7 +22,7 @@ function watch({ silenceAlarm }: { silenceAlarm?: number } = {}) {
     now: () => at,
     see,
     /** The same for so long; gives what held at the end. */
-    stay(ms: number, snapshot: Snapshot): string[] {
+    stay: (ms: number, snapshot: Snapshot): string[] => {
       for (const end = at + ms; at < end; ) see(snapshot)
       return held.map(({ kind }) => kind)
     },
