@@ -152,6 +152,27 @@ describe('a target that fails', () => {
     expect(took).toMatchObject([{ state: 'on', since: '2026-11-23T08:00:00.000Z' }])
   })
 
+  test('that has recovered is tried again soon when it fails another time', async () => {
+    const { stay, answer, lines } = watch()
+    answer(refuse)
+    await stay(minute, condition())
+    answer(() => Promise.resolve())
+    await stay(minute, condition())
+    answer(refuse)
+    await stay(second)
+    expect(lines.at(-1)).toMatchObject({ state: 'over', again_in_ms: 5_000 })
+  })
+
+  test('is tried again in time when the clock was put back meanwhile', async () => {
+    const { stay, answer, move, took } = watch()
+    answer(refuse)
+    await stay(minute, condition())
+    answer(() => Promise.resolve())
+    move(-24 * hour)
+    await stay(second, condition())
+    expect(took).toHaveLength(1)
+  })
+
   test('hears nothing of what is over meanwhile', async () => {
     const { stay, answer, tries, took } = watch()
     answer(refuse)

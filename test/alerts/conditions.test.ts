@@ -172,14 +172,26 @@ describe('wrong tokens', () => {
     stay(9 * minute, { wrongTokens: 20 })
     expect(stay(2 * minute, { wrongTokens: 20 })).toEqual([])
   })
+})
 
-  test('are over in time when the clock was put back meanwhile', () => {
-    const { stay, see, move } = watch()
-    see({ wrongTokens: 0 })
-    expect(see({ wrongTokens: 10 })).toEqual(['wrong_tokens'])
-    move(-24 * hour)
-    expect(stay(10 * minute, { wrongTokens: 10 })).toEqual([])
-  })
+test('a clock that is put back keeps nothing wrong for longer', () => {
+  const { stay, see, move } = watch()
+  see({ wrongTokens: 0 })
+  expect(see({ wrongTokens: 10, ...journal({ trouble: 'EIO' }) })).toEqual(['journal_unavailable', 'wrong_tokens'])
+  move(-24 * hour)
+  expect(stay(10 * minute, { wrongTokens: 10, ...journal() })).toEqual([])
+})
+
+test('what was wrong earlier is not given as the reason of what is wrong now', () => {
+  const { stay, see, held } = watch()
+  see({ hooks: ['one is dead'], dispatcher: { ends: 0, trouble: 'a.ts is broken' }, ...journal({ trouble: 'ENOSPC' }) })
+  stay(10 * minute, { hooks: [], dispatcher: { ends: 0, trouble: undefined }, ...journal() })
+  see({ hooks: ['two is dead'] })
+  expect(held()?.details).toEqual({ hooks: ['two is dead'] })
+  see(journal({ refused: 1 }))
+  expect(held()?.details).toEqual({ reason: 'see the log' })
+  see({ dispatcher: { ends: 3, trouble: undefined } })
+  expect(held()?.details).toEqual({ ends: 3, reason: undefined })
 })
 
 describe('the disk', () => {
