@@ -49,6 +49,7 @@ async function start(config: Config): Promise<void> {
   const journal = await openJournal({ ...config, log })
   settleFirstStart(dataDir, await isJournalEmpty(dataDir))
   const tokens = createTokens(config.tokens)
+  const lastEventAt = (config.alertUrl && (await timeOfLast(dataDir, log))) ?? Date.now()
   const refusals = createRefusalLog(log)
   const app = createServer({ config, allowed, tokens, journal, log, refusals, timeouts: { farewell: grace / 2 } })
   let supervisor: Supervisor | undefined
@@ -61,11 +62,8 @@ async function start(config: Config): Promise<void> {
   await app.listen({ port: config.port, host: config.host, backlog })
   await admin.listen({ port: config.adminPort, host: config.adminHost })
   if (config.dispatcher) supervisor = superviseDispatcher({ grace, stall: config.handlerStall, log })
-  let alerter: Alerter | undefined
-  if (config.alertUrl !== undefined) {
-    const lastEventAt = (await timeOfLast(dataDir, log)) ?? Date.now()
-    alerter = startAlerter({ snapshot: () => snapshotOf({ journal, lastEventAt, refusals, supervisor }), log })
-  }
+  const alerter =
+    config.alertUrl && startAlerter({ snapshot: () => snapshotOf({ journal, lastEventAt, refusals, supervisor }), log })
 
   // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
   const isTerminal = process.stdin.isTTY || process.stdout.isTTY
