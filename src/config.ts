@@ -51,6 +51,10 @@ export interface Config {
   readonly sweepOnStart: string | undefined
   /** `oldest`, `now` or a time in ISO 8601. */
   readonly dispatchFrom: string | undefined
+  /** Where alerts are posted; a secret as a whole. */
+  readonly alertUrl: URL | undefined
+  /** Without an event for so long an alert is sent. */
+  readonly silenceAlarm: number | undefined
 }
 
 /** The environment is wrong; `problems` holds every one of them, ready to be printed, without any secret's value. */
@@ -169,6 +173,17 @@ export const settings = {
       'records whose changes are looked for after a start, from the last event before it: deal,lead,task,item:1032',
   },
   DISPATCHER: { parse: oneOf(['on', 'off']), default: 'on', about: 'off: posts are journalled, no handler runs' },
+  ALERT_URL: {
+    parse: parseAlertUrl,
+    default: '',
+    about: 'alerts are posted to it as JSON; the URL of a method such as im.message.add will do',
+    secret: true,
+  },
+  SILENCE_ALARM: {
+    parse: parseSilence,
+    default: '',
+    about: 'an alert when no event came for so long, such as 2h; unset: none',
+  },
 } as const satisfies Record<string, Setting<unknown>>
 
 type Name = keyof typeof settings
@@ -231,12 +246,16 @@ export function readConfig(
     dispatchFrom: read('DISPATCH_FROM'),
     sweepOnStart: read('SWEEP_ON_START'),
     dispatcher: read('DISPATCHER') === 'on',
+    alertUrl: read('ALERT_URL'),
+    silenceAlarm: read('SILENCE_ALARM'),
   }
   if (config.robotPath !== undefined && config.robotPath === config.webhookPath)
     problem('ROBOT_PATH', 'must differ from WEBHOOK_PATH, which is no secret')
   if (config.sweepOnStart !== undefined && config.hooks?.length === 0)
     problem('SWEEP_ON_START', 'needs B24_HOOK, through which the portal is asked')
   for (const name of notYet) if (env[name]) problem(name, 'is not supported by this version: unset it')
+  if (problems.length === 0 && config.silenceAlarm !== undefined && config.alertUrl === undefined)
+    problem('SILENCE_ALARM', 'is set, but nobody would hear it: set ALERT_URL too')
   if (problems.length > 0) throw new ConfigError(problems)
   return config
 }
@@ -368,6 +387,22 @@ function parseFrom(text: string): string | undefined | Problem {
   if (text === '') return undefined
   if (text === 'oldest' || text === 'now' || !Number.isNaN(Date.parse(text))) return text
   return new Problem('must be oldest, now or a time such as 2026-11-23T08:00:00Z')
+}
+
+function parseAlertUrl(text: string): URL | undefined | Problem {
+  if (text === '') return undefined
+  const url = URL.parse(text)
+  // URL.parse drops line ends and spaces around: what is printed in one piece must be one piece.
+  if (url === null || !/^https?:$/.test(url.protocol) || /\s/.test(text))
+    return new Problem('must be a URL that begins with https:// or http://')
+  // fetch takes none.
+  if (url.username !== '' || url.password !== '')
+    return new Problem('must not hold a user name or a password; a secret in its path or query will do')
+  return url
+}
+
+function parseSilence(text: string): number | undefined | Problem {
+  return text === '' ? undefined : duration(1, '90d')(text)
 }
 
 const addresses = 'IP addresses or CIDRs such as 10.0.0.5 or 172.16.0.0/12, separated by commas'

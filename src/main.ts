@@ -4,15 +4,18 @@ import { join } from 'node:path'
 import closeWithGrace from 'close-with-grace'
 import type { Logger } from 'pino'
 import { createAdminServer } from './admin.ts'
+import { type Alerter, startAlerter } from './alerts/alerter.ts'
+import type { Snapshot } from './alerts/snapshot.ts'
 import { type Config, readConfig } from './config.ts'
 import { settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { addImportRoute } from './import.ts'
 import { createAllowedAddresses } from './intake/allowed-addresses.ts'
 import { openPublishedAddresses } from './intake/published-addresses.ts'
+import { createRefusalLog, type RefusalLog } from './intake/refusal-log.ts'
 import { createServer } from './intake/server.ts'
 import { createTokens, type Tokens } from './intake/token.ts'
 import { lastEvent } from './journal/follow.ts'
-import { openJournal } from './journal/journal.ts'
+import { type Journal, openJournal } from './journal/journal.ts'
 import { lockDataDir } from './journal/lock.ts'
 import { codeOf, isJournalEmpty, journalDir, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
@@ -43,11 +46,13 @@ async function start(config: Config): Promise<void> {
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
   const published = allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log }) : undefined
   const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
-  const last = config.sweepOnStart === undefined ? undefined : await lastEvent(dataDir)
+  const lastAt = Date.parse((await lastEvent(dataDir))?.time ?? '') || undefined
   const journal = await openJournal({ ...config, log })
   settleFirstStart(dataDir, await isJournalEmpty(dataDir))
   const tokens = createTokens(config.tokens)
-  const app = createServer({ config, allowed, tokens, journal, log, timeouts: { farewell: grace / 2 } })
+  const lastEventAt = lastAt ?? Date.now()
+  const refusals = createRefusalLog(log)
+  const app = createServer({ config, allowed, tokens, journal, log, refusals, timeouts: { farewell: grace / 2 } })
   let supervisor: Supervisor | undefined
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
@@ -62,9 +67,11 @@ async function start(config: Config): Promise<void> {
       grace,
       stall: config.handlerStall,
       append: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),
-      sweepSince: last && new Date(last.time),
+      sweepSince: config.sweepOnStart === undefined || lastAt === undefined ? undefined : new Date(lastAt),
       log,
     })
+  const alerter =
+    config.alertUrl && startAlerter({ snapshot: () => snapshotOf({ journal, lastEventAt, refusals, supervisor }), log })
 
   // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
   const isTerminal = process.stdin.isTTY || process.stdout.isTTY
@@ -77,7 +84,7 @@ async function start(config: Config): Promise<void> {
     const sweep = setInterval(() => app.server.closeIdleConnections(), 50)
     // Whoever is still sending then was never acknowledged.
     const cut = setTimeout(() => app.server.closeAllConnections(), limit)
-    await Promise.all([app.close(), supervisor?.stop(limit), published?.close()])
+    await Promise.all([app.close(), supervisor?.stop(limit), published?.close(), alerter?.stop(limit)])
     clearInterval(sweep)
     clearTimeout(cut)
     await journal.close()
@@ -88,7 +95,7 @@ async function start(config: Config): Promise<void> {
   })
   // `b24-receiver reload` cannot know whether we sit at a terminal.
   for (const signal of ['SIGUSR2', ...(isTerminal ? [] : ['SIGHUP'])])
-    process.on(signal, () => void reload({ tokens, supervisor, log }))
+    process.on(signal, () => void reload({ tokens, supervisor, alerter, log }))
 
   log.info(
     {
@@ -108,10 +115,12 @@ async function start(config: Config): Promise<void> {
 async function reload({
   tokens,
   supervisor,
+  alerter,
   log,
 }: {
   tokens: Tokens
   supervisor: Supervisor | undefined
+  alerter: Alerter | undefined
   log: Logger
 }) {
   try {
@@ -121,7 +130,35 @@ async function reload({
   } catch (error) {
     log.error({ err: error }, 'the settings are wrong: the tokens stay as they were')
   }
+  alerter?.reload()
   await supervisor?.reload()
+}
+
+/** What alerts are made of. `lastEventAt`: of an earlier process. */
+function snapshotOf({
+  journal,
+  lastEventAt,
+  refusals: { counts },
+  supervisor,
+}: {
+  journal: Journal
+  lastEventAt: number
+  refusals: RefusalLog
+  supervisor: Supervisor | undefined
+}): Snapshot {
+  return {
+    journal: {
+      lastEventAt: journal.lastEventAt() ?? lastEventAt,
+      trouble: journal.trouble(),
+      refused: counts.get('journal_unavailable') ?? 0,
+    },
+    wrongTokens: counts.get('invalid_application_token') ?? 0,
+    ...(supervisor && {
+      dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
+      hooks: supervisor.hookTroubles(),
+      dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
+    }),
+  }
 }
 
 function watchHandlers(dir: string, supervisor: Supervisor): void {

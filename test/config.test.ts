@@ -69,6 +69,8 @@ test('a token is all that must be set; everything else has a default', () => {
     retentionDays: 30,
     handlerStall: 30_000,
     dispatchFrom: undefined,
+    alertUrl: undefined,
+    silenceAlarm: undefined,
   })
 })
 
@@ -99,6 +101,8 @@ test('every setting can be set', () => {
     RETENTION_DAYS: '7',
     HANDLER_STALL: '5s',
     DISPATCH_FROM: 'oldest',
+    ALERT_URL: 'https://example.bitrix24.com/rest/1/abc/im.message.add?DIALOG_ID=chat42',
+    SILENCE_ALARM: '2h',
   })
   expect(config).toEqual({
     hooks: [
@@ -132,6 +136,8 @@ test('every setting can be set', () => {
     retentionDays: 7,
     handlerStall: 5000,
     dispatchFrom: 'oldest',
+    alertUrl: new URL('https://example.bitrix24.com/rest/1/abc/im.message.add?DIALOG_ID=chat42'),
+    silenceAlarm: 7_200_000,
   })
 })
 
@@ -321,6 +327,33 @@ describe('the path of robots', () => {
     const ROBOT_PATH_FILE = fileOf('robot', `/robot/${secret}\n`)
     expect(readConfig({ ...enough, ROBOT_PATH_FILE }).robotPath).toBe(`/robot/${secret}`)
     expect(readConfig({ ROBOT_PATH_FILE: '/missing' }, 'dispatcher').robotPath).toBeUndefined()
+  })
+})
+
+describe('where alerts go', () => {
+  const url = `https://example.bitrix24.com/rest/1/${secret}/im.message.add?DIALOG_ID=chat42`
+
+  test('may be an http URL, and may come from a file', () => {
+    expect(readConfig({ ...enough, ALERT_URL: 'http://alerts.internal:8000/b24' }).alertUrl?.port).toBe('8000')
+    const ALERT_URL_FILE = fileOf('alert-url', `${url}\n`)
+    expect(readConfig({ ...enough, ALERT_URL_FILE }).alertUrl?.href).toBe(url)
+    expect(readConfig({ ALERT_URL: url }, 'dispatcher').alertUrl?.href).toBe(url)
+  })
+
+  test.each([
+    ['another protocol', url.replace('https', 'ftp'), /https:\/\/ or http:\/\//],
+    ['no protocol', url.replace('https://', ''), /https:\/\/ or http:\/\//],
+    ['a line end in it', `${url}\n${url}`, /https:\/\/ or http:\/\//],
+    ['a user name and a password', url.replace('https://', `https://me:${secret}@`), /user name/],
+  ])('may not have %s, and the problem does not print it', (_, text, expected) => {
+    const problems = problemsOf({ ...enough, ALERT_URL: text })
+    expect(problems).toEqual([expect.stringMatching(expected)])
+    expect(problems.join()).not.toContain(secret)
+  })
+
+  test('has to be set where silence is an alarm: nobody would hear it', () => {
+    expect(problemOf('SILENCE_ALARM', '2h')).toBe('is set, but nobody would hear it: set ALERT_URL too')
+    expect(problemsOf({ ...enough, SILENCE_ALARM: '2h', ALERT_URL: url })).toEqual([])
   })
 })
 

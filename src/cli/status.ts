@@ -154,6 +154,6 @@ function toText(value: unknown): string {
 }
 
 function toSize(bytes: number): string {
-  const unit = bytes >= 1024 ** 3 ? (['GB', 1024 ** 3] as const) : (['MB', 1024 ** 2] as const)
-  return `${(bytes / unit[1]).toFixed(1)} ${unit[0]}`
+  const power = bytes >= 1024 ** 3 ? 3 : bytes >= 1024 ** 2 ? 2 : 1
+  return `${(bytes / 1024 ** power).toFixed(1)} ${['B', 'KB', 'MB', 'GB'][power]}`
 }

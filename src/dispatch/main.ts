@@ -3,6 +3,8 @@ import { registerHooks } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
+import { startAlerter } from '../alerts/alerter.ts'
+import type { Snapshot } from '../alerts/snapshot.ts'
 import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
 import { realClock } from '../bitrix24/clock.ts'
 import type { Hook } from '../bitrix24/hook.ts'
@@ -42,6 +44,13 @@ class Waiting extends Error {
 }
 
 const config = readSettings()
+/** Without a receiver that started it. */
+const isAlone = process.send === undefined
+/** What one that is alone has told nobody but its alerter. */
+const heard: { readonly hooks: Map<string, string>; dead: NonNullable<Snapshot['dead']> } = {
+  hooks: new Map(),
+  dead: { queued: 0, count: 0, last: undefined },
+}
 const { log, close: closeLog } = createLog(config.logLevel, 'dispatcher')
 /** Given by a receiver that has just started. */
 const sweepSince = readSweepSince()
@@ -53,6 +62,7 @@ let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
 let resumeDispatcher: () => void = () => undefined
 
 listen()
+if (isAlone && config.alertUrl !== undefined) tellAlerter()
 try {
   await run()
 } catch (error) {
@@ -227,16 +237,15 @@ function tellWhy(error: unknown): void {
 
 function listen(): void {
   // Signals of the terminal reach both of us; the receiver decides what they mean.
-  const isChild = process.send !== undefined
-  process.on('SIGINT', () => void (isChild || end(0, config.shutdownGrace)))
-  process.on('SIGHUP', () => void (isChild || end(0, config.shutdownGrace)))
+  process.on('SIGINT', () => void (isAlone && end(0, config.shutdownGrace)))
+  process.on('SIGHUP', () => void (isAlone && end(0, config.shutdownGrace)))
   process.on('SIGTERM', () => void end(0, config.shutdownGrace))
   process.on('message', (message: ToDispatcher) => {
     if (message.type === 'stop') void end(0, message.grace)
     else settleAppend(message)
   })
   process.on('disconnect', () => void end(0, config.shutdownGrace))
-  if (!isChild) return
+  if (isAlone) return
   const alive = () => tell({ type: 'alive' })
   alive()
   setInterval(alive, Math.min(1_000, config.handlerStall / 4))
@@ -256,7 +265,21 @@ async function end(code: number, grace: number): Promise<never> {
   process.exit(code)
 }
 
+/** The receiver knows the rest, but not what a dispatcher of its own would tell it. */
+function tellAlerter(): void {
+  startAlerter({ snapshot: () => ({ hooks: [...heard.hooks.values()], dead: heard.dead }), log })
+}
+
+function hear(message: FromDispatcher): void {
+  const { dead, hooks } = heard
+  if (message.type === 'dead') heard.dead = { ...dead, count: dead.count + 1, last: message.dead }
+  if (message.type === 'state') heard.dead = { ...dead, queued: message.state.dead }
+  if (message.type === 'hook' && message.trouble !== undefined) hooks.set(message.label, message.trouble)
+  if (message.type === 'hook' && message.trouble === undefined) hooks.delete(message.label)
+}
+
 function tell(message: FromDispatcher): void {
+  if (isAlone) hear(message)
   // The channel closes when the receiver ends, and then so do we: a message that does not get through is no error.
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
 }

@@ -1,6 +1,12 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Refusal, RefusalCode } from '../refusal.ts'
 
+export interface RefusalLog {
+  readonly tell: (refusal: Refusal, context?: Record<string, unknown>) => void
+  /** By code, since the start. */
+  readonly counts: ReadonlyMap<RefusalCode, number>
+}
+
 const minute = 60_000
 
 /** Lines of one code within a minute; the rest is counted. */
@@ -10,9 +16,8 @@ const mostOfACode = 10
  * Logs refusals at `warn`, so that strangers cannot fill the log's disk: at most ten lines of a code within a minute, of
  * wrong tokens one per domain, of wrong sources one per address, and then how many more there were.
  */
-export function createRefusalLog(
-  log: FastifyBaseLogger,
-): (refusal: Refusal, context?: Record<string, unknown>) => void {
+export function createRefusalLog(log: FastifyBaseLogger): RefusalLog {
+  const counts = new Map<RefusalCode, number>()
   let lines = new Map<string, number>()
   let told = new Set<string>()
   let untold = new Map<string, number>()
@@ -26,7 +31,8 @@ export function createRefusalLog(
     isCounting = false
   }
 
-  return (refusal, context) => {
+  const tell: RefusalLog['tell'] = (refusal, context) => {
+    counts.set(refusal.code, (counts.get(refusal.code) ?? 0) + 1)
     if (!isCounting) setTimeout(endWindow, minute).unref()
     isCounting = true
     const { code, details } = refusal
@@ -40,6 +46,7 @@ export function createRefusalLog(
     if (who !== undefined) told.add(who)
     log.warn({ code, ...details, ...context }, 'refused')
   }
+  return { tell, counts }
 }
 
 /** Whose second line would say nothing that the first did not, and might hide another's. */

@@ -8,11 +8,11 @@ import Fastify, {
   type FastifyRequest,
 } from 'fastify'
 import type { Config } from '../config.ts'
-import { Refusal, type RefusalCode, refusalBody, refusals } from '../refusal.ts'
+import { Refusal, type RefusalCode, refusalBody, refusals as table } from '../refusal.ts'
 import { shorten } from './event.ts'
 import { addFarewell } from './farewell.ts'
 import { decodeForm } from './form.ts'
-import { createRefusalLog } from './refusal-log.ts'
+import { createRefusalLog, type RefusalLog } from './refusal-log.ts'
 import { addRobotRoute, createRobotPath, robotRoute } from './robot.ts'
 import { addWebhookRoute, type RouteParts } from './route.ts'
 import { createShapeLog, type ShapeLog } from './shape-log.ts'
@@ -23,6 +23,7 @@ export interface ServerParts extends Omit<RouteParts, 'shapes' | 'robotPath'> {
   readonly timeouts?: Partial<typeof patience>
   /** For whoever wants its counts. */
   readonly shapes?: ShapeLog
+  readonly refusals?: RefusalLog
 }
 
 /** Milliseconds. Bitrix24 sends a few hundred bytes at once; whoever needs longer is no Bitrix24. */
@@ -37,7 +38,7 @@ const patience = {
 
 /** The public listener: the handler URL, that of robots and `/healthz`. It never listens by itself. */
 export function createServer(parts: ServerParts): FastifyInstance {
-  const { config, log, timeouts, shapes = createShapeLog(log) } = parts
+  const { config, log, timeouts, shapes = createShapeLog(log), refusals = createRefusalLog(log) } = parts
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
@@ -59,13 +60,12 @@ export function createServer(parts: ServerParts): FastifyInstance {
       refuseSocket(refusal, socket)
     },
   })
-  const logRefusal = createRefusalLog(log)
   const robotPath = createRobotPath(config.robotPath)
   // A body that ends early is told twice: by its request and by its connection.
   const refused = new WeakSet<Duplex>()
 
   function refuseSocket(refusal: Refusal, socket: Duplex): void {
-    if (!refused.has(socket)) logRefusal(refusal)
+    if (!refused.has(socket)) refusals.tell(refusal)
     refused.add(socket)
     // Not end() alone: a client that never hangs up would keep the connection for good.
     socket.end(rawAnswer(refusal.code), () => socket.destroy())
@@ -119,7 +119,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
     const { code, status } = refusal
     if (code === 'malformed_request' && refused.has(request.raw.socket)) return
     if (code === 'malformed_request') refused.add(request.raw.socket)
-    logRefusal(refusal, { remote: request.ip, ...(code === 'not_found' && { path: tellPath(request) }) })
+    refusals.tell(refusal, { remote: request.ip, ...(code === 'not_found' && { path: tellPath(request) }) })
     // People open the handler URL in a browser to see whether it works.
     const message = code === 'method_not_allowed' && 'POST only; the address works'
     reply.code(status).send({ ...refusalBody(code), ...(message && { message }) })
@@ -152,7 +152,7 @@ function pathOf(request: FastifyRequest): string {
 function rawAnswer(code: RefusalCode): string {
   const body = JSON.stringify(refusalBody(code))
   return [
-    `HTTP/1.1 ${refusals[code].status} ${code}`,
+    `HTTP/1.1 ${table[code].status} ${code}`,
     'Content-Type: application/json; charset=utf-8',
     `Content-Length: ${body.length}`,
     'Connection: close',

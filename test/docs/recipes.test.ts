@@ -128,3 +128,17 @@ test('n8n gets the chosen events as JSON, and when it failed again', async () =>
   const deal = { event: 'ONCRMDEALUPDATE', data: { FIELDS: { ID: '5' } } }
   expect(bodies).toMatchObject([deal, deal])
 })
+
+test('alerts arrive in the chat that ALERT_URL names, which is the URL of a method of the portal', async () => {
+  const [, url = ''] = /ALERT_URL='(.*)'/.exec(blockWith(page, 'ALERT_URL=')) ?? []
+  const portal = await startPortal()
+  const receiver = await startReceiver({
+    env: { ...portal.env, ALERT_URL: url.replace('https://example.bitrix24.com/rest/1/…/', portal.hook()) },
+  })
+  const command = blockWith(page, 'for i in').replace('localhost:8080', `127.0.0.1:${receiver.port}`)
+  expect(execFileSync('sh', ['-c', command], { encoding: 'utf8' })).toContain('invalid_application_token')
+  await until(`it is told\n${receiver.output()}`, () => portal.messages.length > 0)
+  expect(portal.messages).toEqual([
+    { dialogId: 'chat42', from: 1, text: expect.stringContaining('10 posts with a wrong token were refused') },
+  ])
+})

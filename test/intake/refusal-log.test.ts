@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { createRefusalLog } from '../../src/intake/refusal-log.ts'
+import { createRefusalLog, type RefusalLog } from '../../src/intake/refusal-log.ts'
 import { Refusal } from '../../src/refusal.ts'
 import { createLines, type LogLine } from '../support/intake.ts'
 
@@ -8,9 +8,10 @@ afterEach(() => void vi.useRealTimers())
 
 const minute = 60_000
 const wrongToken = (domain?: string) => new Refusal('invalid_application_token', { domain })
-const started = (): { logRefusal: ReturnType<typeof createRefusalLog>; lines: LogLine[] } => {
+const started = (): { logRefusal: RefusalLog['tell']; counts: RefusalLog['counts']; lines: LogLine[] } => {
   const { log, lines } = createLines()
-  return { logRefusal: createRefusalLog(log), lines }
+  const { tell, counts } = createRefusalLog(log)
+  return { logRefusal: tell, counts, lines }
 }
 
 test('a refusal is logged at warn with its code, its details and where it came from', () => {
@@ -52,6 +53,18 @@ test('strangers who make up domains cannot fill the log', () => {
   const { logRefusal, lines } = started()
   for (let index = 0; index < 1000; index++) logRefusal(wrongToken(`${index}.com`))
   expect(lines).toHaveLength(10)
+})
+
+test('every refusal is counted by its code, also one that is not logged', () => {
+  const { logRefusal, counts } = started()
+  for (let index = 0; index < 25; index++) logRefusal(wrongToken('a.com'))
+  logRefusal(new Refusal('malformed_form'))
+  expect(counts).toEqual(
+    new Map([
+      ['invalid_application_token', 25],
+      ['malformed_form', 1],
+    ]),
+  )
 })
 
 test('after a minute lines are logged again, and a quiet minute says nothing', () => {
