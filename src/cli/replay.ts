@@ -96,7 +96,7 @@ export const replay = defineCommand({
   },
 })
 
-interface Target extends KnownHandler {
+interface Target extends Omit<KnownHandler, 'onChange'> {
   readonly matches: (event: string) => boolean
 }
 

@@ -90,7 +90,13 @@ async function run(): Promise<void> {
   const ownWrites = openOwnWrites({ path: queuePath(config.dataDir) })
   const from = await startPosition(queue)
   await queue.remember(
-    handlers.map(({ name, events, options: { order, settle } }) => ({ name, events, order, settle })),
+    handlers.map(({ name, events, options: { order, settle, onChange } }) => ({
+      name,
+      events,
+      order,
+      settle,
+      onChange: onChange !== undefined,
+    })),
   )
   for (const [handler, owed] of await queue.handlers())
     if (owed > 0 && !handlers.some(({ name }) => name === handler))

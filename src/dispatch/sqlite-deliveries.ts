@@ -47,6 +47,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
     forgetHandler: db.prepare('DELETE FROM handler WHERE name = ?'),
     forgetOwed: db.prepare('DELETE FROM delivery WHERE handler = ?'),
     forgetWrites: db.prepare('DELETE FROM own_write WHERE handler = ?'),
+    forgetSeen: db.prepare('DELETE FROM seen WHERE handler = ?'),
     owed: db.prepare(`
       SELECT count(*) AS owed FROM delivery
       WHERE handler = ? AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`),
@@ -122,6 +123,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
         const owed = Number(sql.owed.get(handler)?.['owed'])
         sql.forgetOwed.run(handler)
         sql.forgetWrites.run(handler)
+        sql.forgetSeen.run(handler)
         sql.forgetHandler.run(handler)
         return owed
       }),

@@ -21,6 +21,18 @@ export function nearestName(name: string): string | undefined {
   return nearest
 }
 
+/** Up to three of the names that are most like one that is none of them; whether upper case or with underlines is all the same. */
+export function nearNames(name: string, names: readonly string[]): string[] {
+  const plain = (text: string) => text.replaceAll('_', '').toLowerCase()
+  const wanted = plain(name)
+  return names
+    .map((known) => ({ known, edits: editsBetween(wanted, plain(known)) }))
+    .filter(({ known, edits }) => edits <= Math.max(wanted.length, plain(known).length) / 3)
+    .sort((a, b) => a.edits - b.edits)
+    .slice(0, 3)
+    .map(({ known }) => known)
+}
+
 /** The names that a name or a pattern may mean: where it ends in a number, also those of the dynamic type of that number. */
 export function candidates(name: string): readonly string[] {
   const type = /(\d+|\*)$/.exec(name)?.[0].replace('*', '1')

@@ -42,6 +42,13 @@ export type EventOf<Name extends string = string> = string extends Name
     ? OfPattern<Extract<EventName, Template<Uppercase<Name>>>>
     : OfName<Uppercase<Name>>
 
+type Kinds = { readonly [N in keyof Catalogue as NameOf<N>]: NonNullable<Catalogue[N][0]['object']>['kind'] }
+
+/** The kind of object, such as `deal`, that events of this name are about; `string` where that is not known. */
+export type KindOf<Name extends string> = KindOfEvent<EventOf<Name>['event']>
+
+type KindOfEvent<Name extends string> = Name extends keyof Kinds ? Kinds[Name] : string
+
 type OfName<Name extends string> = Name extends EventName ? Typed<Name> : Unknown<Name>
 
 type OfPattern<Names extends EventName> = [Names] extends [never] ? JournalledEvent : Typed<Names>

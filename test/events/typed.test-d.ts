@@ -17,7 +17,7 @@ defineHandler('ONCRMDEALUPDATE', (event, context) => {
   expectTypeOf(event.object).toEqualTypeOf<string | undefined>()
   expectTypeOf(event.shape).toEqualTypeOf<'unexpected' | undefined>()
   expectTypeOf(event.auth).toEqualTypeOf<Form | undefined>()
-  expectTypeOf(context).toEqualTypeOf<Context>()
+  expectTypeOf(context).toEqualTypeOf<Context<undefined>>()
   // @ts-expect-error the event brings no values, only the id
   void event.data.FIELDS.TITLE
   // @ts-expect-error every leaf is a text

@@ -32,8 +32,8 @@ export function deliveryOf(event: JournalledEvent, more: Partial<NewDelivery> = 
   return { handler: 'h', event, segment: 1, order: 'object', settle: 0, ...more }
 }
 
-export function known(name: string): KnownHandler {
-  return { name, events: ['ONCRMDEALUPDATE'], order: 'object', settle: 0 }
+export function known(name: string, more: Partial<KnownHandler> = {}): KnownHandler {
+  return { name, events: ['ONCRMDEALUPDATE'], order: 'object', settle: 0, onChange: false, ...more }
 }
 
 export function want(handler = 'h', more: Partial<Wanted> = {}): Wanted {
