@@ -79,5 +79,5 @@ function previousOf(fields: SeenFields, names: readonly string[]): LooseRecord |
 function explainMissing(name: string, record: LooseRecord, object: string): string {
   const near = nearNames(name, Object.keys(record))
   const names = `onChange names "${name}", and ${object} has no such field`
-  return near.length > 0 ? `${names}; near it are ${near.join(', ')}` : `${names}, nor any of nearly that name`
+  return near.length > 0 ? `${names}; near it: ${near.join(', ')}` : `${names}, nor any of nearly that name`
 }

@@ -27,7 +27,11 @@ export function nearNames(name: string, names: readonly string[]): string[] {
   const wanted = plain(name)
   return names
     .map((known) => ({ known, edits: editsBetween(wanted, plain(known)) }))
-    .filter(({ known, edits }) => edits <= Math.max(wanted.length, plain(known).length) / 3)
+    .filter(({ known, edits }) => {
+      const length = Math.max(wanted.length, plain(known).length)
+      // Two letters in the wrong order are two edits, which in a short name is much.
+      return edits <= Math.min(length / 2, Math.max(2, length / 3))
+    })
     .sort((a, b) => a.edits - b.edits)
     .slice(0, 3)
     .map(({ known }) => known)
