@@ -23,7 +23,7 @@ function start() {
     queue,
     claim,
     judge,
-    async arrive(record: LooseRecord | null, names = ['value'], name?: string) {
+    arrive: async (record: LooseRecord | null, names = ['value'], name?: string) => {
       const delivery = await claim(name)
       const verdict = await judge(delivery, names, record)
       await queue.done(delivery, verdict.seen)
