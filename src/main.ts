@@ -7,11 +7,14 @@ import { createAdminServer } from './admin.ts'
 import { type Config, readConfig } from './config.ts'
 import { settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { createServer } from './intake/server.ts'
+import { createShapeLog } from './intake/shape-log.ts'
 import { createTokens, type Tokens } from './intake/token.ts'
+import { timeOfLast } from './journal/follow.ts'
 import { openJournal } from './journal/journal.ts'
 import { lockDataDir } from './journal/lock.ts'
 import { codeOf, isJournalEmpty, journalDir, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
+import { createReceiverMetrics } from './metrics/receiver.ts'
 import { explainStart, StartError } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
 
@@ -37,15 +40,35 @@ async function start(config: Config): Promise<void> {
   await ensureWritable(dataDir)
   const lock = lockDataDir(dataDir, 'receiver')
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
-  const journal = await openJournal({ ...config, log })
+  const shapes = createShapeLog(log)
+  let supervisor: Supervisor | undefined
+  const metrics = createReceiverMetrics({
+    shapes,
+    journalTrouble: () => journal.trouble(),
+    ...(config.dispatcher && { supervisor: () => supervisor }),
+  })
+  const journal = await openJournal({ ...config, log, onSync: metrics.synced })
+  // A figure: it must not keep us from taking posts.
+  const lastEvent = await timeOfLast(dataDir, log).catch(() => undefined)
+  if (lastEvent) metrics.lastEventWas(lastEvent)
   settleFirstStart(dataDir, await isJournalEmpty(dataDir))
   const tokens = createTokens(config.tokens)
-  const app = createServer({ config, tokens, journal, log, timeouts: { farewell: grace / 2 } })
-  let supervisor: Supervisor | undefined
+  const app = createServer({
+    config,
+    tokens,
+    journal,
+    log,
+    shapes,
+    timeouts: { farewell: grace / 2 },
+    onAccepted: metrics.accepted,
+    onRefused: metrics.refused,
+  })
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
     hookTroubles: () => supervisor?.hookTroubles() ?? [],
+    deliveries: () => supervisor?.state(),
+    metrics: metrics.exposition,
   })
   await app.listen({ port: config.port, host: config.host, backlog })
   await admin.listen({ port: config.adminPort, host: config.adminHost })

@@ -12,6 +12,7 @@ import { oldest, type Position, positionOfLast, positionOfTime } from '../journa
 import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
 import { isJournalEmpty, journalDir, listSegments } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
+import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
 import { explainStart } from '../start-error.ts'
 import { startDispatcher } from './dispatcher.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
@@ -40,6 +41,7 @@ class Waiting extends Error {
 
 const config = readSettings()
 const { log, close: closeLog } = createLog(config.logLevel, 'dispatcher')
+const metrics = createDispatcherMetrics(config)
 let isStopping = false
 let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
 let resumeDispatcher: () => void = () => undefined
@@ -153,7 +155,9 @@ function tellHandlers(handlers: readonly LoadedHandler[]): void {
   if (handlers.length === 0) log.warn({ dir: config.handlersDir }, 'no handlers: events are journalled only')
 }
 
-function tellHook({ label }: Hook, trouble: Bitrix24Error | undefined): void {
+function tellHook(hook: Hook, trouble: Bitrix24Error | undefined): void {
+  const { label } = hook
+  metrics.hookIs(hook, trouble === undefined)
   if (trouble) log.error({ hook: label, reason: trouble.message }, 'a hook does not work; what needs it waits')
   else log.info({ hook: label }, 'a hook works again; what waited for it goes on')
   tell({ type: 'hook', label, ...(trouble && { trouble: trouble.message }) })
@@ -176,10 +180,20 @@ function tellState(queue: Queue): () => void {
   return () => clearInterval(timer)
 }
 
-function tellOutcome({ handler, event, outcome, reason = '' }: Outcome): void {
+function tellOutcome(ended: Outcome): void {
+  const { handler, event, outcome, reason = '' } = ended
+  metrics.ended(ended)
   tell({ type: 'worked' })
   if (outcome !== 'dead') return
   tell({ type: 'dead', dead: { handler, id: event.id, event: event.event, object: event.object, reason } })
+}
+
+async function tellMetrics(): Promise<void> {
+  try {
+    tell({ type: 'metrics', text: await metrics.exposition() })
+  } catch (error) {
+    log.error({ err: error }, 'the metrics cannot be told')
+  }
 }
 
 function tellWhy(error: unknown): void {
@@ -199,7 +213,10 @@ function listen(): void {
   process.on('SIGINT', () => void (isChild || end(0, config.shutdownGrace)))
   process.on('SIGHUP', () => void (isChild || end(0, config.shutdownGrace)))
   process.on('SIGTERM', () => void end(0, config.shutdownGrace))
-  process.on('message', ({ grace }: ToDispatcher) => void end(0, grace))
+  process.on('message', (message: ToDispatcher) => {
+    if (message.type === 'stop') void end(0, message.grace)
+    else void tellMetrics()
+  })
   process.on('disconnect', () => void end(0, config.shutdownGrace))
   if (!isChild) return
   const alive = () => tell({ type: 'alive' })

@@ -27,9 +27,12 @@ export type FromDispatcher =
   | { readonly type: 'dead'; readonly dead: Dead }
   /** How much is owed has changed. */
   | { readonly type: 'state'; readonly state: QueueState }
+  /** What it was asked for, in Prometheus' text format. */
+  | { readonly type: 'metrics'; readonly text: string }
 
-/** What the receiver tells its dispatcher: end within so many milliseconds. */
-export interface ToDispatcher {
-  readonly type: 'stop'
-  readonly grace: number
-}
+/** What the receiver tells its dispatcher. */
+export type ToDispatcher =
+  /** End within so many milliseconds. */
+  | { readonly type: 'stop'; readonly grace: number }
+  /** Tell the metrics. */
+  | { readonly type: 'metrics' }

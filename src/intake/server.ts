@@ -16,12 +16,14 @@ import { createRefusalLog } from './refusal-log.ts'
 import { addWebhookRoute, type RouteParts } from './route.ts'
 import { createShapeLog, type ShapeLog } from './shape-log.ts'
 
-export interface ServerParts extends Omit<RouteParts, 'shapes'> {
+export interface ServerParts extends Omit<RouteParts, 'shapes' | 'onAccepted'> {
   readonly config: Pick<Config, 'webhookPath' | 'bodyLimit' | 'trustProxy'>
   readonly log: FastifyBaseLogger
   readonly timeouts?: Partial<typeof patience>
   /** For whoever wants its counts. */
   readonly shapes?: ShapeLog
+  readonly onAccepted?: RouteParts['onAccepted']
+  readonly onRefused?: (code: RefusalCode) => void
 }
 
 /** Milliseconds. Bitrix24 sends a few hundred bytes at once; whoever needs longer is no Bitrix24. */
@@ -37,6 +39,7 @@ const patience = {
 /** The public listener: the handler URL and `/healthz`. It never listens by itself. */
 export function createServer(parts: ServerParts): FastifyInstance {
   const { config, tokens, journal, log, timeouts, shapes = createShapeLog(log) } = parts
+  const { onAccepted = () => undefined, onRefused = () => undefined } = parts
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
@@ -59,11 +62,15 @@ export function createServer(parts: ServerParts): FastifyInstance {
     },
   })
   const logRefusal = createRefusalLog(log)
+  const tellRefusal: typeof logRefusal = (refusal, context) => {
+    onRefused(refusal.code)
+    logRefusal(refusal, context)
+  }
   // A body that ends early is told twice: by its request and by its connection.
   const refused = new WeakSet<Duplex>()
 
   function refuseSocket(refusal: Refusal, socket: Duplex): void {
-    if (!refused.has(socket)) logRefusal(refusal)
+    if (!refused.has(socket)) tellRefusal(refusal)
     refused.add(socket)
     // Not end() alone: a client that never hangs up would keep the connection for good.
     socket.end(rawAnswer(refusal.code), () => socket.destroy())
@@ -82,12 +89,13 @@ export function createServer(parts: ServerParts): FastifyInstance {
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const refusal = error instanceof Refusal ? error : refusalOf(error)
     if (refusal !== undefined) return answer(refusal, request, reply)
+    onRefused('internal')
     log.error({ err: error }, 'a mistake of ours, answered with 500')
     reply.code(500).send(refusalBody('internal'))
   })
 
   addFarewell(app, limits.farewell)
-  addWebhookRoute(app, { config, tokens, journal, log, shapes })
+  addWebhookRoute(app, { config, tokens, journal, log, shapes, onAccepted })
 
   /** Before the body is read. */
   function refusalOfHead(request: FastifyRequest): Refusal | undefined {
@@ -104,7 +112,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
     const { code, status } = refusal
     if (code === 'malformed_request' && refused.has(request.raw.socket)) return
     if (code === 'malformed_request') refused.add(request.raw.socket)
-    logRefusal(refusal, { remote: request.ip, ...(code === 'not_found' && { path: shorten(pathOf(request)) }) })
+    tellRefusal(refusal, { remote: request.ip, ...(code === 'not_found' && { path: shorten(pathOf(request)) }) })
     // People open the handler URL in a browser to see whether it works.
     const message = code === 'method_not_allowed' && 'POST only; the address works'
     reply.code(status).send({ ...refusalBody(code), ...(message && { message }) })

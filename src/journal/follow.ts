@@ -137,6 +137,19 @@ export async function positionOfTime(dataDir: string, time: Date, log: Logger): 
   return positionOfLast(dataDir, 0)
 }
 
+/** When the last event was journalled, if one is there. */
+export async function timeOfLast(dataDir: string, log: Logger): Promise<Date | undefined> {
+  const signal = new AbortController().signal
+  const from = await positionOfLast(dataDir, 1)
+  let time: Date | undefined
+  for await (const { entries } of follow({ dataDir, from, signal, wait: false, log }))
+    for (const { event } of entries) {
+      const at = Date.parse(event.time)
+      if (!Number.isNaN(at)) time = new Date(at)
+    }
+  return time
+}
+
 /** Where the last `count` lines begin. */
 export async function positionOfLast(dataDir: string, count: number): Promise<Position> {
   let seen = 0

@@ -11,6 +11,7 @@ import type { Event } from '../../src/intake/event.ts'
 import { listSegments } from '../../src/journal/segments.ts'
 import { post } from '../../src/simulator/post.ts'
 import { webhookBody } from '../../src/simulator/webhook-body.ts'
+import { parseExposition } from './exposition.ts'
 
 export const TOKEN = 'test0token0test0token0test0token'
 
@@ -142,6 +143,8 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
     exited,
     killGroup,
     readyz: async () => (await fetch(`http://127.0.0.1:${adminPort}/readyz`)).json(),
+    /** What a scrape is answered. */
+    metrics: async () => parseExposition(await (await fetch(`http://127.0.0.1:${adminPort}/metrics`)).text()),
     /** Everything it wrote to stdout and stderr. */
     output: () => output,
     /** The log's lines that have this message. */
