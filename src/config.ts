@@ -107,7 +107,11 @@ export const settings = {
   PORT: { parse: wholeNumber(0, 65535), default: '8080', about: 'port of the public listener' },
   HOST: { parse: anyText, default: '0.0.0.0', about: 'address of the public listener' },
   WEBHOOK_PATH: { parse: parsePath, default: '/bitrix24', about: 'path of the handler URL' },
-  ADMIN_PORT: { parse: wholeNumber(0, 65535), default: '9090', about: 'port of the private listener: /readyz' },
+  ADMIN_PORT: {
+    parse: wholeNumber(0, 65535),
+    default: '9090',
+    about: 'port of the private listener: /readyz, /metrics',
+  },
   ADMIN_HOST: { parse: anyText, default: '127.0.0.1', about: 'address of the private listener' },
   DATA_DIR: { parse: (text: string) => resolve(text), default: './data', about: 'journal and dispatch state' },
   HANDLERS_DIR: { parse: (text: string) => resolve(text), default: './src/handlers', about: 'your handler files' },

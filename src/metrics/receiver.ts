@@ -104,7 +104,7 @@ function addDispatcher(
   })
   new Gauge({
     name: 'b24_oldest_delivery_age_seconds',
-    help: 'Since when the oldest delivery is owed; 0 when none is.',
+    help: 'For how long the oldest delivery is owed; 0 when none is.',
     registers,
     collect() {
       const oldestAt = supervisor()?.state()?.oldestAt

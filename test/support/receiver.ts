@@ -131,6 +131,7 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
     killGroup('SIGKILL')
     await exited
   })
+  const scrape = async () => (await fetch(`http://127.0.0.1:${adminPort}/metrics`)).text()
   const origin = `http://127.0.0.1:${port}`
   const url = `${origin}${options.env?.['WEBHOOK_PATH'] ?? '/bitrix24'}`
   return {
@@ -144,7 +145,8 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
     killGroup,
     readyz: async () => (await fetch(`http://127.0.0.1:${adminPort}/readyz`)).json(),
     /** What a scrape is answered. */
-    metrics: async () => parseExposition(await (await fetch(`http://127.0.0.1:${adminPort}/metrics`)).text()),
+    scrape,
+    metrics: async () => parseExposition(await scrape()),
     /** Everything it wrote to stdout and stderr. */
     output: () => output,
     /** The log's lines that have this message. */
