@@ -125,7 +125,11 @@ export const settings = {
       'path of the URL for robots (outgoing webhooks of CRM automation), a secret: /robot/ and what openssl rand -hex 16 prints',
     secret: true,
   },
-  ADMIN_PORT: { parse: wholeNumber(0, 65535), default: '9090', about: 'port of the private listener: /readyz' },
+  ADMIN_PORT: {
+    parse: wholeNumber(0, 65535),
+    default: '9090',
+    about: 'port of the private listener: /readyz, /metrics',
+  },
   ADMIN_HOST: { parse: anyText, default: '127.0.0.1', about: 'address of the private listener' },
   DATA_DIR: { parse: (text: string) => resolve(text), default: './data', about: 'journal and dispatch state' },
   HANDLERS_DIR: { parse: (text: string) => resolve(text), default: './src/handlers', about: 'your handler files' },

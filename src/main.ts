@@ -13,12 +13,14 @@ import { createAllowedAddresses } from './intake/allowed-addresses.ts'
 import { openPublishedAddresses } from './intake/published-addresses.ts'
 import { createRefusalLog, type RefusalLog } from './intake/refusal-log.ts'
 import { createServer } from './intake/server.ts'
+import { createShapeLog } from './intake/shape-log.ts'
 import { createTokens, type Tokens } from './intake/token.ts'
 import { lastEvent } from './journal/follow.ts'
 import { type Journal, openJournal } from './journal/journal.ts'
 import { lockDataDir } from './journal/lock.ts'
 import { codeOf, isJournalEmpty, journalDir, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
+import { createReceiverMetrics } from './metrics/receiver.ts'
 import { explainStart, StartError } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
 
@@ -43,21 +45,41 @@ async function start(config: Config): Promise<void> {
   const { dataDir, allowedIps, shutdownGrace: grace } = config
   await ensureWritable(dataDir)
   const lock = lockDataDir(dataDir, 'receiver')
+  const startedAt = Date.now()
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
   const published = allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log }) : undefined
   const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
   const lastAt = Date.parse((await lastEvent(dataDir))?.time ?? '') || undefined
-  const journal = await openJournal({ ...config, log })
+  const shapes = createShapeLog(log)
+  const refusals = createRefusalLog(log)
+  let supervisor: Supervisor | undefined
+  const metrics = createReceiverMetrics({
+    shapes,
+    refusals,
+    journalTrouble: () => journal.trouble(),
+    ...(config.dispatcher && { supervisor: () => supervisor }),
+  })
+  const journal = await openJournal({ ...config, log, onSync: metrics.synced })
+  if (lastAt !== undefined) metrics.lastEventWas(new Date(lastAt))
   settleFirstStart(dataDir, await isJournalEmpty(dataDir))
   const tokens = createTokens(config.tokens)
-  const lastEventAt = lastAt ?? Date.now()
-  const refusals = createRefusalLog(log)
-  const app = createServer({ config, allowed, tokens, journal, log, refusals, timeouts: { farewell: grace / 2 } })
-  let supervisor: Supervisor | undefined
+  const app = createServer({
+    config,
+    allowed,
+    tokens,
+    journal,
+    log,
+    shapes,
+    refusals,
+    timeouts: { farewell: grace / 2 },
+    onAccepted: metrics.accepted,
+  })
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
     hookTroubles: () => supervisor?.hookTroubles() ?? [],
+    deliveries: () => supervisor?.state(),
+    metrics: metrics.exposition,
   })
   addImportRoute(admin, { tokens, journal })
   await app.listen({ port: config.port, host: config.host, backlog })
@@ -71,7 +93,11 @@ async function start(config: Config): Promise<void> {
       log,
     })
   const alerter =
-    config.alertUrl && startAlerter({ snapshot: () => snapshotOf({ journal, lastEventAt, refusals, supervisor }), log })
+    config.alertUrl &&
+    startAlerter({
+      snapshot: () => snapshotOf({ journal, lastEventAt: lastAt ?? startedAt, refusals, supervisor }),
+      log,
+    })
 
   // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
   const isTerminal = process.stdin.isTTY || process.stdout.isTTY

@@ -1,5 +1,5 @@
 import { type ChildProcess, fork } from 'node:child_process'
-import { once } from 'node:events'
+import { on, once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import type { Dead, FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
@@ -29,6 +29,8 @@ export interface Supervisor {
   ends(): number
   /** The last delivery that was given up since the start, and how many were. */
   dead(): { readonly count: number; readonly last: Dead | undefined }
+  /** Those that the dispatcher has, in Prometheus' text format; `undefined` when it does not tell them within a second. */
+  metrics(): Promise<string | undefined>
   /** Starts another dispatcher and, when it has loaded every handler, ends the one before. */
   reload(): Promise<void>
   /** Resolves when it is gone, after `grace` milliseconds at most. */
@@ -40,6 +42,9 @@ const longestPause = 30_000
 
 /** Milliseconds for one that cannot load its handlers to say why, in lines of its log that are on their way. */
 const lastWords = 1_000
+
+/** Milliseconds that a scrape waits for a dispatcher; Prometheus gives up after ten seconds. */
+const scrapePatience = 1_000
 
 /** Of a grace, what a dispatcher has to write down what it did not finish. */
 const lastMoments = 200
@@ -64,6 +69,7 @@ export function superviseDispatcher({ grace, stall, append, sweepSince, log }: S
   let loading: ChildProcess | undefined
   let reloading = Promise.resolve()
   let isReloadDue = false
+  let asking: Promise<string | undefined> | undefined
   let current = start()
 
   function start(): ChildProcess {
@@ -194,6 +200,12 @@ export function superviseDispatcher({ grace, stall, append, sweepSince, log }: S
     state: () => state,
     ends: () => ends,
     dead: () => dead,
+    metrics() {
+      asking ??= askForMetrics(current).finally(() => {
+        asking = undefined
+      })
+      return asking
+    },
     reload() {
       // What still loads may have read a file before it was mended, or wait for something for ever.
       loading?.kill('SIGKILL')
@@ -223,4 +235,19 @@ function hasLoaded(child: ChildProcess): Promise<boolean> {
     child.once('exit', () => resolve(false))
     child.once('error', () => resolve(false))
   })
+}
+
+/** One whose event loop does not turn must not hold the one who asks. */
+async function askForMetrics(child: ChildProcess): Promise<string | undefined> {
+  if (!child.connected) return undefined
+  const question: ToDispatcher = { type: 'metrics' }
+  try {
+    const messages = on(child, 'message', { signal: AbortSignal.timeout(scrapePatience), close: ['exit'] })
+    child.send(question, () => undefined)
+    for await (const [message] of messages as AsyncIterable<[FromDispatcher]>)
+      if (message.type === 'metrics') return message.text
+  } catch {
+    // The time is up, or the process is failing, which is told elsewhere.
+  }
+  return undefined
 }

@@ -16,6 +16,7 @@ import { oldest, type Position, positionOfLast, positionOfTime } from '../journa
 import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
 import { isJournalEmpty, journalDir, listSegments } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
+import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
 import { explainStart } from '../start-error.ts'
 import { startDispatcher } from './dispatcher.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
@@ -57,6 +58,7 @@ const sweepSince = readSweepSince()
 const sweeping = new AbortController()
 const appending = new Map<number, PromiseWithResolvers<void>>()
 let nextRequest = 1
+const metrics = createDispatcherMetrics(config)
 let isStopping = false
 let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
 let resumeDispatcher: () => void = () => undefined
@@ -185,7 +187,9 @@ function tellHandlers(handlers: readonly LoadedHandler[]): void {
   if (handlers.length === 0) log.warn({ dir: config.handlersDir }, 'no handlers: events are journalled only')
 }
 
-function tellHook({ label }: Hook, trouble: Bitrix24Error | undefined): void {
+function tellHook(hook: Hook, trouble: Bitrix24Error | undefined): void {
+  const { label } = hook
+  metrics.hookIs(hook, trouble === undefined)
   if (trouble) log.error({ hook: label, reason: trouble.message }, 'a hook does not work; what needs it waits')
   else log.info({ hook: label }, 'a hook works again; what waited for it goes on')
   tell({ type: 'hook', label, ...(trouble && { trouble: trouble.message }) })
@@ -208,7 +212,9 @@ function tellState(queue: Queue): () => void {
   return () => clearInterval(timer)
 }
 
-function tellOutcome({ handler, event, outcome, reason = '' }: Outcome): void {
+function tellOutcome(ended: Outcome): void {
+  const { handler, event, outcome, reason = '' } = ended
+  metrics.ended(ended)
   tell({ type: 'worked' })
   if (outcome !== 'dead') return
   tell({ type: 'dead', dead: { handler, id: event.id, event: event.event, object: event.object, reason } })
@@ -230,6 +236,14 @@ function settleAppend({ request, error }: Extract<ToDispatcher, { type: 'appende
   else answer?.reject(new Error(error))
 }
 
+async function tellMetrics(): Promise<void> {
+  try {
+    tell({ type: 'metrics', text: await metrics.exposition() })
+  } catch (error) {
+    log.error({ err: error }, 'the metrics cannot be told')
+  }
+}
+
 function tellWhy(error: unknown): void {
   if (error instanceof HandlersError) {
     tellBroken(config.dataDir, error.problems)
@@ -248,7 +262,8 @@ function listen(): void {
   process.on('SIGTERM', () => void end(0, config.shutdownGrace))
   process.on('message', (message: ToDispatcher) => {
     if (message.type === 'stop') void end(0, message.grace)
-    else settleAppend(message)
+    else if (message.type === 'appended') settleAppend(message)
+    else void tellMetrics()
   })
   process.on('disconnect', () => void end(0, config.shutdownGrace))
   if (isAlone) return
