@@ -1,15 +1,20 @@
 import { type ChildProcess, fork } from 'node:child_process'
-import { once } from 'node:events'
+import { on, once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import type { Dead, FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
 import type { QueueState } from './dispatch/queue.ts'
+import type { Event } from './intake/event.ts'
 
 export interface SupervisorParts {
   /** Milliseconds that running handlers get when their dispatcher is replaced. */
   readonly grace: number
   /** Milliseconds after which an event loop that does not turn is taken for stuck. */
   readonly stall: number
+  /** Events that a dispatcher found missing; resolves when they are on disk. */
+  readonly append: (events: readonly Event[]) => Promise<void>
+  /** From when on the first dispatcher looks for what was missed; `undefined`: it does not. */
+  readonly sweepSince?: Date | undefined
   readonly log: Logger
 }
 
@@ -24,6 +29,8 @@ export interface Supervisor {
   ends(): number
   /** The last delivery that was given up since the start, and how many were. */
   dead(): { readonly count: number; readonly last: Dead | undefined }
+  /** Those that the dispatcher has, in Prometheus' text format; `undefined` when it does not tell them within a second. */
+  metrics(): Promise<string | undefined>
   /** Starts another dispatcher and, when it has loaded every handler, ends the one before. */
   reload(): Promise<void>
   /** Resolves when it is gone, after `grace` milliseconds at most. */
@@ -36,6 +43,9 @@ const longestPause = 30_000
 /** Milliseconds for one that cannot load its handlers to say why, in lines of its log that are on their way. */
 const lastWords = 1_000
 
+/** Milliseconds that a scrape waits for a dispatcher; Prometheus gives up after ten seconds. */
+const scrapePatience = 1_000
+
 /** Of a grace, what a dispatcher has to write down what it did not finish. */
 const lastMoments = 200
 
@@ -43,7 +53,7 @@ const lastMoments = 200
  * Keeps one dispatcher process running. What it does, or fails to do, never reaches the receiver but by its messages and
  * its exit.
  */
-export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Supervisor {
+export function superviseDispatcher({ grace, stall, append, sweepSince, log }: SupervisorParts): Supervisor {
   let pause = shortestPause
   let timer: NodeJS.Timeout | undefined
   let trouble: string | undefined = 'the dispatcher is starting'
@@ -52,16 +62,19 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
   let state: QueueState | undefined
   let ends = 0
   let dead: { count: number; last: Dead | undefined } = { count: 0, last: undefined }
+  let isSwept = false
   let isStopping = false
   /** Those that run: while one takes the place of another there are two. */
   const children = new Set<ChildProcess>()
   let loading: ChildProcess | undefined
   let reloading = Promise.resolve()
   let isReloadDue = false
+  let asking: Promise<string | undefined> | undefined
   let current = start()
 
   function start(): ChildProcess {
-    const child = fork(fileURLToPath(new URL('dispatch/main.ts', import.meta.url)), {
+    const args = isSwept || sweepSince === undefined ? [] : [`--sweep-since=${sweepSince.toISOString()}`]
+    const child = fork(fileURLToPath(new URL('dispatch/main.ts', import.meta.url)), args, {
       // A handlers folder needs no package.json, and node:sqlite is no experiment to us.
       execArgv: ['--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
@@ -71,6 +84,8 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
     child.on('message', (message: FromDispatcher) => {
       // Also one that is being replaced: it ends what it runs.
       if (message.type === 'dead') dead = { count: dead.count + 1, last: message.dead }
+      if (message.type === 'append') void journal(child, message)
+      if (message.type === 'swept') isSwept = true
       if (child !== current) return
       if (message.type === 'trouble') trouble = message.reason
       if (message.type === 'following') trouble = undefined
@@ -89,6 +104,19 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
       startAgain(child)
     })
     return child
+  }
+
+  async function journal(child: ChildProcess, { request, events }: Extract<FromDispatcher, { type: 'append' }>) {
+    const error = await append(events).then(
+      () => undefined,
+      (error: unknown) => String(error),
+    )
+    send(child, { type: 'appended', request, ...(error !== undefined && { error }) })
+  }
+
+  function send(child: ChildProcess, message: ToDispatcher): void {
+    // The channel may close while we speak: then it is ending already.
+    if (child.connected) child.send(message, () => undefined)
   }
 
   function tellHook({ label, trouble: why }: Extract<FromDispatcher, { type: 'hook' }>): void {
@@ -139,9 +167,7 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
   async function end(child: ChildProcess, limit: number): Promise<void> {
     if (!isAlive(child)) return
     const gone = once(child, 'exit')
-    const message: ToDispatcher = { type: 'stop', grace: Math.max(0, limit - lastMoments) }
-    // The channel may close while we speak: then it is ending already.
-    if (child.connected) child.send(message, () => undefined)
+    send(child, { type: 'stop', grace: Math.max(0, limit - lastMoments) })
     const killer = setTimeout(() => child.kill('SIGKILL'), limit)
     await gone
     clearTimeout(killer)
@@ -174,6 +200,12 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
     state: () => state,
     ends: () => ends,
     dead: () => dead,
+    metrics() {
+      asking ??= askForMetrics(current).finally(() => {
+        asking = undefined
+      })
+      return asking
+    },
     reload() {
       // What still loads may have read a file before it was mended, or wait for something for ever.
       loading?.kill('SIGKILL')
@@ -203,4 +235,19 @@ function hasLoaded(child: ChildProcess): Promise<boolean> {
     child.once('exit', () => resolve(false))
     child.once('error', () => resolve(false))
   })
+}
+
+/** One whose event loop does not turn must not hold the one who asks. */
+async function askForMetrics(child: ChildProcess): Promise<string | undefined> {
+  if (!child.connected) return undefined
+  const question: ToDispatcher = { type: 'metrics' }
+  try {
+    const messages = on(child, 'message', { signal: AbortSignal.timeout(scrapePatience), close: ['exit'] })
+    child.send(question, () => undefined)
+    for await (const [message] of messages as AsyncIterable<[FromDispatcher]>)
+      if (message.type === 'metrics') return message.text
+  } catch {
+    // The time is up, or the process is failing, which is told elsewhere.
+  }
+  return undefined
 }

@@ -1,13 +1,34 @@
 import { call } from './call.ts'
 import type { Command } from './command.ts'
+import { dead } from './dead.ts'
 import { demo } from './demo.ts'
 import { events } from './events.ts'
+import { handlers } from './handlers.ts'
+import { importCommand } from './import.ts'
+import { reload } from './reload.ts'
+import { replay } from './replay.ts'
 import { show } from './show.ts'
+import { status } from './status.ts'
+import { sweepCommand } from './sweep.ts'
 import { tail } from './tail.ts'
 import { verify } from './verify.ts'
 
 /** In the order of the help. */
-export const commands: readonly Command[] = [tail, events, show, verify, call, demo]
+export const commands: readonly Command[] = [
+  tail,
+  events,
+  show,
+  status,
+  replay,
+  dead,
+  handlers,
+  reload,
+  verify,
+  call,
+  importCommand,
+  sweepCommand,
+  demo,
+]
 
 const width = Math.max(...commands.map(({ usage }) => usage.length))
 

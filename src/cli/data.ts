@@ -1,5 +1,5 @@
 import { accessSync, constants } from 'node:fs'
-import { readDataDir } from '../config.ts'
+import { readSettings } from '../config.ts'
 import type { Deliveries } from '../dispatch/deliveries.ts'
 import { openSqliteDeliveries } from '../dispatch/sqlite-deliveries.ts'
 import { queuePath } from '../dispatch/sqlite-queue.ts'
@@ -8,7 +8,7 @@ import type { Printer } from './printer.ts'
 
 /** The data directory of the environment. @throws when no receiver has written there, or this user may not read it */
 export function findDataDir(): string {
-  const dataDir = readDataDir(process.env)
+  const { DATA_DIR: dataDir } = readSettings(process.env, 'DATA_DIR')
   try {
     accessSync(journalDir(dataDir), constants.R_OK | constants.X_OK)
   } catch (error) {

@@ -80,7 +80,8 @@ export async function startOf(
   return isAll ? positionOfLast(dataDir, count) : oldest
 }
 
-function parseTime(word: string, text: string | undefined, now: Date): Date | undefined {
+/** @param word that it is the value of */
+export function parseTime(word: string, text: string | undefined, now: Date): Date | undefined {
   if (text === undefined) return undefined
   const ago = parseDuration(text)
   if (ago !== undefined) return new Date(now.getTime() - ago)

@@ -1,17 +1,22 @@
 import { mkdir } from 'node:fs/promises'
 import { registerHooks } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
+import { startAlerter } from '../alerts/alerter.ts'
+import type { Snapshot } from '../alerts/snapshot.ts'
 import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
 import { realClock } from '../bitrix24/clock.ts'
 import type { Hook } from '../bitrix24/hook.ts'
 import { createPortals } from '../bitrix24/portals.ts'
 import { loadSdk } from '../bitrix24/transport.ts'
 import { type Config, readConfig } from '../config.ts'
+import type { Event } from '../intake/event.ts'
 import { oldest, type Position, positionOfLast, positionOfTime } from '../journal/follow.ts'
 import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
 import { isJournalEmpty, journalDir, listSegments } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
+import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
 import { explainStart } from '../start-error.ts'
 import { startDispatcher } from './dispatcher.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
@@ -20,6 +25,7 @@ import type { Queue } from './queue.ts'
 import { HandlersError, type LoadedHandler, loadHandlers, unknownEvents } from './registry.ts'
 import type { Outcome } from './runner.ts'
 import { knownHandlers, openSqliteQueue, queuePath, tellBroken } from './sqlite-queue.ts'
+import { sweepOnStart } from './sweep-on-start.ts'
 
 // Handlers may lie in any folder; what they import under our name is this running source.
 registerHooks({
@@ -39,12 +45,26 @@ class Waiting extends Error {
 }
 
 const config = readSettings()
+/** Without a receiver that started it. */
+const isAlone = process.send === undefined
+/** What one that is alone has told nobody but its alerter. */
+const heard: { readonly hooks: Map<string, string>; dead: NonNullable<Snapshot['dead']> } = {
+  hooks: new Map(),
+  dead: { queued: 0, count: 0, last: undefined },
+}
 const { log, close: closeLog } = createLog(config.logLevel, 'dispatcher')
+/** Given by a receiver that has just started. */
+const sweepSince = readSweepSince()
+const sweeping = new AbortController()
+const appending = new Map<number, PromiseWithResolvers<void>>()
+let nextRequest = 1
+const metrics = createDispatcherMetrics(config)
 let isStopping = false
 let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
 let resumeDispatcher: () => void = () => undefined
 
 listen()
+if (isAlone && config.alertUrl !== undefined) tellAlerter()
 try {
   await run()
 } catch (error) {
@@ -72,7 +92,13 @@ async function run(): Promise<void> {
   const ownWrites = openOwnWrites({ path: queuePath(config.dataDir) })
   const from = await startPosition(queue)
   await queue.remember(
-    handlers.map(({ name, events, options: { order, settle } }) => ({ name, events, order, settle })),
+    handlers.map(({ name, events, options: { order, settle, onChange } }) => ({
+      name,
+      events,
+      order,
+      settle,
+      onChange: onChange !== undefined,
+    })),
   )
   for (const [handler, owed] of await queue.handlers())
     if (owed > 0 && !handlers.some(({ name }) => name === handler))
@@ -93,6 +119,7 @@ async function run(): Promise<void> {
   const endTelling = tellState(queue)
   stopDispatcher = async (grace) => {
     endTelling()
+    sweeping.abort()
     await dispatcher.stop(grace)
     portals.stop()
     ownWrites.close()
@@ -100,6 +127,13 @@ async function run(): Promise<void> {
   }
   resumeDispatcher = dispatcher.resume
   tell({ type: 'following' })
+  if (sweepSince !== undefined && config.sweepOnStart !== undefined && process.send) {
+    const { dataDir, sweepOnStart: targets } = config
+    const parts = { dataDir, targets, since: sweepSince, append, signal: sweeping.signal, log }
+    void sweepOnStart({ ...parts, accesses: portals.all() }).then((isDone) => {
+      if (isDone) tell({ type: 'swept' })
+    })
+  }
   // Half a second, which is better spent now than within the time of a run. If it fails, so does the call.
   if (config.hooks.length > 0) loadSdk().catch(() => undefined)
   await dispatcher.failed
@@ -153,7 +187,9 @@ function tellHandlers(handlers: readonly LoadedHandler[]): void {
   if (handlers.length === 0) log.warn({ dir: config.handlersDir }, 'no handlers: events are journalled only')
 }
 
-function tellHook({ label }: Hook, trouble: Bitrix24Error | undefined): void {
+function tellHook(hook: Hook, trouble: Bitrix24Error | undefined): void {
+  const { label } = hook
+  metrics.hookIs(hook, trouble === undefined)
   if (trouble) log.error({ hook: label, reason: trouble.message }, 'a hook does not work; what needs it waits')
   else log.info({ hook: label }, 'a hook works again; what waited for it goes on')
   tell({ type: 'hook', label, ...(trouble && { trouble: trouble.message }) })
@@ -176,10 +212,36 @@ function tellState(queue: Queue): () => void {
   return () => clearInterval(timer)
 }
 
-function tellOutcome({ handler, event, outcome, reason = '' }: Outcome): void {
+function tellOutcome(ended: Outcome): void {
+  const { handler, event, outcome, reason = '' } = ended
+  metrics.ended(ended)
   tell({ type: 'worked' })
   if (outcome !== 'dead') return
   tell({ type: 'dead', dead: { handler, id: event.id, event: event.event, object: event.object, reason } })
+}
+
+/** Lets the receiver journal them: nobody else writes there. */
+function append(events: readonly Event[]): Promise<void> {
+  const request = nextRequest++
+  const answer = Promise.withResolvers<void>()
+  appending.set(request, answer)
+  tell({ type: 'append', request, events })
+  return answer.promise
+}
+
+function settleAppend({ request, error }: Extract<ToDispatcher, { type: 'appended' }>): void {
+  const answer = appending.get(request)
+  appending.delete(request)
+  if (error === undefined) answer?.resolve()
+  else answer?.reject(new Error(error))
+}
+
+async function tellMetrics(): Promise<void> {
+  try {
+    tell({ type: 'metrics', text: await metrics.exposition() })
+  } catch (error) {
+    log.error({ err: error }, 'the metrics cannot be told')
+  }
 }
 
 function tellWhy(error: unknown): void {
@@ -195,13 +257,16 @@ function tellWhy(error: unknown): void {
 
 function listen(): void {
   // Signals of the terminal reach both of us; the receiver decides what they mean.
-  const isChild = process.send !== undefined
-  process.on('SIGINT', () => void (isChild || end(0, config.shutdownGrace)))
-  process.on('SIGHUP', () => void (isChild || end(0, config.shutdownGrace)))
+  process.on('SIGINT', () => void (isAlone && end(0, config.shutdownGrace)))
+  process.on('SIGHUP', () => void (isAlone && end(0, config.shutdownGrace)))
   process.on('SIGTERM', () => void end(0, config.shutdownGrace))
-  process.on('message', ({ grace }: ToDispatcher) => void end(0, grace))
+  process.on('message', (message: ToDispatcher) => {
+    if (message.type === 'stop') void end(0, message.grace)
+    else if (message.type === 'appended') settleAppend(message)
+    else void tellMetrics()
+  })
   process.on('disconnect', () => void end(0, config.shutdownGrace))
-  if (!isChild) return
+  if (isAlone) return
   const alive = () => tell({ type: 'alive' })
   alive()
   setInterval(alive, Math.min(1_000, config.handlerStall / 4))
@@ -221,9 +286,28 @@ async function end(code: number, grace: number): Promise<never> {
   process.exit(code)
 }
 
+/** The receiver knows the rest, but not what a dispatcher of its own would tell it. */
+function tellAlerter(): void {
+  startAlerter({ snapshot: () => ({ hooks: [...heard.hooks.values()], dead: heard.dead }), log })
+}
+
+function hear(message: FromDispatcher): void {
+  const { dead, hooks } = heard
+  if (message.type === 'dead') heard.dead = { ...dead, count: dead.count + 1, last: message.dead }
+  if (message.type === 'state') heard.dead = { ...dead, queued: message.state.dead }
+  if (message.type === 'hook' && message.trouble !== undefined) hooks.set(message.label, message.trouble)
+  if (message.type === 'hook' && message.trouble === undefined) hooks.delete(message.label)
+}
+
 function tell(message: FromDispatcher): void {
+  if (isAlone) hear(message)
   // The channel closes when the receiver ends, and then so do we: a message that does not get through is no error.
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
+}
+
+function readSweepSince(): Date | undefined {
+  const { values } = parseArgs({ options: { 'sweep-since': { type: 'string' } } })
+  return values['sweep-since'] === undefined ? undefined : new Date(values['sweep-since'])
 }
 
 function readSettings(): Config {

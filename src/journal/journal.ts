@@ -28,8 +28,16 @@ export interface Journal {
   append(event: Event): Promise<void>
   /** Why the last events were refused; `undefined` when they were not. */
   readonly trouble: () => string | undefined
+  /** When the last event was put on disk, in Unix milliseconds; `undefined` when none was since the start. */
+  readonly lastEventAt: () => number | undefined
   /** Resolves when everything appended before is on disk; what comes later is refused. */
   close(): Promise<void>
+}
+
+/** What an fsync cost, and how many shared it. */
+export interface Sync {
+  readonly lines: number
+  readonly ms: number
 }
 
 export interface JournalParts {
@@ -41,6 +49,7 @@ export interface JournalParts {
   readonly lastResort?: (lines: readonly string[]) => Promise<void>
   /** Milliseconds that an event may wait for the disk. */
   readonly patience?: number
+  readonly onSync?: (sync: Sync) => void
 }
 
 /** Characters of lines that may wait for the disk at once: some 20,000 ordinary events, seconds of the fastest sender. */
@@ -90,12 +99,14 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     now = () => new Date(),
     lastResort = createLastResort(),
     patience = 10_000,
+    onSync = () => undefined,
   } = parts
   let group = newGroup()
   let writing: Promise<void> | undefined
   let waiting = 0
   let closed = false
   let trouble: string | undefined
+  let lastEventAt: number | undefined
   let isFailureTold = false
   const last = await sealLast(dataDir, log)
   let number = last?.segment.number ?? 0
@@ -183,9 +194,12 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     }
     file ??= await openSegment()
     await writeWhole(file.fd, bytes)
+    const started = performance.now()
     await disk.fdatasync(file.fd)
+    onSync({ lines: lines.length, ms: performance.now() - started })
     file.durable += bytes.length
     used = file.segment.number
+    lastEventAt = now().getTime()
     clearTimeout(timer)
     waiting -= size
     recover()
@@ -269,6 +283,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
       return current.durable.promise
     },
     trouble: () => trouble,
+    lastEventAt: () => lastEventAt,
     async close() {
       closed = true
       clearInterval(probing)

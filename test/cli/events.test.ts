@@ -23,7 +23,7 @@ export default ({ object }) => {
   await until('one failed', () => receiver.logged('failed, will be tried again').length > 0)
   await until('one is dead', () => receiver.logged('failed for good: this delivery is dead').length === 1)
 
-  const find = () => runCli(['events'], { env: { DATA_DIR: receiver.dataDir } })
+  const find = () => runCli({ env: { DATA_DIR: receiver.dataDir } }, 'events')
   const { code, stdout, stderr } = await find()
   const [first, second, third] = await receiver.journal()
   expect([code, stderr]).toEqual([0, '3 events\n'])
@@ -47,7 +47,7 @@ test('twenty of the newest are shown, or as many as are wanted, and how many the
     Array.from({ length: 30 }, (_, at) => ({ object: `deal:${at % 2}` })),
   )
   const find = async (...args: string[]) => {
-    const { stdout, stderr } = await runCli(['events', '--json', ...args], { env: { DATA_DIR: dataDir } })
+    const { stdout, stderr } = await runCli({ env: { DATA_DIR: dataDir } }, 'events', '--json', ...args)
     return { numbers: jsonLines(stdout).map(({ id }) => Number(String(id).slice(-12))), stderr }
   }
   const { numbers, stderr } = await find('--object', 'deal:1')
@@ -63,7 +63,7 @@ test('twenty of the newest are shown, or as many as are wanted, and how many the
 
 test('where no event fits that is said, and is no failure', async () => {
   const dataDir = await writeJournal([{}])
-  const result = await runCli(['events', '--object', 'deal:1'], { env: { DATA_DIR: dataDir } })
+  const result = await runCli({ env: { DATA_DIR: dataDir } }, 'events', '--object', 'deal:1')
   expect([result.code, result.stdout]).toEqual([0, ''])
   expect(result.stderr).toContain('no event fits\n')
 })
@@ -71,7 +71,7 @@ test('where no event fits that is said, and is no failure', async () => {
 test('without dispatch.db the events are shown all the same, and it is said', async () => {
   const dataDir = await writeJournal([{}])
   rmSync(queuePath(dataDir), { force: true })
-  const { code, stdout, stderr } = await runCli(['events'], { env: { DATA_DIR: dataDir } })
+  const { code, stdout, stderr } = await runCli({ env: { DATA_DIR: dataDir } }, 'events')
   expect(code).toBe(0)
   expect(linesOf(stdout)).toEqual([
     expect.not.stringContaining('deliveries'),
@@ -87,7 +87,7 @@ test('a line that is no event is passed over and told', async () => {
   await receiver.post(dealBody(1))
   await receiver.stop()
   appendFileSync((await listSegments(receiver.dataDir)).at(-1)?.path ?? '', 'no json\n')
-  const { code, stdout, stderr } = await runCli(['events', '--json'], { env: { DATA_DIR: receiver.dataDir } })
+  const { code, stdout, stderr } = await runCli({ env: { DATA_DIR: receiver.dataDir } }, 'events', '--json')
   expect([code, jsonLines(stdout).length]).toEqual([0, 1])
   expect(stderr).toMatch(
     /^a line of the journal is no event; skipped: \{"segment":1,"offset":\d+,"skipped":1\}\n1 event\n$/,

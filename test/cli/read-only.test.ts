@@ -26,7 +26,7 @@ function stateOf(dataDir: string) {
 
 async function expectAllIsRead({ dataDir, journal }: Receiver): Promise<void> {
   const before = stateOf(dataDir)
-  const run = (...args: string[]) => runCli(args, { env: { DATA_DIR: dataDir }, uid: somebody, cwd: '/' })
+  const run = (...args: string[]) => runCli({ env: { DATA_DIR: dataDir }, uid: somebody }, ...args)
   const [event] = await journal()
   const { stdout, stderr, code } = await run('events')
   expect([code, stderr]).toEqual([0, '1 event\n'])
@@ -58,7 +58,7 @@ describe.runIf(process.getuid?.() === 0)('a user who may only read sees everythi
   test('after a stop and a look by the owner, which leaves an empty WAL', async () => {
     const receiver = await start()
     await receiver.stop()
-    await runCli(['events'], { env: { DATA_DIR: receiver.dataDir } })
+    await runCli({ env: { DATA_DIR: receiver.dataDir } }, 'events')
     expect(statSync(`${queuePath(receiver.dataDir)}-wal`).size).toBe(0)
     await expectAllIsRead(receiver)
   })
@@ -77,7 +77,7 @@ describe.runIf(process.getuid?.() === 0)('a user who may only read sees everythi
     chmodSync(checkout, 0o755)
     writeFileSync(join(checkout, '.env'), 'DATA_DIR=/nowhere\n', { mode: 0o600 })
     const options = { env: { DATA_DIR: receiver.dataDir }, uid: somebody, cwd: checkout }
-    expect(await runCli(['tail', '--json'], options)).toMatchObject({
+    expect(await runCli(options, 'tail', '--json')).toMatchObject({
       code: 0,
       stderr: 'b24-receiver: this user may not read .env, so settings come from the environment alone\n',
     })

@@ -9,7 +9,7 @@ import { idOf, writeJournal } from '../support/journal.ts'
 import { deliveryOf, eventOf, want } from '../support/queue-contract.ts'
 import { dealBody, startReceiver, until } from '../support/receiver.ts'
 
-const show = (dataDir: string, ...args: string[]) => runCli(['show', ...args], { env: { DATA_DIR: dataDir } })
+const show = (dataDir: string, ...args: string[]) => runCli({ env: { DATA_DIR: dataDir } }, 'show', ...args)
 
 /** What stands behind the event: a block for each delivery. */
 const deliveriesIn = (stdout: string) => stdout.split('\n}\n\n').at(-1)?.trimEnd().split('\n\n') ?? []

@@ -30,7 +30,7 @@ describe('tail', () => {
   test('shows the last ten, readable, in the time of this machine', async () => {
     const many = Array.from({ length: 12 }, (_, at) => ({ object: `deal:${at + 1}` }))
     const dataDir = await writeJournal(many.slice(0, 7), many.slice(7))
-    const { code, stdout, stderr } = await runCli(['tail'], { env: { DATA_DIR: dataDir, TZ: 'Asia/Tokyo' } })
+    const { code, stdout, stderr } = await runCli({ env: { DATA_DIR: dataDir, TZ: 'Asia/Tokyo' } }, 'tail')
     expect([code, stderr]).toEqual([0, ''])
     const lines = linesOf(stdout)
     expect(lines).toHaveLength(10)
@@ -40,7 +40,7 @@ describe('tail', () => {
 
   test('with --json shows the lines as they stand in the journal', async () => {
     const dataDir = await someEvents()
-    const { stdout } = await runCli(['tail', '--json', '-n', '2'], { env: { DATA_DIR: dataDir } })
+    const { stdout } = await runCli({ env: { DATA_DIR: dataDir } }, 'tail', '--json', '-n', '2')
     expect(stdout).toBe(readFileSync(stableName(dataDir), 'utf8'))
   })
 
@@ -58,7 +58,7 @@ describe('tail', () => {
     ['the last none', ['-n', '0'], []],
   ])('chooses by %s', async (_, args, expected) => {
     const dataDir = await someEvents()
-    const { code, stdout, stderr } = await runCli(['tail', '--json', ...args], { env: { DATA_DIR: dataDir } })
+    const { code, stdout, stderr } = await runCli({ env: { DATA_DIR: dataDir } }, 'tail', '--json', ...args)
     expect([code, stderr]).toEqual([0, ''])
     expect(ids(stdout)).toEqual(expected)
   })
@@ -66,13 +66,13 @@ describe('tail', () => {
   test('chooses by how long ago, also what a receiver has only just written', async () => {
     const receiver = await startReceiver()
     await receiver.post(dealBody(1))
-    const { stdout } = await runCli(['tail', '--since', '5m', '--json'], { env: { DATA_DIR: receiver.dataDir } })
+    const { stdout } = await runCli({ env: { DATA_DIR: receiver.dataDir } }, 'tail', '--since', '5m', '--json')
     expect(jsonLines(stdout)).toEqual(await receiver.journal())
   })
 
   test('shows a name that would move the cursor as text', async () => {
     const dataDir = await writeJournal([{ event: 'ON\u001b[2JEVIL\u009b' }])
-    const { stdout } = await runCli(['tail'], { env: { DATA_DIR: dataDir } })
+    const { stdout } = await runCli({ env: { DATA_DIR: dataDir } }, 'tail')
     expect(stdout).toContain('ON\\u001b[2JEVIL\\u009b deal:662')
     expect(stdout).not.toContain('\u001b')
   })
@@ -84,7 +84,7 @@ describe('tail', () => {
     ['a word too many', ['deal:1'], '"deal:1" is one word too many'],
     ['an option that there is not', ['--objekt', 'deal:1'], "Unknown option '--objekt'"],
   ])('exits with 64 and one line for %s', async (_, args, message) => {
-    const { code, stdout, stderr } = await runCli(['tail', ...args], { env: { DATA_DIR: temporaryFolder('none') } })
+    const { code, stdout, stderr } = await runCli({ env: { DATA_DIR: temporaryFolder('none') } }, 'tail', ...args)
     expect([code, stdout]).toEqual([64, ''])
     expect(stderr).toContain(message)
     expect(linesOf(stderr)).toHaveLength(1)
@@ -92,7 +92,7 @@ describe('tail', () => {
 
   test('exits with 1 and one line where no receiver has written', async () => {
     const dataDir = temporaryFolder('none')
-    expect(await runCli(['tail'], { env: { DATA_DIR: dataDir } })).toEqual({
+    expect(await runCli({ env: { DATA_DIR: dataDir } }, 'tail')).toEqual({
       code: 1,
       stdout: '',
       stderr: `b24-receiver tail: there is no journal in ${dataDir}: set DATA_DIR to the receiver's\n`,
@@ -103,9 +103,16 @@ describe('tail', () => {
 describe('tail -f', () => {
   test('shows what comes, also in the next segment and after a restart, until Ctrl-C', async () => {
     const first = await startReceiver({ env: { SEGMENT_SIZE: '1KB' } })
-    const following = spawnCli(['tail', '-f', '--json', '--event', 'ONCRMDEALUPDATE'], {
-      env: { DATA_DIR: first.dataDir },
-    })
+    const following = spawnCli(
+      {
+        env: { DATA_DIR: first.dataDir },
+      },
+      'tail',
+      '-f',
+      '--json',
+      '--event',
+      'ONCRMDEALUPDATE',
+    )
     const shown = () => jsonLines(following.said.stdout).map(({ object }) => object)
     for (const id of [1, 2, 3, 4, 5]) await first.post(dealBody(id))
     await until('five', () => shown().length === 5)
@@ -146,7 +153,7 @@ describe('tail -f', () => {
   test('of one object shows what there was, and goes on with what comes', async () => {
     const receiver = await startReceiver()
     for (const id of [1, 2]) await receiver.post(dealBody(id))
-    const following = spawnCli(['tail', '-f', '--json', '--object', 'deal:2'], { env: { DATA_DIR: receiver.dataDir } })
+    const following = spawnCli({ env: { DATA_DIR: receiver.dataDir } }, 'tail', '-f', '--json', '--object', 'deal:2')
     const shown = () => jsonLines(following.said.stdout).map(({ object }) => object)
     await until('the first', () => shown().length === 1)
     for (const id of [3, 2]) await receiver.post(dealBody(id))
@@ -158,6 +165,6 @@ describe('tail -f', () => {
 test.runIf(process.getuid?.() === 0)('a user who may not read the journal is told so on one line', async () => {
   const dataDir = await writeJournal([{}])
   chmodSync(dataDir, 0o700)
-  const { code, stderr } = await runCli(['tail'], { env: { DATA_DIR: dataDir }, uid: 65534 })
+  const { code, stderr } = await runCli({ env: { DATA_DIR: dataDir }, uid: 65534 }, 'tail')
   expect([code, stderr]).toEqual([1, `b24-receiver tail: this user may not read ${dataDir}/journal\n`])
 })

@@ -17,7 +17,7 @@ test('beside a receiver that writes, begins segments and follows them, it never 
     while (!isOver) await receiver.post(dealBody(deal))
   })
   for (let round = 1; round <= 3; round++) {
-    const { code, stdout, stderr } = await runCli(['verify', '--json'], { env: { DATA_DIR: receiver.dataDir } })
+    const { code, stdout, stderr } = await runCli({ env: { DATA_DIR: receiver.dataDir } }, 'verify', '--json')
     expect([code, stderr]).toEqual([0, ''])
     const [verdict, ...more] = jsonLines(stdout)
     expect(more).toEqual([])
@@ -32,7 +32,7 @@ test('of a receiver that has stopped it says how much there is, and that nothing
   const receiver = await startReceiver()
   for (const id of [1, 2, 3]) await receiver.post(dealBody(id))
   await receiver.stop()
-  const { code, stdout, stderr } = await runCli(['verify'], { env: { DATA_DIR: receiver.dataDir } })
+  const { code, stdout, stderr } = await runCli({ env: { DATA_DIR: receiver.dataDir } }, 'verify')
   expect([code, stderr]).toEqual([0, ''])
   const time = String.raw`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`
   expect(stdout).toMatch(new RegExp(`^1 segment, 3 lines, 0\\.0 MB, from ${time} to ${time}\nno trouble\n$`))
@@ -43,7 +43,7 @@ test('each trouble is a line with its file and byte, and the exit code is 1', as
   const [segment] = await listSegments(dataDir)
   const path = segment?.path ?? ''
   appendFileSync(path, 'no json\n{"event":"E"}\n')
-  const { code, stdout, stderr } = await runCli(['verify'], { env: { DATA_DIR: dataDir } })
+  const { code, stdout, stderr } = await runCli({ env: { DATA_DIR: dataDir } }, 'verify')
   expect(code).toBe(1)
   const [first, second, ...rest] = stdout.split('\n')
   const offset = Number(/:(\d+): is no JSON$/.exec(first ?? '')?.[1])
@@ -58,7 +58,7 @@ test('each trouble is a line with its file and byte, and the exit code is 1', as
     `the deliveries cannot be read: ${queuePath(dataDir)} is not there: no handler has run yet\n` +
       'the clock was set back: 1 line older than the one before\n',
   )
-  const json = await runCli(['verify', '--json'], { env: { DATA_DIR: dataDir } })
+  const json = await runCli({ env: { DATA_DIR: dataDir } }, 'verify', '--json')
   expect([json.code, jsonLines(json.stdout)]).toEqual([
     1,
     [

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
+import { type Receiver, TOKEN } from './receiver.ts'
 
 export const cliScript = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 
@@ -11,30 +12,32 @@ export interface CliOptions {
   readonly env?: Readonly<Record<string, string>>
   /** Somebody else than the owner of the data; only root may choose it. */
   readonly uid?: number
+  readonly input?: string
+  /** A folder without a `.env`, unless told otherwise. */
   readonly cwd?: string
 }
 
-/** `b24-receiver …` as a process of its own, with nothing but this in its environment. It ends with the test. */
-export function spawnCli(args: readonly string[], { env = {}, uid, cwd }: CliOptions = {}) {
-  // As the first line of the script starts it.
+/** `b24-receiver …` as its user runs it, with nothing but this in its environment; it must never print the token. */
+export async function runCli(options: CliOptions, ...args: readonly string[]) {
+  return spawnCli(options, ...args).result
+}
+
+/** One that goes on until the test ends it, or ends itself. */
+export function spawnCli({ env, uid, input, cwd = tmpdir() }: CliOptions, ...args: readonly string[]) {
   const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', cliScript, ...args], {
+    cwd,
+    env: {
+      PATH: process.env['PATH'],
+      TZ: 'UTC',
+      ...(uid === undefined && { NODE_COMPILE_CACHE: join(tmpdir(), 'b24-compile-cache') }),
+      ...env,
+    },
     ...(uid !== undefined && { uid, gid: uid }),
-    ...(cwd !== undefined && { cwd }),
-    env: { PATH: process.env['PATH'], NODE_COMPILE_CACHE: join(tmpdir(), 'b24-compile-cache'), TZ: 'UTC', ...env },
   })
   onTestFinished(() => void child.kill('SIGKILL'))
+  // Whoever reads no input may be gone.
+  child.stdin.on('error', () => undefined).end(input ?? '')
   return { child, ...collect(child) }
-}
-
-export interface CliResult {
-  readonly code: number | null
-  readonly stdout: string
-  readonly stderr: string
-}
-
-/** Runs it to its end. */
-export async function runCli(args: readonly string[], options?: CliOptions): Promise<CliResult> {
-  return spawnCli(args, options).result
 }
 
 /** What a process says, and how it ends. */
@@ -44,15 +47,30 @@ export function collect(child: ChildProcess) {
     child[name]?.setEncoding('utf8').on('data', (text: string) => {
       said[name] += text
     })
-  const result = once(child, 'close').then((): CliResult => ({ code: child.exitCode, ...said }))
+  const result = once(child, 'close').then(() => {
+    if ((said.stdout + said.stderr).includes(TOKEN)) throw new Error('it printed the token')
+    return { code: child.exitCode, ...said }
+  })
   return { said, result }
 }
 
-/** The lines of JSON that a command printed. */
-export function jsonLines(stdout: string): Record<string, unknown>[] {
-  return linesOf(stdout).map((line): Record<string, unknown> => JSON.parse(line))
+/** Where a receiver of a test keeps its data, and how it is reached. */
+export function envOf({ dataDir, handlersDir, port, adminPort }: Receiver): Record<string, string> {
+  return {
+    DATA_DIR: dataDir,
+    HANDLERS_DIR: handlersDir,
+    HOST: '127.0.0.1',
+    PORT: String(port),
+    ADMIN_PORT: String(adminPort),
+    B24_APPLICATION_TOKEN: TOKEN,
+  }
 }
 
-export function linesOf(stdout: string): string[] {
-  return stdout.split('\n').filter((line) => line !== '')
+/** The lines of `--json`. */
+export function jsonLines(text: string): Record<string, unknown>[] {
+  return linesOf(text).map((line): Record<string, unknown> => JSON.parse(line))
+}
+
+export function linesOf(text: string): string[] {
+  return text.split('\n').filter((line) => line !== '')
 }
