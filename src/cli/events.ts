@@ -58,8 +58,9 @@ export const events = defineCommand({
   },
 })
 
-/** Such as `dead, done ×2`: the worst first. */
-function statesOf(records: readonly DeliveryRecord[]): string {
+/** Such as `dead, done ×2`: the worst first. Of a dead one that was retried only the retry counts. */
+function statesOf(all: readonly DeliveryRecord[]): string {
+  const records = all.filter(({ coalescedInto }) => !all.some(({ key }) => key === coalescedInto))
   const order = ['dead', 'waiting', 'running', 'ready', 'blocked', 'done', 'coalesced'] as const
   const counts = order.map((state) => ({ state, count: records.filter((record) => record.state === state).length }))
   const told = counts.flatMap(({ state, count }) => (count === 0 ? [] : count === 1 ? state : `${state} ×${count}`))
