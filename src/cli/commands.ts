@@ -11,6 +11,7 @@ import { show } from './show.ts'
 import { status } from './status.ts'
 import { sweepCommand } from './sweep.ts'
 import { tail } from './tail.ts'
+import { tryCommand } from './try.ts'
 import { verify } from './verify.ts'
 
 /** In the order of the help. */
@@ -24,6 +25,7 @@ export const commands: readonly Command[] = [
   handlers,
   reload,
   verify,
+  tryCommand,
   call,
   importCommand,
   sweepCommand,

@@ -56,25 +56,29 @@ export async function loadHandlers(dir: string): Promise<LoadedHandler[]> {
   const problems: Problem[] = []
   for (const file of files) {
     const path = join(dir, file)
-    const name = basename(file, extname(file))
     try {
-      const twin = handlers.find((handler) => handler.name === name)
+      const twin = handlers.find(({ name }) => name === nameOf(file))
       if (twin) throw new TypeError(`${basename(twin.file)} is a handler of the same name`)
-      const module: { default?: unknown; dispose?: unknown } = await import(pathToFileURL(path).href)
-      const { dispose } = module
-      if (dispose !== undefined && typeof dispose !== 'function')
-        throw new TypeError('its export dispose must be a function')
-      handlers.push({
-        file: path,
-        ...toHandler(name, module.default),
-        ...(dispose && { dispose: () => dispose() as unknown }),
-      })
+      handlers.push(await loadHandler(path))
     } catch (error) {
       problems.push({ file: path, at: await placeOf(error, path), error })
     }
   }
   if (problems.length > 0) throw new HandlersError(dir, problems)
   return handlers
+}
+
+/** @throws whatever the file throws when it is imported, or a TypeError that says why what it exports is no handler */
+export async function loadHandler(path: string): Promise<LoadedHandler> {
+  const module: { default?: unknown; dispose?: unknown } = await import(pathToFileURL(path).href)
+  const { dispose } = module
+  if (dispose !== undefined && typeof dispose !== 'function')
+    throw new TypeError('its export dispose must be a function')
+  return {
+    file: path,
+    ...toHandler(nameOf(path), module.default),
+    ...(dispose && { dispose: () => dispose() as unknown }),
+  }
 }
 
 /** The names of the files in the folder that are handlers. @throws {HandlersError} */
@@ -84,14 +88,24 @@ export async function handlerFiles(dir: string): Promise<string[]> {
     return entries
       .filter((entry) => !entry.isDirectory())
       .map((entry) => entry.name)
-      .filter((name) => extensions.has(extname(name)) && !/^[_.]|\.d\.m?ts$|\.test\.m?[tj]s$/.test(name))
+      .filter(isHandlerFile)
       .sort()
   } catch (error) {
     throw new HandlersError(dir, [{ file: dir, at: dir, error }])
   }
 }
 
-async function placeOf(error: unknown, file: string): Promise<string> {
+/** Whether a file of this name is a handler; the others are what handlers share, their tests, and what else lies there. */
+export function isHandlerFile(name: string): boolean {
+  return extensions.has(extname(name)) && !/^[_.]|\.d\.m?ts$|\.test\.m?[tj]s$/.test(name)
+}
+
+function nameOf(file: string): string {
+  return basename(file, extname(file))
+}
+
+/** The file and the line where loading it failed, as far as that is known. */
+export async function placeOf(error: unknown, file: string): Promise<string> {
   const place = placeIn(error)
   if (place !== undefined || !(error instanceof SyntaxError)) return place ?? file
   // Of JavaScript that does not parse V8 keeps the place to itself when the error is caught.
