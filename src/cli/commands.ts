@@ -7,6 +7,7 @@ import { handlers } from './handlers.ts'
 import { importCommand } from './import.ts'
 import { reload } from './reload.ts'
 import { replay } from './replay.ts'
+import { send } from './send.ts'
 import { show } from './show.ts'
 import { status } from './status.ts'
 import { sweepCommand } from './sweep.ts'
@@ -26,6 +27,7 @@ export const commands: readonly Command[] = [
   reload,
   verify,
   tryCommand,
+  send,
   call,
   importCommand,
   sweepCommand,
