@@ -322,6 +322,12 @@ export function readTokens(env: Readonly<Record<string, string | undefined>>): r
   throw new ConfigError(problems.length > 0 ? problems : ['B24_APPLICATION_TOKEN is not set'])
 }
 
+/** Where compose.yaml lets Bitrix24 call, for a tool; `undefined` where DOMAIN, which no part of ours needs, is not set. */
+export function readPublicUrl(env: Readonly<Record<string, string | undefined>>): string | undefined {
+  const { DOMAIN: domain } = env
+  return domain ? `https://${domain}${readSettings(env, 'WEBHOOK_PATH').WEBHOOK_PATH}` : undefined
+}
+
 /**
  * These settings alone, for tools: it must not take a token to read a log.
  *

@@ -2,6 +2,7 @@ import { call } from './call.ts'
 import type { Command } from './command.ts'
 import { dead } from './dead.ts'
 import { demo } from './demo.ts'
+import { doctor } from './doctor.ts'
 import { events } from './events.ts'
 import { handlers } from './handlers.ts'
 import { importCommand } from './import.ts'
@@ -21,6 +22,7 @@ export const commands: readonly Command[] = [
   events,
   show,
   status,
+  doctor,
   replay,
   dead,
   handlers,

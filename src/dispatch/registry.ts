@@ -1,6 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { stripTypeScriptTypes } from 'node:module'
-import { basename, extname, join } from 'node:path'
+import { basename, dirname, extname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { isDocumented } from '../events/catalogue.ts'
 import { candidates, nearestName } from '../events/nearest.ts'
@@ -106,22 +106,24 @@ function nameOf(file: string): string {
 
 /** The file and the line where loading it failed, as far as that is known. */
 export async function placeOf(error: unknown, file: string): Promise<string> {
-  const place = placeIn(error)
+  const place = placeIn(error, file)
   if (place !== undefined || !(error instanceof SyntaxError)) return place ?? file
   // Of JavaScript that does not parse V8 keeps the place to itself when the error is caught.
   try {
     stripTypeScriptTypes(await readFile(file, 'utf8'), { sourceUrl: file })
   } catch (again) {
-    return placeIn(again) ?? file
+    return placeIn(again, file) ?? file
   }
   return file
 }
 
-/** The innermost place in the error's stack that is neither Node's nor our own. */
-function placeIn(error: unknown): string | undefined {
+const source = join(import.meta.dirname, '..')
+
+/** The innermost place in the error's stack that is neither Node's nor our own, where the file is not one of our examples. */
+function placeIn(error: unknown, file: string): string | undefined {
   const stack = error instanceof Error ? (error.stack ?? '') : ''
   const places = [...stack.matchAll(/(?:^|file:\/\/)(\/.+?:\d+)/gm)].map(([, place = '']) => place)
-  return places.find((place) => !place.startsWith(import.meta.dirname))
+  return places.find((place) => !place.startsWith(source) || place.startsWith(dirname(file)))
 }
 
 function toHandler(name: string, exported: unknown): Omit<LoadedHandler, 'file' | 'dispose'> {

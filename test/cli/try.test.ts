@@ -233,7 +233,9 @@ describe('a run that fails exits with 1, and tells what the receiver would have 
     const { attempt, file } = await start('export default 3')
     expect(await attempt()).toMatchObject({
       code: 1,
-      stdout: expect.stringMatching(/^TypeError: its default export must be a function or defineHandler/),
+      stdout: expect.stringMatching(
+        new RegExp(`^TypeError: its default export must be a function .*\\nit cannot be loaded: ${file}$`, 'm'),
+      ),
     })
     writeFileSync(file, 'export default () => {\n  const a = = 1\n}\n')
     const { code, stdout } = await attempt()
