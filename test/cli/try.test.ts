@@ -101,6 +101,15 @@ describe('try', () => {
   })
 })
 
+test('with onChange a handler runs as for an object that is new to it', async () => {
+  const { attempt } = await start(`
+    export default defineHandler('ONCRMDEALUPDATE', (event, { previous }) => ({ previous: String(previous) }), {
+      onChange: ['title'],
+      ignoreOwnChanges: true,
+    })`)
+  for (const _ of [1, 2]) expect((await attempt()).stdout).toMatch(/^returned \{"previous":"undefined"\}/m)
+})
+
 describe('what a handler asks of Bitrix24', () => {
   test('is shown with its parameters, its time and its result: calls, batches, records and errors', async () => {
     const { attempt } = await start(`
