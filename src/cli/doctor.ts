@@ -8,6 +8,7 @@ import { checkReceiver } from './checks/receiver.ts'
 import { checkSettings } from './checks/settings.ts'
 import { defineCommand } from './command.ts'
 import { exitCodes } from './exit-codes.ts'
+import { printable } from './printer.ts'
 
 /** Looks whether all is there that a receiver needs, and says what to do where it is not. */
 export const doctor = defineCommand({
@@ -65,6 +66,6 @@ async function checkAddress(given: string | undefined): Promise<readonly Check[]
 }
 
 function tell({ name, state, text, advice }: Check): string {
-  const line = `${state.padEnd(7)}  ${name.padEnd(11)}  ${text}`
-  return advice === undefined ? line : `${line}\n${' '.repeat(22)}${advice}`
+  const line = `${state.padEnd(7)}  ${name.padEnd(11)}  ${printable(text)}`
+  return advice === undefined ? line : `${line}\n${' '.repeat(22)}${printable(advice)}`
 }

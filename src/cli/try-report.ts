@@ -2,7 +2,7 @@ import { prettyFactory } from 'pino-pretty'
 import type { JournalledEvent } from '../journal/follow.ts'
 import { onTerminal } from '../log.ts'
 import { localTime } from './local-time.ts'
-import type { Printer } from './printer.ts'
+import { type Printer, printable } from './printer.ts'
 import type { TracedCommand, TracedRequest } from './rest-trace.ts'
 import type { Ended, FromTry } from './try-messages.ts'
 
@@ -14,7 +14,10 @@ export function createReport({ print, retryFor }: { readonly print: Printer; rea
     async start(handler: string, event: JournalledEvent): Promise<void> {
       const { id, event: name, object } = event
       if (print.json) await print.line(JSON.stringify({ type: 'start', handler, event }))
-      else print.note(`${handler}, on ${[name, object].filter(Boolean).join(' ')} of ${localTime(event.time)} (${id})`)
+      else
+        print.note(
+          `${handler}, on ${printable([name, object].filter(Boolean).join(' '))} of ${localTime(event.time)} (${id})`,
+        )
     },
 
     async message(message: FromTry): Promise<void> {
@@ -40,7 +43,8 @@ function textOf({ ms, call, batch = {} }: TracedRequest): string {
 }
 
 function tellCommand({ method, params, sent, result, error }: TracedCommand): string {
-  const end = error ?? (result === undefined ? 'not reached' : shorten(result))
+  const ended = result === undefined ? 'not reached' : shorten(result)
+  const end = error === undefined ? ended : printable(error)
   return `${method} ${shorten(params)} ${sent ? '→' : 'is not sent, and answered with'} ${end}`
 }
 

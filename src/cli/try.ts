@@ -1,13 +1,16 @@
 import { existsSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
-import { pino } from 'pino'
 import { readConfig } from '../config.ts'
 import { matcherOf } from '../dispatch/pattern.ts'
 import { isHandlerFile } from '../dispatch/registry.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
-import { findEvent, findLast } from './choose-event.ts'
 import { defineCommand } from './command.ts'
-import { findDataDir } from './data.ts'
+import { findDataDir, openDeliveriesIfPossible } from './data.ts'
+import { findEvents } from './find-event.ts'
+import { findNewest } from './newest-event.ts'
+import { createNoteLog } from './note-log.ts'
+import type { Printer } from './printer.ts'
+import { createProgress } from './progress.ts'
 import { runInChild } from './try-child.ts'
 import type { FromTry } from './try-messages.ts'
 import { createReport } from './try-report.ts'
@@ -45,22 +48,20 @@ export const tryCommand = defineCommand({
     const config = readConfig(process.env, 'dispatcher')
     const file = findFile(word, config.handlersDir)
     const dataDir = findDataDir()
-    const log = pino({ base: null }, process.stderr)
     const report = createReport({ print, retryFor: config.retryFor })
 
     async function choose({ name, events }: Extract<FromTry, { type: 'loaded' }>): Promise<JournalledEvent> {
       const matches = matcherOf(events)
       if (options.event === 'last') {
-        const last = await findLast(({ event }) => matches(event), { dataDir, log })
-        if (last) return last
+        const newest = await findNewest({ dataDir, matches: ({ event }) => matches(event), log: createNoteLog(print) })
+        if (newest) return newest
         throw new Error(
           `the journal has no event that ${name} handles (${events.join(', ')}): name one with --event, or post one with b24-receiver send`,
         )
       }
-      const found = await findEvent(options.event, { dataDir, log })
-      if (found === undefined) throw new Error(`the journal has no event ${options.event}`)
-      if (!matches(found.event)) print.note(`${name} does not handle ${found.event}: it is run all the same`)
-      return found
+      const event = await findEvent(dataDir, options.event.toLowerCase(), print)
+      if (!matches(event.event)) print.note(`${name} does not handle ${event.event}: it is run all the same`)
+      return event
     }
 
     return runInChild({
@@ -84,4 +85,23 @@ function findFile(word: string, handlersDir: string): string {
   if (!isHandlerFile(basename(file)))
     throw new UsageError(`${basename(file)} is no handler to the receiver: see its rules for names in docs/handlers.md`)
   return file
+}
+
+async function findEvent(dataDir: string, id: string, print: Printer): Promise<JournalledEvent> {
+  if (!/^[0-9a-f-]{8,36}$/.test(id))
+    throw new UsageError('--event takes last, or the id of an event or how it begins, 8 characters or more')
+  const onRead = await createProgress(dataDir, print)
+  const { entries, count } = await findEvents({ dataDir, id, log: createNoteLog(print), onRead })
+  if (count > 1) throw new Error(`${count} events begin with ${id}: name more of its id`)
+  const [entry] = entries
+  if (entry) return entry.event
+  // What is owed or dead keeps its event, for longer than the journal does.
+  const deliveries = openDeliveriesIfPossible(dataDir, print)
+  try {
+    const kept = await deliveries?.keptEvent(id)
+    if (kept) return kept
+  } finally {
+    await deliveries?.close()
+  }
+  throw new Error(`the journal has no event ${id}`)
 }

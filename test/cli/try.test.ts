@@ -1,4 +1,4 @@
-import { chmodSync, copyFileSync, readdirSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, copyFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { envOf, jsonLines, runCli, spawnCli } from '../support/cli.ts'
@@ -87,6 +87,30 @@ describe('try', () => {
     const { code, stdout, stderr } = await attempt('--event', first?.id ?? '', '--json')
     expect([code, jsonLines(stdout)[0]]).toMatchObject([0, { event: { id: first?.id, object: 'deal:662' } }])
     expect(stderr).toContain('ONCRMDEALUPDATE does not handle ONCRMDEALUPDATE: it is run all the same')
+  })
+
+  test('takes an event by how its id begins, and one that only a dead delivery has kept', async () => {
+    const { portal, attempt, receiver, env } = await start('return event.id')
+    const [first] = await receiver.journal()
+    const id = first?.id ?? ''
+    expect(jsonLines((await attempt('--event', id.slice(0, 20), '--json')).stdout).at(-1)).toMatchObject({
+      returned: id,
+    })
+    await receiver.stop()
+    const failing = await startReceiver({
+      dataDir: receiver.dataDir,
+      handlers: {
+        'ONCRMDEALUPDATE.mjs': `import { FinalError } from 'bitrix24-webhook-receiver'
+          export default () => { throw new FinalError('no') }`,
+      },
+    })
+    await failing.post(dealBody(7, { domain: portal.host }))
+    await until('it is dead', () => failing.logged('failed for good: this delivery is dead').length === 1)
+    const dead = (await failing.journal()).at(-1)?.id ?? ''
+    await failing.stop()
+    for (const name of readdirSync(join(receiver.dataDir, 'journal'))) rmSync(join(receiver.dataDir, 'journal', name))
+    expect((await runCli({ env }, 'tail', '--json')).stdout).toBe('')
+    expect(jsonLines((await attempt('--event', dead, '--json')).stdout).at(-1)).toMatchObject({ returned: dead })
   })
 
   test('finds the newest event in an older segment', async () => {
@@ -315,7 +339,7 @@ describe('words that are wrong', () => {
   test.each([
     ['no file', [], 64, 'name the file of a handler'],
     ['a file that there is not', ['nowhere.ts'], 64, 'there is no file nowhere.ts, here or in '],
-    ['an id that is none', ['--event', 'deal:662'], 64, '"deal:662" is no id of an event'],
+    ['an id that is none', ['--event', 'deal:662'], 64, '--event takes last, or the id of an event'],
     [
       'an id that the journal has not',
       ['--event', '019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50'],
