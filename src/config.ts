@@ -307,6 +307,28 @@ export function readHooks(env: Readonly<Record<string, string | undefined>>): re
 }
 
 /**
+ * `B24_APPLICATION_TOKEN` alone, for a tool that posts as Bitrix24 does.
+ *
+ * @throws {ConfigError}
+ */
+export function readTokens(env: Readonly<Record<string, string | undefined>>): readonly Token[] {
+  const problems: string[] = []
+  const text = readSecret(env, 'B24_APPLICATION_TOKEN', (name, what) => problems.push(`${name} ${what}`))
+  if (typeof text === 'string' && problems.length === 0) {
+    const tokens = parseTokens(text)
+    if (!(tokens instanceof Problem)) return tokens
+    problems.push(`B24_APPLICATION_TOKEN ${tokens.text}`)
+  }
+  throw new ConfigError(problems.length > 0 ? problems : ['B24_APPLICATION_TOKEN is not set'])
+}
+
+/** Where compose.yaml lets Bitrix24 call, for a tool; `undefined` where DOMAIN, which no part of ours needs, is not set. */
+export function readPublicUrl(env: Readonly<Record<string, string | undefined>>): string | undefined {
+  const { DOMAIN: domain } = env
+  return domain ? `https://${domain}${readSettings(env, 'WEBHOOK_PATH').WEBHOOK_PATH}` : undefined
+}
+
+/**
  * These settings alone, for tools: it must not take a token to read a log.
  *
  * @throws {ConfigError}

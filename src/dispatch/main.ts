@@ -1,5 +1,4 @@
 import { mkdir } from 'node:fs/promises'
-import { registerHooks } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
@@ -20,6 +19,7 @@ import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
 import { explainStart } from '../start-error.ts'
 import { startDispatcher } from './dispatcher.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
+import { resolveOurName } from './our-name.ts'
 import { openOwnWrites } from './own-writes.ts'
 import type { Queue } from './queue.ts'
 import { HandlersError, type LoadedHandler, loadHandlers, unknownEvents } from './registry.ts'
@@ -27,11 +27,7 @@ import type { Outcome } from './runner.ts'
 import { knownHandlers, openSqliteQueue, queuePath, tellBroken } from './sqlite-queue.ts'
 import { sweepOnStart } from './sweep-on-start.ts'
 
-// Handlers may lie in any folder; what they import under our name is this running source.
-registerHooks({
-  resolve: (specifier, context, next) =>
-    next(specifier === 'bitrix24-webhook-receiver' ? new URL('../index.ts', import.meta.url).href : specifier, context),
-})
+resolveOurName()
 
 /** How often one that waits for another dispatcher's end looks again. */
 const patience = 100
