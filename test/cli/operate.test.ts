@@ -258,6 +258,19 @@ describe('handlers', () => {
     expect(ran()).toHaveLength(1)
   })
 
+  test('forget leaves a handler alone that the dispatcher at work still has, until a reload', async () => {
+    const { receiver, cli, ran } = await start({ handlers: { 'old.mjs': 'export default () => {}' } })
+    await post(receiver, 1)
+    await until('it ran', () => ran().length === 1)
+    rmSync(join(receiver.handlersDir, 'old.mjs'))
+    const early = await cli('handlers', 'forget', 'old', '--yes')
+    expect(early).toMatchObject({ code: 1, stdout: '' })
+    expect(early.stderr).toContain('the dispatcher at work still has "old": reload first')
+    expect(await cli('reload')).toMatchObject({ code: 0 })
+    expect(await cli('handlers', 'forget', 'old', '--yes')).toMatchObject({ code: 0 })
+    expect((await cli('handlers')).stdout).not.toContain('old')
+  })
+
   test('forget of the last one lets a receiver go on that waits for it', async () => {
     const { receiver, cli, ran } = await start()
     await post(receiver, 1)
