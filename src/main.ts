@@ -23,6 +23,7 @@ import { createLog } from './log.ts'
 import { createReceiverMetrics } from './metrics/receiver.ts'
 import { explainStart, StartError } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
+import { dropPendingSweep, openPendingSweep, type PendingSweep } from './sweep/pending-sweep.ts'
 
 /** Bitrix24 opens a connection per event, a thousand of them after a bulk edit. */
 const backlog = 4096
@@ -62,6 +63,7 @@ async function start(config: Config): Promise<void> {
   const journal = await openJournal({ ...config, log, onSync: metrics.synced })
   if (lastAt !== undefined) metrics.lastEventWas(new Date(lastAt))
   settleFirstStart(dataDir, await isJournalEmpty(dataDir))
+  const missed = await findMissed({ config, lastAt, log })
   const tokens = createTokens(config.tokens)
   const app = createServer({
     config,
@@ -89,7 +91,8 @@ async function start(config: Config): Promise<void> {
       grace,
       stall: config.handlerStall,
       append: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),
-      sweepSince: config.sweepOnStart === undefined || lastAt === undefined ? undefined : new Date(lastAt),
+      sweepSince: missed?.since,
+      onSwept: () => void missed?.done().catch((error: unknown) => log.warn({ err: error }, 'a sweep is not noted')),
       log,
     })
   const alerter =
@@ -135,6 +138,26 @@ async function start(config: Config): Promise<void> {
     `ready for events: POST ${config.webhookPath} on ${config.host}:${config.port}`,
   )
   if (supervisor && process.argv.includes('--watch')) watchHandlers(config.handlersDir, supervisor)
+}
+
+/** What SWEEP_ON_START is to look for. A disk that takes no note of it takes no event either, and says so by itself. */
+async function findMissed({
+  config: { dataDir, sweepOnStart },
+  lastAt,
+  log,
+}: {
+  config: Config
+  lastAt: number | undefined
+  log: Logger
+}): Promise<PendingSweep | undefined> {
+  try {
+    if (sweepOnStart !== undefined)
+      return await openPendingSweep(dataDir, lastAt === undefined ? lastAt : new Date(lastAt))
+    await dropPendingSweep(dataDir)
+  } catch (error) {
+    log.error({ err: error }, 'nothing is swept')
+  }
+  return undefined
 }
 
 /** Secrets that come as files are read again; the handlers are loaded anew. */

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest'
 import { envOf, jsonLines, runCli } from '../support/cli.ts'
 import { dispatcherOf } from '../support/dispatcher.ts'
 import { type Portal, startPortal } from '../support/portal.ts'
-import { type ReceiverOptions, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, type ReceiverOptions, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 const [LEAD, DEAL] = [1, 2]
 const plenty = { rate: 1000, burst: 1000 }
@@ -178,6 +178,49 @@ describe('SWEEP_ON_START', () => {
     expect(new Set(seen()).size).toBe(121)
     await until('told', () => again.logged('swept: what was missed is journalled').length === 1)
     expect(await again.journal()).toHaveLength(121)
+  })
+
+  test('is not forgotten by a start that was ended before it got through, though events came meanwhile', async () => {
+    let behind = 0
+    const portal = await startPortal({ limit: plenty, now: () => Date.now() - behind })
+    const { receiver, seen, env } = await start({ portal })
+    const told = Date.now()
+    await receiver.post(dealBody(1))
+    await until('it was handled', () => seen().length === 1)
+    await receiver.stop()
+    await until('a second is over', () => Date.now() - told > 1100)
+    // Later than the last event, less what is allowed for clocks that differ; but not later than the next.
+    behind = 60_000
+    addDeals(portal, 1, 50)
+    await portal.unplug()
+    const sweeping = { ...env, HANDLERS_DIR: receiver.handlersDir, SWEEP_ON_START: 'deal' }
+    const second = await startReceiver({ dataDir: receiver.dataDir, env: sweeping })
+    await until('no luck', () => second.logged('a sweep did not get through, will be tried again').length)
+    await second.post(dealBody(2))
+    await until('it was handled', () => seen().length === 2)
+    await second.stop()
+    await portal.plugIn()
+    const third = await startReceiver({ dataDir: receiver.dataDir, env: sweeping })
+    await until('told', () => third.logged('swept: what was missed is journalled').length === 1)
+    await until('the handler got it', () => seen().length === 3)
+    expect(seen().at(-1)).toMatch(/deal:50 sweep$/)
+    expect(existsSync(join(receiver.dataDir, 'sweep-since'))).toBe(false)
+  })
+
+  test('of two hooks of one portal tells no record twice', async () => {
+    const { portal, receiver, seen, env } = await start()
+    await receiver.post(dealBody(1))
+    await until('it was handled', () => seen().length === 1)
+    await receiver.stop()
+    addDeals(portal, 60, 100)
+    const hooks = `sales=${portal.hook()},support=${portal.hook()}`
+    const again = await startReceiver({
+      dataDir: receiver.dataDir,
+      env: { ...env, HANDLERS_DIR: receiver.handlersDir, B24_HOOK: hooks, SWEEP_ON_START: 'deal' },
+    })
+    await until('both told', () => again.logged('swept: what was missed is journalled').length === 2)
+    await until('handlers got them', () => seen().length >= 61)
+    expect(await again.journal()).toHaveLength(61)
   })
 
   test('on a first start asks nobody', async () => {
