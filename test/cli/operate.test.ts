@@ -143,6 +143,7 @@ describe('replay', () => {
     ['ids and options', ['019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50', '--object', 'deal:1'], 'not by both'],
     ['no id', ['deal:1'], '"deal:1" is no id of an event'],
     ['a time that is none', ['--since', 'yesterday'], '--since takes how long ago'],
+    ['a time before all times', ['--since', '999999999d'], '--since takes how long ago'],
     ['a name that is none', ['--event', 'a b'], '--event a b is no name'],
   ])('with %s is refused as wrong words', async (_, args, message) => {
     const { receiver, cli, ran } = await start()

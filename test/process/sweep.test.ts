@@ -122,11 +122,27 @@ describe('sweep', () => {
     expect(await cli('sweep', '--resume')).toMatchObject({ code: 1 })
   })
 
+  test('is not resumed at another portal, of whose records it would pass the first over', async () => {
+    const { portal, cli, env } = await start()
+    addDeals(portal, 60)
+    portal.behaviour.failing.set('crm.item.list', ['ok', 'INTERNAL_SERVER_ERROR'])
+    expect((await cli('sweep', 'deal', '--all')).code).toBe(1)
+    const other = await startPortal({ address: '127.0.0.2' })
+    const { code, stderr } = await runCli({ env: { ...env, B24_HOOK: other.hook() } }, 'sweep', '--resume')
+    expect([code, stderr]).toEqual([
+      1,
+      `b24-receiver sweep: that sweep was of ${portal.host}, not of ${other.host}: choose its hook in B24_HOOK\n`,
+    ])
+    expect(await cli('sweep', '--resume')).toMatchObject({ code: 0, stdout: '10 records, 10 events journalled\n' })
+  })
+
   test.each([
     ['nothing named', [], 'name what to sweep'],
     ['no time', ['deal'], 'add --since TIME, or --all'],
     ['both', ['deal', '--all', '--since', '1h'], 'add --since TIME, or --all'],
     ['what there is not', ['deals', '--all'], '"deals" cannot be swept'],
+    ['a time too long ago', ['deal', '--since', '999999999d'], '--since takes how long ago'],
+    ['--resume and what to sweep', ['lead', '--resume'], '--resume takes nothing beside it but --dry-run'],
   ])('with %s is refused as wrong words', async (_, args, message) => {
     const { cli } = await start()
     const { code, stderr } = await cli('sweep', ...args)
