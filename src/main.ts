@@ -45,6 +45,10 @@ try {
 async function start(config: Config): Promise<void> {
   const { dataDir, allowedIps, shutdownGrace: grace } = config
   await ensureWritable(dataDir)
+  // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
+  const isTerminal = process.stdin.isTTY || process.stdout.isTTY
+  // `b24-receiver reload` cannot know whether we sit at a terminal; it may send its signal as soon as we hold the lock.
+  const onReload = takeSignals(isTerminal ? ['SIGUSR2'] : ['SIGUSR2', 'SIGHUP'])
   const lock = lockDataDir(dataDir, 'receiver')
   const startedAt = Date.now()
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
@@ -102,8 +106,6 @@ async function start(config: Config): Promise<void> {
       log,
     })
 
-  // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
-  const isTerminal = process.stdin.isTTY || process.stdout.isTTY
   const skip: ('SIGHUP' | 'SIGUSR2')[] = isTerminal ? ['SIGUSR2'] : ['SIGUSR2', 'SIGHUP']
   closeWithGrace({ delay: grace + lastMoments, logger: log, skip }, async ({ signal, err }) => {
     if (err) log.fatal({ err }, 'the receiver cannot go on')
@@ -122,9 +124,7 @@ async function start(config: Config): Promise<void> {
     log.info('stopped')
     await closeLog()
   })
-  // `b24-receiver reload` cannot know whether we sit at a terminal.
-  for (const signal of ['SIGUSR2', ...(isTerminal ? [] : ['SIGHUP'])])
-    process.on(signal, () => void reload({ tokens, supervisor, alerter, log }))
+  onReload(() => void reload({ tokens, supervisor, alerter, log }))
 
   log.info(
     {
@@ -138,6 +138,19 @@ async function start(config: Config): Promise<void> {
     `ready for events: POST ${config.webhookPath} on ${config.host}:${config.port}`,
   )
   if (supervisor && process.argv.includes('--watch')) watchHandlers(config.handlersDir, supervisor)
+}
+
+/** A signal that comes before there is anything to reload must not end us: it is done when there is. */
+function takeSignals(signals: readonly NodeJS.Signals[]): (reload: () => void) => void {
+  let isDue = false
+  let act = () => {
+    isDue = true
+  }
+  for (const signal of signals) process.on(signal, () => act())
+  return (reload) => {
+    act = reload
+    if (isDue) reload()
+  }
 }
 
 /** What SWEEP_ON_START is to look for. A disk that takes no note of it takes no event either, and says so by itself. */

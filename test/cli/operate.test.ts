@@ -1,6 +1,7 @@
 import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { findHolder } from '../../src/journal/lock.ts'
 import { envOf, jsonLines, runCli } from '../support/cli.ts'
 import { deals, linesOf, scripted } from '../support/dispatcher.ts'
 import {
@@ -8,6 +9,7 @@ import {
   freePort,
   type Receiver,
   type ReceiverOptions,
+  spawnReceiver,
   startReceiver,
   temporaryFolder,
   until,
@@ -291,6 +293,17 @@ describe('reload', () => {
     await receiver.stop()
     const { code, stderr } = await cli('reload')
     expect([code, stderr]).toEqual([1, `b24-receiver reload: no receiver runs on ${receiver.dataDir}\n`])
+  })
+
+  test.each(['SIGUSR2', 'SIGHUP'] as const)('by %s does not end a receiver that is just starting', async (signal) => {
+    const receiver = await spawnReceiver({ handlers: { [deals]: 'export default () => {}' } })
+    await until('it holds its folder', () =>
+      existsSync(join(receiver.dataDir, 'receiver.lock')) ? findHolder(receiver.dataDir, 'receiver') : undefined,
+    )
+    receiver.child.kill(signal)
+    await until('it is ready, or ended', () => receiver.output().includes('ready for') || receiver.child.signalCode)
+    expect(receiver.child.signalCode).toBeNull()
+    await until('it reloaded', () => receiver.logged('reloading').length === 1)
   })
 
   test('never signals a process that only has the number of one that was killed', async () => {
