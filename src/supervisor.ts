@@ -83,7 +83,7 @@ export function superviseDispatcher({ grace, stall, append, sweepSince, onSwept,
     })
     children.add(child)
     watchLoop(child)
-    child.on('message', (message: FromDispatcher) => {
+    listen(child, (message) => {
       // Also one that is being replaced: it ends what it runs.
       if (message.type === 'dead') dead = { count: dead.count + 1, last: message.dead }
       if (message.type === 'append') void journal(child, message)
@@ -226,6 +226,13 @@ export function superviseDispatcher({ grace, stall, append, sweepSince, onSwept,
   }
 }
 
+/** The channel is the handlers', too: what they send over it by mistake must not end us. */
+function listen(child: ChildProcess, hear: (message: FromDispatcher) => void): void {
+  child.on('message', (message: FromDispatcher | null) => {
+    if (message !== null) hear(message)
+  })
+}
+
 function isAlive(child: ChildProcess): boolean {
   return child.pid !== undefined && child.exitCode === null && child.signalCode === null
 }
@@ -233,7 +240,7 @@ function isAlive(child: ChildProcess): boolean {
 /** Resolves to whether every handler was loaded. */
 function hasLoaded(child: ChildProcess): Promise<boolean> {
   return new Promise((resolve) => {
-    child.on('message', (message: FromDispatcher) => {
+    listen(child, (message) => {
       if (message.type === 'loaded') resolve(true)
       if (message.type === 'trouble') resolve(false)
     })

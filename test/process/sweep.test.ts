@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import { findHolder } from '../../src/journal/lock.ts'
 import { envOf, jsonLines, runCli } from '../support/cli.ts'
 import { dispatcherOf } from '../support/dispatcher.ts'
 import { type Portal, startPortal } from '../support/portal.ts'
@@ -94,6 +95,17 @@ describe('sweep', () => {
       'ONCRMLEADADD lead:5 sweep',
       'ONTASKADD task:17 sweep',
     ])
+  })
+
+  test('in the place of a stopped receiver is not ended by a reload that is meant for that', async () => {
+    const { portal, receiver, env } = await start()
+    await receiver.stop()
+    addDeals(portal, 120)
+    const slowly = { ...env, B24_RATE: '1', B24_BURST: '1' }
+    const swept = runCli({ env: slowly }, 'sweep', 'deal', '--all')
+    const holder = await until('it has its place', () => findHolder(receiver.dataDir, 'receiver'))
+    process.kill(holder.pid, 'SIGUSR2')
+    expect(await swept).toMatchObject({ code: 0, stdout: '120 records, 120 events journalled\n' })
   })
 
   test('--all is the first fill of a mirror: every record, each as an update', async () => {
