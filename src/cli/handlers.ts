@@ -57,7 +57,7 @@ export const handlers = defineCommand({
       )
     const owed = found.waiting + found.dead
     const told = `"${name}" is to be forgotten, and ${owed} ${owed === 1 ? 'delivery' : 'deliveries'} dropped`
-    if (!(await confirm(told, options.yes))) return exitCodes.failed
+    if (!(await confirm(print, told, options.yes))) return exitCodes.failed
     const deliveries = openDeliveries(findDataDir(), 'write')
     try {
       const dropped = await deliveries.forget(name)

@@ -1,5 +1,8 @@
+import { spawn } from 'node:child_process'
 import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { findHolder } from '../../src/journal/lock.ts'
 import { envOf, jsonLines, runCli } from '../support/cli.ts'
@@ -439,6 +442,32 @@ describe('import', () => {
     await receiver.stop()
   })
 
+  test('of large events takes as many at once as a receiver can', async () => {
+    const { file, lines } = await refused(1)
+    const { receiver, cli } = await start()
+    const [line = {}] = lines
+    const large = Array.from({ length: 150 }, (_, at) => ({
+      ...line,
+      id: `019aaf6e-1c2b-7a10-8f5e-${String(at).padStart(12, '0')}`,
+      data: { FIELDS: { ID: String(at), COMMENTS: 'x'.repeat(100_000) } },
+    }))
+    writeFileSync(file, large.map((one) => `${JSON.stringify(one)}\n`).join(''))
+    expect(await cli('import', file)).toMatchObject({ code: 0, stderr: '' })
+    expect(await idsOf(receiver)).toHaveLength(150)
+  })
+
+  test('passes over what is nested deeper than any post may be', async () => {
+    const { file, lines } = await refused(1)
+    const { cli } = await start()
+    const { data: _, ...line } = lines[0] ?? {}
+    const deep = `${JSON.stringify({ ...line, id: '019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f51' }).slice(0, -1)},"data":${'['.repeat(200_000)}${']'.repeat(200_000)}}`
+    writeFileSync(file, `${deep}\n${readFileSync(file, 'utf8')}`)
+    expect(await cli('import', file, '--dry-run')).toMatchObject({
+      code: 0,
+      stdout: '1 events found, 0 of them in the journal, 1 to import\n',
+    })
+  })
+
   test('from stdin', async () => {
     const { file } = await refused(1)
     const { env, receiver } = await start()
@@ -456,5 +485,38 @@ describe('import', () => {
     expect(stderr).toContain('403')
     expect(stderr).not.toContain('another0token')
     expect(await idsOf(receiver)).toEqual([])
+  })
+})
+
+describe('what nobody reads any more', () => {
+  const cliScript = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+
+  /** In a shell, with its stdout or stderr as that says. */
+  async function shell(env: Record<string, string>, command: string) {
+    const cli = `'${process.execPath}' --disable-warning=ExperimentalWarning '${cliScript}'`
+    const child = spawn('bash', ['-c', command.replaceAll('CLI', cli)], {
+      cwd: temporaryFolder('shell'),
+      env: { PATH: process.env['PATH'], ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    const [out, err] = await Promise.all([text(child.stdout), text(child.stderr)])
+    return `${out}${err}`
+  }
+
+  test('is no error on stdout, but a full disk is', async () => {
+    const { receiver, env } = await start()
+    for (let id = 1; id <= 3; id++) await post(receiver, id)
+    expect(await shell(env, 'set -o pipefail; CLI tail | true; echo $?')).toBe('0\n')
+    expect(await shell(env, 'CLI tail > /dev/full; echo $?')).toMatch(/^1\nb24-receiver: .*ENOSPC/)
+  })
+
+  test('is no reason on stderr to leave a deed undone', async () => {
+    const { receiver, env, ran } = await start()
+    await post(receiver, 1)
+    await until('it ran', () => ran().length === 1)
+    const [first = ''] = await idsOf(receiver)
+    // The reader is gone before the first word.
+    const told = await shell(env, `{ sleep 0.2; CLI replay ${first}; echo $? >&3; } 3>&1 2> >(exec true)`)
+    expect(told).toBe('1 delivery was added\n0\n')
   })
 })
