@@ -488,10 +488,9 @@ describe('import', () => {
   })
 })
 
-describe('what nobody reads any more', () => {
+describe('in a shell', () => {
   const cliScript = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 
-  /** In a shell, with its stdout or stderr as that says. */
   async function shell(env: Record<string, string>, command: string) {
     const cli = `'${process.execPath}' --disable-warning=ExperimentalWarning '${cliScript}'`
     const child = spawn('bash', ['-c', command.replaceAll('CLI', cli)], {
@@ -503,14 +502,19 @@ describe('what nobody reads any more', () => {
     return `${out}${err}`
   }
 
-  test('is no error on stdout, but a full disk is', async () => {
+  test('a stdout that nobody reads any more is no error, but a full disk is', async () => {
     const { receiver, env } = await start()
     for (let id = 1; id <= 3; id++) await post(receiver, id)
     expect(await shell(env, 'set -o pipefail; CLI tail | true; echo $?')).toBe('0\n')
     expect(await shell(env, 'CLI tail > /dev/full; echo $?')).toMatch(/^1\nb24-receiver: .*ENOSPC/)
   })
 
-  test('is no reason on stderr to leave a deed undone', async () => {
+  test('a .env that cannot be read is told in one line', async () => {
+    const told = await shell({}, 'mkdir .env; CLI dead; echo $?')
+    expect(told).toMatch(/^1\nb24-receiver dead: .+\n$/)
+  })
+
+  test('a stderr that nobody reads any more is no reason to leave a deed undone', async () => {
     const { receiver, env, ran } = await start()
     await post(receiver, 1)
     await until('it ran', () => ran().length === 1)
