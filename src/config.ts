@@ -260,6 +260,11 @@ export function readConfig(
   for (const name of notYet) if (env[name]) problem(name, 'is not supported by this version: unset it')
   if (problems.length === 0 && config.silenceAlarm !== undefined && config.alertUrl === undefined)
     problem('SILENCE_ALARM', 'is set, but nobody would hear it: set ALERT_URL too')
+  if (problems.length === 0 && part === 'receiver' && config.sweepOnStart !== undefined && !config.dispatcher)
+    problem(
+      'SWEEP_ON_START',
+      'is done by the dispatcher that the receiver starts: not with DISPATCHER=off, where b24-receiver sweep does it',
+    )
   if (problems.length > 0) throw new ConfigError(problems)
   return config
 }

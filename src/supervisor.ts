@@ -15,6 +15,8 @@ export interface SupervisorParts {
   readonly append: (events: readonly Event[]) => Promise<void>
   /** From when on the first dispatcher looks for what was missed; `undefined`: it does not. */
   readonly sweepSince?: Date | undefined
+  /** What was missed since then is on disk. */
+  readonly onSwept?: () => void
   readonly log: Logger
 }
 
@@ -53,7 +55,7 @@ const lastMoments = 200
  * Keeps one dispatcher process running. What it does, or fails to do, never reaches the receiver but by its messages and
  * its exit.
  */
-export function superviseDispatcher({ grace, stall, append, sweepSince, log }: SupervisorParts): Supervisor {
+export function superviseDispatcher({ grace, stall, append, sweepSince, onSwept, log }: SupervisorParts): Supervisor {
   let pause = shortestPause
   let timer: NodeJS.Timeout | undefined
   let trouble: string | undefined = 'the dispatcher is starting'
@@ -81,11 +83,14 @@ export function superviseDispatcher({ grace, stall, append, sweepSince, log }: S
     })
     children.add(child)
     watchLoop(child)
-    child.on('message', (message: FromDispatcher) => {
+    listen(child, (message) => {
       // Also one that is being replaced: it ends what it runs.
       if (message.type === 'dead') dead = { count: dead.count + 1, last: message.dead }
       if (message.type === 'append') void journal(child, message)
-      if (message.type === 'swept') isSwept = true
+      if (message.type === 'swept') {
+        isSwept = true
+        onSwept?.()
+      }
       if (child !== current) return
       if (message.type === 'trouble') trouble = message.reason
       if (message.type === 'following') trouble = undefined
@@ -221,6 +226,13 @@ export function superviseDispatcher({ grace, stall, append, sweepSince, log }: S
   }
 }
 
+/** The channel is the handlers', too: what they send over it by mistake must not end us. */
+function listen(child: ChildProcess, hear: (message: FromDispatcher) => void): void {
+  child.on('message', (message: FromDispatcher | null) => {
+    if (message !== null) hear(message)
+  })
+}
+
 function isAlive(child: ChildProcess): boolean {
   return child.pid !== undefined && child.exitCode === null && child.signalCode === null
 }
@@ -228,7 +240,7 @@ function isAlive(child: ChildProcess): boolean {
 /** Resolves to whether every handler was loaded. */
 function hasLoaded(child: ChildProcess): Promise<boolean> {
   return new Promise((resolve) => {
-    child.on('message', (message: FromDispatcher) => {
+    listen(child, (message) => {
       if (message.type === 'loaded') resolve(true)
       if (message.type === 'trouble') resolve(false)
     })

@@ -14,6 +14,9 @@ import { UsageError } from './usage-error.ts'
 /** Events of one request, or of one wait for the disk. */
 const atOnce = 200
 
+/** Characters of them: a receiver refuses what more than 10 MB wait for the disk. */
+const mostAtOnce = 2 * 1024 ** 2
+
 /** Milliseconds by which the clock may have been put back between an event and its segment. */
 const clockSlack = 3_600_000
 
@@ -46,9 +49,11 @@ export const importCommand = defineCommand({
     if (!options['dry-run']) {
       const appender = await openAppender(config)
       try {
-        for (let at = 0; at < events.length; at += atOnce) {
-          await appender.append(events.slice(at, at + atOnce))
-          print.progress(`${Math.min(events.length, at + atOnce)} of ${events.length}`)
+        let appended = 0
+        for (const batch of batchesOf(events)) {
+          await appender.append(batch)
+          appended += batch.length
+          print.progress(`${appended} of ${events.length}`)
         }
       } finally {
         await appender.close()
@@ -62,6 +67,22 @@ export const importCommand = defineCommand({
     return undefined
   },
 })
+
+function* batchesOf(events: readonly Event[]): Generator<Event[]> {
+  let batch: Event[] = []
+  let size = 0
+  for (const event of events) {
+    const { length } = JSON.stringify(event)
+    if (batch.length === atOnce || (batch.length > 0 && size + length > mostAtOnce)) {
+      yield batch
+      batch = []
+      size = 0
+    }
+    batch.push(event)
+    size += length
+  }
+  if (batch.length > 0) yield batch
+}
 
 /** Those of them that the journal has. An id tells the millisecond at which it was made (UUIDv7). */
 async function journalled(dataDir: string, events: ReadonlyMap<string, Event>): Promise<Set<string>> {

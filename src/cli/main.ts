@@ -4,8 +4,12 @@ import { ConfigError } from '../config.ts'
 import { commands, help } from './commands.ts'
 import { exitCodes } from './exit-codes.ts'
 
-// `| head` closes our stdout: there is nobody left to tell.
-process.stdout.on('error', () => process.exit(0))
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  // `| head` closes our stdout: there is nobody left to tell.
+  process.exit(error.code === 'EPIPE' ? exitCodes.done : fail(`b24-receiver: ${error.message}`, exitCodes.failed))
+})
+// `2>&1 | head` does it, too: what was asked for is done all the same.
+process.stderr.on('error', () => undefined)
 
 process.exitCode = await main(process.argv.slice(2))
 

@@ -84,9 +84,8 @@ export async function startOf(
 export function parseTime(word: string, text: string | undefined, now: Date): Date | undefined {
   if (text === undefined) return undefined
   const ago = parseDuration(text)
-  if (ago !== undefined) return new Date(now.getTime() - ago)
-  const time = new Date(text)
-  if (!/^\d{4}-\d\d-\d\d/.test(text) || Number.isNaN(time.getTime()))
+  const time = new Date(ago === undefined ? text : now.getTime() - ago)
+  if ((ago === undefined && !/^\d{4}-\d\d-\d\d/.test(text)) || Number.isNaN(time.getTime()))
     throw new UsageError(`${word} takes how long ago, such as 30m or 7d, or a time such as 2026-11-23T08:00:00Z`)
   return time
 }

@@ -1,6 +1,7 @@
 import { accessSync, constants, existsSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import type { JournalledEvent } from '../journal/follow.ts'
 import type { Deliveries, DeliveryRecord } from './deliveries.ts'
@@ -16,6 +17,10 @@ export interface SqliteDeliveriesParts {
 
 /** Milliseconds that a dispatcher at work is waited for. */
 const patience = 5_000
+
+/** Deliveries of one transaction, and the milliseconds between two in which a dispatcher at work gets its turn. */
+const atOnce = 1_000
+const breath = 5
 
 /**
  * The deliveries of the embedded engine, for tools. Beside a dispatcher each change is one short transaction.
@@ -49,7 +54,9 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
     drop: db.prepare("DELETE FROM delivery WHERE key = ? AND state = 'dead'"),
     isRunning: db.prepare("SELECT 1 FROM delivery WHERE handler = ? AND state = 'running'"),
     forgetHandler: db.prepare('DELETE FROM handler WHERE name = ?'),
-    forgetOwed: db.prepare('DELETE FROM delivery WHERE handler = ?'),
+    some: db.prepare(`
+      SELECT max(key) AS last FROM (SELECT key FROM delivery WHERE handler = ? AND key > ? ORDER BY key LIMIT ${atOnce})`),
+    forgetSome: db.prepare('DELETE FROM delivery WHERE handler = ? AND key > ? AND key <= ?'),
     forgetWrites: db.prepare('DELETE FROM own_write WHERE handler = ?'),
     forgetSeen: db.prepare('DELETE FROM seen WHERE handler = ?'),
     owed: db.prepare(`
@@ -130,18 +137,27 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
       inTransaction(db, () => {
         for (const delivery of deliveries) lanes.add(delivery, nextRun(delivery.event.id, delivery.handler))
       }),
-    forget: (handler) =>
-      inTransaction(db, () => {
-        // What it runs would go on, and the next of its object start beside it.
-        if (sql.isRunning.get(handler))
-          throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
-        const owed = Number(sql.owed.get(handler)?.['owed'])
-        sql.forgetOwed.run(handler)
-        sql.forgetWrites.run(handler)
-        sql.forgetSeen.run(handler)
-        sql.forgetHandler.run(handler)
-        return owed
-      }),
+    async forget(handler) {
+      const owed = Number(sql.owed.get(handler)?.['owed'])
+      /** @returns the last of those that were forgotten */
+      const forgetSome = (from: number) =>
+        inTransaction(db, () => {
+          // What it runs would go on, and the next of its object start beside it.
+          if (sql.isRunning.get(handler))
+            throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
+          const last = numberOf(sql.some.get(handler, from)?.['last'])
+          if (last !== undefined) sql.forgetSome.run(handler, from, last)
+          else {
+            // At the end, so that one that is cut off can be done again.
+            sql.forgetWrites.run(handler)
+            sql.forgetSeen.run(handler)
+            sql.forgetHandler.run(handler)
+          }
+          return last
+        })
+      for (let last = forgetSome(0); last !== undefined; last = forgetSome(last)) await sleep(breath)
+      return owed
+    },
     close: () => db.close(),
   }
 }

@@ -242,9 +242,11 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     },
     handlers: () => new Map(sql.handlers.all().map((row) => [String(row['name']), Number(row['owed'])])),
     remember(handlers) {
+      // The same for all: tools tell by it which were loaded together.
+      const at = now()
       inTransaction(db, () => {
         for (const { name, events, order, settle, onChange } of handlers) {
-          sql.remember.run({ name, events: JSON.stringify(events), order, settle, now: now() })
+          sql.remember.run({ name, events: JSON.stringify(events), order, settle, now: at })
           if (!onChange) sql.unseeAll.run(name)
         }
         sql.mended.run()

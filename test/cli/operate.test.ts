@@ -1,6 +1,10 @@
+import { spawn } from 'node:child_process'
 import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
+import { findHolder } from '../../src/journal/lock.ts'
 import { envOf, jsonLines, runCli } from '../support/cli.ts'
 import { deals, linesOf, scripted } from '../support/dispatcher.ts'
 import {
@@ -8,6 +12,7 @@ import {
   freePort,
   type Receiver,
   type ReceiverOptions,
+  spawnReceiver,
   startReceiver,
   temporaryFolder,
   until,
@@ -143,6 +148,7 @@ describe('replay', () => {
     ['ids and options', ['019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50', '--object', 'deal:1'], 'not by both'],
     ['no id', ['deal:1'], '"deal:1" is no id of an event'],
     ['a time that is none', ['--since', 'yesterday'], '--since takes how long ago'],
+    ['a time before all times', ['--since', '999999999d'], '--since takes how long ago'],
     ['a name that is none', ['--event', 'a b'], '--event a b is no name'],
   ])('with %s is refused as wrong words', async (_, args, message) => {
     const { receiver, cli, ran } = await start()
@@ -258,6 +264,19 @@ describe('handlers', () => {
     expect(ran()).toHaveLength(1)
   })
 
+  test('forget leaves a handler alone that the dispatcher at work still has, until a reload', async () => {
+    const { receiver, cli, ran } = await start({ handlers: { 'old.mjs': 'export default () => {}' } })
+    await post(receiver, 1)
+    await until('it ran', () => ran().length === 1)
+    rmSync(join(receiver.handlersDir, 'old.mjs'))
+    const early = await cli('handlers', 'forget', 'old', '--yes')
+    expect(early).toMatchObject({ code: 1, stdout: '' })
+    expect(early.stderr).toContain('the dispatcher at work still has "old": reload first')
+    expect(await cli('reload')).toMatchObject({ code: 0 })
+    expect(await cli('handlers', 'forget', 'old', '--yes')).toMatchObject({ code: 0 })
+    expect((await cli('handlers')).stdout).not.toContain('old')
+  })
+
   test('forget of the last one lets a receiver go on that waits for it', async () => {
     const { receiver, cli, ran } = await start()
     await post(receiver, 1)
@@ -277,6 +296,17 @@ describe('reload', () => {
     await receiver.stop()
     const { code, stderr } = await cli('reload')
     expect([code, stderr]).toEqual([1, `b24-receiver reload: no receiver runs on ${receiver.dataDir}\n`])
+  })
+
+  test.each(['SIGUSR2', 'SIGHUP'] as const)('by %s does not end a receiver that is just starting', async (signal) => {
+    const receiver = await spawnReceiver({ handlers: { [deals]: 'export default () => {}' } })
+    await until('it holds its folder', () =>
+      existsSync(join(receiver.dataDir, 'receiver.lock')) ? findHolder(receiver.dataDir, 'receiver') : undefined,
+    )
+    receiver.child.kill(signal)
+    await until('it is ready, or ended', () => receiver.output().includes('ready for') || receiver.child.signalCode)
+    expect(receiver.child.signalCode).toBeNull()
+    await until('it reloaded', () => receiver.logged('reloading').length === 1)
   })
 
   test('never signals a process that only has the number of one that was killed', async () => {
@@ -412,6 +442,32 @@ describe('import', () => {
     await receiver.stop()
   })
 
+  test('of large events takes as many at once as a receiver can', async () => {
+    const { file, lines } = await refused(1)
+    const { receiver, cli } = await start()
+    const [line = {}] = lines
+    const large = Array.from({ length: 150 }, (_, at) => ({
+      ...line,
+      id: `019aaf6e-1c2b-7a10-8f5e-${String(at).padStart(12, '0')}`,
+      data: { FIELDS: { ID: String(at), COMMENTS: 'x'.repeat(100_000) } },
+    }))
+    writeFileSync(file, large.map((one) => `${JSON.stringify(one)}\n`).join(''))
+    expect(await cli('import', file)).toMatchObject({ code: 0, stderr: '' })
+    expect(await idsOf(receiver)).toHaveLength(150)
+  })
+
+  test('passes over what is nested deeper than any post may be', async () => {
+    const { file, lines } = await refused(1)
+    const { cli } = await start()
+    const { data: _, ...line } = lines[0] ?? {}
+    const deep = `${JSON.stringify({ ...line, id: '019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f51' }).slice(0, -1)},"data":${'['.repeat(200_000)}${']'.repeat(200_000)}}`
+    writeFileSync(file, `${deep}\n${readFileSync(file, 'utf8')}`)
+    expect(await cli('import', file, '--dry-run')).toMatchObject({
+      code: 0,
+      stdout: '1 events found, 0 of them in the journal, 1 to import\n',
+    })
+  })
+
   test('from stdin', async () => {
     const { file } = await refused(1)
     const { env, receiver } = await start()
@@ -429,5 +485,42 @@ describe('import', () => {
     expect(stderr).toContain('403')
     expect(stderr).not.toContain('another0token')
     expect(await idsOf(receiver)).toEqual([])
+  })
+})
+
+describe('in a shell', () => {
+  const cliScript = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+
+  async function shell(env: Record<string, string>, command: string) {
+    const cli = `'${process.execPath}' --disable-warning=ExperimentalWarning '${cliScript}'`
+    const child = spawn('bash', ['-c', command.replaceAll('CLI', cli)], {
+      cwd: temporaryFolder('shell'),
+      env: { PATH: process.env['PATH'], ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    const [out, err] = await Promise.all([text(child.stdout), text(child.stderr)])
+    return `${out}${err}`
+  }
+
+  test('a stdout that nobody reads any more is no error, but a full disk is', async () => {
+    const { receiver, env } = await start()
+    for (let id = 1; id <= 3; id++) await post(receiver, id)
+    expect(await shell(env, 'set -o pipefail; CLI tail | true; echo $?')).toBe('0\n')
+    expect(await shell(env, 'CLI tail > /dev/full; echo $?')).toMatch(/^1\nb24-receiver: .*ENOSPC/)
+  })
+
+  test('a .env that cannot be read is told in one line', async () => {
+    const told = await shell({}, 'mkdir .env; CLI dead; echo $?')
+    expect(told).toMatch(/^1\nb24-receiver dead: .+\n$/)
+  })
+
+  test('a stderr that nobody reads any more is no reason to leave a deed undone', async () => {
+    const { receiver, env, ran } = await start()
+    await post(receiver, 1)
+    await until('it ran', () => ran().length === 1)
+    const [first = ''] = await idsOf(receiver)
+    // The reader is gone before the first word.
+    const told = await shell(env, `{ sleep 0.2; CLI replay ${first}; echo $? >&3; } 3>&1 2> >(exec true)`)
+    expect(told).toBe('1 delivery was added\n0\n')
   })
 })

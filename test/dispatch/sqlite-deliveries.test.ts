@@ -97,3 +97,28 @@ export default (event) => {
   expect((await deliveries.dead({})).map(({ object }) => object)).toEqual(['deal:2'])
   await deliveries.close()
 })
+
+test('handlers that were loaded together are known to be, however long it took', async () => {
+  let time = 1_000_000
+  const path = queuePath(temporaryFolder('queue'))
+  const queue = openSqliteQueue({ path, now: () => time++ })
+  await queue.remember(['a', 'b', 'c'].map((name) => known(name)))
+  const times = (await open(path).handlers()).map(({ loadedAt }) => loadedAt)
+  expect(new Set(times).size).toBe(1)
+})
+
+test('a handler that is owed very much is forgotten in steps, between which a dispatcher may write', async () => {
+  const path = queuePath(temporaryFolder('queue'))
+  const queue = openSqliteQueue({ path })
+  await queue.remember([known('h'), known('other')])
+  const owed = Array.from({ length: 3000 }, (_, id) => deliveryOf(eventOf(id)))
+  await queue.add([...owed, deliveryOf(eventOf(1), { handler: 'other' })], here)
+  const dispatcher = new DatabaseSync(path, { timeout: 0 })
+  const count = () => Number(dispatcher.prepare('SELECT count(*) AS n FROM delivery').get()?.['n'])
+  const forgotten = open(path, 'write').forget('h')
+  expect(count()).toBeGreaterThan(1)
+  dispatcher.exec('BEGIN IMMEDIATE; ROLLBACK')
+  expect(await forgotten).toBe(3000)
+  expect(count()).toBe(1)
+  expect([...(await queue.handlers())]).toEqual([['other', 1]])
+})
