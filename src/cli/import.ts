@@ -1,14 +1,13 @@
 import { createReadStream } from 'node:fs'
-import { mkdir } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { pino } from 'pino'
 import { readConfig } from '../config.ts'
 import type { Event } from '../intake/event.ts'
 import { follow, positionBefore } from '../journal/follow.ts'
 import { parseRefusedLine } from '../journal/refused-line.ts'
-import { journalDir } from '../journal/segments.ts'
 import { openAppender } from './appender.ts'
 import { defineCommand } from './command.ts'
+import { findDataDir } from './data.ts'
 import { UsageError } from './usage-error.ts'
 
 /** Events of one request, or of one wait for the disk. */
@@ -35,14 +34,13 @@ export const importCommand = defineCommand({
   async run({ options, words: [file], print }) {
     if (file === undefined) throw new UsageError('name the file that holds the lines, or - for stdin')
     const config = readConfig(process.env)
-    const { dataDir } = config
+    const dataDir = findDataDir()
     const found = new Map<string, Event>()
     for await (const line of createInterface({ input: file === '-' ? process.stdin : createReadStream(file) })) {
       const event = parseRefusedLine(line)
       if (event) found.set(event.id, event)
       print.progress(`${found.size} events found`)
     }
-    await mkdir(journalDir(dataDir), { recursive: true })
     const known = await journalled(dataDir, found)
     const events = [...found.values()].filter(({ id }) => !known.has(id))
     const summary = { found: found.size, known: known.size, imported: options['dry-run'] ? 0 : events.length }
