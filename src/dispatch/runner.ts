@@ -37,6 +37,8 @@ export interface RunnerParts {
   readonly onOutcome: (outcome: Outcome) => void
   /** What was postponed may run. */
   readonly resume: () => void
+  /** What it saw is of no use any more: its object was deleted meanwhile. */
+  readonly keepsNothing?: (delivery: Delivery) => boolean
   /** Somebody who waits for the runs wants them to end: their signals abort. */
   readonly interrupt?: AbortSignal
 }
@@ -52,7 +54,7 @@ export interface Runner {
 const longestPostponement = 600_000
 
 export function createRunner(parts: RunnerParts): Runner {
-  const { queue, portals, ownWrites, log, onStuck, onOutcome, resume } = parts
+  const { queue, portals, ownWrites, log, onStuck, onOutcome, resume, keepsNothing = () => false } = parts
   const loopBreaker = createLoopBreaker()
   /** Names of the handlers that were seen calling Bitrix24. */
   const callers = new Set<string>()
@@ -75,7 +77,7 @@ export function createRunner(parts: RunnerParts): Runner {
     const started = performance.now()
     const ms = () => Math.round(performance.now() - started)
     const end = async (outcome: 'handled' | 'unchanged' | 'gone' | 'echo', seen?: SeenFields | null) => {
-      await queue.done(delivery, seen)
+      await queue.done(delivery, keepsNothing(delivery) ? null : seen)
       const took = ms()
       log.info({ ...about, ms: took }, outcome)
       onOutcome({ handler: handler.name, event, outcome, ms: took })
