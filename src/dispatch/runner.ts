@@ -6,7 +6,7 @@ import type { JournalledEvent } from '../journal/follow.ts'
 import { createRun } from './context.ts'
 import { laneOf } from './lane.ts'
 import { createLoopBreaker } from './loop-breaker.ts'
-import { judgeChange } from './on-change.ts'
+import { judgeChange, noteOwnChange } from './on-change.ts'
 import type { OwnWrites } from './own-writes.ts'
 import type { Delivery, Queue, SeenFields } from './queue.ts'
 import type { LoadedHandler } from './registry.ts'
@@ -90,15 +90,18 @@ export function createRunner(parts: RunnerParts): Runner {
       ownWrites,
       onCall: () => void callers.add(handler.name),
     })
+    const question = onChange && { delivery, names: onChange, queue, readRecord: run.readOnce }
     try {
       // Not on a retry: a run that failed half-way has written, too.
       if (ignoreOwnChanges && attempt === 1) {
         const readRecord = onChange ? run.readOnce : run.readRecord
         const verdict = await ownWrites.judge({ handler: handler.name, event, coalesced }, readRecord)
-        // What is kept stays: it may be a person's change that ours has overtaken, and whose event is still to come.
-        if (verdict === 'echo') return await end('echo')
+        if (verdict === 'echo') {
+          if (question) await noteOwnChange(question)
+          return await end('echo')
+        }
       }
-      const change = onChange && (await judgeChange({ delivery, names: onChange, queue, readRecord: run.readOnce }))
+      const change = question && (await judgeChange(question))
       if (change && change.verdict !== 'run') return await end(change.verdict, change.seen)
       await Promise.race([
         handler.handle(event, run.contextWith(change?.previous)),

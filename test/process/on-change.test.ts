@@ -259,6 +259,21 @@ test('beside ignoreOwnChanges: its own change of the stage does not run it, and 
   expect(receiver.logged('handled')).toHaveLength(2)
 })
 
+test('beside ignoreOwnChanges: who takes back what the handler has written to a field makes it run', async () => {
+  const { portal, mark, unmark, done, ended } = await start((folder) => ({
+    'mover.mjs': mover(folder, "{ onChange: ['stageId'], ignoreOwnChanges: true }"),
+  }))
+  mark('write')
+  stage(portal, 'WON')
+  await ended('echo', 1)
+  unmark('write')
+  stage(portal, 'WON')
+  await ended('handled', 2)
+  portal.edit(DEAL, 5, { title: 'Ship' })
+  await ended('unchanged', 1)
+  expect(done()).toEqual(['deal:5 first WON 1', 'deal:5 WON WON 1'])
+})
+
 test('a field that the deal does not have, or no hook, ends a delivery at its first run, and says why', async () => {
   const { portal, receiver, begun, ended } = await start((folder) => ({
     'mover.mjs': mover(folder, "{ onChange: ['stageid', 'title'] }"),
