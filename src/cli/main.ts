@@ -3,6 +3,7 @@ import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import { ConfigError } from '../config.ts'
 import { findCommand, helpOf, loadCommands } from './commands.ts'
 import { exitCodes } from './exit-codes.ts'
+import { printable } from './printer.ts'
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   // `| head` closes our stdout: there is nobody left to tell.
@@ -22,7 +23,7 @@ async function main([name = '', ...args]: readonly string[]): Promise<number> {
     return await command.run(args)
   } catch (error) {
     const message = (error instanceof Error ? error.message : String(error)).replaceAll(/\s+/g, ' ')
-    return fail(`b24-receiver ${name}: ${message}`, exitCodeOf(error))
+    return fail(`b24-receiver ${name}: ${printable(message)}`, exitCodeOf(error))
   }
 }
 
