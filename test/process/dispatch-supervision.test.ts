@@ -218,18 +218,6 @@ test.skipIf(!canTrace)(
   },
 )
 
-test("what handlers send to the parent of their process, as for another supervisor, is none of the receiver's", async () => {
-  const send = `for (const message of [null, 'ready', 0, [], {}]) process.send(message)`
-  const receiver = await startReceiver({ handlers: { [deals]: `${send}\nexport default () => { ${send} }` } })
-  await receiver.post(dealBody(1))
-  await until('handled', () => receiver.logged('handled').length === 1)
-  receiver.child.kill('SIGHUP')
-  await until('reloaded', () => receiver.logged('handlers were loaded anew').length === 1)
-  expect((await receiver.post(dealBody(2))).status).toBe(200)
-  await until('handled', () => receiver.logged('handled').length === 2)
-  expect(await receiver.stop()).toEqual({ code: 0, signal: null })
-})
-
 test('a dispatcher whose receiver was gone before it was up does not stay', async () => {
   const dispatcher = fork(dispatcherScript, {
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
