@@ -36,6 +36,10 @@ export interface Config {
   readonly handlerTimeout: number
   readonly shutdownGrace: number
   readonly dispatcher: boolean
+  /** Where deliveries are, when they are not in `dataDir`; a secret. */
+  readonly databaseUrl: string | undefined
+  /** Whether this receiver's dispatcher runs handlers, too, where deliveries are in Postgres. */
+  readonly worker: boolean
   readonly adminPort: number
   readonly adminHost: string
   /** Bytes. */
@@ -143,13 +147,22 @@ export const settings = {
     about: 'only where dispatch.db was lost: oldest, now, or a time such as 2026-11-23T08:00:00Z',
   },
   DISPATCHER: { parse: oneOf(['on', 'off']), default: 'on', about: 'off: posts are journalled, no handler runs' },
+  DATABASE_URL: {
+    parse: parseDatabase,
+    default: '',
+    about:
+      'deliveries are in this Postgres, for several machines: postgres://user:password@host/database (docs/scaling.md)',
+    secret: true,
+  },
+  WORKERS: {
+    parse: wholeNumber(0, 1),
+    default: '1',
+    about: 'with DATABASE_URL: 0 if this receiver runs no handlers, but only b24-receiver work does',
+  },
 } as const satisfies Record<string, Setting<unknown>>
 
 type Name = keyof typeof settings
 type Value<N extends Name> = Exclude<ReturnType<(typeof settings)[N]['parse']>, Problem>
-
-/** Settings of the design that this version does not know yet: refused, so that nobody trusts one that does nothing. */
-const notYet = ['DATABASE_URL']
 
 /**
  * Reads the environment. Empty variables count as unset. A dispatcher needs no token and reads none.
@@ -202,8 +215,9 @@ export function readConfig(
     shutdownGrace: read('SHUTDOWN_GRACE'),
     dispatchFrom: read('DISPATCH_FROM'),
     dispatcher: read('DISPATCHER') === 'on',
+    databaseUrl: read('DATABASE_URL'),
+    worker: read('WORKERS') === 1,
   }
-  for (const name of notYet) if (env[name]) problem(name, 'is not supported by this version: unset it')
   if (problems.length > 0) throw new ConfigError(problems)
   return config
 }
@@ -301,6 +315,20 @@ function parseFrom(text: string): string | undefined | Problem {
   if (text === '') return undefined
   if (text === 'oldest' || text === 'now' || !Number.isNaN(Date.parse(text))) return text
   return new Problem('must be oldest, now or a time such as 2026-11-23T08:00:00Z')
+}
+
+/** Postgres' own form of it; what pg would make of anything else is not asked. */
+function parseDatabase(text: string): string | undefined | Problem {
+  if (text === '') return undefined
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  if (
+    url &&
+    /^postgres(ql)?:$/.test(url.protocol) &&
+    (url.hostname !== '' || url.searchParams.has('host')) &&
+    url.pathname.length > 1
+  )
+    return text
+  return new Problem('must be postgres://user:password@host:port/database')
 }
 
 function parseProxies(text: string): readonly string[] | Problem {

@@ -5,6 +5,7 @@ import closeWithGrace from 'close-with-grace'
 import type { Logger } from 'pino'
 import { createAdminServer } from './admin.ts'
 import { type Config, readConfig } from './config.ts'
+import { settleIdentity } from './dispatch/identity.ts'
 import { settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { createServer } from './intake/server.ts'
 import { createTokens, type Tokens } from './intake/token.ts'
@@ -38,7 +39,9 @@ async function start(config: Config): Promise<void> {
   const lock = lockDataDir(dataDir, 'receiver')
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
   const journal = await openJournal({ ...config, log })
-  settleFirstStart(dataDir, await isJournalEmpty(dataDir))
+  const isNew = await isJournalEmpty(dataDir)
+  if (config.databaseUrl === undefined) settleFirstStart(dataDir, isNew)
+  else settleIdentity(dataDir, isNew)
   const tokens = createTokens(config.tokens)
   const app = createServer({ config, tokens, journal, log, timeouts: { farewell: grace / 2 } })
   let supervisor: Supervisor | undefined
@@ -121,7 +124,7 @@ async function ensureWritable(dir: string): Promise<void> {
     for (path of [
       dir,
       journalDir(dir),
-      ...['receiver.lock', 'dispatcher.lock', 'dispatch.db'].map((name) => join(dir, name)),
+      ...['receiver.lock', 'dispatcher.lock', 'dispatch.db', 'identity.json'].map((name) => join(dir, name)),
     ])
       if (existsSync(path)) await access(path, constants.W_OK)
   } catch (error) {

@@ -10,6 +10,8 @@ export interface SupervisorParts {
   readonly grace: number
   /** Milliseconds after which an event loop that does not turn is taken for stuck. */
   readonly stall: number
+  /** Words for the dispatcher: of one that only runs handlers, its folder. */
+  readonly args?: readonly string[]
   readonly log: Logger
 }
 
@@ -43,7 +45,7 @@ const lastMoments = 200
  * Keeps one dispatcher process running. What it does, or fails to do, never reaches the receiver but by its messages and
  * its exit.
  */
-export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Supervisor {
+export function superviseDispatcher({ grace, stall, args = [], log }: SupervisorParts): Supervisor {
   let pause = shortestPause
   let timer: NodeJS.Timeout | undefined
   let trouble: string | undefined = 'the dispatcher is starting'
@@ -61,7 +63,7 @@ export function superviseDispatcher({ grace, stall, log }: SupervisorParts): Sup
   let current = start()
 
   function start(): ChildProcess {
-    const child = fork(fileURLToPath(new URL('dispatch/main.ts', import.meta.url)), {
+    const child = fork(fileURLToPath(new URL('dispatch/main.ts', import.meta.url)), [...args], {
       // A handlers folder needs no package.json, and node:sqlite is no experiment to us.
       execArgv: ['--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],

@@ -2,9 +2,10 @@ import { call } from './call.ts'
 import type { Command } from './command.ts'
 import { demo } from './demo.ts'
 import { tail } from './tail.ts'
+import { work } from './work.ts'
 
 /** In the order of the help. */
-export const commands: readonly Command[] = [tail, call, demo]
+export const commands: readonly Command[] = [tail, call, work, demo]
 
 const width = Math.max(...commands.map(({ usage }) => usage.length))
 

@@ -4,6 +4,7 @@ import type { Logger } from 'pino'
 import type { Portals } from '../bitrix24/portals.ts'
 import { follow, type Position } from '../journal/follow.ts'
 import { listSegments } from '../journal/segments.ts'
+import { createLoopBreaker, type LoopBreaker } from './loop-breaker.ts'
 import type { OwnWrites } from './own-writes.ts'
 import type { Delivery, Queue } from './queue.ts'
 import type { LoadedHandler } from './registry.ts'
@@ -11,12 +12,15 @@ import { createRunner, type Outcome } from './runner.ts'
 
 export interface DispatcherParts {
   readonly dataDir: string
-  readonly from: Position
+  /** Where to follow the journal from; without it others do. */
+  readonly from: Position | undefined
   readonly handlers: readonly LoadedHandler[]
   readonly queue: Queue
   readonly portals: Portals
   readonly ownWrites: OwnWrites
-  /** Runs at once. */
+  /** Without one this process counts for itself. */
+  readonly loopBreaker?: LoopBreaker
+  /** Runs at once; 0 where others run them. */
   readonly concurrency: number
   /** Milliseconds, as is `handlerTimeout`. */
   readonly retryFor: number
@@ -55,15 +59,19 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   let isFillDue = false
   let retiring = Promise.resolve()
   let followed = from
-  const runner = createRunner({ ...parts, onStuck: giveUp, onOutcome, resume })
+  let isStopping = false
+  const { loopBreaker = createLoopBreaker() } = parts
+  const runner = createRunner({ ...parts, loopBreaker, onStuck: giveUp, onOutcome, resume })
 
   /** This process cannot go on: it begins nothing more, and whoever started us stops us. */
   function giveUp(error: unknown): void {
+    // Whoever stops us does not wait for more than what can be done.
+    if (isStopping) log.error({ err: error }, 'not written down before the end')
     stopping.abort()
     failure.reject(error)
   }
 
-  async function followJournal(): Promise<void> {
+  async function followJournal(from: Position): Promise<void> {
     for await (const { entries, position } of follow({ dataDir, from, signal: stopping.signal, log })) {
       const deliveries = entries.flatMap(({ event, at: { segment } }) =>
         handlers
@@ -125,19 +133,25 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   }
 
   async function chargeCrash(): Promise<void> {
-    const delivery = await queue.recover()
-    if (delivery === undefined) return
-    const handler = byName.get(delivery.handler)
-    // Its file is gone: it waits with the rest of what that handler is owed.
-    if (handler === undefined) return queue.release(delivery)
-    await runner.chargeCrash(delivery, handler)
+    for (let delivery = await queue.recover(); delivery !== undefined; delivery = await queue.recover()) {
+      const handler = byName.get(delivery.handler)
+      // Its file is gone: it waits with the rest of what that handler is owed.
+      if (handler === undefined) await queue.release(delivery)
+      else await runner.chargeCrash(delivery, handler)
+    }
+  }
+
+  /** Others that share the queue may have died. */
+  function takeOver(): void {
+    if (!stopping.signal.aborted) claiming = claiming.then(chargeCrash).catch(giveUp)
+    fill()
   }
 
   /** Removes the segments that were followed and are older than the retention. */
   async function retire(): Promise<void> {
     const segments = await listSegments(dataDir)
     for (const { number, path } of segments.slice(0, -1)) {
-      if (stopping.signal.aborted || number >= followed.segment) return
+      if (stopping.signal.aborted || followed === undefined || number >= followed.segment) return
       if ((await stat(path)).mtimeMs > Date.now() - retentionDays * day) return
       await queue.prune(number)
       await rm(path)
@@ -155,12 +169,14 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     }
   }
 
-  await chargeCrash()
-  // What a tool has added, or made ready again.
-  queue.watch(fill)
-  // Hooks are taken for good until a call fails.
-  resume()
-  const following = followJournal()
+  if (concurrency > 0) {
+    await chargeCrash()
+    // What a tool or another receiver has added, or made ready again.
+    queue.watch({ changed: fill, died: takeOver })
+    // Hooks are taken for good until a call fails.
+    resume()
+  }
+  const following = from === undefined ? Promise.resolve() : followJournal(from)
   following.catch(giveUp)
   const retireNow = () => {
     retiring = retiring.then(retire).catch(giveUp)
@@ -172,7 +188,9 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     failed: failure.promise,
     resume,
     async stop(grace) {
+      isStopping = true
       stopping.abort()
+      queue.hurry()
       clearTimeout(alarm)
       clearInterval(hourly)
       await Promise.allSettled([following, claiming, retiring])

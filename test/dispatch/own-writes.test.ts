@@ -4,7 +4,7 @@ import { createClient } from '../../src/bitrix24/client.ts'
 import { realClock } from '../../src/bitrix24/clock.ts'
 import { parseHooks } from '../../src/bitrix24/hook.ts'
 import { createLimits } from '../../src/bitrix24/limits.ts'
-import { openOwnWrites } from '../../src/dispatch/own-writes.ts'
+import { type OwnWrites, openOwnWrites } from '../../src/dispatch/own-writes.ts'
 import { openSqliteQueue, queuePath } from '../../src/dispatch/sqlite-queue.ts'
 import type { JournalledEvent } from '../../src/journal/follow.ts'
 import { type Portal, startPortal } from '../support/portal.ts'
@@ -20,15 +20,15 @@ async function start() {
   const dataDir = temporaryFolder('own-writes')
   await openSqliteQueue({ path: queuePath(dataDir) }).close()
   const open = () => openOwnWrites({ path: queuePath(dataDir), now: () => clock.now })
-  let own = open()
+  let own: OwnWrites = open()
   const objects: string[] = []
   const clientOf = (handler: string) =>
     createClient({
       hook: hookOf(portal),
       limits: createLimits({ rate: 2, burst: 50, clock: realClock }),
-      onSend(commands) {
-        const remember = own.sending({ handler, event: eventOf('deal:1'), user: String(HOOK_USER) }, commands)
-        return (answered) => void objects.push(...remember(answered))
+      async onSend(commands) {
+        const remember = await own.sending({ handler, event: eventOf('deal:1'), user: String(HOOK_USER) }, commands)
+        return async (answered) => void objects.push(...(await remember(answered)))
       },
     })
   let lastId = 0
@@ -62,7 +62,7 @@ async function start() {
     judge: (event: JournalledEvent, read: () => Promise<unknown>) =>
       own.judge({ handler: 'h', event, coalesced: 1 }, read),
     reopen: () => {
-      own.close()
+      void own.close()
       own = open()
     },
     title: (title: string) => client.call('crm.item.update', { entityTypeId: DEAL, id: 662, fields: { title } }),

@@ -1,0 +1,93 @@
+import type { Row, Transaction } from './pg-database.ts'
+import type { Job } from './pg-jobs.ts'
+
+export interface StartParts {
+  readonly jobs: readonly Job[]
+  /** For each handler, see `Wanted`. */
+  readonly coalesce: ReadonlyMap<string, boolean | 'object'>
+  readonly worker: string
+  readonly at: number | null
+}
+
+/**
+ * The runs of the deliveries whose jobs were taken begin: of each, or of the newest of those that it is one with. Gives
+ * the deliveries, with `head`, the key of the first, and `age`, milliseconds since the first run; in the order of heads.
+ */
+export async function startRuns(transaction: Transaction, { jobs, coalesce, worker, at }: StartParts): Promise<Row[]> {
+  if (jobs.length === 0) return []
+  const keys = jobs.map(({ key }) => key)
+  const ids = jobs.map(({ id }) => id)
+  const merging = [...coalesce].flatMap(([handler, how]) => (how === false ? [] : [handler]))
+  const newest = merging.length > 0 ? await mergeLines(transaction, { keys, ids, merging, coalesce, at }) : []
+  const rows = await transaction.query(
+    `UPDATE b24_receiver.delivery AS one
+     SET state = 'running', worker = $4, job = head.job, attempts = head.attempts + 1, suspect = head.suspect,
+       coalesced = coalesce(merged.coalesced, one.coalesced), postponed = false,
+       first_run_at = coalesce(one.first_run_at, b24_receiver.at($3)), since = NULL, due = NULL
+     FROM unnest($1::bigint[], $2::uuid[]) AS taken (head, job)
+     JOIN b24_receiver.delivery AS head
+       ON head.key = taken.head AND head.job = taken.job AND head.state IN ('ready', 'coalesced')
+     LEFT JOIN json_to_recordset($5::text::json) AS merged (head bigint, key bigint, coalesced integer)
+       ON merged.head = head.key
+     WHERE one.key = coalesce(merged.key, head.key)
+     RETURNING one.key, one.handler, one.event, one.attempts, one.coalesced, one.suspect, one.job,
+       head.key AS head, b24_receiver.at($3) - one.first_run_at AS age`,
+    [keys, ids, at, worker, JSON.stringify(newest)],
+  )
+  return [...rows].sort((a, b) => Number(a['head']) - Number(b['head']))
+}
+
+interface MergeParts {
+  readonly keys: readonly number[]
+  readonly ids: readonly string[]
+  readonly merging: readonly string[]
+  readonly coalesce: ReadonlyMap<string, boolean | 'object'>
+  readonly at: number | null
+}
+
+interface Merged {
+  readonly head: number
+  readonly key: number
+  readonly coalesced: number
+}
+
+/** What waits behind each head becomes one with it; the head gives way to the newest of them. */
+async function mergeLines(
+  transaction: Transaction,
+  { keys, ids, merging, coalesce, at }: MergeParts,
+): Promise<Merged[]> {
+  const lines = await transaction.query(
+    `SELECT head.key AS head, head.handler, head.name AS first, head.coalesced AS standing, behind.key, behind.name,
+       behind.coalesced
+     FROM unnest($1::bigint[], $2::uuid[]) AS taken (key, job)
+     JOIN b24_receiver.delivery AS head ON head.key = taken.key AND head.job = taken.job AND head.state = 'ready'
+     JOIN b24_receiver.delivery AS behind
+       ON behind.handler = head.handler AND behind.lane = head.lane AND behind.state = 'blocked'
+     WHERE head.handler = ANY($3)
+     ORDER BY behind.key
+     FOR UPDATE`,
+    [keys, ids, merging],
+  )
+  const merged: Merged[] = []
+  const older: { key: number; into: number }[] = []
+  for (const [head, behind] of Map.groupBy(lines, (row) => Number(row['head']))) {
+    const [line] = behind
+    // What came after an event of another name must not overtake it.
+    const other = behind.findIndex(({ name }) => name !== line?.['first'])
+    const isBounded = coalesce.get(String(line?.['handler'])) === true && other !== -1
+    const one = isBounded ? behind.slice(0, other) : behind
+    const key = Number(one.at(-1)?.['key'] ?? head)
+    if (key === head) continue
+    const coalesced = one.reduce((sum, row) => sum + Number(row['coalesced']), Number(line?.['standing']))
+    merged.push({ head, key, coalesced })
+    older.push(...[head, ...one.slice(0, -1).map((row) => Number(row['key']))].map((old) => ({ key: old, into: key })))
+  }
+  if (older.length > 0)
+    await transaction.query(
+      `UPDATE b24_receiver.delivery AS one
+       SET state = 'coalesced', coalesced_into = older.into, event = NULL, ended_at = b24_receiver.at($2)
+       FROM json_to_recordset($1::text::json) AS older (key bigint, "into" bigint) WHERE one.key = older.key`,
+      [JSON.stringify(older), at],
+    )
+  return merged
+}

@@ -1,0 +1,83 @@
+import { laneOf } from './lane.ts'
+import type { Row, Transaction } from './pg-database.ts'
+import type { Jobs } from './pg-jobs.ts'
+import { hasLane, lockLanes, promote, textOf } from './pg-lanes.ts'
+import type { Delivery } from './queue.ts'
+
+/** What became of a run. */
+export interface End {
+  readonly delivery: Delivery
+  /** The job by which it was claimed; the end counts only if it still is. */
+  readonly job: string
+  readonly how: 'done' | 'dead' | 'retry' | 'postponed' | 'released'
+  /** Milliseconds until it is due, where it waits. */
+  readonly delay?: number
+  readonly error?: string
+  readonly alone?: boolean
+}
+
+export interface EndParts {
+  readonly ends: readonly End[]
+  readonly jobs: Jobs
+  readonly worker: string
+  readonly at: number | null
+}
+
+/** Ends runs, and lets who waits behind them go. Gives the keys of those that were still ours. */
+export async function endRuns(
+  transaction: Transaction,
+  { ends, jobs, worker, at }: EndParts,
+): Promise<ReadonlySet<number>> {
+  const rows = ends.map(({ delivery, job, how, delay = null, error, alone = false }) => ({
+    key: delivery.key,
+    job,
+    how,
+    delay,
+    alone,
+    error: error === undefined ? null : textOf(error),
+    attempt: delivery.attempt,
+  }))
+  await lockLanes(
+    transaction,
+    ends.flatMap(({ delivery: { handler, event }, how }) =>
+      how === 'done' || how === 'dead' ? [{ handler, lane: laneOf(event) }] : [],
+    ),
+  )
+  const ended = await transaction.query(
+    `WITH clock AS (SELECT b24_receiver.at($2) AS at),
+     told AS (
+       SELECT * FROM json_to_recordset($1::text::json)
+         AS told (key bigint, job uuid, how text, delay bigint, alone boolean, error text, attempt integer)
+     ),
+     ended AS (
+       UPDATE b24_receiver.delivery AS one
+       SET state = CASE how WHEN 'done' THEN 'done' WHEN 'dead' THEN 'dead' WHEN 'released' THEN 'ready' ELSE 'waiting' END,
+         attempts = attempts - CASE WHEN how IN ('postponed', 'released') THEN 1 ELSE 0 END,
+         suspect = CASE how WHEN 'postponed' THEN suspect ELSE told.alone END,
+         postponed = how = 'postponed',
+         first_run_at = CASE WHEN how <> 'postponed' THEN first_run_at END,
+         since = CASE WHEN how IN ('retry', 'postponed') THEN at END,
+         due = CASE WHEN how IN ('retry', 'postponed') THEN at + told.delay END,
+         ended_at = CASE WHEN how IN ('done', 'dead') THEN at END,
+         error = coalesce(told.error, one.error),
+         event = CASE WHEN how <> 'done' THEN event END,
+         job = CASE how WHEN 'released' THEN gen_random_uuid() END,
+         worker = NULL
+       FROM told, clock
+       WHERE one.key = told.key AND one.job = told.job AND one.state = 'running' AND one.worker = $3
+       RETURNING one.key, handler, lane, one.job, suspect, how, told.error, told.attempt
+     ),
+     failed AS (
+       INSERT INTO b24_receiver.failure (delivery, attempt, at, error)
+       SELECT key, attempt, at, error FROM ended, clock WHERE how IN ('retry', 'dead') AND error IS NOT NULL
+     )
+     SELECT key, handler, lane, job, suspect, how FROM ended`,
+    [JSON.stringify(rows), at, worker],
+  )
+  const ours = new Set(ended.map(({ key }) => Number(key)))
+  const gone = ended.filter(({ how }) => how === 'done' || how === 'dead')
+  const next = await promote(transaction, gone.filter(hasLane), at)
+  const ready: Row[] = [...ended.filter(({ job }) => job !== null), ...next]
+  await jobs.issue(transaction, ready)
+  return ours
+}

@@ -1,0 +1,48 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import closeWithGrace from 'close-with-grace'
+import { createAdminServer } from './admin.ts'
+import type { Config } from './config.ts'
+import { createLog } from './log.ts'
+import { superviseDispatcher } from './supervisor.ts'
+
+/** What remains of the grace for the exit, in milliseconds. */
+const lastMoments = 500
+
+/**
+ * A process that runs handlers, and takes no posts: a dispatcher without a journal, kept running. Any number may run on
+ * one database. Resolves when it has stopped.
+ */
+export async function startWorker(config: Config): Promise<void> {
+  const { shutdownGrace: grace } = config
+  const { log, close: closeLog } = createLog(config.logLevel, 'worker')
+  // Its dispatcher's identity, and the lock that makes it the only one of that identity.
+  const folder = mkdtempSync(join(tmpdir(), 'b24-worker-'))
+  const stopped = Promise.withResolvers<void>()
+  const supervisor = superviseDispatcher({ grace, stall: config.handlerStall, args: [folder], log })
+  const admin = createAdminServer({
+    journalTrouble: () => undefined,
+    dispatcherTrouble: supervisor.trouble,
+    hookTroubles: supervisor.hookTroubles,
+  })
+  await admin.listen({ port: config.adminPort, host: config.adminHost })
+  const isTerminal = process.stdin.isTTY || process.stdout.isTTY
+  const skip: 'SIGHUP'[] = isTerminal ? [] : ['SIGHUP']
+  closeWithGrace({ delay: grace + lastMoments, logger: log, skip }, async ({ signal, err }) => {
+    if (err) log.fatal({ err }, 'the worker cannot go on')
+    else log.info({ signal }, 'stopping')
+    await supervisor.stop(Math.max(0, grace - lastMoments))
+    await admin.close()
+    rmSync(folder, { recursive: true, force: true })
+    log.info('stopped')
+    await closeLog()
+    stopped.resolve()
+  })
+  if (!isTerminal) process.on('SIGHUP', () => void supervisor.reload())
+  log.info(
+    { handlers: config.handlersDir, readyz: `http://${config.adminHost}:${config.adminPort}/readyz` },
+    'ready for deliveries',
+  )
+  await stopped.promise
+}
