@@ -23,8 +23,8 @@ export async function startWorker(config: Config): Promise<void> {
   const supervisor = superviseDispatcher({ grace, stall: config.handlerStall, args: [folder], log })
   const admin = createAdminServer({
     journalTrouble: () => undefined,
-    dispatcherTrouble: supervisor.trouble,
-    hookTroubles: supervisor.hookTroubles,
+    dispatcherTrouble: () => supervisor.trouble(),
+    hookTroubles: () => supervisor.hookTroubles(),
   })
   await admin.listen({ port: config.adminPort, host: config.adminHost })
   const isTerminal = process.stdin.isTTY || process.stdout.isTTY

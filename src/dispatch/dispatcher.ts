@@ -30,6 +30,8 @@ export interface DispatcherParts {
   readonly log: Logger
   /** A run ended, one way or another: this process is able to work. */
   readonly onOutcome?: (outcome: Outcome) => void
+  /** Deliveries were added. */
+  readonly onForwarded?: () => void
 }
 
 export interface Dispatcher {
@@ -49,7 +51,8 @@ const day = 24 * hour
 
 /** follow → match → queue → run. */
 export async function startDispatcher(parts: DispatcherParts): Promise<Dispatcher> {
-  const { dataDir, from, handlers, queue, concurrency, retentionDays, log, onOutcome = () => undefined } = parts
+  const { dataDir, from, handlers, queue, concurrency, retentionDays, log } = parts
+  const { onOutcome = () => undefined, onForwarded = () => undefined } = parts
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
@@ -80,7 +83,9 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
       )
       await queue.add(deliveries, position)
       followed = position
-      if (deliveries.length > 0) fill()
+      if (deliveries.length === 0) continue
+      onForwarded()
+      fill()
     }
   }
 

@@ -85,6 +85,7 @@ async function run(): Promise<void> {
       log.warn({ handler, owed }, 'the file of this handler is gone; what it is owed stays')
 
   if (isStopping) return
+  const runs = isWorker || config.worker || config.databaseUrl === undefined
   const portals = createPortals({ ...config, clock: realClock, onChange: tellHook })
   const dispatcher = await startDispatcher({
     ...config,
@@ -92,9 +93,11 @@ async function run(): Promise<void> {
     from,
     handlers,
     portals,
-    concurrency: isWorker || config.worker ? config.concurrency : 0,
+    concurrency: runs ? config.concurrency : 0,
     log,
     onOutcome: tellOutcome,
+    // Where others run them, that is all there is to do.
+    onForwarded: () => void (runs || tell({ type: 'worked' })),
   })
   const endTelling = tellState(queue)
   stopDispatcher = async (grace) => {
