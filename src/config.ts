@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { BlockList, isIP } from 'node:net'
 import { resolve } from 'node:path'
 import { type Hook, parseHooks } from './bitrix24/hook.ts'
+import { parseTargets } from './sweep/targets.ts'
 
 /** A token we accept, and the name under which its events are written. */
 export interface Token {
@@ -21,6 +22,8 @@ export interface Config {
   readonly host: string
   /** Without a trailing slash; a request may have one. */
   readonly webhookPath: string
+  /** A secret. As `webhookPath`; `undefined` when no posts of robots are taken. */
+  readonly robotPath: string | undefined
   /** Absolute. */
   readonly dataDir: string
   /** Absolute. */
@@ -29,6 +32,8 @@ export interface Config {
   readonly bodyLimit: number
   /** Addresses and CIDRs whose `X-Forwarded-For` is believed. */
   readonly trustProxy: readonly string[]
+  /** Addresses and CIDRs whose posts are taken, or `auto` for those that Bitrix24 publishes; `undefined` is anybody's. */
+  readonly allowedIps: 'auto' | readonly string[] | undefined
   readonly logLevel: string
   readonly concurrency: number
   /** Milliseconds, as are all durations here. */
@@ -46,8 +51,14 @@ export interface Config {
   readonly segmentSize: number
   readonly retentionDays: number
   readonly handlerStall: number
+  /** Kinds of records, such as `deal,lead`; `undefined` for none. */
+  readonly sweepOnStart: string | undefined
   /** `oldest`, `now` or a time in ISO 8601. */
   readonly dispatchFrom: string | undefined
+  /** Where alerts are posted; a secret as a whole. */
+  readonly alertUrl: URL | undefined
+  /** Without an event for so long an alert is sent. */
+  readonly silenceAlarm: number | undefined
 }
 
 /** The environment is wrong; `problems` holds every one of them, ready to be printed, without any secret's value. */
@@ -111,6 +122,13 @@ export const settings = {
   PORT: { parse: wholeNumber(0, 65535), default: '8080', about: 'port of the public listener' },
   HOST: { parse: anyText, default: '0.0.0.0', about: 'address of the public listener' },
   WEBHOOK_PATH: { parse: parsePath, default: '/bitrix24', about: 'path of the handler URL' },
+  ROBOT_PATH: {
+    parse: parseRobotPath,
+    default: '',
+    about:
+      'path of the URL for robots (outgoing webhooks of CRM automation), a secret: /robot/ and what openssl rand -hex 16 prints',
+    secret: true,
+  },
   ADMIN_PORT: { parse: wholeNumber(0, 65535), default: '9090', about: 'port of the private listener: /readyz' },
   ADMIN_HOST: { parse: anyText, default: '127.0.0.1', about: 'address of the private listener' },
   DATA_DIR: { parse: (text: string) => resolve(text), default: './data', about: 'journal and dispatch state' },
@@ -120,6 +138,12 @@ export const settings = {
     parse: parseProxies,
     default: '',
     about: 'addresses or CIDRs of proxies in front, separated by commas; their X-Forwarded-For is believed',
+  },
+  B24_ALLOWED_IPS: {
+    parse: parseAllowedIps,
+    default: '',
+    about:
+      'take posts only from these addresses or CIDRs, separated by commas, or auto: from those that Bitrix24 publishes',
   },
   SEGMENT_SIZE: {
     parse: size(1024, 1024 ** 3),
@@ -146,6 +170,12 @@ export const settings = {
     default: '',
     about: 'only where dispatch.db was lost: oldest, now, or a time such as 2026-11-23T08:00:00Z',
   },
+  SWEEP_ON_START: {
+    parse: parseSweep,
+    default: '',
+    about:
+      'records whose changes are looked for after a start, from the last event before it: deal,lead,task,item:1032',
+  },
   DISPATCHER: { parse: oneOf(['on', 'off']), default: 'on', about: 'off: posts are journalled, no handler runs' },
   DATABASE_URL: {
     parse: parseDatabase,
@@ -158,6 +188,17 @@ export const settings = {
     parse: wholeNumber(0, 1),
     default: '1',
     about: 'with DATABASE_URL: 0 if this receiver runs no handlers, but only b24-receiver work does',
+  },
+  ALERT_URL: {
+    parse: parseAlertUrl,
+    default: '',
+    about: 'alerts are posted to it as JSON; the URL of a method such as im.message.add will do',
+    secret: true,
+  },
+  SILENCE_ALARM: {
+    parse: parseSilence,
+    default: '',
+    about: 'an alert when no event came for so long, such as 2h; unset: none',
   },
 } as const satisfies Record<string, Setting<unknown>>
 
@@ -199,12 +240,14 @@ export function readConfig(
     port: read('PORT'),
     host: read('HOST'),
     webhookPath: read('WEBHOOK_PATH'),
+    robotPath: part === 'receiver' ? read('ROBOT_PATH') : undefined,
     adminPort: read('ADMIN_PORT'),
     adminHost: read('ADMIN_HOST'),
     dataDir: read('DATA_DIR'),
     handlersDir: read('HANDLERS_DIR'),
     bodyLimit: read('BODY_LIMIT'),
     trustProxy: read('TRUST_PROXY'),
+    allowedIps: read('B24_ALLOWED_IPS'),
     segmentSize: read('SEGMENT_SIZE'),
     retentionDays: read('RETENTION_DAYS'),
     logLevel: read('LOG_LEVEL'),
@@ -214,10 +257,19 @@ export function readConfig(
     handlerStall: read('HANDLER_STALL'),
     shutdownGrace: read('SHUTDOWN_GRACE'),
     dispatchFrom: read('DISPATCH_FROM'),
+    sweepOnStart: read('SWEEP_ON_START'),
     dispatcher: read('DISPATCHER') === 'on',
     databaseUrl: read('DATABASE_URL'),
     worker: read('WORKERS') === 1,
+    alertUrl: read('ALERT_URL'),
+    silenceAlarm: read('SILENCE_ALARM'),
   }
+  if (config.robotPath !== undefined && config.robotPath === config.webhookPath)
+    problem('ROBOT_PATH', 'must differ from WEBHOOK_PATH, which is no secret')
+  if (config.sweepOnStart !== undefined && config.hooks?.length === 0)
+    problem('SWEEP_ON_START', 'needs B24_HOOK, through which the portal is asked')
+  if (problems.length === 0 && config.silenceAlarm !== undefined && config.alertUrl === undefined)
+    problem('SILENCE_ALARM', 'is set, but nobody would hear it: set ALERT_URL too')
   if (problems.length > 0) throw new ConfigError(problems)
   return config
 }
@@ -264,9 +316,23 @@ export function readHooks(env: Readonly<Record<string, string | undefined>>): re
   return []
 }
 
-/** For tools that only look at the data directory: it must not take a token to read a log. */
-export function readDataDir(env: Readonly<Record<string, string | undefined>>): string {
-  return settings.DATA_DIR.parse(env['DATA_DIR'] || settings.DATA_DIR.default)
+/**
+ * These settings alone, for tools: it must not take a token to read a log.
+ *
+ * @throws {ConfigError}
+ */
+export function readSettings<const N extends Exclude<Name, 'B24_APPLICATION_TOKEN'>>(
+  env: Readonly<Record<string, string | undefined>>,
+  ...names: readonly N[]
+): { readonly [Each in N]: Value<Each> } {
+  const problems: string[] = []
+  const values = names.map((name) => {
+    const value = settings[name].parse(env[name] || settings[name].default)
+    if (value instanceof Problem) problems.push(`${name} ${value.text}`)
+    return [name, value]
+  })
+  if (problems.length > 0) throw new ConfigError(problems)
+  return Object.fromEntries(values)
 }
 
 /**
@@ -311,6 +377,26 @@ function parsePath(text: string): string | Problem {
   return path
 }
 
+/** Whoever knows it may send events, so what it ends in must be as hard to guess as a token. */
+function parseRobotPath(text: string): string | undefined | Problem {
+  if (text === '') return undefined
+  const path = parsePath(text)
+  if (typeof path === 'string' && /[^/]{16}$/.test(path)) return path
+  return new Problem(
+    'must be a path of letters and digits whose last part has 16 or more that nobody can guess: /robot/ and what openssl rand -hex 16 prints',
+  )
+}
+
+function parseSweep(text: string): string | undefined | Problem {
+  if (text === '') return undefined
+  try {
+    parseTargets(text)
+    return text
+  } catch (error) {
+    return new Problem(error instanceof Error ? error.message : String(error))
+  }
+}
+
 function parseFrom(text: string): string | undefined | Problem {
   if (text === '') return undefined
   if (text === 'oldest' || text === 'now' || !Number.isNaN(Date.parse(text))) return text
@@ -331,7 +417,38 @@ function parseDatabase(text: string): string | undefined | Problem {
   return new Problem('must be postgres://user:password@host:port/database')
 }
 
+function parseAlertUrl(text: string): URL | undefined | Problem {
+  if (text === '') return undefined
+  const url = URL.parse(text)
+  // URL.parse drops line ends and spaces around: what is printed in one piece must be one piece.
+  if (url === null || !/^https?:$/.test(url.protocol) || /\s/.test(text))
+    return new Problem('must be a URL that begins with https:// or http://')
+  // fetch takes none.
+  if (url.username !== '' || url.password !== '')
+    return new Problem('must not hold a user name or a password; a secret in its path or query will do')
+  return url
+}
+
+function parseSilence(text: string): number | undefined | Problem {
+  return text === '' ? undefined : duration(1, '90d')(text)
+}
+
+const addresses = 'IP addresses or CIDRs such as 10.0.0.5 or 172.16.0.0/12, separated by commas'
+
 function parseProxies(text: string): readonly string[] | Problem {
+  return parseAddresses(text) ?? new Problem(`must be ${addresses}`)
+}
+
+function parseAllowedIps(text: string): Config['allowedIps'] | Problem {
+  if (text === '') return undefined
+  if (text === 'auto') return text
+  const list = parseAddresses(text)
+  // Commas alone are not taken for a wish that every post be refused.
+  return list !== undefined && list.length > 0 ? list : new Problem(`must be auto, or ${addresses}`)
+}
+
+/** `undefined` where one of them is no address and no CIDR. */
+function parseAddresses(text: string): readonly string[] | undefined {
   const entries = text.split(',').map((entry) => entry.trim())
   const list = entries.filter((entry) => entry !== '')
   for (const entry of list) {
@@ -341,7 +458,7 @@ function parseProxies(text: string): readonly string[] | Problem {
       if (family === 0 || rest.length > 0) throw new Error('no address')
       if (prefix !== undefined) new BlockList().addSubnet(address, readPrefix(prefix), family === 6 ? 'ipv6' : 'ipv4')
     } catch {
-      return new Problem('must be IP addresses or CIDRs such as 10.0.0.5 or 172.16.0.0/12, separated by commas')
+      return undefined
     }
   }
   return list

@@ -4,12 +4,19 @@ import { join } from 'node:path'
 import closeWithGrace from 'close-with-grace'
 import type { Logger } from 'pino'
 import { createAdminServer } from './admin.ts'
+import { type Alerter, startAlerter } from './alerts/alerter.ts'
+import type { Snapshot } from './alerts/snapshot.ts'
 import { type Config, readConfig } from './config.ts'
 import { settleIdentity } from './dispatch/identity.ts'
 import { settleFirstStart } from './dispatch/sqlite-queue.ts'
+import { addImportRoute } from './import.ts'
+import { createAllowedAddresses } from './intake/allowed-addresses.ts'
+import { openPublishedAddresses } from './intake/published-addresses.ts'
+import { createRefusalLog, type RefusalLog } from './intake/refusal-log.ts'
 import { createServer } from './intake/server.ts'
 import { createTokens, type Tokens } from './intake/token.ts'
-import { openJournal } from './journal/journal.ts'
+import { lastEvent } from './journal/follow.ts'
+import { type Journal, openJournal } from './journal/journal.ts'
 import { lockDataDir } from './journal/lock.ts'
 import { codeOf, isJournalEmpty, journalDir, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
@@ -34,29 +41,44 @@ try {
 }
 
 async function start(config: Config): Promise<void> {
-  const { dataDir, shutdownGrace: grace } = config
+  const { dataDir, allowedIps, shutdownGrace: grace } = config
   await ensureWritable(dataDir)
   const lock = lockDataDir(dataDir, 'receiver')
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
+  const published = allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log }) : undefined
+  const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
+  const lastAt = Date.parse((await lastEvent(dataDir))?.time ?? '') || undefined
   const journal = await openJournal({ ...config, log })
   const isNew = await isJournalEmpty(dataDir)
   if (config.databaseUrl === undefined) settleFirstStart(dataDir, isNew)
   else settleIdentity(dataDir, isNew)
   const tokens = createTokens(config.tokens)
-  const app = createServer({ config, tokens, journal, log, timeouts: { farewell: grace / 2 } })
+  const lastEventAt = lastAt ?? Date.now()
+  const refusals = createRefusalLog(log)
+  const app = createServer({ config, allowed, tokens, journal, log, refusals, timeouts: { farewell: grace / 2 } })
   let supervisor: Supervisor | undefined
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
     hookTroubles: () => supervisor?.hookTroubles() ?? [],
   })
+  addImportRoute(admin, { tokens, journal })
   await app.listen({ port: config.port, host: config.host, backlog })
   await admin.listen({ port: config.adminPort, host: config.adminHost })
-  if (config.dispatcher) supervisor = superviseDispatcher({ grace, stall: config.handlerStall, log })
+  if (config.dispatcher)
+    supervisor = superviseDispatcher({
+      grace,
+      stall: config.handlerStall,
+      append: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),
+      sweepSince: config.sweepOnStart === undefined || lastAt === undefined ? undefined : new Date(lastAt),
+      log,
+    })
+  const alerter =
+    config.alertUrl && startAlerter({ snapshot: () => snapshotOf({ journal, lastEventAt, refusals, supervisor }), log })
 
   // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
   const isTerminal = process.stdin.isTTY || process.stdout.isTTY
-  const skip: 'SIGHUP'[] = isTerminal ? [] : ['SIGHUP']
+  const skip: ('SIGHUP' | 'SIGUSR2')[] = isTerminal ? ['SIGUSR2'] : ['SIGUSR2', 'SIGHUP']
   closeWithGrace({ delay: grace + lastMoments, logger: log, skip }, async ({ signal, err }) => {
     if (err) log.fatal({ err }, 'the receiver cannot go on')
     else log.info({ signal }, 'stopping')
@@ -65,7 +87,7 @@ async function start(config: Config): Promise<void> {
     const sweep = setInterval(() => app.server.closeIdleConnections(), 50)
     // Whoever is still sending then was never acknowledged.
     const cut = setTimeout(() => app.server.closeAllConnections(), limit)
-    await Promise.all([app.close(), supervisor?.stop(limit)])
+    await Promise.all([app.close(), supervisor?.stop(limit), published?.close(), alerter?.stop(limit)])
     clearInterval(sweep)
     clearTimeout(cut)
     await journal.close()
@@ -74,12 +96,16 @@ async function start(config: Config): Promise<void> {
     log.info('stopped')
     await closeLog()
   })
-  if (!isTerminal) process.on('SIGHUP', () => void reload({ tokens, supervisor, log }))
+  // `b24-receiver reload` cannot know whether we sit at a terminal.
+  for (const signal of ['SIGUSR2', ...(isTerminal ? [] : ['SIGHUP'])])
+    process.on(signal, () => void reload({ tokens, supervisor, alerter, log }))
 
   log.info(
     {
       tokens: config.tokens.map((token) => token.name ?? 'unnamed'),
+      allowedIps,
       journal: stableName(dataDir),
+      robots: config.robotPath === undefined ? 'none taken: ROBOT_PATH is not set' : 'taken at ROBOT_PATH',
       handlers: config.dispatcher ? config.handlersDir : 'none run: DISPATCHER=off',
       readyz: `http://${config.adminHost}:${config.adminPort}/readyz`,
     },
@@ -92,10 +118,12 @@ async function start(config: Config): Promise<void> {
 async function reload({
   tokens,
   supervisor,
+  alerter,
   log,
 }: {
   tokens: Tokens
   supervisor: Supervisor | undefined
+  alerter: Alerter | undefined
   log: Logger
 }) {
   try {
@@ -105,7 +133,35 @@ async function reload({
   } catch (error) {
     log.error({ err: error }, 'the settings are wrong: the tokens stay as they were')
   }
+  alerter?.reload()
   await supervisor?.reload()
+}
+
+/** What alerts are made of. `lastEventAt`: of an earlier process. */
+function snapshotOf({
+  journal,
+  lastEventAt,
+  refusals: { counts },
+  supervisor,
+}: {
+  journal: Journal
+  lastEventAt: number
+  refusals: RefusalLog
+  supervisor: Supervisor | undefined
+}): Snapshot {
+  return {
+    journal: {
+      lastEventAt: journal.lastEventAt() ?? lastEventAt,
+      trouble: journal.trouble(),
+      refused: counts.get('journal_unavailable') ?? 0,
+    },
+    wrongTokens: counts.get('invalid_application_token') ?? 0,
+    ...(supervisor && {
+      dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
+      hooks: supervisor.hookTroubles(),
+      dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
+    }),
+  }
 }
 
 function watchHandlers(dir: string, supervisor: Supervisor): void {

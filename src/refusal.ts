@@ -4,11 +4,15 @@
  */
 export const refusals = {
   invalid_application_token: { status: 403, meaning: '`auth[application_token]` is missing or is none of ours' },
+  source_not_allowed: { status: 403, meaning: 'the post came from an address that `B24_ALLOWED_IPS` does not allow' },
   malformed_form: {
     status: 400,
     meaning: 'the body is no form we can decode whole: too deep, too long, contradictory',
   },
-  malformed_event: { status: 400, meaning: 'a form, but not an event: no `event` name, or a field of the wrong shape' },
+  malformed_event: {
+    status: 400,
+    meaning: 'a form, but not an event: no `event` name, of a robot no `document_id`, or a field of the wrong shape',
+  },
   malformed_request: { status: 400, meaning: 'not HTTP, or the body ended before its announced length' },
   request_timeout: { status: 408, meaning: 'the request did not arrive in time' },
   body_too_large: { status: 413, meaning: 'the body is longer than `BODY_LIMIT`' },
@@ -16,7 +20,10 @@ export const refusals = {
     status: 415,
     meaning: 'not `application/x-www-form-urlencoded`, or it has a `content-encoding`',
   },
-  method_not_allowed: { status: 405, meaning: 'the handler URL was called with another method than POST' },
+  method_not_allowed: {
+    status: 405,
+    meaning: 'the handler URL, or that of robots, was called with another method than POST',
+  },
   not_found: { status: 404, meaning: 'there is nothing at this path' },
   journal_unavailable: { status: 503, meaning: 'the event could not be put on disk, so it was not accepted' },
   internal: { status: 500, meaning: 'a mistake of ours; the log has it' },

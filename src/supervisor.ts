@@ -4,14 +4,19 @@ import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import type { Dead, FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
 import type { QueueState } from './dispatch/queue.ts'
+import type { Event } from './intake/event.ts'
 
 export interface SupervisorParts {
   /** Milliseconds that running handlers get when their dispatcher is replaced. */
   readonly grace: number
   /** Milliseconds after which an event loop that does not turn is taken for stuck. */
   readonly stall: number
-  /** Words for the dispatcher: of one that only runs handlers, its folder. */
-  readonly args?: readonly string[]
+  /** Of a dispatcher that only runs handlers, the folder that it has instead of a receiver's. */
+  readonly workerDir?: string
+  /** Events that a dispatcher found missing; resolves when they are on disk. */
+  readonly append: (events: readonly Event[]) => Promise<void>
+  /** From when on the first dispatcher looks for what was missed; `undefined`: it does not. */
+  readonly sweepSince?: Date | undefined
   readonly log: Logger
 }
 
@@ -45,7 +50,7 @@ const lastMoments = 200
  * Keeps one dispatcher process running. What it does, or fails to do, never reaches the receiver but by its messages and
  * its exit.
  */
-export function superviseDispatcher({ grace, stall, args = [], log }: SupervisorParts): Supervisor {
+export function superviseDispatcher({ grace, stall, workerDir, append, sweepSince, log }: SupervisorParts): Supervisor {
   let pause = shortestPause
   let timer: NodeJS.Timeout | undefined
   let trouble: string | undefined = 'the dispatcher is starting'
@@ -54,6 +59,7 @@ export function superviseDispatcher({ grace, stall, args = [], log }: Supervisor
   let state: QueueState | undefined
   let ends = 0
   let dead: { count: number; last: Dead | undefined } = { count: 0, last: undefined }
+  let isSwept = false
   let isStopping = false
   /** Those that run: while one takes the place of another there are two. */
   const children = new Set<ChildProcess>()
@@ -63,7 +69,11 @@ export function superviseDispatcher({ grace, stall, args = [], log }: Supervisor
   let current = start()
 
   function start(): ChildProcess {
-    const child = fork(fileURLToPath(new URL('dispatch/main.ts', import.meta.url)), [...args], {
+    const args = [
+      ...(isSwept || sweepSince === undefined ? [] : [`--sweep-since=${sweepSince.toISOString()}`]),
+      ...(workerDir === undefined ? [] : [`--worker=${workerDir}`]),
+    ]
+    const child = fork(fileURLToPath(new URL('dispatch/main.ts', import.meta.url)), args, {
       // A handlers folder needs no package.json, and node:sqlite is no experiment to us.
       execArgv: ['--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
@@ -73,6 +83,8 @@ export function superviseDispatcher({ grace, stall, args = [], log }: Supervisor
     child.on('message', (message: FromDispatcher) => {
       // Also one that is being replaced: it ends what it runs.
       if (message.type === 'dead') dead = { count: dead.count + 1, last: message.dead }
+      if (message.type === 'append') void journal(child, message)
+      if (message.type === 'swept') isSwept = true
       if (child !== current) return
       if (message.type === 'trouble') trouble = message.reason
       if (message.type === 'following') trouble = undefined
@@ -91,6 +103,19 @@ export function superviseDispatcher({ grace, stall, args = [], log }: Supervisor
       startAgain(child)
     })
     return child
+  }
+
+  async function journal(child: ChildProcess, { request, events }: Extract<FromDispatcher, { type: 'append' }>) {
+    const error = await append(events).then(
+      () => undefined,
+      (error: unknown) => String(error),
+    )
+    send(child, { type: 'appended', request, ...(error !== undefined && { error }) })
+  }
+
+  function send(child: ChildProcess, message: ToDispatcher): void {
+    // The channel may close while we speak: then it is ending already.
+    if (child.connected) child.send(message, () => undefined)
   }
 
   function tellHook({ label, trouble: why }: Extract<FromDispatcher, { type: 'hook' }>): void {
@@ -141,9 +166,7 @@ export function superviseDispatcher({ grace, stall, args = [], log }: Supervisor
   async function end(child: ChildProcess, limit: number): Promise<void> {
     if (!isAlive(child)) return
     const gone = once(child, 'exit')
-    const message: ToDispatcher = { type: 'stop', grace: Math.max(0, limit - lastMoments) }
-    // The channel may close while we speak: then it is ending already.
-    if (child.connected) child.send(message, () => undefined)
+    send(child, { type: 'stop', grace: Math.max(0, limit - lastMoments) })
     const killer = setTimeout(() => child.kill('SIGKILL'), limit)
     await gone
     clearTimeout(killer)

@@ -10,6 +10,9 @@ import { superviseDispatcher } from './supervisor.ts'
 /** What remains of the grace for the exit, in milliseconds. */
 const lastMoments = 500
 
+/** It has no journal, and is not asked to look for what it should hold. */
+const refuse = () => Promise.reject(new Error('a worker has no journal'))
+
 /**
  * A process that runs handlers, and takes no posts: a dispatcher without a journal, kept running. Any number may run on
  * one database. Resolves when it has stopped.
@@ -20,7 +23,7 @@ export async function startWorker(config: Config): Promise<void> {
   // Its dispatcher's identity, and the lock that makes it the only one of that identity.
   const folder = mkdtempSync(join(tmpdir(), 'b24-worker-'))
   const stopped = Promise.withResolvers<void>()
-  const supervisor = superviseDispatcher({ grace, stall: config.handlerStall, args: [folder], log })
+  const supervisor = superviseDispatcher({ grace, stall: config.handlerStall, workerDir: folder, append: refuse, log })
   const admin = createAdminServer({
     journalTrouble: () => undefined,
     dispatcherTrouble: () => supervisor.trouble(),

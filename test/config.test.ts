@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path'
 import { inspect } from 'node:util'
 import { pino } from 'pino'
 import { afterAll, describe, expect, test } from 'vitest'
-import { ConfigError, parseDuration, readConfig, readDataDir, settings } from '../src/config.ts'
+import { ConfigError, parseDuration, readConfig, readSettings, settings } from '../src/config.ts'
 import { createServer } from '../src/intake/server.ts'
 import { createTokens } from '../src/intake/token.ts'
 
@@ -51,10 +51,12 @@ test('a token is all that must be set; everything else has a default', () => {
     port: 8080,
     host: '0.0.0.0',
     webhookPath: '/bitrix24',
+    robotPath: undefined,
     dataDir: resolve('data'),
     handlersDir: resolve('src/handlers'),
     bodyLimit: 1024 ** 2,
     trustProxy: [],
+    allowedIps: undefined,
     logLevel: 'info',
     concurrency: 8,
     retryFor: 72 * 3_600_000,
@@ -69,6 +71,8 @@ test('a token is all that must be set; everything else has a default', () => {
     dispatchFrom: undefined,
     databaseUrl: undefined,
     worker: true,
+    alertUrl: undefined,
+    silenceAlarm: undefined,
   })
 })
 
@@ -81,10 +85,12 @@ test('every setting can be set', () => {
     PORT: '0',
     HOST: '::1',
     WEBHOOK_PATH: '/hooks/b24/',
+    ROBOT_PATH: `/hooks/robot/${secret}/`,
     DATA_DIR: '/var/lib/b24',
     HANDLERS_DIR: 'handlers',
     BODY_LIMIT: '512KB',
     TRUST_PROXY: '10.0.0.5, 172.16.0.0/12,::1',
+    B24_ALLOWED_IPS: '203.0.113.7, 198.51.100.0/24,2001:db8::/32',
     LOG_LEVEL: 'debug',
     CONCURRENCY: '1',
     RETRY_FOR: '7d',
@@ -99,6 +105,8 @@ test('every setting can be set', () => {
     DISPATCH_FROM: 'oldest',
     DATABASE_URL: 'postgresql://b24:secret@db.example:5433/b24?sslmode=require',
     WORKERS: '0',
+    ALERT_URL: 'https://example.bitrix24.com/rest/1/abc/im.message.add?DIALOG_ID=chat42',
+    SILENCE_ALARM: '2h',
   })
   expect(config).toEqual({
     hooks: [
@@ -114,10 +122,12 @@ test('every setting can be set', () => {
     port: 0,
     host: '::1',
     webhookPath: '/hooks/b24',
+    robotPath: `/hooks/robot/${secret}`,
     dataDir: '/var/lib/b24',
     handlersDir: resolve('handlers'),
     bodyLimit: 512 * 1024,
     trustProxy: ['10.0.0.5', '172.16.0.0/12', '::1'],
+    allowedIps: ['203.0.113.7', '198.51.100.0/24', '2001:db8::/32'],
     logLevel: 'debug',
     concurrency: 1,
     retryFor: 7 * 86_400_000,
@@ -132,6 +142,8 @@ test('every setting can be set', () => {
     dispatchFrom: 'oldest',
     databaseUrl: 'postgresql://b24:secret@db.example:5433/b24?sslmode=require',
     worker: false,
+    alertUrl: new URL('https://example.bitrix24.com/rest/1/abc/im.message.add?DIALOG_ID=chat42'),
+    silenceAlarm: 7_200_000,
   })
 })
 
@@ -293,8 +305,68 @@ describe('the hook', () => {
   })
 })
 
+describe('the path of robots', () => {
+  const rule = /^ROBOT_PATH +must be a path .* 16 or more .*: \/robot\/ and what openssl rand -hex 16 prints$/
+
+  test.each([
+    ['too short at its end', `/${secret}/short0short0sho`],
+    ['without a slash', secret],
+    ['a URL', `https://hooks.example.com/robot/${secret}`],
+    ['with a query', `/robot/${secret}?a=1`],
+    ['with a space', `/robot/${secret} `],
+    ['with two slashes', `/robot//${secret}`],
+    ['a parameter of a router', `/robot/:${secret}`],
+    ['of other letters', `/robot/ключключключключключ${secret}`],
+  ])('may not be %s, and the problem does not print it', (_, text) => {
+    const problems = problemsOf({ ...enough, ROBOT_PATH: text })
+    expect(problems).toEqual([expect.stringMatching(rule)])
+    expect(problems.join()).not.toMatch(/geheim|short0/)
+  })
+
+  test('may not be that of webhooks', () => {
+    const path = `/robot/${secret}`
+    const problems = problemsOf({ ...enough, WEBHOOK_PATH: path, ROBOT_PATH: `${path}/` })
+    expect(problems).toEqual(['ROBOT_PATH             must differ from WEBHOOK_PATH, which is no secret'])
+  })
+
+  test('may come from a file, which a dispatcher does not read', () => {
+    const ROBOT_PATH_FILE = fileOf('robot', `/robot/${secret}\n`)
+    expect(readConfig({ ...enough, ROBOT_PATH_FILE }).robotPath).toBe(`/robot/${secret}`)
+    expect(readConfig({ ROBOT_PATH_FILE: '/missing' }, 'dispatcher').robotPath).toBeUndefined()
+  })
+})
+
+describe('where alerts go', () => {
+  const url = `https://example.bitrix24.com/rest/1/${secret}/im.message.add?DIALOG_ID=chat42`
+
+  test('may be an http URL, and may come from a file', () => {
+    expect(readConfig({ ...enough, ALERT_URL: 'http://alerts.internal:8000/b24' }).alertUrl?.port).toBe('8000')
+    const ALERT_URL_FILE = fileOf('alert-url', `${url}\n`)
+    expect(readConfig({ ...enough, ALERT_URL_FILE }).alertUrl?.href).toBe(url)
+    expect(readConfig({ ALERT_URL: url }, 'dispatcher').alertUrl?.href).toBe(url)
+  })
+
+  test.each([
+    ['another protocol', url.replace('https', 'ftp'), /https:\/\/ or http:\/\//],
+    ['no protocol', url.replace('https://', ''), /https:\/\/ or http:\/\//],
+    ['a line end in it', `${url}\n${url}`, /https:\/\/ or http:\/\//],
+    ['a user name and a password', url.replace('https://', `https://me:${secret}@`), /user name/],
+  ])('may not have %s, and the problem does not print it', (_, text, expected) => {
+    const problems = problemsOf({ ...enough, ALERT_URL: text })
+    expect(problems).toEqual([expect.stringMatching(expected)])
+    expect(problems.join()).not.toContain(secret)
+  })
+
+  test('has to be set where silence is an alarm: nobody would hear it', () => {
+    expect(problemOf('SILENCE_ALARM', '2h')).toBe('is set, but nobody would hear it: set ALERT_URL too')
+    expect(problemsOf({ ...enough, SILENCE_ALARM: '2h', ALERT_URL: url })).toEqual([])
+  })
+})
+
 describe('refused, with what is allowed', () => {
   const proxies = /^must be IP addresses or CIDRs such as 10\.0\.0\.5 or 172\.16\.0\.0\/12, separated by commas/
+  const allowed =
+    /^must be auto, or IP addresses or CIDRs such as 10\.0\.0\.5 or 172\.16\.0\.0\/12, separated by commas/
   const path = /^must be a path such as \/bitrix24/
   const time = /^must be a time such as 500ms, 30s, 5m, 2h or 7d, at most /
   const size = /^must be a size such as 512KB or 1MB, from 1KB to 64MB/
@@ -317,6 +389,7 @@ describe('refused, with what is allowed', () => {
     ['TRUST_PROXY', proxies, ['true', '1', 'loopback', 'caddy', '10.0.0', '10.0.0.256', '10.0.0.5:80', '*', '::g']],
     ['TRUST_PROXY', proxies, ['10.0.0.0/33', '10.0.0.0/-1', '10.0.0.0/', '10.0.0.0/x', '10.0.0.0/8/8', '::/129']],
     ['TRUST_PROXY', proxies, ['10.0.0.5 10.0.0.6', '10.0.0.5;10.0.0.6', '10.0.0.5,x']],
+    ['B24_ALLOWED_IPS', allowed, ['on', 'AUTO', 'auto,10.0.0.5', 'example.com', '10.0.0.256', '0.0.0.0/0', ',', ' ']],
   ])('%s', (name, allowed, values) => {
     for (const value of values) {
       const problem = problemOf(name, value)
@@ -346,6 +419,7 @@ describe('taken', () => {
       'TRUST_PROXY',
       ['127.0.0.1', '10.0.0.0/8', '10.0.0.1/32', '::1', 'fc00::/7', '::1/128', '10.0.0.1,,10.0.0.2', ','],
     ],
+    ['B24_ALLOWED_IPS', ['auto', '203.0.113.7', '203.0.113.0/24', '2001:db8::/32', '::ffff:203.0.113.7,']],
     ['LOG_LEVEL', ['trace', 'silent']],
   ])('%s', (name, values) => {
     for (const value of values) expect(problemsOf({ ...enough, [name]: value }), value).toEqual([])
@@ -368,6 +442,10 @@ test.each([
   expect(problemsOf(env).length > 0 || make()).toBeTruthy()
 })
 
+test('B24_ALLOWED_IPS=auto is the published lists', () => {
+  expect(readConfig({ ...enough, B24_ALLOWED_IPS: 'auto' }).allowedIps).toBe('auto')
+})
+
 test.each([
   ['500ms', 500],
   ['30s', 30_000],
@@ -387,7 +465,14 @@ test.each([
 })
 
 test('the data directory can be read without a token', () => {
-  expect(readDataDir({})).toBe(resolve('data'))
-  expect(readDataDir({ DATA_DIR: '' })).toBe(resolve('data'))
-  expect(readDataDir({ DATA_DIR: '/data' })).toBe('/data')
+  expect(readSettings({}, 'DATA_DIR')).toEqual({ DATA_DIR: resolve('data') })
+  expect(readSettings({ DATA_DIR: '' }, 'DATA_DIR')).toEqual({ DATA_DIR: resolve('data') })
+  expect(readSettings({ DATA_DIR: '/data', PORT: 'x' }, 'DATA_DIR')).toEqual({ DATA_DIR: '/data' })
+})
+
+test('some settings alone are read with every problem of theirs', () => {
+  const env = { PORT: 'x', ADMIN_PORT: 'y', HOST: '::' }
+  expect(() => readSettings(env, 'PORT', 'ADMIN_PORT', 'HOST')).toThrow(
+    /2 problems\n {2}PORT must .*\n {2}ADMIN_PORT must /,
+  )
 })

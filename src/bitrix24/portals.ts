@@ -1,3 +1,4 @@
+import { robotEvent } from '../events/robot.ts'
 import type { Bitrix24Error } from './bitrix24-error.ts'
 import type { Rate } from './budget.ts'
 import type { Clock } from './clock.ts'
@@ -17,6 +18,7 @@ export interface Access {
 
 /** What tells where an event is from. */
 export interface Origin {
+  readonly event?: string
   readonly webhook?: string | undefined
   readonly auth?: Readonly<Record<string, unknown>> | undefined
 }
@@ -25,6 +27,8 @@ export interface Origin {
 export interface Portals {
   /** For the calls about an event; or why there is none. */
   readonly accessFor: (event: Origin) => Access | { readonly refusal: string }
+  /** Of every hook. */
+  readonly all: () => readonly Access[]
   readonly stop: () => void
 }
 
@@ -57,10 +61,12 @@ export function createPortals({ hooks, clock, onChange, rate, burst, ...probing 
   }
 
   return {
-    accessFor({ webhook, auth }) {
+    accessFor({ event, webhook, auth }) {
       if (hooks.length === 0) return { refusal: 'B24_HOOK is not set' }
-      const hook = hookFor(hooks, webhook)
+      const hook = event === robotEvent ? hookForRobot(hooks, auth) : hookFor(hooks, webhook)
       const access = hook && accesses.get(hook)
+      if (!access && event === robotEvent)
+        return { refusal: 'B24_HOOK has no hook for the robots of this portal, or several' }
       if (!access) {
         const token = webhook === undefined ? 'a token without a name' : `the token "${webhook}"`
         return { refusal: `B24_HOOK has no hook for the events of ${token}` }
@@ -71,9 +77,17 @@ export function createPortals({ hooks, clock, onChange, rate, burst, ...probing 
       if (!isHookOf(access.hook, domain)) return { refusal: `${label} is not used for an event of ${domain}` }
       return access
     },
+    all: () => [...accesses.values()],
     stop() {
       stopping.abort(new Error('nothing is read any more'))
       for (const { health } of accesses.values()) health.stop()
     },
   }
+}
+
+/** A robot's post comes with no token, so with no name: it is for the only hook of its portal. */
+function hookForRobot(hooks: readonly Hook[], auth: Origin['auth']): Hook | undefined {
+  const domain = auth?.['domain']
+  const [hook, ...others] = hooks.filter((one) => typeof domain === 'string' && isHookOf(one, domain))
+  return others.length === 0 ? hook : undefined
 }

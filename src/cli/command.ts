@@ -39,7 +39,7 @@ interface Spec<O extends Options> {
   readonly usage: string
   /** One line for the list of commands. */
   readonly summary: string
-  /** What its help says beside the options. */
+  /** What its help says beside the options: sentences, of which it makes a paragraph. */
   readonly notes?: readonly string[]
   readonly options: O
   /** Each with `b24-receiver` before it in the help. */
@@ -95,11 +95,22 @@ function helpOf({ name, usage, summary, notes = [], options, examples }: Omit<Sp
   return [
     `b24-receiver ${`${name} ${usage}`.trimEnd()}`,
     `\n  ${summary}`,
-    ...(notes.length > 0 ? ['', ...notes.map((note) => `  ${note}`)] : []),
+    ...(notes.length > 0 ? ['', ...wrap(notes.join(' '))] : []),
     '\nOptions',
     ...rows.map(([left = '', right = '']) => `  ${left.padEnd(width)}  ${right}`),
     '\nExamples',
     ...examples.map((example) => `  b24-receiver ${example}`),
     '',
   ].join('\n')
+}
+
+/** Lines that fit most terminals. */
+function wrap(text: string): string[] {
+  const lines = ['']
+  for (const word of text.split(' ')) {
+    const last = lines.at(-1) ?? ''
+    if (last.length + word.length < 110) lines[lines.length - 1] = last === '' ? `  ${word}` : `${last} ${word}`
+    else lines.push(`  ${word}`)
+  }
+  return lines
 }

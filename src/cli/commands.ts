@@ -1,11 +1,30 @@
 import { call } from './call.ts'
 import type { Command } from './command.ts'
+import { dead } from './dead.ts'
 import { demo } from './demo.ts'
+import { handlers } from './handlers.ts'
+import { importCommand } from './import.ts'
+import { reload } from './reload.ts'
+import { replay } from './replay.ts'
+import { status } from './status.ts'
+import { sweepCommand } from './sweep.ts'
 import { tail } from './tail.ts'
 import { work } from './work.ts'
 
 /** In the order of the help. */
-export const commands: readonly Command[] = [tail, call, work, demo]
+export const commands: readonly Command[] = [
+  tail,
+  status,
+  replay,
+  dead,
+  handlers,
+  reload,
+  call,
+  importCommand,
+  sweepCommand,
+  work,
+  demo,
+]
 
 const width = Math.max(...commands.map(({ usage }) => usage.length))
 

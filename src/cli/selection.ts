@@ -55,7 +55,8 @@ export function parseSelection(values: SelectionValues, now = new Date()): Selec
   }
 }
 
-function parseTime(word: string, text: string | undefined, now: Date): Date | undefined {
+/** @param word that it is the value of */
+export function parseTime(word: string, text: string | undefined, now: Date): Date | undefined {
   if (text === undefined) return undefined
   const ago = parseDuration(text)
   if (ago !== undefined) return new Date(now.getTime() - ago)

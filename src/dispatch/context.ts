@@ -24,7 +24,10 @@ export interface RunParts {
 
 /** One run, as its handler sees it and as its dispatcher does. */
 export interface Run {
-  readonly context: Context
+  /** @param previous what it has last completed with, where `onChange` keeps that */
+  readonly contextWith: (previous: LooseRecord | undefined) => Context
+  /** The record as the handler gets it: read once. */
+  readonly readOnce: () => Promise<LooseRecord | null>
   /** The record as it is now, whatever the handler has read. */
   readonly readRecord: () => Promise<LooseRecord | null>
   /** The handler was told that the record is gone. */
@@ -108,18 +111,20 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
   }
 
   return {
-    context: {
+    contextWith: (previous) => ({
       log,
       signal: timer.signal,
       attempt,
       coalesced,
+      previous,
       get bitrix24() {
         client ??= openClient()
         return client
       },
       // What the handler says about its kind is not checked, as with call().
       record: <Kind extends string>() => mayBeLeft(readOnce()) as Promise<RecordOf<Kind> | null>,
-    },
+    }),
+    readOnce,
     readRecord,
     isGone: () => isGone,
     hasWritten: () => hasWritten,

@@ -2,7 +2,8 @@ import { rm, stat } from 'node:fs/promises'
 import { setTimeout as sleep, setImmediate as tick } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Portals } from '../bitrix24/portals.ts'
-import { follow, type Position } from '../journal/follow.ts'
+import { isDeletion } from '../events/catalogue.ts'
+import { follow, type JournalledEvent, type Position } from '../journal/follow.ts'
 import { listSegments } from '../journal/segments.ts'
 import { createLoopBreaker, type LoopBreaker } from './loop-breaker.ts'
 import type { OwnWrites } from './own-writes.ts'
@@ -81,12 +82,19 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
           .filter((handler) => handler.matches(event.event))
           .map(({ name, options: { order, settle } }) => ({ handler: name, event, segment, order, settle })),
       )
-      await queue.add(deliveries, position)
+      const unseen = entries.flatMap(({ event }) => keepersNotTold(event).map(({ name }) => ({ handler: name, event })))
+      await queue.add(deliveries, position, unseen)
       followed = position
       if (deliveries.length === 0) continue
       onForwarded()
       fill()
     }
+  }
+
+  /** Of an object that is deleted nothing has to be kept; one that is told of it needs it for that run, which drops it. */
+  function keepersNotTold({ event, object }: JournalledEvent): readonly LoadedHandler[] {
+    if (object === undefined || !isDeletion(event)) return []
+    return handlers.filter((handler) => handler.options.onChange && !handler.matches(event))
   }
 
   /**

@@ -1,11 +1,11 @@
 import type { Logger } from 'pino'
 import type { Client } from '../bitrix24/client.ts'
-import type { RecordOf } from '../bitrix24/record.ts'
+import type { LooseRecord, RecordOf } from '../bitrix24/record.ts'
 import { parseDuration } from '../config.ts'
-import type { EventName, EventOf } from '../events/typed.ts'
+import type { EventName, EventOf, KindOf } from '../events/typed.ts'
 
 /** What a handler gets beside the event. */
-export interface Context {
+export interface Context<Previous = LooseRecord | undefined> {
   /** Writes to the receiver's diagnostic log, marked with handler and event. */
   readonly log: Logger
   /**
@@ -30,16 +30,32 @@ export interface Context {
    * @throws {FinalError} when there is no hook for this event, or no method that reads such an object
    */
   readonly record: <Kind extends string = string>() => Promise<RecordOf<Kind> | null>
+  /**
+   * With the option `onChange`: the fields that it names as they were when this handler last completed for this object;
+   * `undefined` when it never did. A field is absent that was not named then, or was too long to keep.
+   */
+  readonly previous: Previous
 }
 
 /**
  * Handles one event. When it returns, or its promise resolves, the event is done; when it throws, the event is tried
  * again. It may see one event twice, after a crash for one, so it must be idempotent.
  */
-export type Handler<Name extends string = string> = (event: EventOf<Name>, context: Context) => unknown
+export type Handler<Name extends string = string, Previous = LooseRecord | undefined> = (
+  event: EventOf<Name>,
+  context: Context<Previous>,
+) => unknown
+
+/** What `onChange` may name for events of this name: where the record's fields are known one of them, else any. */
+export type FieldOf<Name extends string> = keyof RecordOf<KindOf<Name>> & string
+
+/** Of no fields, `undefined`. */
+export type PreviousOf<Name extends string, Field extends string> = [Field] extends [never]
+  ? undefined
+  : { readonly [F in Field]?: RecordOf<KindOf<Name>>[F & FieldOf<Name>] } | undefined
 
 /** How a handler is run. Times are written as in the environment: `500ms`, `30s`, `5m`, `2h`, `7d`. */
-export interface HandlerOptions {
+export interface HandlerOptions<Field extends string = string> {
   /**
    * Events of one object that wait when a run starts become one run, with the newest event and `context.coalesced`:
    * `true` for events of one name, `'object'` across the names of this handler.
@@ -57,6 +73,11 @@ export interface HandlerOptions {
   readonly order?: 'object' | 'none'
   /** `true`: not run for an event that only tells of its own write through `context.bitrix24`. */
   readonly ignoreOwnChanges?: boolean
+  /**
+   * Run only if one of these fields of the record differs from what this handler has last completed with for the object;
+   * `context.previous` has those values.
+   */
+  readonly onChange?: readonly Field[]
 }
 
 /** `HandlerOptions`, read: times in milliseconds, `undefined` where the environment decides. */
@@ -68,6 +89,7 @@ export interface RunOptions {
   readonly concurrency: number
   readonly order: 'object' | 'none'
   readonly ignoreOwnChanges: boolean
+  readonly onChange: readonly string[] | undefined
 }
 
 /** What `defineHandler` returns and a handler file exports as its default. */
@@ -95,11 +117,11 @@ const retryBrand = Symbol.for('bitrix24-webhook-receiver.retry')
  * @param events an event's name or a pattern in which `*` stands for any characters; upper and lower case are one
  * @throws {TypeError} when a name is none, or an option is not known to this version
  */
-export function defineHandler<const Name extends EventName | (string & {})>(
+export function defineHandler<const Name extends EventName | (string & {}), Field extends FieldOf<Name> = never>(
   events: Name | readonly Name[],
   // The names are known from `events`. Looking for them in the union of a pattern's events as well takes seconds.
-  handle: NoInfer<Handler<Name>>,
-  options?: HandlerOptions,
+  handle: NoInfer<Handler<Name, PreviousOf<Name, Field>>>,
+  options?: HandlerOptions<Field>,
 ): HandlerDefinition
 export function defineHandler(
   events: string | readonly string[],
@@ -118,7 +140,16 @@ export function defineHandler(
 
 const longestTimeout = 86_400_000
 
-const optionNames = new Set(['coalesce', 'settle', 'timeout', 'retryFor', 'concurrency', 'order', 'ignoreOwnChanges'])
+const optionNames = new Set([
+  'coalesce',
+  'settle',
+  'timeout',
+  'retryFor',
+  'concurrency',
+  'order',
+  'ignoreOwnChanges',
+  'onChange',
+])
 
 /** What a file without `defineHandler` gets. */
 export const defaultOptions = readOptions({})
@@ -132,6 +163,7 @@ function readOptions(options: HandlerOptions): RunOptions {
     concurrency = Number.POSITIVE_INFINITY,
     order = 'object',
     ignoreOwnChanges = false,
+    onChange,
   } = options
   const refuse = (name: string, rule: string): never => {
     throw new TypeError(`defineHandler: ${name} must be ${rule}, got ${JSON.stringify(Reflect.get(options, name))}`)
@@ -146,6 +178,9 @@ function readOptions(options: HandlerOptions): RunOptions {
   if (typeof coalesce !== 'boolean' && coalesce !== 'object') refuse('coalesce', "true, false or 'object'")
   if (order !== 'object' && order !== 'none') refuse('order', "'object' or 'none'")
   if (order === 'none' && coalesce !== false) refuse('order', "'object' where coalesce is set")
+  if (order === 'none' && onChange !== undefined) refuse('order', "'object' where onChange is set")
+  if (onChange !== undefined && !isListOfNames(onChange))
+    refuse('onChange', "a list of names of fields, such as ['stageId'], each once")
   if (typeof ignoreOwnChanges !== 'boolean') refuse('ignoreOwnChanges', 'true or false')
   if (concurrency !== Number.POSITIVE_INFINITY && !(Number.isInteger(concurrency) && concurrency > 0))
     refuse('concurrency', 'a whole number from 1')
@@ -157,7 +192,13 @@ function readOptions(options: HandlerOptions): RunOptions {
     concurrency,
     order,
     ignoreOwnChanges,
+    onChange,
   }
+}
+
+function isListOfNames(list: unknown): boolean {
+  if (!Array.isArray(list) || list.length === 0 || new Set(list).size < list.length) return false
+  return list.every((name) => typeof name === 'string' && name !== '')
 }
 
 export function isDefinition(value: unknown): value is HandlerDefinition {

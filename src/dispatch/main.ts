@@ -1,13 +1,17 @@
 import { mkdir } from 'node:fs/promises'
 import { registerHooks } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
+import { startAlerter } from '../alerts/alerter.ts'
+import type { Snapshot } from '../alerts/snapshot.ts'
 import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
 import { realClock } from '../bitrix24/clock.ts'
 import type { Hook } from '../bitrix24/hook.ts'
 import { createPortals } from '../bitrix24/portals.ts'
 import { loadSdk } from '../bitrix24/transport.ts'
 import { type Config, readConfig } from '../config.ts'
+import type { Event } from '../intake/event.ts'
 import { oldest, type Position, positionOfLast, positionOfTime } from '../journal/follow.ts'
 import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
 import { journalDir, listSegments } from '../journal/segments.ts'
@@ -19,6 +23,7 @@ import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import type { Queue } from './queue.ts'
 import { HandlersError, type LoadedHandler, loadHandlers, unknownEvents } from './registry.ts'
 import type { Outcome } from './runner.ts'
+import { sweepOnStart } from './sweep-on-start.ts'
 
 // Handlers may lie in any folder; what they import under our name is this running source.
 registerHooks({
@@ -38,10 +43,22 @@ class Waiting extends Error {
 }
 
 /** Of a process that only runs handlers: the folder, its own, that it takes instead of a receiver's. */
-const [workerDir] = process.argv.slice(2)
-const isWorker = workerDir !== undefined
+const { values: words } = parseArgs({ options: { worker: { type: 'string' }, 'sweep-since': { type: 'string' } } })
+const isWorker = words.worker !== undefined
 const config = readSettings()
+/** Without a receiver that started it. */
+const isAlone = process.send === undefined
+/** What one that is alone has told nobody but its alerter. */
+const heard: { readonly hooks: Map<string, string>; dead: NonNullable<Snapshot['dead']> } = {
+  hooks: new Map(),
+  dead: { queued: 0, count: 0, last: undefined },
+}
 const { log, close: closeLog } = createLog(config.logLevel, 'dispatcher')
+/** Given by a receiver that has just started. */
+const sweepSince = readSweepSince()
+const sweeping = new AbortController()
+const appending = new Map<number, PromiseWithResolvers<void>>()
+let nextRequest = 1
 let isStopping = false
 /** Why the engine of deliveries cannot be used. */
 let trouble: string | undefined
@@ -50,6 +67,7 @@ let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
 let resumeDispatcher: () => void = () => undefined
 
 listen()
+if (isAlone && config.alertUrl !== undefined) tellAlerter()
 try {
   await run()
 } catch (error) {
@@ -78,7 +96,13 @@ async function run(): Promise<void> {
   const { queue } = engine
   const from = isWorker ? undefined : await startPosition(engine)
   await queue.remember(
-    handlers.map(({ name, events, options: { order, settle } }) => ({ name, events, order, settle })),
+    handlers.map(({ name, events, options: { order, settle, onChange } }) => ({
+      name,
+      events,
+      order,
+      settle,
+      onChange: onChange !== undefined,
+    })),
   )
   for (const [handler, owed] of await queue.handlers())
     if (owed > 0 && !handlers.some(({ name }) => name === handler))
@@ -102,6 +126,7 @@ async function run(): Promise<void> {
   const endTelling = tellState(queue)
   stopDispatcher = async (grace) => {
     endTelling()
+    sweeping.abort()
     await dispatcher.stop(grace)
     portals.stop()
     await engine.close()
@@ -109,6 +134,13 @@ async function run(): Promise<void> {
   resumeDispatcher = dispatcher.resume
   isFollowing = true
   tell(trouble === undefined ? { type: 'following' } : { type: 'trouble', reason: trouble })
+  if (sweepSince !== undefined && config.sweepOnStart !== undefined && process.send) {
+    const { dataDir, sweepOnStart: targets } = config
+    const parts = { dataDir, targets, since: sweepSince, append, signal: sweeping.signal, log }
+    void sweepOnStart({ ...parts, accesses: portals.all() }).then((isDone) => {
+      if (isDone) tell({ type: 'swept' })
+    })
+  }
   // Half a second, which is better spent now than within the time of a run. If it fails, so does the call.
   if (config.hooks.length > 0) loadSdk().catch(() => undefined)
   await dispatcher.failed
@@ -193,6 +225,22 @@ function tellOutcome({ handler, event, outcome, reason = '' }: Outcome): void {
   tell({ type: 'dead', dead: { handler, id: event.id, event: event.event, object: event.object, reason } })
 }
 
+/** Lets the receiver journal them: nobody else writes there. */
+function append(events: readonly Event[]): Promise<void> {
+  const request = nextRequest++
+  const answer = Promise.withResolvers<void>()
+  appending.set(request, answer)
+  tell({ type: 'append', request, events })
+  return answer.promise
+}
+
+function settleAppend({ request, error }: Extract<ToDispatcher, { type: 'appended' }>): void {
+  const answer = appending.get(request)
+  appending.delete(request)
+  if (error === undefined) answer?.resolve()
+  else answer?.reject(new Error(error))
+}
+
 function tellWhy(error: unknown): void {
   if (error instanceof HandlersError) {
     tellBrokenFiles(config, error.problems)
@@ -206,13 +254,15 @@ function tellWhy(error: unknown): void {
 
 function listen(): void {
   // Signals of the terminal reach both of us; the receiver decides what they mean.
-  const isChild = process.send !== undefined
-  process.on('SIGINT', () => void (isChild || end(0, config.shutdownGrace)))
-  process.on('SIGHUP', () => void (isChild || end(0, config.shutdownGrace)))
+  process.on('SIGINT', () => void (isAlone && end(0, config.shutdownGrace)))
+  process.on('SIGHUP', () => void (isAlone && end(0, config.shutdownGrace)))
   process.on('SIGTERM', () => void end(0, config.shutdownGrace))
-  process.on('message', ({ grace }: ToDispatcher) => void end(0, grace))
+  process.on('message', (message: ToDispatcher) => {
+    if (message.type === 'stop') void end(0, message.grace)
+    else settleAppend(message)
+  })
   process.on('disconnect', () => void end(0, config.shutdownGrace))
-  if (!isChild) return
+  if (isAlone) return
   const alive = () => tell({ type: 'alive' })
   alive()
   setInterval(alive, Math.min(1_000, config.handlerStall / 4))
@@ -232,14 +282,32 @@ async function end(code: number, grace: number): Promise<never> {
   process.exit(code)
 }
 
+/** The receiver knows the rest, but not what a dispatcher of its own would tell it. */
+function tellAlerter(): void {
+  startAlerter({ snapshot: () => ({ hooks: [...heard.hooks.values()], dead: heard.dead }), log })
+}
+
+function hear(message: FromDispatcher): void {
+  const { dead, hooks } = heard
+  if (message.type === 'dead') heard.dead = { ...dead, count: dead.count + 1, last: message.dead }
+  if (message.type === 'state') heard.dead = { ...dead, queued: message.state.dead }
+  if (message.type === 'hook' && message.trouble !== undefined) hooks.set(message.label, message.trouble)
+  if (message.type === 'hook' && message.trouble === undefined) hooks.delete(message.label)
+}
+
 function tell(message: FromDispatcher): void {
+  if (isAlone) hear(message)
   // The channel closes when the receiver ends, and then so do we: a message that does not get through is no error.
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
 }
 
+function readSweepSince(): Date | undefined {
+  return words['sweep-since'] === undefined ? undefined : new Date(words['sweep-since'])
+}
+
 function readSettings(): Config {
   try {
-    return readConfig({ ...process.env, ...(isWorker && { DATA_DIR: workerDir }) }, 'dispatcher')
+    return readConfig({ ...process.env, ...(isWorker && { DATA_DIR: words.worker }) }, 'dispatcher')
   } catch (error) {
     const { text, exitCode } = explainStart(error)
     process.stderr.write(`${text}\n`)

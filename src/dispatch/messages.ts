@@ -1,3 +1,4 @@
+import type { Event } from '../intake/event.ts'
 import type { QueueState } from './queue.ts'
 
 /** A delivery that was given up. */
@@ -25,11 +26,16 @@ export type FromDispatcher =
   /** A run ended. */
   | { readonly type: 'worked' }
   | { readonly type: 'dead'; readonly dead: Dead }
+  /** To be journalled; answered with `appended` and the same number. */
+  | { readonly type: 'append'; readonly request: number; readonly events: readonly Event[] }
+  /** What was missed while the receiver was down is journalled. */
+  | { readonly type: 'swept' }
   /** How much is owed has changed. */
   | { readonly type: 'state'; readonly state: QueueState }
 
-/** What the receiver tells its dispatcher: end within so many milliseconds. */
-export interface ToDispatcher {
-  readonly type: 'stop'
-  readonly grace: number
-}
+/** What the receiver tells its dispatcher. */
+export type ToDispatcher =
+  /** End within so many milliseconds. */
+  | { readonly type: 'stop'; readonly grace: number }
+  /** The events of that request are on disk, or why they are not. */
+  | { readonly type: 'appended'; readonly request: number; readonly error?: string }

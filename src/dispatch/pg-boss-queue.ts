@@ -7,6 +7,7 @@ import { type End, endRuns } from './pg-ends.ts'
 import { createJobs } from './pg-jobs.ts'
 import { addDeliveries } from './pg-lanes.ts'
 import { readPosition, readState } from './pg-schema.ts'
+import { doubtSeen, keepSeen, readSeen } from './pg-seen.ts'
 import type { Delivery, Queue, Wanted } from './queue.ts'
 
 export interface PgBossQueueParts {
@@ -207,7 +208,7 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
 
   return {
     position: () => database.persist(() => readPosition(database, receiver)),
-    async add(deliveries, position) {
+    async add(deliveries, position, unseen = []) {
       for (let from = 0; from === 0 || from < deliveries.length; from += longestAdd) {
         const some = deliveries.slice(from, from + longestAdd)
         const isLast = from + longestAdd >= deliveries.length
@@ -215,18 +216,24 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
           const ready =
             some.length > 0 ? await addDeliveries(transaction, { deliveries: some, receiver, at: at() }) : []
           await jobs.issue(transaction, ready)
-          if (isLast)
-            await transaction.query(
-              `INSERT INTO b24_receiver.position (receiver, segment, "offset") VALUES ($1, $2, $3)
-               ON CONFLICT (receiver) DO UPDATE SET segment = excluded.segment, "offset" = excluded."offset"`,
-              [receiver, position.segment, position.offset],
-            )
           if (ready.length > 0) await transaction.query(`NOTIFY ${channel}`)
+          if (!isLast) return
+          await keepSeen(
+            transaction,
+            unseen.map((about) => ({ about, seen: null })),
+          )
+          await transaction.query(
+            `INSERT INTO b24_receiver.position (receiver, segment, "offset") VALUES ($1, $2, $3)
+               ON CONFLICT (receiver) DO UPDATE SET segment = excluded.segment, "offset" = excluded."offset"`,
+            [receiver, position.segment, position.offset],
+          )
         })
       }
     },
     claim,
-    done: (delivery) => end(delivery, { how: 'done' }),
+    done: (delivery, seen) => end(delivery, { how: 'done', seen }),
+    seen: (delivery) => database.persist(() => readSeen(database, delivery)),
+    doubt: (delivery) => database.persist(() => doubtSeen(database, delivery)),
     dead: (delivery, error) => end(delivery, { how: 'dead', error }),
     retry: (delivery, { due, error, alone = false }) =>
       end(delivery, { how: 'retry', delay: until(due), error, alone }),
@@ -287,6 +294,9 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
             at(),
           ],
         )
+        await transaction.query('DELETE FROM b24_receiver.seen WHERE handler = ANY($1)', [
+          handlers.filter(({ onChange }) => !onChange).map(({ name }) => name),
+        ])
         await transaction.query('DELETE FROM b24_receiver.broken WHERE worker = $1', [receiver])
       })
     },

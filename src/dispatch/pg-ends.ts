@@ -2,7 +2,8 @@ import { laneOf } from './lane.ts'
 import type { Row, Transaction } from './pg-database.ts'
 import type { Jobs } from './pg-jobs.ts'
 import { hasLane, lockLanes, promote, textOf } from './pg-lanes.ts'
-import type { Delivery } from './queue.ts'
+import { keepSeen } from './pg-seen.ts'
+import type { Delivery, SeenFields } from './queue.ts'
 
 /** What became of a run. */
 export interface End {
@@ -14,6 +15,8 @@ export interface End {
   readonly delay?: number
   readonly error?: string
   readonly alone?: boolean
+  /** See `Queue`. */
+  readonly seen?: SeenFields | null | undefined
 }
 
 export interface EndParts {
@@ -75,6 +78,12 @@ export async function endRuns(
     [JSON.stringify(rows), at, worker],
   )
   const ours = new Set(ended.map(({ key }) => Number(key)))
+  await keepSeen(
+    transaction,
+    ends.flatMap(({ delivery, seen }) =>
+      ours.has(delivery.key) && seen !== undefined ? [{ about: delivery, seen }] : [],
+    ),
+  )
   const gone = ended.filter(({ how }) => how === 'done' || how === 'dead')
   const next = await promote(transaction, gone.filter(hasLane), at)
   const ready: Row[] = [...ended.filter(({ job }) => job !== null), ...next]

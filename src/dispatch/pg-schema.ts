@@ -110,6 +110,13 @@ const migrations = [
    );
    CREATE INDEX own_write_lane ON b24_receiver.own_write (lane);
    CREATE INDEX own_write_sent ON b24_receiver.own_write (sent_at);
+   CREATE TABLE b24_receiver.seen (
+     handler text NOT NULL,
+     lane text NOT NULL,
+     fields text NOT NULL, -- an object: field to text
+     doubt boolean NOT NULL DEFAULT false,
+     PRIMARY KEY (handler, lane)
+   );
    CREATE TABLE b24_receiver.loop (
      key text PRIMARY KEY,
      runs bigint[] NOT NULL,

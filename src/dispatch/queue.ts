@@ -25,6 +25,15 @@ export interface Delivery {
   readonly firstRunAt: number
 }
 
+/** What a handler with `onChange` saw of an object: field → text, see on-change.ts. */
+export type SeenFields = Readonly<Record<string, string>>
+
+export interface Seen {
+  readonly fields: SeenFields
+  /** A run has begun since then, and none was done: nobody knows how far it got. */
+  readonly isInDoubt: boolean
+}
+
 /** What a handler would take now. */
 export interface Wanted {
   readonly handler: string
@@ -41,6 +50,8 @@ export interface KnownHandler {
   readonly order: 'object' | 'none'
   /** Milliseconds. */
   readonly settle: number
+  /** Whether it has the option of that name. */
+  readonly onChange: boolean
 }
 
 /** How many deliveries are in each state. What is blocked waits behind another of its object. */
@@ -67,11 +78,24 @@ export type Awaitable<T> = T | Promise<T>
 export interface Queue {
   /** Where to follow on from; `undefined` when nobody settled it. */
   position(): Awaitable<Position | undefined>
-  /** Keeps the deliveries and the position after them, both or neither. Adding an event twice adds nothing. */
-  add(deliveries: readonly NewDelivery[], position: Position): Awaitable<void>
+  /**
+   * Keeps the deliveries and the position after them, both or neither. Adding an event twice adds nothing.
+   *
+   * @param unseen what is kept of these objects for these handlers is dropped
+   */
+  add(
+    deliveries: readonly NewDelivery[],
+    position: Position,
+    unseen?: readonly Pick<NewDelivery, 'handler' | 'event'>[],
+  ): Awaitable<void>
   /** Takes up to `limit` deliveries that may run now. A suspect (see `recover`) is given alone. */
   claim(wanted: readonly Wanted[], limit: number): Awaitable<Delivery[]>
-  done(delivery: Delivery): Awaitable<void>
+  /** @param seen is kept for its handler, portal and object, and `null` drops what is kept: with the end of it or not at all */
+  done(delivery: Delivery, seen?: SeenFields | null): Awaitable<void>
+  /** What is kept for its handler, portal and object. */
+  seen(delivery: Delivery): Awaitable<Seen | undefined>
+  /** Its handler is about to run: what is kept is in doubt until `done` keeps something. On disk when it resolves. */
+  doubt(delivery: Delivery): Awaitable<void>
   retry(delivery: Delivery, again: Retry): Awaitable<void>
   dead(delivery: Delivery, error: string): Awaitable<void>
   /** It was not run to its end and that is not its fault: it is ready again and the attempt is not counted. */
@@ -93,6 +117,7 @@ export interface Queue {
   nextDue(): Awaitable<number | undefined>
   /** Handlers that were ever loaded, and how many deliveries each is owed. */
   handlers(): Awaitable<ReadonlyMap<string, number>>
+  /** What is kept for one that has no `onChange` (any more) is dropped: of what it completes with nothing is kept now. */
   remember(handlers: readonly KnownHandler[]): Awaitable<void>
   state(): Awaitable<QueueState>
   watch(watcher: Watcher): void

@@ -4,6 +4,7 @@ import { basename, extname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { isDocumented } from '../events/catalogue.ts'
 import { candidates, nearestName } from '../events/nearest.ts'
+import { robotEvent } from '../events/robot.ts'
 import { defaultOptions, type Handler, isDefinition, type RunOptions } from './handler.ts'
 import { matcherOf, toRegExp } from './pattern.ts'
 
@@ -76,7 +77,8 @@ export async function loadHandlers(dir: string): Promise<LoadedHandler[]> {
   return handlers
 }
 
-async function handlerFiles(dir: string): Promise<string[]> {
+/** The names of the files in the folder that are handlers. @throws {HandlersError} */
+export async function handlerFiles(dir: string): Promise<string[]> {
   try {
     const entries = await readdir(dir, { withFileTypes: true })
     return entries
@@ -146,7 +148,7 @@ function matchesAny(event: string): boolean {
  */
 export function unknownEvents(handler: LoadedHandler): { event: string; nearest: string | undefined }[] {
   return handler.events
-    .filter((event) => (event.includes('*') ? !matchesAny(event) : !isDocumented(event)))
+    .filter((event) => (event.includes('*') ? !matchesAny(event) : !isDocumented(event) && event !== robotEvent))
     .map((event) => ({ event, nearest: nearestName(event) }))
     .filter(({ event, nearest }) => nearest !== undefined || !event.includes('*'))
 }

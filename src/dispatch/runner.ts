@@ -6,8 +6,9 @@ import type { JournalledEvent } from '../journal/follow.ts'
 import { createRun } from './context.ts'
 import { laneOf } from './lane.ts'
 import type { LoopBreaker } from './loop-breaker.ts'
+import { judgeChange } from './on-change.ts'
 import type { OwnWrites } from './own-writes.ts'
-import type { Delivery, Queue } from './queue.ts'
+import type { Delivery, Queue, SeenFields } from './queue.ts'
 import type { LoadedHandler } from './registry.ts'
 import { nextTry } from './retry.ts'
 import { createRunTimer } from './run-timer.ts'
@@ -16,7 +17,7 @@ import { createRunTimer } from './run-timer.ts'
 export interface Outcome {
   readonly handler: string
   readonly event: JournalledEvent
-  readonly outcome: 'handled' | 'gone' | 'echo' | 'retried' | 'dead' | 'postponed' | 'held'
+  readonly outcome: 'handled' | 'unchanged' | 'gone' | 'echo' | 'retried' | 'dead' | 'postponed' | 'held'
   /** Of the run; 0 where it was not run. */
   readonly ms: number
   /** Why it failed or waits. */
@@ -56,6 +57,7 @@ export function createRunner(parts: RunnerParts): Runner {
 
   async function run(delivery: Delivery, handler: LoadedHandler): Promise<void> {
     const { event, attempt, coalesced } = delivery
+    const { ignoreOwnChanges, onChange } = handler.options
     const about = aboutOf(delivery)
     const known = callers.has(handler.name) ? troubleFor(event) : undefined
     if (known) return postpone(delivery, known, about)
@@ -71,8 +73,8 @@ export function createRunner(parts: RunnerParts): Runner {
     const timer = createRunTimer(timeout)
     const started = performance.now()
     const ms = () => Math.round(performance.now() - started)
-    const end = async (outcome: 'handled' | 'gone' | 'echo') => {
-      await queue.done(delivery)
+    const end = async (outcome: 'handled' | 'unchanged' | 'gone' | 'echo', seen?: SeenFields | null) => {
+      await queue.done(delivery, seen)
       const took = ms()
       log.info({ ...about, ms: took }, outcome)
       onOutcome({ handler: handler.name, event, outcome, ms: took })
@@ -87,12 +89,16 @@ export function createRunner(parts: RunnerParts): Runner {
     })
     try {
       // Not on a retry: a run that failed half-way has written, too.
-      if (handler.options.ignoreOwnChanges && attempt === 1) {
-        const verdict = await ownWrites.judge({ handler: handler.name, event, coalesced }, run.readRecord)
+      if (ignoreOwnChanges && attempt === 1) {
+        const readRecord = onChange ? run.readOnce : run.readRecord
+        const verdict = await ownWrites.judge({ handler: handler.name, event, coalesced }, readRecord)
+        // What is kept stays: it may be a person's change that ours has overtaken, and whose event is still to come.
         if (verdict === 'echo') return await end('echo')
       }
+      const change = onChange && (await judgeChange({ delivery, names: onChange, queue, readRecord: run.readOnce }))
+      if (change && change.verdict !== 'run') return await end(change.verdict, change.seen)
       await Promise.race([
-        handler.handle(event, run.context),
+        handler.handle(event, run.contextWith(change?.previous)),
         // JavaScript cannot be stopped. A handler that ignores its signal holds its object until the process goes.
         timer.overdue.then(() => {
           throw new HandlerStuck(`${handler.name} did not end ${2 * timeout} ms after its start`)
@@ -100,7 +106,7 @@ export function createRunner(parts: RunnerParts): Runner {
       ])
       // What it did after the time was up counts as not done: it was told to stop.
       timer.signal.throwIfAborted()
-      await end(run.isGone() ? 'gone' : 'handled')
+      await end(run.isGone() ? 'gone' : 'handled', change?.seen)
     } catch (error) {
       timer.stop()
       // Before its delivery ends: what waits behind it must not start beside it.

@@ -1,4 +1,5 @@
-import { existsSync } from 'node:fs'
+import { accessSync, constants, existsSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { pathToFileURL } from 'node:url'
 import type { Deliveries, DeliveryRecord } from './deliveries.ts'
@@ -46,6 +47,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
     forgetHandler: db.prepare('DELETE FROM handler WHERE name = ?'),
     forgetOwed: db.prepare('DELETE FROM delivery WHERE handler = ?'),
     forgetWrites: db.prepare('DELETE FROM own_write WHERE handler = ?'),
+    forgetSeen: db.prepare('DELETE FROM seen WHERE handler = ?'),
     owed: db.prepare(`
       SELECT count(*) AS owed FROM delivery
       WHERE handler = ? AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`),
@@ -121,6 +123,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
         const owed = Number(sql.owed.get(handler)?.['owed'])
         sql.forgetOwed.run(handler)
         sql.forgetWrites.run(handler)
+        sql.forgetSeen.run(handler)
         sql.forgetHandler.run(handler)
         return owed
       }),
@@ -130,6 +133,12 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
 
 function openToWrite(path: string): DatabaseSync {
   if (!existsSync(path)) throw new Error(`${path} is not there: no handler has run yet`)
+  try {
+    accessSync(path, constants.W_OK)
+    accessSync(dirname(path), constants.W_OK)
+  } catch (error) {
+    throw new Error(`this user may not write to ${path}: run it as the receiver's`, { cause: error })
+  }
   const db = new DatabaseSync(path, { timeout: patience })
   db.exec('PRAGMA synchronous = NORMAL')
   return db

@@ -2,7 +2,8 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { type JournalledEvent, oldest } from '../journal/follow.ts'
-import type { Delivery, Queue, Wanted } from './queue.ts'
+import { laneOf } from './lane.ts'
+import type { Delivery, Queue, SeenFields, Wanted } from './queue.ts'
 import { createLanes } from './sqlite-lanes.ts'
 import { inTransaction, isCurrent, migrate, readHandlers, readPosition, readState } from './sqlite-schema.ts'
 
@@ -128,6 +129,11 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
         (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'blocked') +
         (SELECT count(*) FROM delivery WHERE handler = known.name AND state IN ('ready', 'running', 'waiting')) AS owed
       FROM handler AS known ORDER BY known.name`),
+    seen: db.prepare('SELECT fields, doubt FROM seen WHERE handler = ? AND lane = ?'),
+    doubt: db.prepare('UPDATE seen SET doubt = 1 WHERE handler = ? AND lane = ?'),
+    see: db.prepare('INSERT OR REPLACE INTO seen (handler, lane, fields) VALUES (?, ?, ?)'),
+    unsee: db.prepare('DELETE FROM seen WHERE handler = ? AND lane = ?'),
+    unseeAll: db.prepare('DELETE FROM seen WHERE handler = ?'),
     prune: db.prepare("DELETE FROM delivery WHERE state IN ('done', 'coalesced') AND segment <= ?"),
   }
 
@@ -159,7 +165,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
   function end(
     delivery: Delivery,
     state: 'done' | 'waiting' | 'dead',
-    { due = null, error = null, suspect = 0 }: { due?: number | null; error?: string | null; suspect?: number },
+    { due = null, error = null, suspect = 0, seen }: Ended,
   ): void {
     inTransaction(db, () => {
       const since = state === 'waiting' ? now() : null
@@ -167,14 +173,17 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       const row = sql.end.get({ key: delivery.key, state, since, due, error, suspect, now: now() })
       const lane = row?.['lane']
       if (state !== 'waiting' && typeof lane === 'string') lanes.unblock(delivery.handler, lane)
+      if (seen === null) sql.unsee.run(delivery.handler, laneOf(delivery.event))
+      else if (seen) sql.see.run(delivery.handler, laneOf(delivery.event), JSON.stringify(seen))
     })
   }
 
   return {
     position: () => readPosition(db),
-    add(deliveries, position) {
+    add(deliveries, position, unseen = []) {
       inTransaction(db, () => {
         for (const delivery of deliveries) lanes.add(delivery)
+        for (const { handler, event } of unseen) sql.unsee.run(handler, laneOf(event))
         sql.setPosition.run(position.segment, position.offset)
       })
     },
@@ -197,7 +206,20 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
           .map(({ key, coalesce }) => start(key, coalesce))
       })
     },
-    done: (delivery) => end(delivery, 'done', {}),
+    done: (delivery, seen) => end(delivery, 'done', { seen }),
+    seen({ handler, event }) {
+      const row = sql.seen.get(handler, laneOf(event))
+      return row && { fields: JSON.parse(String(row['fields'])) as SeenFields, isInDoubt: row['doubt'] === 1 }
+    },
+    doubt({ handler, event }) {
+      // A power cut may take back what was kept of an earlier run, but not that this one has begun.
+      db.exec('PRAGMA synchronous = FULL')
+      try {
+        sql.doubt.run(handler, laneOf(event))
+      } finally {
+        db.exec('PRAGMA synchronous = NORMAL')
+      }
+    },
     retry: (delivery, { due, error, alone = false }) =>
       end(delivery, 'waiting', { due, error, suspect: Number(alone) }),
     postpone: (delivery, { due, error }) => void sql.postpone.run({ key: delivery.key, now: now(), due, error }),
@@ -219,8 +241,10 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     handlers: () => new Map(sql.handlers.all().map((row) => [String(row['name']), Number(row['owed'])])),
     remember(handlers) {
       inTransaction(db, () => {
-        for (const { name, events, order, settle } of handlers)
+        for (const { name, events, order, settle, onChange } of handlers) {
           sql.remember.run({ name, events: JSON.stringify(events), order, settle, now: now() })
+          if (!onChange) sql.unseeAll.run(name)
+        }
         sql.mended.run()
       })
     },
@@ -245,6 +269,13 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       if (db.isOpen) db.close()
     },
   }
+}
+
+interface Ended {
+  readonly due?: number | null
+  readonly error?: string | null
+  readonly suspect?: number
+  readonly seen?: SeenFields | null | undefined
 }
 
 function toDelivery(row: Record<string, SQLOutputValue>): Delivery {

@@ -91,6 +91,13 @@ const migrations = [
    END;
    CREATE INDEX delivery_dead ON delivery (key) WHERE state = 'dead';
    CREATE INDEX delivery_owed ON delivery (created_at) WHERE state IN ('blocked', 'ready', 'running', 'waiting')`,
+  `CREATE TABLE seen (
+     handler TEXT NOT NULL,
+     lane TEXT NOT NULL,
+     fields TEXT NOT NULL, -- an object: field to text
+     doubt INTEGER NOT NULL DEFAULT 0,
+     PRIMARY KEY (handler, lane)
+   ) STRICT, WITHOUT ROWID`,
 ]
 
 function versionOf(db: DatabaseSync): number {

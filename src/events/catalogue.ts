@@ -4,20 +4,25 @@ import { type Check, checkOf, type Shape } from './shape.ts'
 import { type ShapeName, shapes } from './shapes.ts'
 
 /** Events about one kind of object, which are documented beside each other. */
-interface Family {
+interface Family<Kind extends string = string> {
   /** The REST scope that an application needs for them. */
   readonly scope: string
   /** Whether an outgoing webhook may subscribe; `undefined` where the documentation does not say. */
   readonly webhook: boolean | undefined
   /** `undefined` for events that are about nothing that has an id. */
-  readonly object: ObjectRule | undefined
+  readonly object: ObjectRule<Kind> | undefined
   /** What the addresses of their pages begin with. */
   readonly pages: string
 }
 
 const family =
   (scope: string, webhook: boolean | undefined) =>
-  (object: ObjectRule | undefined, pages: string): Family => ({ scope, webhook, object, pages })
+  <Kind extends string = never>(object: ObjectRule<Kind> | undefined, pages: string): Family<Kind> => ({
+    scope,
+    webhook,
+    object,
+    pages,
+  })
 
 const webhookMay = true
 const webhookMayNot = false
@@ -44,7 +49,7 @@ const telephony = family('telephony', webhookMay)
 const telephonyApplication = family('telephony', webhookMayNot)
 const user = family('user', webhookMayNot)
 
-const fieldsId = (kind: string) => about(kind, 'FIELDS.ID')
+const fieldsId = <const Kind extends string>(kind: Kind) => about(kind, 'FIELDS.ID')
 
 // A message belongs to its chat, as a comment to its task: order matters within the conversation.
 const botChat = about('chat', 'PARAMS.CHAT_ID', 'PARAMS.TO_CHAT_ID')

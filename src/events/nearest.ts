@@ -1,4 +1,7 @@
 import { documentedEvents, eventsOfType } from './catalogue.ts'
+import { robotEvent } from './robot.ts'
+
+const names: readonly string[] = [...documentedEvents, robotEvent]
 
 /**
  * The documented name that a misspelt one, or a pattern that matches none, most likely means; `undefined` when none is
@@ -18,10 +21,26 @@ export function nearestName(name: string): string | undefined {
   return nearest
 }
 
+/** Up to three of the names that are most like one that is none of them; whether upper case or with underlines is all the same. */
+export function nearNames(name: string, names: readonly string[]): string[] {
+  const plain = (text: string) => text.replaceAll('_', '').toLowerCase()
+  const wanted = plain(name)
+  return names
+    .map((known) => ({ known, edits: editsBetween(wanted, plain(known)) }))
+    .filter(({ known, edits }) => {
+      const length = Math.max(wanted.length, plain(known).length)
+      // Two letters in the wrong order are two edits, which in a short name is much.
+      return edits <= Math.min(length / 2, Math.max(2, length / 3))
+    })
+    .sort((a, b) => a.edits - b.edits)
+    .slice(0, 3)
+    .map(({ known }) => known)
+}
+
 /** The names that a name or a pattern may mean: where it ends in a number, also those of the dynamic type of that number. */
 export function candidates(name: string): readonly string[] {
   const type = /(\d+|\*)$/.exec(name)?.[0].replace('*', '1')
-  return type === undefined ? documentedEvents : [...documentedEvents, ...eventsOfType(type)]
+  return type === undefined ? names : [...names, ...eventsOfType(type)]
 }
 
 /** Levenshtein's distance, except that a `*` of the pattern stands for any text at no cost. */

@@ -1,8 +1,8 @@
 import type { FormValue } from '../intake/form.ts'
 
 /** What events are about, such as a deal, and where in `data` its id stands. */
-export interface ObjectRule {
-  readonly kind: string
+export interface ObjectRule<Kind extends string = string> {
+  readonly kind: Kind
   /**
    * Places of the id: the first that has one counts, and one of several parts needs them all. A place is the keys on the
    * way to it; with none it is `data` itself.
@@ -11,7 +11,10 @@ export interface ObjectRule {
 }
 
 /** `about('item', ['FIELDS.ENTITY_TYPE_ID', 'FIELDS.ID'])` reads `item:<type>:<id>`; several places are tried in turn. */
-export function about(kind: string, ...places: readonly (string | readonly string[])[]): ObjectRule {
+export function about<const Kind extends string>(
+  kind: Kind,
+  ...places: readonly (string | readonly string[])[]
+): ObjectRule<Kind> {
   const keysOf = (place: string) => (place === '' ? [] : place.split('.'))
   return { kind, ids: places.map((parts) => [parts].flat().map(keysOf)) }
 }

@@ -1,4 +1,4 @@
-import type { FormValue } from '../intake/form.ts'
+import type { Form, FormValue } from '../intake/form.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
 import type { Catalogue } from './catalogue.ts'
 import type { Read } from './shape.ts'
@@ -22,7 +22,10 @@ type NameOf<Key> = Key extends `${infer Base}_{entityTypeId}` ? `${Base}_${numbe
  * }
  * ```
  */
-export interface EventData extends Documented {}
+export interface EventData extends Documented {
+  /** The post of a robot: the parameters that stand in its URL. */
+  ROBOT: Form | undefined
+}
 
 export type EventName = keyof EventData
 
@@ -38,6 +41,13 @@ export type EventOf<Name extends string = string> = string extends Name
   : Name extends `${string}*${string}`
     ? OfPattern<Extract<EventName, Template<Uppercase<Name>>>>
     : OfName<Uppercase<Name>>
+
+type Kinds = { readonly [N in keyof Catalogue as NameOf<N>]: NonNullable<Catalogue[N][0]['object']>['kind'] }
+
+/** The kind of object, such as `deal`, that events of this name are about; `string` where that is not known. */
+export type KindOf<Name extends string> = KindOfEvent<EventOf<Name>['event']>
+
+type KindOfEvent<Name extends string> = Name extends keyof Kinds ? Kinds[Name] : string
 
 type OfName<Name extends string> = Name extends EventName ? Typed<Name> : Unknown<Name>
 

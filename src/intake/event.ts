@@ -17,19 +17,23 @@ export interface Event {
   readonly event: string
   /** What it is about, such as `deal:662`; absent when it is about nothing that has an id. */
   readonly object?: string | undefined
+  /** Of a robot's post: what its object was read from, as it was sent. Module, class, id. */
+  readonly document_id?: readonly string[] | undefined
   /** Where `data` is not as documented for this event: its type in a handler promises too much. */
   readonly shape?: 'unexpected' | undefined
+  /** Nobody posted it: a sweep found the record changed, and no event of it. */
+  readonly source?: 'sweep' | undefined
   /** The subscription's number in the portal; old on-premise portals send none. */
   readonly event_handler_id?: string | undefined
   /** Unix seconds, as text, when the portal queued the event. */
   readonly ts?: string | undefined
-  /** As it was sent, less secrets: every leaf is a text. Absent when it was absent. */
+  /** As it was sent, less secrets: every leaf is a text. Absent when it was absent. Of a robot's post the URL's query. */
   readonly data?: FormValue | undefined
   /** As it was sent, less secrets: `domain`, `member_id`, … */
   readonly auth?: Form | undefined
   /** The URL's query, where it had one, less secrets. */
   readonly query?: Form | undefined
-  /** The sender's address, seen through the trusted proxies. */
+  /** The sender's address, seen through the trusted proxies; of a sweep the portal that was asked. */
   readonly remote: string
 }
 

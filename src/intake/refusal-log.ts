@@ -1,5 +1,11 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Refusal } from '../refusal.ts'
+import type { Refusal, RefusalCode } from '../refusal.ts'
+
+export interface RefusalLog {
+  readonly tell: (refusal: Refusal, context?: Record<string, unknown>) => void
+  /** By code, since the start. */
+  readonly counts: ReadonlyMap<RefusalCode, number>
+}
 
 const minute = 60_000
 
@@ -8,36 +14,43 @@ const mostOfACode = 10
 
 /**
  * Logs refusals at `warn`, so that strangers cannot fill the log's disk: at most ten lines of a code within a minute, of
- * wrong tokens one per domain, and then how many more there were.
+ * wrong tokens one per domain, of wrong sources one per address, and then how many more there were.
  */
-export function createRefusalLog(
-  log: FastifyBaseLogger,
-): (refusal: Refusal, context?: Record<string, unknown>) => void {
+export function createRefusalLog(log: FastifyBaseLogger): RefusalLog {
+  const counts = new Map<RefusalCode, number>()
   let lines = new Map<string, number>()
-  let domains = new Set<unknown>()
+  let told = new Set<string>()
   let untold = new Map<string, number>()
   let isCounting = false
 
   const endWindow = () => {
     for (const [code, count] of untold) log.warn({ code, count }, 'more refusals of this kind in the last minute')
     lines = new Map()
-    domains = new Set()
+    told = new Set()
     untold = new Map()
     isCounting = false
   }
 
-  return (refusal, context) => {
+  const tell: RefusalLog['tell'] = (refusal, context) => {
+    counts.set(refusal.code, (counts.get(refusal.code) ?? 0) + 1)
     if (!isCounting) setTimeout(endWindow, minute).unref()
     isCounting = true
     const { code, details } = refusal
     const count = lines.get(code) ?? 0
-    const isTold = code === 'invalid_application_token' && domains.has(details['domain'])
-    if (isTold || count >= mostOfACode) {
+    const who = whoIn(code, details, context)
+    if ((who !== undefined && told.has(who)) || count >= mostOfACode) {
       untold.set(code, (untold.get(code) ?? 0) + 1)
       return
     }
     lines.set(code, count + 1)
-    if (code === 'invalid_application_token') domains.add(details['domain'])
+    if (who !== undefined) told.add(who)
     log.warn({ code, ...details, ...context }, 'refused')
   }
+  return { tell, counts }
+}
+
+/** Whose second line would say nothing that the first did not, and might hide another's. */
+function whoIn(code: RefusalCode, details: Record<string, unknown>, context: Record<string, unknown> = {}) {
+  if (code === 'invalid_application_token') return `${code} ${String(details['domain'])}`
+  return code === 'source_not_allowed' ? `${code} ${String(context['remote'])}` : undefined
 }

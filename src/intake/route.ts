@@ -1,15 +1,20 @@
-import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
+import type { FastifyBaseLogger, FastifyInstance, FastifyRequest } from 'fastify'
 import type { Config } from '../config.ts'
 import type { Journal } from '../journal/journal.ts'
 import { Refusal } from '../refusal.ts'
-import { shorten, toEvent } from './event.ts'
+import type { AllowedAddresses } from './allowed-addresses.ts'
+import { type Event, shorten, toEvent } from './event.ts'
 import { decodeForm, type Form } from './form.ts'
+import type { RobotPath } from './robot.ts'
 import type { ShapeLog } from './shape-log.ts'
 import type { Tokens } from './token.ts'
 
 export interface RouteParts {
   readonly config: Pick<Config, 'webhookPath'>
+  /** Whose posts are taken; anybody's where it is absent. */
+  readonly allowed?: AllowedAddresses | undefined
   readonly tokens: Tokens
+  readonly robotPath: RobotPath
   readonly journal: Pick<Journal, 'append'>
   readonly log: FastifyBaseLogger
   readonly shapes: ShapeLog
@@ -18,8 +23,9 @@ export interface RouteParts {
 const accepted = { status: 'ok', message: 'event accepted' } as const
 
 /** The whole story of a post. Whatever is thrown on the way becomes the answer in server.ts. */
-export function addWebhookRoute(app: FastifyInstance, { config, tokens, journal, log, shapes }: RouteParts): void {
-  app.post<{ Body: Form | undefined }>(config.webhookPath, async (request) => {
+export function addWebhookRoute(app: FastifyInstance, parts: RouteParts): void {
+  const { config, tokens, robotPath } = parts
+  app.post<{ Body: Form | undefined }>(config.webhookPath, { onRequest: onlyFrom(parts) }, async (request) => {
     // Without a content type Fastify parses nothing.
     if (request.body === undefined) throw new Refusal('unsupported_media_type')
     const token = tokens.verify(request.body)
@@ -27,17 +33,38 @@ export function addWebhookRoute(app: FastifyInstance, { config, tokens, journal,
       webhook: token.name,
       query: readQuery(request.raw.url),
       remote: request.ip,
-      secrets: tokens.values(),
+      secrets: [...tokens.values(), ...robotPath.values],
     })
-    await journal.append(event)
-    if (event.shape !== undefined) shapes.count(event.event)
-    log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
-    return accepted
+    return accept(event, parts)
+  })
+}
+
+/** On disk first, then the answer. */
+export async function accept(event: Event, { journal, log, shapes }: RouteParts): Promise<typeof accepted> {
+  await journal.append(event)
+  if (event.shape !== undefined) shapes.count(event.event)
+  log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
+  return accepted
+}
+
+/** Before the body is read. */
+export function onlyFrom({ allowed }: Pick<RouteParts, 'allowed'>) {
+  return (request: FastifyRequest, _reply: unknown, done: (refusal?: Refusal) => void) =>
+    done(allowed === undefined || allowed.has(request.ip) ? undefined : notAllowed(request))
+}
+
+/** A proxy that `TRUST_PROXY` forgets makes everybody a stranger, and then every event is lost. */
+function notAllowed(request: FastifyRequest): Refusal {
+  const isForwarded = request.headers['x-forwarded-for'] !== undefined && (request.ips?.length ?? 1) === 1
+  return new Refusal('source_not_allowed', {
+    ...(isForwarded && {
+      hint: 'if this address is your proxy, set TRUST_PROXY: its X-Forwarded-For was not believed',
+    }),
   })
 }
 
 /** A bot's URL carries `?CLIENT_ID=…`, and an integrator may add what he likes: it is limited like the body. */
-function readQuery(url = ''): Form | undefined {
+export function readQuery(url = ''): Form | undefined {
   const start = url.indexOf('?')
   return start === -1 || start === url.length - 1 ? undefined : decodeForm(url.slice(start + 1))
 }

@@ -8,20 +8,22 @@ import Fastify, {
   type FastifyRequest,
 } from 'fastify'
 import type { Config } from '../config.ts'
-import { Refusal, type RefusalCode, refusalBody, refusals } from '../refusal.ts'
+import { Refusal, type RefusalCode, refusalBody, refusals as table } from '../refusal.ts'
 import { shorten } from './event.ts'
 import { addFarewell } from './farewell.ts'
 import { decodeForm } from './form.ts'
-import { createRefusalLog } from './refusal-log.ts'
+import { createRefusalLog, type RefusalLog } from './refusal-log.ts'
+import { addRobotRoute, createRobotPath, robotRoute } from './robot.ts'
 import { addWebhookRoute, type RouteParts } from './route.ts'
 import { createShapeLog, type ShapeLog } from './shape-log.ts'
 
-export interface ServerParts extends Omit<RouteParts, 'shapes'> {
-  readonly config: Pick<Config, 'webhookPath' | 'bodyLimit' | 'trustProxy'>
+export interface ServerParts extends Omit<RouteParts, 'shapes' | 'robotPath'> {
+  readonly config: Pick<Config, 'webhookPath' | 'robotPath' | 'bodyLimit' | 'trustProxy'>
   readonly log: FastifyBaseLogger
   readonly timeouts?: Partial<typeof patience>
   /** For whoever wants its counts. */
   readonly shapes?: ShapeLog
+  readonly refusals?: RefusalLog
 }
 
 /** Milliseconds. Bitrix24 sends a few hundred bytes at once; whoever needs longer is no Bitrix24. */
@@ -34,9 +36,9 @@ const patience = {
   farewell: 4_000,
 }
 
-/** The public listener: the handler URL and `/healthz`. It never listens by itself. */
+/** The public listener: the handler URL, that of robots and `/healthz`. It never listens by itself. */
 export function createServer(parts: ServerParts): FastifyInstance {
-  const { config, tokens, journal, log, timeouts, shapes = createShapeLog(log) } = parts
+  const { config, log, timeouts, shapes = createShapeLog(log), refusals = createRefusalLog(log) } = parts
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
@@ -58,12 +60,12 @@ export function createServer(parts: ServerParts): FastifyInstance {
       refuseSocket(refusal, socket)
     },
   })
-  const logRefusal = createRefusalLog(log)
+  const robotPath = createRobotPath(config.robotPath)
   // A body that ends early is told twice: by its request and by its connection.
   const refused = new WeakSet<Duplex>()
 
   function refuseSocket(refusal: Refusal, socket: Duplex): void {
-    if (!refused.has(socket)) logRefusal(refusal)
+    if (!refused.has(socket)) refusals.tell(refusal)
     refused.add(socket)
     // Not end() alone: a client that never hangs up would keep the connection for good.
     socket.end(rawAnswer(refusal.code), () => socket.destroy())
@@ -87,24 +89,37 @@ export function createServer(parts: ServerParts): FastifyInstance {
   })
 
   addFarewell(app, limits.farewell)
-  addWebhookRoute(app, { config, tokens, journal, log, shapes })
+  const route = { ...parts, robotPath, shapes }
+  addWebhookRoute(app, route)
+  if (robotPath.isSet) addRobotRoute(app, route)
 
   /** Before the body is read. */
   function refusalOfHead(request: FastifyRequest): Refusal | undefined {
-    if (request.is404) {
-      const isHandlerUrl = pathOf(request) === config.webhookPath
-      return new Refusal(isHandlerUrl ? 'method_not_allowed' : 'not_found', { method: request.method })
+    if (request.is404 || request.routeOptions.url === robotRoute) {
+      const path = pathOf(request)
+      const isRobot = robotPath.is(path)
+      if (request.is404 || !isRobot) {
+        // Who knows the path of robots may be told that it works.
+        const isOurs = isRobot || path === config.webhookPath
+        return new Refusal(isOurs ? 'method_not_allowed' : 'not_found', { method: request.method })
+      }
     }
     const encoding = request.headers['content-encoding']
     if (encoding === undefined || encoding.toLowerCase() === 'identity') return undefined
     return new Refusal('unsupported_media_type', { content_encoding: shorten(encoding) })
   }
 
+  /** Where robots have a secret path, whatever is long in another one may be that secret with a slip of the pen. */
+  function tellPath(request: FastifyRequest): string {
+    const path = pathOf(request)
+    return shorten(robotPath.isSet ? path.replace(/[^/]{9,}/g, '…') : path)
+  }
+
   function answer(refusal: Refusal, request: FastifyRequest, reply: FastifyReply): void {
     const { code, status } = refusal
     if (code === 'malformed_request' && refused.has(request.raw.socket)) return
     if (code === 'malformed_request') refused.add(request.raw.socket)
-    logRefusal(refusal, { remote: request.ip, ...(code === 'not_found' && { path: shorten(pathOf(request)) }) })
+    refusals.tell(refusal, { remote: request.ip, ...(code === 'not_found' && { path: tellPath(request) }) })
     // People open the handler URL in a browser to see whether it works.
     const message = code === 'method_not_allowed' && 'POST only; the address works'
     reply.code(status).send({ ...refusalBody(code), ...(message && { message }) })
@@ -137,7 +152,7 @@ function pathOf(request: FastifyRequest): string {
 function rawAnswer(code: RefusalCode): string {
   const body = JSON.stringify(refusalBody(code))
   return [
-    `HTTP/1.1 ${refusals[code].status} ${code}`,
+    `HTTP/1.1 ${table[code].status} ${code}`,
     'Content-Type: application/json; charset=utf-8',
     `Content-Length: ${body.length}`,
     'Connection: close',

@@ -1,6 +1,6 @@
-import { type FSWatcher, watch } from 'node:fs'
+import { existsSync, type FSWatcher, watch } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
-import type { Logger } from 'pino'
+import { type Logger, pino } from 'pino'
 import type { Event } from '../intake/event.ts'
 import { codeOf, journalDir, listSegments } from './segments.ts'
 
@@ -151,6 +151,17 @@ export async function positionBefore(dataDir: string, time: Date): Promise<Posit
     if (written && written.mtime >= time) return { segment: number, offset: 0 }
   }
   return positionOfLast(dataDir, 0)
+}
+
+/** The newest event, if there is any. */
+export async function lastEvent(dataDir: string): Promise<JournalledEvent | undefined> {
+  // The journal of a first start is not there yet.
+  if (!existsSync(journalDir(dataDir))) return undefined
+  const from = await positionOfLast(dataDir, 1)
+  const reading = { dataDir, from, signal: new AbortController().signal, wait: false, log: pino({ level: 'silent' }) }
+  let last: JournalledEvent | undefined
+  for await (const { entries } of follow(reading)) last = entries.at(-1)?.event ?? last
+  return last
 }
 
 /** Where the last `count` lines begin. */

@@ -28,6 +28,8 @@ export interface Journal {
   append(event: Event): Promise<void>
   /** Why the last events were refused; `undefined` when they were not. */
   readonly trouble: () => string | undefined
+  /** When the last event was put on disk, in Unix milliseconds; `undefined` when none was since the start. */
+  readonly lastEventAt: () => number | undefined
   /** Resolves when everything appended before is on disk; what comes later is refused. */
   close(): Promise<void>
 }
@@ -96,6 +98,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
   let waiting = 0
   let closed = false
   let trouble: string | undefined
+  let lastEventAt: number | undefined
   let isFailureTold = false
   const last = await sealLast(dataDir, log)
   let number = last?.segment.number ?? 0
@@ -186,6 +189,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     await disk.fdatasync(file.fd)
     file.durable += bytes.length
     used = file.segment.number
+    lastEventAt = now().getTime()
     clearTimeout(timer)
     waiting -= size
     recover()
@@ -269,6 +273,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
       return current.durable.promise
     },
     trouble: () => trouble,
+    lastEventAt: () => lastEventAt,
     async close() {
       closed = true
       clearInterval(probing)

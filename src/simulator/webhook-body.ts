@@ -32,20 +32,23 @@ export interface WebhookEvent {
  * (https://apidocs.bitrix24.com/api-reference/events/index.html).
  */
 export function webhookBody({ event, data, id = 1, handlerId = 312, ts, portal }: WebhookEvent): string {
-  const { domain, memberId, token, serverEndpoint = 'https://oauth.bitrix.info/rest/' } = portal
   return httpBuildQuery({
     event,
     event_handler_id: handlerId,
     data: data === undefined ? documentedData(event, String(id)) : data,
     ts,
-    auth: {
-      domain,
-      client_endpoint: portal.clientEndpoint ?? `https://${domain}/rest/`,
-      server_endpoint: serverEndpoint,
-      member_id: memberId,
-      application_token: token,
-    },
+    auth: { ...addressOf(portal), application_token: portal.token },
   })
+}
+
+/** What `auth` says about the portal itself. */
+export function addressOf({
+  domain,
+  memberId,
+  clientEndpoint = `https://${domain}/rest/`,
+  serverEndpoint = 'https://oauth.bitrix.info/rest/',
+}: Omit<Portal, 'token'>) {
+  return { domain, client_endpoint: clientEndpoint, server_endpoint: serverEndpoint, member_id: memberId }
 }
 
 /** `data` of the documented shape, with every key that the catalogue names; texts that are no id are `1`. */

@@ -34,6 +34,18 @@ test('of several the one of the name of the token is used', () => {
   expect(chosen(hooks, from('two.bitrix24.com', 'support'))).toBe('the hook "support" of two.bitrix24.com')
 })
 
+test('a robot has no token: its hook is the only one of its portal', () => {
+  const robotOf = (domain: string): Origin => ({ event: 'ROBOT', auth: { domain } })
+  expect(chosen(one, robotOf('one.bitrix24.com'))).toBe('the hook of one.bitrix24.com')
+  expect(chosen(`sales=${one},support=${two}`, robotOf('TWO.bitrix24.com'))).toBe(
+    'the hook "support" of two.bitrix24.com',
+  )
+  const none = 'B24_HOOK has no hook for the robots of this portal, or several'
+  expect(chosen(one, robotOf('two.bitrix24.com'))).toBe(none)
+  expect(chosen(`a=${one},b=https://one.bitrix24.com/rest/2/ghi/`, robotOf('one.bitrix24.com'))).toBe(none)
+  expect(chosen(one, { event: 'ROBOT' })).toBe(none)
+})
+
 test.each<[string, string, Origin, string]>([
   ['there is none', '', from('one.bitrix24.com'), 'B24_HOOK is not set'],
   [

@@ -84,11 +84,13 @@ test('a folder that is missing is a problem, an empty one is not', async () => {
 
 test('names that the documentation does not know are told, with the nearest that it knows', async () => {
   const files = {
-    'x.mjs': defined(['onCrmDealUpdaet', 'ONCRMDYNAMICITEMADD_147', 'ONTASKADD', 'ONSOMETHINGNEW']),
+    'x.mjs': defined(['onCrmDealUpdaet', 'ONCRMDYNAMICITEMADD_147', 'ONTASKADD', 'ONSOMETHINGNEW', 'ROBOT']),
     'ONCRMLEADAD.mjs': 'export default () => {}',
+    'ROBOTS.mjs': 'export default () => {}',
   }
   expect((await loadHandlers(folderOf(files))).flatMap(unknownEvents)).toEqual([
     { event: 'ONCRMLEADAD', nearest: 'ONCRMLEADADD' },
+    { event: 'ROBOTS', nearest: 'ROBOT' },
     { event: 'ONCRMDEALUPDAET', nearest: 'ONCRMDEALUPDATE' },
     { event: 'ONSOMETHINGNEW', nearest: undefined },
   ])
@@ -120,4 +122,13 @@ test('defineHandler refuses what it would otherwise ignore', () => {
   // @ts-expect-error a text is no yes or no
   expect(() => defineHandler('ONTASKADD', handle, { ignoreOwnChanges: 'yes' })).toThrow('ignoreOwnChanges must be true')
   expect(() => defineHandler('ONTASKADD', handle, { order: 'none', coalesce: true })).toThrow('order must be')
+  expect(() => defineHandler('ONTASKADD', handle, { order: 'none', onChange: ['title'] })).toThrow(
+    "order must be 'object' where onChange is set",
+  )
+  // @ts-expect-error a text is no list
+  expect(() => defineHandler('ONTASKADD', handle, { onChange: 'title' })).toThrow('onChange must be a list of names')
+  for (const onChange of [[], [''], ['title', 7], ['title', 'title'], [['title']], null]) {
+    // @ts-expect-error not all of them are lists of names
+    expect(() => defineHandler('ONTASKADD', handle, { onChange })).toThrow('onChange must be a list of names')
+  }
 })

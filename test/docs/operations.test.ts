@@ -1,9 +1,13 @@
+import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { expect, test } from 'vitest'
+import { kinds } from '../../src/alerts/conditions.ts'
+import { publishedLists } from '../../src/intake/published-addresses.ts'
 import { listSegments } from '../../src/journal/segments.ts'
-import { blocksOf, root, tableOf } from '../support/docs.ts'
+import { startAlertTarget } from '../support/alert-target.ts'
+import { blocksOf, blockWith, readText, root, tableOf } from '../support/docs.ts'
 import { dealBody, readSeen, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
 const page = 'docs/operations.md'
@@ -49,6 +53,29 @@ export default ({ object }) => {
   expect(dead).toMatchObject([{ handler: 'ONCRMDEALUPDATE', attempts: 1, error: 'FinalError: no such deal' }])
 })
 
+test('the table of alerts has every kind, and an alert is as it is shown', async () => {
+  expect(tableOf(page, '`kind`', 'when', 'over').map(([kind]) => kind)).toEqual(
+    Object.keys(kinds).map((kind) => `\`${kind}\``),
+  )
+  const target = await startAlertTarget()
+  const receiver = await startReceiver({
+    env: { ALERT_URL: target.url },
+    handlers: {
+      'ONCRMDEALUPDATE.mjs': `import { FinalError } from 'bitrix24-webhook-receiver'
+export default () => { throw new FinalError('no such deal') }`,
+    },
+  })
+  await receiver.post(dealBody(662))
+  const alert = await target.got('dead_delivery')
+  const [event] = await receiver.journal()
+  const shown = blockWith(page, '"kind":')
+    .replaceAll('hooks-1', alert.host)
+    .replaceAll('019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50', event?.id ?? '')
+  const expected: unknown = JSON.parse(shown)
+  expect(alert).toEqual({ ...Object(expected), at: alert.at, since: alert.since })
+  expect(Object.keys(alert)).toEqual(Object.keys(Object(expected)))
+})
+
 test('the messages it explains are messages of the source', () => {
   const source = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.ts'))
@@ -56,6 +83,20 @@ test('the messages it explains are messages of the source', () => {
     .join('\n')
   const messages = tableOf(page, '`msg`', 'level', 'what to do').map(([message = '']) => message.replaceAll('`', ''))
   expect(messages.filter((message) => !source.includes(`'${message}'`))).toEqual([])
+})
+
+test('the lists of addresses that it names are those that are read', () => {
+  const named = readText(page).match(/https:[^`\s]*\/webhook\/[^`\s]+/g)
+  expect([...new Set(named)].toSorted()).toEqual(publishedLists.toSorted())
+})
+
+test('its command shows from where the events of the journal came', async () => {
+  const receiver = await startReceiver({ env: { TRUST_PROXY: '127.0.0.1' } })
+  for (const address of ['203.0.113.7', '203.0.113.7', '198.51.100.1'])
+    await receiver.post(dealBody(1), { 'x-forwarded-for': address })
+  const [command = ''] = blockWith(page, '"remote"').split('\n')
+  const shown = execFileSync('sh', ['-c', command.replace('data/', `${receiver.dataDir}/`)], { encoding: 'utf8' })
+  expect(shown).toMatch(/^ *1 "remote":"198\.51\.100\.1"\n *2 "remote":"203\.0\.113\.7"\n$/)
 })
 
 test('a segment that was followed may be deleted, and what it said is neither handled again nor missed', async () => {

@@ -1,11 +1,15 @@
 import { execFileSync } from 'node:child_process'
+import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { expect, test } from 'vitest'
+import { json } from 'node:stream/consumers'
+import { expect, onTestFinished, test } from 'vitest'
 import { blockWith, filesOf, root } from '../support/docs.ts'
+import { hasPhp, startPhp } from '../support/php-server.ts'
 import { startPortal } from '../support/portal.ts'
-import { startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 const page = 'docs/recipes.md'
 const [LEAD, DEAL] = [1, 2]
@@ -52,17 +56,18 @@ test('a new lead is sent to the chat', async () => {
 
 test('a change of stage is told once, another edit is not', async () => {
   const { portal, receiver, handled } = await startRecipe('stage-changes.ts')
-  portal.records.add(DEAL, { title: 'Garden shed', stageId: 'NEW' }, 7, 5)
+  portal.records.add(DEAL, { title: 'Garden shed', stageId: 'NEW', assignedById: 7 }, 7, 5)
   await handled(1)
   portal.edit(DEAL, 5, { title: 'Garden house' })
-  await handled(2)
+  await until('nothing is to be done', () => receiver.logged('unchanged').length === 1)
+  expect(portal.messages).toEqual([])
   portal.edit(DEAL, 5, { stageId: 'WON' })
-  await handled(3)
-  const moves = receiver.logged('deal:5 has moved').map(({ from, to }) => [from, to])
-  expect(moves).toEqual([
-    [undefined, 'NEW'],
-    ['NEW', 'WON'],
-  ])
+  await handled(2)
+  portal.edit(DEAL, 5, { title: 'Garden shed' })
+  await until('nothing is to be done', () => receiver.logged('unchanged').length === 2)
+  expect(receiver.logged('deal:5 has moved')).toMatchObject([{ from: 'NEW', to: 'WON' }])
+  expect(JSON.stringify(portal.messages)).toContain('has moved from NEW to WON')
+  expect(portal.messages).toHaveLength(1)
 })
 
 test('the mirror has what the portal has: added, updated, deleted', async () => {
@@ -96,4 +101,45 @@ test('a deal is updated once for each edit, and its own change is an echo', asyn
   await handled(2)
   await until('its own change came back', () => receiver.logged('echo').length === 2)
   expect(portal.records.get(DEAL, 5)?.fields).toMatchObject({ title: '#5 Garden house' })
+})
+
+test.skipIf(!hasPhp)('a PHP handler gets the post as Bitrix24 wrote it (php)', async () => {
+  const php = await startPhp()
+  const { receiver, handled } = await startRecipe('old-php.ts', { OLD_PHP_URL: php.url, OLD_PHP_TOKEN: TOKEN })
+  await receiver.post(dealBody(5))
+  await handled(1)
+  expect(php.posts().map(({ body }) => body)).toEqual([dealBody(5)])
+  expect(php.log()).toContain(`[application_token] => ${TOKEN}`)
+})
+
+test('n8n gets the chosen events as JSON, and when it failed again', async () => {
+  const bodies: unknown[] = []
+  const server = createServer((request, response) => {
+    void json(request).then((body) => {
+      response.writeHead(bodies.push(body) === 1 ? 500 : 200).end()
+    })
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  onTestFinished(() => void server.close())
+  const address = server.address()
+  const port = typeof address === 'object' ? address?.port : undefined
+  const { receiver, handled } = await startRecipe('n8n.ts', { N8N_URL: `http://127.0.0.1:${port}/webhook/secret` })
+  await receiver.post(dealBody(5))
+  await handled(1)
+  const deal = { event: 'ONCRMDEALUPDATE', data: { FIELDS: { ID: '5' } } }
+  expect(bodies).toMatchObject([deal, deal])
+})
+
+test('alerts arrive in the chat that ALERT_URL names, which is the URL of a method of the portal', async () => {
+  const [, url = ''] = /ALERT_URL='(.*)'/.exec(blockWith(page, 'ALERT_URL=')) ?? []
+  const portal = await startPortal()
+  const receiver = await startReceiver({
+    env: { ...portal.env, ALERT_URL: url.replace('https://example.bitrix24.com/rest/1/…/', portal.hook()) },
+  })
+  const command = blockWith(page, 'for i in').replace('localhost:8080', `127.0.0.1:${receiver.port}`)
+  expect(execFileSync('sh', ['-c', command], { encoding: 'utf8' })).toContain('invalid_application_token')
+  await until(`it is told\n${receiver.output()}`, () => portal.messages.length > 0)
+  expect(portal.messages).toEqual([
+    { dialogId: 'chat42', from: 1, text: expect.stringContaining('10 posts with a wrong token were refused') },
+  ])
 })

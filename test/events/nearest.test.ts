@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { nearestName } from '../../src/events/nearest.ts'
+import { nearestName, nearNames } from '../../src/events/nearest.ts'
 
 test.each([
   ['two letters in the wrong order', 'ONCRMDEALUPDAET', 'ONCRMDEALUPDATE'],
@@ -14,4 +14,25 @@ test.each([
 
 test.each(['ONSOMETHINGNEW', 'ONMYAPPCOUNTED', 'ON', 'HELPER', 'ONNEW*', ''])('"%s" is near no known name', (name) => {
   expect(nearestName(name)).toBeUndefined()
+})
+
+const fields = [
+  'id',
+  'title',
+  'stageId',
+  'stageSemanticId',
+  'opportunity',
+  'UF_CRM_1639669411830',
+  'UF_CRM_1639669411831',
+]
+
+test.each([
+  ['in upper case, with underlines', 'STAGE_ID', ['stageId']],
+  ['as another method has it', 'ufCrm_1639669411830', ['UF_CRM_1639669411830', 'UF_CRM_1639669411831']],
+  ['with a letter missing', 'opportunty', ['opportunity']],
+  ['short, with two letters in the wrong order', 'titel', ['title']],
+  ['of another kind', 'currencyId', []],
+  ['empty', '', []],
+])('a field %s: "%s" is near %j', (_, name, near) => {
+  expect(nearNames(name, fields)).toEqual(near)
 })

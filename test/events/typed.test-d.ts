@@ -17,7 +17,7 @@ defineHandler('ONCRMDEALUPDATE', (event, context) => {
   expectTypeOf(event.object).toEqualTypeOf<string | undefined>()
   expectTypeOf(event.shape).toEqualTypeOf<'unexpected' | undefined>()
   expectTypeOf(event.auth).toEqualTypeOf<Form | undefined>()
-  expectTypeOf(context).toEqualTypeOf<Context>()
+  expectTypeOf(context).toEqualTypeOf<Context<undefined>>()
   // @ts-expect-error the event brings no values, only the id
   void event.data.FIELDS.TITLE
   // @ts-expect-error every leaf is a text
@@ -140,3 +140,10 @@ expectTypeOf<Event<'ONCRMDEALUPDATE'>['data']['FIELDS']['ID']>().toEqualTypeOf<s
 expectTypeOf<Event<'ONCRMDEALADD' | 'ONCRMDEALUPDATE'>['event']>().toEqualTypeOf<'ONCRMDEALADD' | 'ONCRMDEALUPDATE'>()
 // A helper for any event takes any typed one.
 export const widened = (event: Event<'*'>): Event => event
+
+// A robot's parameters are those of its URL, if there are any.
+defineHandler('ROBOT', (event) => {
+  expectTypeOf(event.event).toEqualTypeOf<'ROBOT'>()
+  expectTypeOf(event.data).toEqualTypeOf<Form | undefined>()
+  expectTypeOf(event.document_id).toEqualTypeOf<readonly string[] | undefined>()
+})

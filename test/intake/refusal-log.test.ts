@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { createRefusalLog } from '../../src/intake/refusal-log.ts'
+import { createRefusalLog, type RefusalLog } from '../../src/intake/refusal-log.ts'
 import { Refusal } from '../../src/refusal.ts'
 import { createLines, type LogLine } from '../support/intake.ts'
 
@@ -8,9 +8,10 @@ afterEach(() => void vi.useRealTimers())
 
 const minute = 60_000
 const wrongToken = (domain?: string) => new Refusal('invalid_application_token', { domain })
-const started = (): { logRefusal: ReturnType<typeof createRefusalLog>; lines: LogLine[] } => {
+const started = (): { logRefusal: RefusalLog['tell']; counts: RefusalLog['counts']; lines: LogLine[] } => {
   const { log, lines } = createLines()
-  return { logRefusal: createRefusalLog(log), lines }
+  const { tell, counts } = createRefusalLog(log)
+  return { logRefusal: tell, counts, lines }
 }
 
 test('a refusal is logged at warn with its code, its details and where it came from', () => {
@@ -38,10 +39,32 @@ test('wrong tokens of one domain are one line within a minute, then how many mor
   expect(lines.slice(3)).toEqual([expect.objectContaining({ code: 'invalid_application_token', count: 3 })])
 })
 
+test('posts from one wrong address are one line within a minute, and hide no other address', () => {
+  const { logRefusal, lines } = started()
+  const from = (remote: string) => logRefusal(new Refusal('source_not_allowed'), { remote })
+  for (let index = 0; index < 20; index++) from('198.51.100.1')
+  from('203.0.113.7')
+  expect(lines.map(({ remote }) => remote)).toEqual(['198.51.100.1', '203.0.113.7'])
+  vi.advanceTimersByTime(minute)
+  expect(lines.slice(2)).toEqual([expect.objectContaining({ code: 'source_not_allowed', count: 19 })])
+})
+
 test('strangers who make up domains cannot fill the log', () => {
   const { logRefusal, lines } = started()
   for (let index = 0; index < 1000; index++) logRefusal(wrongToken(`${index}.com`))
   expect(lines).toHaveLength(10)
+})
+
+test('every refusal is counted by its code, also one that is not logged', () => {
+  const { logRefusal, counts } = started()
+  for (let index = 0; index < 25; index++) logRefusal(wrongToken('a.com'))
+  logRefusal(new Refusal('malformed_form'))
+  expect(counts).toEqual(
+    new Map([
+      ['invalid_application_token', 25],
+      ['malformed_form', 1],
+    ]),
+  )
 })
 
 test('after a minute lines are logged again, and a quiet minute says nothing', () => {

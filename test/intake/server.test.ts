@@ -62,6 +62,10 @@ const patient = { timeout: 5000, interval: 5 }
 const impatient = (): TestServerOptions => ({ timeouts: { headers: 200, request: 200, check: 10 } })
 const addressWorks = 'POST only; the address works'
 
+/** Behind a proxy that says whom a post is from, ourselves where it says nothing. */
+const onlyLocal = (): TestServerOptions => ({ trustProxy: ['127.0.0.1'], allowedIps: ['127.0.0.1'] })
+const from = (...addresses: string[]) => ({ headers: [`X-Forwarded-For: ${addresses.join(', ')}`] })
+
 /** Every code of the table has its cases here, or it does not compile. */
 const cases = {
   invalid_application_token: [
@@ -76,6 +80,11 @@ const cases = {
       about: 'the token only in the query',
       send: posted('event=E', { target: `/bitrix24?auth[application_token]=${heldToken}` }),
     },
+  ],
+  source_not_allowed: [
+    { about: 'an event from another address', send: posted(goodBody, from('203.0.113.7')), server: onlyLocal },
+    { about: 'no event, from another address', send: posted('x', from('203.0.113.7')), server: onlyLocal },
+    { about: 'an event from what is no address', send: posted(goodBody, from('unknown')), server: onlyLocal },
   ],
   malformed_form: [
     { about: 'a body too deep', send: posted(`${goodBody}&data${'[a]'.repeat(65)}=1`) },
@@ -482,10 +491,9 @@ describe('connections', () => {
 })
 
 describe('the sender is', () => {
-  const forwarded = (...addresses: string[]) => ({ headers: [`X-Forwarded-For: ${addresses.join(', ')}`] })
   const remoteOf = async (trustProxy: readonly string[], ...addresses: string[]) => {
     await using server = await startServer({ trustProxy })
-    await post(server.port, goodBody, forwarded(...addresses))
+    await post(server.port, goodBody, from(...addresses))
     return server.events[0]?.remote
   }
 
@@ -502,6 +510,91 @@ describe('the sender is', () => {
   test('the last that is no trusted proxy: what a client wrote before it is not believed', async () => {
     expect(await remoteOf(['127.0.0.1'], '198.51.100.1', '203.0.113.7')).toBe('203.0.113.7')
     expect(await remoteOf(['127.0.0.1', '10.0.0.0/8'], '198.51.100.1', '203.0.113.7', '10.1.2.3')).toBe('203.0.113.7')
+  })
+})
+
+describe('where only some addresses are allowed', () => {
+  const refused = { status: 403, body: '{"status":"error","error":"source_not_allowed"}' }
+  const allowedIps = ['203.0.113.0/24', '2001:db8::/32']
+
+  test('a post is taken from them, and from nobody else', async () => {
+    await using server = await startServer({ allowedIps: ['127.0.0.0/8'] })
+    await using other = await startServer({ allowedIps })
+    expect(await post(server.port, goodBody)).toMatchObject({ status: 200, body: accepted })
+    expect(await post(other.port, goodBody)).toMatchObject(refused)
+    expect([server.events.length, other.events.length]).toEqual([1, 0])
+  })
+
+  test('it is the address that a trusted proxy names', async () => {
+    await using server = await startServer({ allowedIps, trustProxy: ['127.0.0.1'] })
+    for (const address of ['203.0.113.7', '::ffff:203.0.113.7', '2001:db8::7'])
+      expect(await post(server.port, goodBody, from(address))).toMatchObject({ status: 200 })
+    for (const address of ['198.51.100.1', '2001:db9::7', '127.0.0.1', '203.0.113.7:443', ''])
+      expect(await post(server.port, goodBody, from(address))).toMatchObject(refused)
+    expect(server.events).toHaveLength(3)
+  })
+
+  test('it is not the address that a stranger names', async () => {
+    await using open = await startServer({ allowedIps })
+    await using elsewhere = await startServer({ allowedIps, trustProxy: ['10.0.0.0/8'] })
+    await using proxied = await startServer({ allowedIps, trustProxy: ['127.0.0.1'] })
+    expect(await post(open.port, goodBody, from('203.0.113.7'))).toMatchObject(refused)
+    expect(await post(elsewhere.port, goodBody, from('203.0.113.7'))).toMatchObject(refused)
+    expect(await post(proxied.port, goodBody, from('203.0.113.7', '198.51.100.1'))).toMatchObject(refused)
+  })
+
+  test.each(['/bitrix24/', '/bitrix24?a=b', 'http://hooks.example.com/bitrix24', '/bitrix2%34'])(
+    'the handler URL may be written %s',
+    async (target) => {
+      await using server = await startServer({ allowedIps })
+      expect(await post(server.port, goodBody, { target })).toMatchObject(refused)
+    },
+  )
+
+  test('the body is not waited for', async () => {
+    await using server = await startServer({ allowedIps })
+    expect(await raw(head('Content-Length: 60000'))(server)).toMatchObject(refused)
+  })
+
+  test('the next post on the connection is taken as any', async () => {
+    await using server = await startServer(onlyLocal())
+    using connection = open(server.port)
+    const kept = { connection: 'keep-alive' } as const
+    connection.write(request(goodBody, { ...kept, ...from('203.0.113.7') }))
+    expect(await connection.answer()).toMatchObject(refused)
+    connection.write(request(goodBody, kept))
+    expect(await connection.answer()).toMatchObject({ status: 200, body: accepted })
+  })
+
+  test('everything but a post is answered to anybody', async () => {
+    await using server = await startServer({ allowedIps })
+    const get = async (target: string) => (await post(server.port, '', { method: 'GET', target })).status
+    expect([await get('/healthz'), await get('/bitrix24'), await get('/other')]).toEqual([200, 405, 404])
+  })
+
+  test('the log says who was refused, once in a minute, and nothing of the post', async () => {
+    await using server = await startServer({ allowedIps, trustProxy: ['127.0.0.1'] })
+    for (const address of ['198.51.100.1', '198.51.100.2', '198.51.100.1'])
+      await post(server.port, goodBody, from(address))
+    const refusal = { level: 40, code: 'source_not_allowed', msg: 'refused' }
+    expect(server.lines).toEqual([
+      expect.objectContaining({ ...refusal, remote: '198.51.100.1' }),
+      expect.objectContaining({ ...refusal, remote: '198.51.100.2' }),
+    ])
+    expect(server.logged()).not.toMatch(/hint|ONCRMDEAL|tokenoftheintaketests/)
+  })
+
+  test('the log asks whether a proxy was forgotten', async () => {
+    await using server = await startServer({ allowedIps })
+    await using other = await startServer({ allowedIps, trustProxy: ['10.0.0.0/8'] })
+    await using direct = await startServer({ allowedIps })
+    await post(server.port, goodBody, from('203.0.113.7'))
+    await post(other.port, goodBody, from('203.0.113.7'))
+    await post(direct.port, goodBody)
+    const hint = expect.stringContaining('set TRUST_PROXY')
+    expect(server.lines).toEqual([expect.objectContaining({ remote: '127.0.0.1', hint })])
+    expect(other.lines).toEqual([expect.objectContaining({ remote: '127.0.0.1', hint })])
+    expect(direct.lines).toEqual([expect.not.objectContaining({ hint })])
   })
 })
 

@@ -6,7 +6,7 @@ import { pathToFileURL } from 'node:url'
 import fc from 'fast-check'
 import { pino } from 'pino'
 import { expect, onTestFinished, test } from 'vitest'
-import { type Batch, follow, oldest, type Position, positionOfLast } from '../../src/journal/follow.ts'
+import { type Batch, follow, lastEvent, oldest, type Position, positionOfLast } from '../../src/journal/follow.ts'
 import { createSegment } from '../../src/journal/segments.ts'
 import { canTrace } from '../support/faults.ts'
 import { temporaryFolder, until } from '../support/receiver.ts'
@@ -134,6 +134,14 @@ test('finds where the last lines begin, also across segments', async () => {
     const from = await positionOfLast(dataDir, count)
     expect((await read(dataDir, from, Math.min(count, 4))).ids[0]).toBe(first)
   }
+})
+
+test('tells when the last event came, also where newer segments are empty, and nothing where there is none', async () => {
+  const at = (time: string) => `${JSON.stringify({ id: '1', event: 'E', time })}\n`
+  const { dataDir } = await journalOf(at('2026-11-22T08:00:00.000Z') + at('2026-11-23T08:00:00.000Z'), '', '')
+  expect((await lastEvent(dataDir))?.time).toBe('2026-11-23T08:00:00.000Z')
+  expect(await lastEvent((await journalOf('')).dataDir)).toBeUndefined()
+  expect(await lastEvent(temporaryFolder('none'))).toBeUndefined()
 })
 
 test.skipIf(!canTrace).for([

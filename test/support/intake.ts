@@ -3,6 +3,7 @@ import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { pino } from 'pino'
 import type { Config, Token } from '../../src/config.ts'
+import { createAllowedAddresses } from '../../src/intake/allowed-addresses.ts'
 import type { Event } from '../../src/intake/event.ts'
 import { createServer, type ServerParts } from '../../src/intake/server.ts'
 import { createTokens } from '../../src/intake/token.ts'
@@ -74,6 +75,8 @@ export interface TestServerOptions {
   readonly tokens?: readonly Token[]
   readonly bodyLimit?: number
   readonly trustProxy?: Config['trustProxy']
+  readonly allowedIps?: readonly string[]
+  readonly robotPath?: string
   readonly timeouts?: ServerParts['timeouts']
   /** Stands before the fake journal; what it throws the journal throws. */
   readonly beforeAppend?: (event: Event) => Promise<void>
@@ -81,7 +84,7 @@ export interface TestServerOptions {
 
 /** The real server on a port of 127.0.0.1, with a journal that only remembers. */
 export async function startServer(options: TestServerOptions = {}): Promise<TestServer> {
-  const { tokens = [{ name: 'sales', value: heldToken }], bodyLimit = 64 * 1024, trustProxy = [] } = options
+  const { tokens = [{ name: 'sales', value: heldToken }], bodyLimit = 64 * 1024, trustProxy = [], robotPath } = options
   const events: Event[] = []
   const { log, lines, text } = createLines()
   const journal = {
@@ -90,12 +93,13 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
       events.push(event)
     },
   }
-  const config = { webhookPath: '/bitrix24', bodyLimit, trustProxy }
+  const config = { webhookPath: '/bitrix24', robotPath, bodyLimit, trustProxy }
   const app = createServer({
     config,
     tokens: createTokens(tokens),
     journal,
     log,
+    ...(options.allowedIps && { allowed: createAllowedAddresses(options.allowedIps) }),
     ...(options.timeouts && { timeouts: options.timeouts }),
   })
   await app.listen({ port: 0, host: '127.0.0.1' })

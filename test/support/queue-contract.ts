@@ -32,8 +32,8 @@ export function deliveryOf(event: JournalledEvent, more: Partial<NewDelivery> = 
   return { handler: 'h', event, segment: 1, order: 'object', settle: 0, ...more }
 }
 
-export function known(name: string): KnownHandler {
-  return { name, events: ['ONCRMDEALUPDATE'], order: 'object', settle: 0 }
+export function known(name: string, more: Partial<KnownHandler> = {}): KnownHandler {
+  return { name, events: ['ONCRMDEALUPDATE'], order: 'object', settle: 0, onChange: false, ...more }
 }
 
 export function want(handler = 'h', more: Partial<Wanted> = {}): Wanted {
@@ -552,6 +552,109 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await queue.handlers()).toEqual(expected.set('h', 5))
     })
   })
+
+  describe(`${engine}: what a handler saw`, () => {
+    const won = { stageId: '"WON"' }
+    const lost = { stageId: '"LOSE"', title: '"Boat"' }
+
+    async function startSeen() {
+      const all = await start()
+      const { queue } = all
+      let last = 0
+      /** A delivery that runs. */
+      const run = async (object = 'deal:1', { portal = 'one', handler = 'h' } = {}) => {
+        await queue.add([deliveryOf(eventOf(++last, object, { portal }), { handler })], here)
+        return got((await queue.claim([want(handler)], 1))[0])
+      }
+      await queue.done(await run(), won)
+      return { ...all, run }
+    }
+
+    test('is kept with the end of its delivery, for its handler, portal and object, also for the next process', async () => {
+      const { queue, run, reopen } = await startSeen()
+      const kept = { fields: won, isInDoubt: false }
+      expect(await queue.seen(await run())).toEqual(kept)
+      expect(await queue.seen(await run('deal:2'))).toBeUndefined()
+      expect(await queue.seen(await run('deal:1', { portal: 'two' }))).toBeUndefined()
+      expect(await queue.seen(await run('deal:1', { handler: 'other' }))).toBeUndefined()
+      expect(await (await reopen()).seen(deliveryLike('deal:1'))).toEqual(kept)
+    })
+
+    test('is what the last one kept: all of it, nothing after null, and the same where nothing is said', async () => {
+      const { queue, run } = await startSeen()
+      await queue.done(await run(), lost)
+      await queue.done(await run())
+      expect(await queue.seen(deliveryLike('deal:1'))).toEqual({ fields: lost, isInDoubt: false })
+      await queue.done(await run(), null)
+      expect(await queue.seen(deliveryLike('deal:1'))).toBeUndefined()
+    })
+
+    test('stays as it is when a run fails, waits, is released, dies with its process, or is given up', async () => {
+      const { clock, queue, run, reopen } = await startSeen()
+      const kept = { fields: won, isInDoubt: false }
+      const again = async () => got((await queue.claim([want()], 1))[0])
+      await queue.retry(await run(), { due: clock.now, error: 'no' })
+      const retried = await again()
+      expect(await queue.seen(retried)).toEqual(kept)
+      await queue.postpone(retried, { due: clock.now, error: 'nobody is there' })
+      await queue.release(await again())
+      await again()
+      const next = await reopen()
+      const guilty = got(await next.recover())
+      expect(await next.seen(guilty)).toEqual(kept)
+      await next.dead(guilty, 'no')
+      expect(await next.seen(guilty)).toEqual(kept)
+    })
+
+    test('is in doubt from the beginning of a run to the end of one that keeps something', async () => {
+      const { clock, queue, run, reopen } = await startSeen()
+      const first = await run()
+      await queue.doubt(first)
+      expect(await queue.seen(first)).toEqual({ fields: won, isInDoubt: true })
+      await queue.dead(first, 'no')
+      await queue.done(await run())
+      const second = await run()
+      await queue.retry(second, { due: clock.now + 1, error: 'no' })
+      expect(await (await reopen()).seen(second)).toEqual({ fields: won, isInDoubt: true })
+      clock.now += 1
+      await queue.done(got((await queue.claim([want()], 1))[0]), lost)
+      expect(await queue.seen(second)).toEqual({ fields: lost, isInDoubt: false })
+    })
+
+    test('is not in doubt where nothing is kept', async () => {
+      const { queue, run } = await startSeen()
+      await queue.doubt(await run('deal:2'))
+      expect(await queue.seen(deliveryLike('deal:2'))).toBeUndefined()
+    })
+
+    test('is dropped when it is said to be gone, for that handler, portal and object only', async () => {
+      const { queue, run } = await startSeen()
+      for (const one of [{ handler: 'other' }, { portal: 'two' }]) await queue.done(await run('deal:1', one), won)
+      await queue.done(await run('deal:2'), won)
+      await queue.add([], here, [{ handler: 'h', event: eventOf(99, 'deal:1') }])
+      expect(await queue.seen(deliveryLike('deal:1'))).toBeUndefined()
+      expect(await queue.seen({ ...deliveryLike('deal:1'), handler: 'other' })).toBeDefined()
+      expect(
+        await queue.seen({ ...deliveryLike('deal:1'), event: eventOf(1, 'deal:1', { portal: 'two' }) }),
+      ).toBeDefined()
+      expect(await queue.seen(deliveryLike('deal:2'))).toBeDefined()
+    })
+
+    test('outlives its segment, and a handler that is not loaded; not one that is loaded without asking for it', async () => {
+      const { queue } = await startSeen()
+      await queue.prune(1)
+      await queue.remember([known('other')])
+      await queue.remember([known('h', { onChange: true })])
+      expect(await queue.seen(deliveryLike('deal:1'))).toBeDefined()
+      await queue.remember([known('h')])
+      expect(await queue.seen(deliveryLike('deal:1'))).toBeUndefined()
+    })
+  })
+}
+
+/** To ask about its handler, portal and object; nothing is done to it. */
+function deliveryLike(object: string): Delivery {
+  return { key: 0, handler: 'h', event: eventOf(1, object), attempt: 1, coalesced: 1, firstRunAt: 0 }
 }
 
 function tools(queue: Queue) {

@@ -273,7 +273,7 @@ async function createPair(openStore: OpenStore) {
         model.now = Math.max(model.now, (await queue.nextDue()) ?? 0)
       }
       expect(model.ended.size).toBe(delivered.length * handlers.length)
-      await queue.remember(handlers.map(known))
+      await queue.remember(handlers.map((name) => known(name)))
       expect([...(await queue.handlers()).values()]).toEqual(handlers.map(() => 0))
       await queue.close()
     },

@@ -139,6 +139,7 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
     origin,
     url,
     port,
+    adminPort,
     exited,
     killGroup,
     readyz: async () => (await fetch(`http://127.0.0.1:${adminPort}/readyz`)).json(),

@@ -3,7 +3,7 @@ import { asText, isJsonObject, type Json, type JsonObject, phpEntries } from './
 const pageSize = 50
 
 /**
- * A page of rows: `filter` by equality or, with `>` before the name, by number; `order` by one field; `start` is an
+ * A page of rows: `filter` by equality or, with `>` or `>=` before the name, by number or time; `order` by one field; `start` is an
  * offset, and -1 asks not to count (https://apidocs.bitrix24.com/settings/performance/huge-data.html).
  */
 export function page(rows: readonly JsonObject[], params: JsonObject) {
@@ -22,12 +22,20 @@ export function page(rows: readonly JsonObject[], params: JsonObject) {
 }
 
 function isWanted(row: JsonObject, name: string, wanted: Json): boolean {
-  if (name.startsWith('>')) return Number(read(row, name.slice(1))) > Number(wanted)
+  if (name.startsWith('>=')) return toNumber(read(row, name.slice(2))) >= toNumber(wanted)
+  if (name.startsWith('>')) return toNumber(read(row, name.slice(1))) > toNumber(wanted)
   const value = read(row, name.replace(/^=/, ''))
   return Array.isArray(wanted) ? wanted.some((one) => asText(one) === asText(value)) : asText(value) === asText(wanted)
 }
 
-/** Tasks are asked for by `ID` and tell of `id`. */
+/** A number, or a time in whole seconds. */
+function toNumber(value: Json): number {
+  const text = asText(value)
+  return /^\d{4}-\d\d-\d\dT/.test(text) ? Math.floor(Date.parse(text) / 1000) : Number(value)
+}
+
+/** Tasks are asked for by `ID` and `CHANGED_DATE`, and tell of `id` and `changedDate`. */
 function read(row: JsonObject, name: string): Json {
-  return row[name] ?? row[name.toLowerCase()] ?? null
+  const camelCase = name.toLowerCase().replace(/_(.)/g, (_, letter: string) => letter.toUpperCase())
+  return row[name] ?? row[camelCase] ?? null
 }

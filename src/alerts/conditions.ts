@@ -1,0 +1,167 @@
+import type { Dead } from '../dispatch/messages.ts'
+import { createBurst, createLasting, createShortage } from './hysteresis.ts'
+import type { Snapshot } from './snapshot.ts'
+
+/** Every kind of alert, and what is said when it is over. */
+export const kinds = {
+  dead_delivery: 'no dead delivery is left',
+  silence: 'events come again',
+  journal_unavailable: 'the journal can be written again',
+  dispatcher_restarting: 'the dispatcher has not ended by itself for 10 minutes',
+  hook_refused: 'no hook is known to fail any more',
+  wrong_tokens: 'no post came with a wrong token for 10 minutes',
+  disk_nearly_full: 'the disk of DATA_DIR has room again',
+} as const
+
+export type Kind = keyof typeof kinds
+
+/** Something that is wrong now. */
+export interface Condition {
+  readonly kind: Kind
+  readonly text: string
+  /** Grows when another of its kind joins it; what merely goes on is no news. */
+  readonly news: number
+  readonly details: Readonly<Record<string, string | number | readonly string[] | undefined>>
+}
+
+/** Bytes. */
+export interface Disk {
+  readonly free: number
+  readonly size: number
+}
+
+const minute = 60_000
+const window = 10 * minute
+
+/** A dispatcher that took the place of another finds out within this time, by its first call, that a hook is dead. */
+const quiet = minute
+
+/** So many bytes, or a twentieth of the disk where that is less. */
+const scarce = 500 * 1024 ** 2
+
+/** Characters of a reason: it goes into a chat. */
+const longestReason = 1_000
+
+/**
+ * From one look to the next, what is wrong now.
+ *
+ * @param silenceAlarm milliseconds without an event; `undefined` for any time
+ */
+export function createConditions({ silenceAlarm }: { readonly silenceAlarm: number | undefined }) {
+  const burstOfEnds = createBurst({ many: 3, window })
+  const burstOfTokens = createBurst({ many: 10, window })
+  const lastingTrouble = createLasting(quiet)
+  const lastingHooks = createLasting(quiet)
+  const shortage = createShortage()
+  let refusedBefore: number | undefined
+  let journalReason: string | undefined
+  let dispatcherReason: string | undefined
+  const hooks = new Set<string>()
+  let hooksSeen = 0
+
+  function deadDelivery({ dead }: Snapshot): Condition | undefined {
+    if (dead === undefined || dead.queued === 0) return undefined
+    const { queued, count, last } = dead
+    const many = queued === 1 ? 'a delivery is dead' : `${queued} deliveries are dead`
+    const text = last ? `${many}; the last: ${tell(last)}` : `${many}, since before the start`
+    const { reason, ...what } = last ?? {}
+    return {
+      kind: 'dead_delivery',
+      text,
+      news: count,
+      details: { dead: queued, ...what, reason: reason && cut(reason) },
+    }
+  }
+
+  function silence({ journal }: Snapshot, at: number): Condition | undefined {
+    if (journal === undefined || silenceAlarm === undefined || at - journal.lastEventAt < silenceAlarm) return undefined
+    const last = new Date(journal.lastEventAt).toISOString()
+    const text = `no event for ${inWords(at - journal.lastEventAt)}, since ${last}`
+    return { kind: 'silence', text, news: 0, details: { last_event: last } }
+  }
+
+  function journalUnavailable({ journal }: Snapshot, at: number): Condition | undefined {
+    if (journal === undefined) return undefined
+    const { trouble, refused } = journal
+    // Between two looks it may have failed and recovered: those posts are refused all the same.
+    const isFailing = trouble !== undefined || refused > (refusedBefore ?? refused)
+    refusedBefore = refused
+    if (!lastingTrouble(isFailing, at)) {
+      journalReason = undefined
+      return undefined
+    }
+    journalReason = trouble ?? journalReason
+    const reason = cut(journalReason ?? 'see the log')
+    const text = `the journal cannot be written, posts are refused and Bitrix24 does not send them again: ${reason}`
+    return { kind: 'journal_unavailable', text, news: 0, details: { reason } }
+  }
+
+  function dispatcherRestarting({ dispatcher }: Snapshot, at: number): Condition | undefined {
+    if (dispatcher === undefined) return undefined
+    const ends = burstOfEnds(dispatcher.ends, at)
+    // While the next one runs, until it ends as well, it says nothing.
+    dispatcherReason = dispatcher.trouble ?? (ends > 0 ? dispatcherReason : undefined)
+    if (ends === 0) return undefined
+    const reason = dispatcherReason && cut(dispatcherReason)
+    const text = `the dispatcher ended ${ends} times within 10 minutes, events wait: ${reason ?? 'see the log'}`
+    return { kind: 'dispatcher_restarting', text, news: 0, details: { ends, reason } }
+  }
+
+  function hookRefused(snapshot: Snapshot, at: number): Condition | undefined {
+    if (snapshot.hooks === undefined) return undefined
+    if (!lastingHooks(snapshot.hooks.length > 0, at)) {
+      hooks.clear()
+      return undefined
+    }
+    for (const hook of snapshot.hooks) {
+      if (!hooks.has(hook)) hooksSeen++
+      hooks.add(hook)
+    }
+    const reasons = [...hooks].map(cut)
+    const text = `what needs a hook waits: ${reasons.join('; ')}`
+    return { kind: 'hook_refused', text, news: hooksSeen, details: { hooks: reasons } }
+  }
+
+  function wrongTokens(snapshot: Snapshot, at: number): Condition | undefined {
+    if (snapshot.wrongTokens === undefined) return undefined
+    const count = burstOfTokens(snapshot.wrongTokens, at)
+    if (count === 0) return undefined
+    const text = `${count} posts with a wrong token were refused within 10 minutes; the log says from where`
+    return { kind: 'wrong_tokens', text, news: 0, details: { count } }
+  }
+
+  function diskNearlyFull(disk: Disk | undefined): Condition | undefined {
+    if (disk === undefined || !shortage(disk.free, Math.min(scarce, disk.size / 20))) return undefined
+    const text = `the disk of DATA_DIR is nearly full: ${inMegabytes(disk.free)} of ${inMegabytes(disk.size)} are free`
+    return { kind: 'disk_nearly_full', text, news: 0, details: { free_bytes: disk.free, size_bytes: disk.size } }
+  }
+
+  /** `at`: now, in Unix milliseconds. */
+  return (snapshot: Snapshot, disk: Disk | undefined, at: number): readonly Condition[] =>
+    [
+      deadDelivery(snapshot),
+      silence(snapshot, at),
+      journalUnavailable(snapshot, at),
+      dispatcherRestarting(snapshot, at),
+      hookRefused(snapshot, at),
+      wrongTokens(snapshot, at),
+      diskNearlyFull(disk),
+    ].filter((condition) => condition !== undefined)
+}
+
+function tell({ handler, event, object, id, reason }: Dead): string {
+  return `${handler} gave up ${object === undefined ? event : `${event} ${object}`} (${id}): ${cut(reason)}`
+}
+
+function cut(text: string): string {
+  return text.length > longestReason ? `${text.slice(0, longestReason)}…` : text
+}
+
+function inWords(ms: number): string {
+  if (ms < 2 * minute) return `${Math.floor(ms / 1000)} s`
+  return ms < 120 * minute ? `${Math.floor(ms / minute)} min` : `${Math.floor(ms / (60 * minute))} h`
+}
+
+function inMegabytes(bytes: number): string {
+  return `${Math.floor(bytes / 1024 ** 2)} MB`
+}

@@ -1,0 +1,39 @@
+import type { Dead } from '../dispatch/messages.ts'
+
+/**
+ * What a process knows of itself, told to its alerter every second. What it cannot know is absent. Counters begin with
+ * its start and only grow.
+ */
+export interface Snapshot {
+  /** The receiver's alone; with it goes the look at the disk. */
+  readonly journal?: {
+    /** Unix milliseconds; of an empty journal the receiver's start. */
+    readonly lastEventAt: number
+    /** Why posts are refused. */
+    readonly trouble: string | undefined
+    /** Counts the posts that were. */
+    readonly refused: number
+  }
+  /** Counts the posts that were refused for their token. */
+  readonly wrongTokens?: number
+  readonly dispatcher?: {
+    /** Counts how often one ended by itself. */
+    readonly ends: number
+    readonly trouble: string | undefined
+  }
+  /** Of each hook that does not work, why. */
+  readonly hooks?: readonly string[]
+  readonly dead?: {
+    /** How many are in the queue. */
+    readonly queued: number
+    /** Counts those that died. */
+    readonly count: number
+    readonly last: Dead | undefined
+  }
+}
+
+/** What a process tells its alerter. */
+export type ToAlerter =
+  | { readonly type: 'snapshot'; readonly snapshot: Snapshot }
+  /** ALERT_URL_FILE may have changed. */
+  | { readonly type: 'reload' }

@@ -1,0 +1,29 @@
+import { readSettings } from '../config.ts'
+
+/** Milliseconds that an answer may take; events that are imported meet the disk. */
+const patience = 15_000
+
+/**
+ * Asks the private listener of the running receiver.
+ *
+ * @throws {Error} when nobody answers at ADMIN_HOST and ADMIN_PORT
+ */
+export async function askAdmin(path: string, request: RequestInit = {}): Promise<{ status: number; body: unknown }> {
+  const { ADMIN_HOST: host, ADMIN_PORT: port } = readSettings(process.env, 'ADMIN_HOST', 'ADMIN_PORT')
+  const at = `http://${toUrl(host)}:${port}`
+  try {
+    const answer = await fetch(`${at}${path}`, { ...request, redirect: 'error', signal: AbortSignal.timeout(patience) })
+    return { status: answer.status, body: await answer.json() }
+  } catch (error) {
+    const { cause = error } = error instanceof Error ? error : {}
+    const why = cause instanceof Error && 'code' in cause ? String(cause.code) : String(cause)
+    throw new Error(`${at} does not answer (${why}): are ADMIN_HOST and ADMIN_PORT those of the receiver?`, { cause })
+  }
+}
+
+/** An address to listen on is not always one to call. */
+function toUrl(host: string): string {
+  if (host === '0.0.0.0') return '127.0.0.1'
+  if (host === '::') return '[::1]'
+  return host.includes(':') ? `[${host}]` : host
+}

@@ -1,0 +1,77 @@
+import { createReadStream } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
+import { createInterface } from 'node:readline'
+import { pino } from 'pino'
+import { readConfig } from '../config.ts'
+import type { Event } from '../intake/event.ts'
+import { follow, positionBefore } from '../journal/follow.ts'
+import { parseRefusedLine } from '../journal/refused-line.ts'
+import { journalDir } from '../journal/segments.ts'
+import { openAppender } from './appender.ts'
+import { defineCommand } from './command.ts'
+import { UsageError } from './usage-error.ts'
+
+/** Events of one request, or of one wait for the disk. */
+const atOnce = 200
+
+/** Milliseconds by which the clock may have been put back between an event and its segment. */
+const clockSlack = 3_600_000
+
+/** Brings back events that went to stderr because the journal could not be written. */
+export const importCommand = defineCommand({
+  name: 'import',
+  usage: 'FILE|-',
+  summary: 'brings back the events that went to stderr while the journal could not be written',
+  notes: [
+    'FILE is what collected stderr; lines that are no events are passed over, and so are events that the journal has. It works',
+    'through the receiver that runs (ADMIN_HOST, ADMIN_PORT, B24_APPLICATION_TOKEN), or takes the place of one that is stopped.',
+  ],
+  options: { 'dry-run': { type: 'boolean', about: 'only say how many' } },
+  examples: ['import stderr.log --dry-run', 'import stderr.log', 'import -   # from stdin'],
+  words: 1,
+  async run({ options, words: [file], print }) {
+    if (file === undefined) throw new UsageError('name the file that holds the lines, or - for stdin')
+    const config = readConfig(process.env)
+    const { dataDir } = config
+    const found = new Map<string, Event>()
+    for await (const line of createInterface({ input: file === '-' ? process.stdin : createReadStream(file) })) {
+      const event = parseRefusedLine(line)
+      if (event) found.set(event.id, event)
+      print.progress(`${found.size} events found`)
+    }
+    await mkdir(journalDir(dataDir), { recursive: true })
+    const known = await journalled(dataDir, found)
+    const events = [...found.values()].filter(({ id }) => !known.has(id))
+    const summary = { found: found.size, known: known.size, imported: options['dry-run'] ? 0 : events.length }
+    if (!options['dry-run']) {
+      const appender = await openAppender(config)
+      try {
+        for (let at = 0; at < events.length; at += atOnce) {
+          await appender.append(events.slice(at, at + atOnce))
+          print.progress(`${Math.min(events.length, at + atOnce)} of ${events.length}`)
+        }
+      } finally {
+        await appender.close()
+      }
+    }
+    const verb = options['dry-run'] ? 'to import' : 'imported'
+    await print.result(
+      summary,
+      `${found.size} events found, ${known.size} of them in the journal, ${events.length} ${verb}`,
+    )
+    return undefined
+  },
+})
+
+/** Those of them that the journal has. An id tells the millisecond at which it was made (UUIDv7). */
+async function journalled(dataDir: string, events: ReadonlyMap<string, Event>): Promise<Set<string>> {
+  const known = new Set<string>()
+  if (events.size === 0) return known
+  const times = [...events.keys()].map((id) => Number.parseInt(id.replaceAll('-', '').slice(0, 12), 16))
+  const first = times.reduce((least, time) => Math.min(least, time))
+  const from = await positionBefore(dataDir, new Date(first - clockSlack))
+  const log = pino({ base: null }, process.stderr)
+  for await (const { entries } of follow({ dataDir, from, signal: new AbortController().signal, wait: false, log }))
+    for (const { event } of entries) if (events.has(event.id)) known.add(event.id)
+  return known
+}

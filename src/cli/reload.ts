@@ -1,0 +1,64 @@
+import { hostname } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { readSettings } from '../config.ts'
+import type { Deliveries } from '../dispatch/deliveries.ts'
+import { findHolder } from '../journal/lock.ts'
+import { defineCommand } from './command.ts'
+import { findDataDir, openDeliveries } from './data.ts'
+import { exitCodes } from './exit-codes.ts'
+
+/** Milliseconds that loading the handlers may take, beside the end of those that run. */
+const patience = 15_000
+
+/** Tells the running receiver to load handlers and secrets anew, and how that went. */
+export const reload = defineCommand({
+  name: 'reload',
+  usage: '',
+  summary: 'lets the running receiver load its handlers and read its secret files anew, as SIGHUP does',
+  notes: [
+    'Waits until a dispatcher has loaded them, and exits with 1 when a file is broken: then the old handlers go on.',
+  ],
+  options: { 'no-wait': { type: 'boolean', about: 'only tell it' } },
+  examples: ['reload'],
+  words: 0,
+  async run({ options, print }) {
+    const dataDir = findDataDir()
+    const { SHUTDOWN_GRACE: grace, DISPATCHER } = readSettings(process.env, 'SHUTDOWN_GRACE', 'DISPATCHER')
+    const holder = findHolder(dataDir, 'receiver')
+    if (holder === undefined) throw new Error(`no receiver runs on ${dataDir}`)
+    if (holder.host !== hostname())
+      throw new Error(`the receiver runs on ${holder.host}, as pid ${holder.pid}: run this there`)
+    const told = Date.now()
+    // Not SIGHUP, which stops a receiver at a terminal: that may be closed.
+    process.kill(holder.pid, 'SIGUSR2')
+    if (options['no-wait'] || DISPATCHER === 'off') {
+      await print.result({ pid: holder.pid }, `pid ${holder.pid} was told`)
+      return undefined
+    }
+    for (const end = told + grace + patience; Date.now() < end; await sleep(100)) {
+      const { loaded, broken } = await look(dataDir, told)
+      if (broken.length > 0) {
+        for (const { file, error } of broken) await print.result({ broken: file, error }, `${file}: ${error}`)
+        return exitCodes.failed
+      }
+      if (loaded.length > 0) {
+        await print.result({ pid: holder.pid, loaded }, `loaded: ${loaded.join(', ')}`)
+        return undefined
+      }
+      print.progress('waiting for the handlers to be loaded')
+    }
+    throw new Error(`pid ${holder.pid} was told, but no handler was loaded: its log says why`)
+  },
+})
+
+/** What was loaded, and what could not be, since then. */
+async function look(dataDir: string, since: number) {
+  let deliveries: Deliveries | undefined
+  try {
+    deliveries = openDeliveries(dataDir, 'read')
+    const loaded = (await deliveries.handlers()).filter(({ loadedAt = 0 }) => loadedAt >= since).map(({ name }) => name)
+    return { loaded, broken: (await deliveries.broken()).filter(({ at }) => at >= since) }
+  } finally {
+    await deliveries?.close()
+  }
+}

@@ -1,0 +1,141 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { rename, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pino } from 'pino'
+import { isObject } from '../bitrix24/answer.ts'
+import { createClient } from '../bitrix24/client.ts'
+import { realClock } from '../bitrix24/clock.ts'
+import { createLimits } from '../bitrix24/limits.ts'
+import { readConfig } from '../config.ts'
+import { readJournalled } from '../sweep/journalled.ts'
+import { type Place, type Sum, sweep } from '../sweep/sweep.ts'
+import { parseTargets, type Target, targetNames } from '../sweep/targets.ts'
+import { openAppender } from './appender.ts'
+import { chooseHook } from './call.ts'
+import { defineCommand } from './command.ts'
+import { findDataDir } from './data.ts'
+import { parseTime } from './selection.ts'
+import { UsageError } from './usage-error.ts'
+
+/** Milliseconds by which our clock may be ahead of the portal's. */
+const clockSlack = 60_000
+
+/** Repairs a gap: asks the portal what changed, and journals what it never told. */
+export const sweepCommand = defineCommand({
+  name: 'sweep',
+  usage: 'deal,lead,… --since TIME|--all',
+  summary: 'asks Bitrix24 what changed, and journals an event for each record of whose change none came',
+  notes: [
+    `It takes ${targetNames.join(', ')}, several with commas.`,
+    'Each event has "source":"sweep"; handlers get it like any other. With --since a record that was made since then, and that the journal does not know, gives its ADD event,',
+    'any other its UPDATE; with --all, the first fill of a mirror, each gives an UPDATE. What was deleted is not found, several',
+    'changes become one, and only what the user of the hook may read is seen. It keeps to the limits of the portal, and may be',
+    'ended and resumed.',
+  ],
+  options: {
+    since: { type: 'string', value: 'TIME', about: 'what changed from then on: 2h, 7d ago, or 2026-11-23T08:00:00Z' },
+    all: { type: 'boolean', about: 'all records there are' },
+    resume: { type: 'boolean', about: 'go on with the one that was ended' },
+    hook: { type: 'string', value: 'NAME', about: 'which one, where B24_HOOK has several' },
+    'dry-run': { type: 'boolean', about: 'only say how many events it would make' },
+  },
+  examples: [
+    'sweep deal,lead --since 2h',
+    'sweep item:1032 --since 2026-11-23T08:00:00Z --dry-run',
+    'sweep contact --all',
+    'sweep --resume',
+  ],
+  words: 1,
+  async run({ options, words: [names], print }) {
+    const config = readConfig(process.env)
+    const { rate, burst } = config
+    const dataDir = findDataDir()
+    const path = join(dataDir, 'sweep.json')
+    const plan = options.resume ? readPlan(path) : toPlan(names, options)
+    const hook = chooseHook(config.hooks, plan.hook)
+    const targets = parse(plan.targets)
+    const since = plan.since === undefined ? undefined : new Date(plan.since)
+    const kinds = new Set(targets.map(({ name }) => name.replace(/:.*/, '')))
+    const log = pino({ base: null }, process.stderr)
+    const journalled = await readJournalled({ dataDir, hook, kinds, since, log })
+    if (journalled.origin === undefined)
+      print.note(`the journal has no event of ${hook.host} yet: what is swept has no order with its first events`)
+
+    const isDry = options['dry-run']
+    const appender = isDry ? undefined : await openAppender(config)
+    let sum: Sum
+    try {
+      sum = await sweep({
+        client: createClient({ hook, limits: createLimits({ rate, burst, clock: realClock }) }),
+        hook,
+        targets,
+        since,
+        journalled,
+        from: plan.place,
+        append: async (events) => appender?.append(events),
+        async onPage(place, { records, events }) {
+          if (!isDry) await writePlan(path, { ...plan, place })
+          print.progress(`${place.target}: ${records} records, ${events} events`)
+        },
+      })
+    } catch (error) {
+      if (!isDry && existsSync(path)) print.note('it goes on from there with b24-receiver sweep --resume')
+      throw error
+    } finally {
+      await appender?.close()
+    }
+    if (!isDry) await rm(path, { force: true })
+    await print.result(sum, `${sum.records} records, ${sum.events} events ${isDry ? 'to journal' : 'journalled'}`)
+    return undefined
+  },
+})
+
+/** What is swept, and how far it is; kept while it runs. */
+interface Plan {
+  readonly targets: string
+  /** ISO 8601. */
+  readonly since: string | undefined
+  readonly hook: string | undefined
+  readonly place?: Place | undefined
+}
+
+interface PlanOptions {
+  readonly since: string | undefined
+  readonly all: boolean
+  readonly hook: string | undefined
+}
+
+function toPlan(targets: string | undefined, { since, all, hook }: PlanOptions): Plan {
+  if (targets === undefined) throw new UsageError(`name what to sweep: ${targetNames.join(', ')}`)
+  if ((since !== undefined) === all) throw new UsageError('add --since TIME, or --all')
+  const time = parseTime('--since', since, new Date())
+  return { targets, hook, since: time && new Date(time.getTime() - clockSlack).toISOString() }
+}
+
+function parse(names: string): readonly Target[] {
+  try {
+    return parseTargets(names)
+  } catch (error) {
+    throw error instanceof TypeError ? new UsageError(error.message) : error
+  }
+}
+
+function readPlan(path: string): Plan {
+  if (!existsSync(path)) throw new Error('there is no sweep to resume')
+  const plan: unknown = JSON.parse(readFileSync(path, 'utf8'))
+  if (!isObject(plan) || typeof plan['targets'] !== 'string') throw new Error(`${path} is not what a sweep wrote`)
+  const text = (value: unknown) => (typeof value === 'string' ? value : undefined)
+  const place = isObject(plan['place']) ? plan['place'] : {}
+  const [target, after] = [text(place['target']), text(place['after'])]
+  return {
+    targets: plan['targets'],
+    since: text(plan['since']),
+    hook: text(plan['hook']),
+    place: target !== undefined && after !== undefined ? { target, after } : undefined,
+  }
+}
+
+async function writePlan(path: string, plan: Plan): Promise<void> {
+  await writeFile(`${path}.next`, JSON.stringify(plan))
+  await rename(`${path}.next`, path)
+}

@@ -1,0 +1,127 @@
+import type { FormValue } from '../intake/form.ts'
+import type { JournalledEvent } from '../journal/follow.ts'
+import { codeOf } from '../journal/segments.ts'
+import { httpBuildQuery, type PhpArray, type PhpValue } from '../simulator/http-build-query.ts'
+import { defineHandler, FinalError, type HandlerDefinition, type HandlerOptions, RetryAfter } from './handler.ts'
+
+/** How events are posted on, and, as for any handler, how it is run. */
+export interface ForwardOptions extends HandlerOptions {
+  /** Names and patterns as for `defineHandler`; otherwise all there are. */
+  readonly events?: string | readonly string[]
+  /** `'form'`: the bytes that Bitrix24 sends. `'json'`: what PHP's `json_encode($_POST)` makes of them. */
+  readonly format?: 'form' | 'json'
+  /** Becomes `auth.application_token`: the one that came was removed. */
+  readonly token?: string | undefined
+}
+
+const contentTypes = { form: 'application/x-www-form-urlencoded', json: 'application/json' } as const
+
+/** Seconds. Who asks for more has most likely made a mistake, and would have the delivery die of `RETRY_FOR`. */
+const longestWait = 86_400
+
+/**
+ * Posts every event on to a URL, as Bitrix24 wrote it, so that a script or service that took its posts goes on doing so:
+ *
+ * ```ts
+ * export default forward(process.env['OLD_PHP_URL'], { token: process.env['OLD_PHP_TOKEN'] })
+ * ```
+ *
+ * 2xx is done. 408, 429, 5xx and an answer that never came are tried again, not before `Retry-After`. Every other one is
+ * final, also a redirect. The event's id goes along as `Idempotency-Key`, the same in every try: Bitrix24 sends nothing by
+ * which the target could know an event again.
+ *
+ * @param url http or https, and perhaps a secret: of it only the host is ever in an error
+ * @throws {TypeError} when there is no such URL, or an option is wrong
+ */
+export function forward(url: string | undefined, options: ForwardOptions = {}): HandlerDefinition {
+  const { events = '*', format = 'form', token, ...run } = options
+  const { target, headers } = readTarget(url)
+  if (!Object.hasOwn(contentTypes, format)) throw new TypeError("forward: format must be 'form' or 'json'")
+  if ('token' in options && (typeof token !== 'string' || token === ''))
+    throw new TypeError('forward: there is no token: the environment variable it comes from is probably not set')
+
+  return defineHandler(
+    events,
+    async (event: JournalledEvent, { signal }) => {
+      const fields = fieldsOf(event, token)
+      const response = await fetch(withQuery(target, queryOf(event)), {
+        method: 'POST',
+        redirect: 'manual',
+        headers: {
+          'user-agent': 'bitrix24-webhook-receiver',
+          'content-type': contentTypes[format],
+          'idempotency-key': event.id,
+          ...headers,
+        },
+        body: format === 'form' ? httpBuildQuery(fields) : JSON.stringify(fields),
+        signal,
+      }).catch((error: unknown) => {
+        signal.throwIfAborted()
+        const code = error instanceof Error ? codeOf(error.cause) : undefined
+        throw new Error(`${target.host} did not answer: ${code ?? 'the connection failed'}`, { cause: error })
+      })
+      // Read to its end, so that the connection can be used again; the status was all that was asked for.
+      await response.body?.pipeTo(new WritableStream()).catch(() => undefined)
+      if (!response.ok) throw errorOf(response, target.host)
+    },
+    run,
+  )
+}
+
+function readTarget(url: string | undefined): { target: URL; headers: Record<string, string> } {
+  if (typeof url !== 'string' || url === '')
+    throw new TypeError('forward: there is no URL: the environment variable it comes from is probably not set')
+  // From here on nothing of it may be quoted, and fetch would quote a URL that has a password.
+  const target = URL.parse(url)
+  if (target === null) throw new TypeError('forward: what it was given is no URL such as https://example.com/hook.php')
+  if (target.protocol !== 'http:' && target.protocol !== 'https:')
+    throw new TypeError('forward: the URL must begin with http:// or https://')
+  const { username, password } = target
+  target.username = ''
+  target.password = ''
+  if (username + password === '') return { target, headers: {} }
+  const login = Buffer.from(`${decodeURIComponent(username)}:${decodeURIComponent(password)}`).toString('base64')
+  return { target, headers: { authorization: `Basic ${login}` } }
+}
+
+/** What Bitrix24 has sent, in its order. `application_token` is the last of `auth`, and a robot sends none. */
+function fieldsOf(event: JournalledEvent, token: string | undefined): PhpArray {
+  const { document_id, event_handler_id, data, ts } = event
+  if (document_id !== undefined) return { document_id, auth: event.auth ?? {} }
+  const auth = { ...event.auth, ...(token !== undefined && { application_token: token }) }
+  const fields = { event: event.event, event_handler_id, data, ts, auth }
+  return Object.fromEntries(
+    Object.entries(fields).flatMap(([key, value]): [string, PhpValue][] => (value === undefined ? [] : [[key, value]])),
+  )
+}
+
+function queryOf({ document_id, data, query }: JournalledEvent): FormValue | undefined {
+  return document_id === undefined ? query : data
+}
+
+/** The query that the post had stands before the target's own, because the last of two counts in PHP. */
+function withQuery(target: URL, query: FormValue | undefined): URL {
+  if (typeof query !== 'object' || Array.isArray(query)) return target
+  const url = new URL(target)
+  url.search = [httpBuildQuery(query), target.search.slice(1)].filter((part) => part !== '').join('&')
+  return url
+}
+
+function errorOf({ status, headers }: Response, host: string): Error {
+  const answer = `${host} answered ${status}`
+  if (status === 408 || status === 429 || status >= 500) {
+    const wait = readRetryAfter(headers.get('retry-after'))
+    return wait === undefined ? new Error(answer) : new RetryAfter(`${wait}s`, { cause: new Error(answer) })
+  }
+  return new FinalError(status < 400 ? `${answer}, and no redirect is followed: name the URL that it leads to` : answer)
+}
+
+/**
+ * Seconds, or a date (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after), as seconds from now; `undefined` where it
+ * asks for no wait, and our own is right.
+ */
+function readRetryAfter(value: string | null): number | undefined {
+  if (value === null) return undefined
+  const seconds = /^\d+$/.test(value) ? Number(value) : Math.ceil((Date.parse(value) - Date.now()) / 1000)
+  return seconds > 0 ? Math.min(seconds, longestWait) : undefined
+}

@@ -1,0 +1,68 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import { createClient } from '../bitrix24/client.ts'
+import type { Access } from '../bitrix24/portals.ts'
+import { createTransport } from '../bitrix24/transport.ts'
+import type { Event } from '../intake/event.ts'
+import { readJournalled } from '../sweep/journalled.ts'
+import { type Place, sweep } from '../sweep/sweep.ts'
+import { parseTargets } from '../sweep/targets.ts'
+
+export interface SweepOnStartParts {
+  readonly dataDir: string
+  readonly accesses: readonly Access[]
+  /** Such as `deal,lead`. */
+  readonly targets: string
+  /** When the receiver took its last event before it stopped. */
+  readonly since: Date
+  readonly append: (events: readonly Event[]) => Promise<void>
+  readonly signal: AbortSignal
+  readonly log: Logger
+  /** Milliseconds between two tries. */
+  readonly pause?: number
+}
+
+/** Milliseconds by which our clock may be ahead of the portal's. */
+const clockSlack = 60_000
+
+/**
+ * Journals what every portal has changed since then and never told, and tries until it is done: resolves then, or when
+ * the signal aborts, to whether it is.
+ */
+export async function sweepOnStart(parts: SweepOnStartParts): Promise<boolean> {
+  const done = await Promise.all(parts.accesses.map((access) => sweepOne(access, parts)))
+  return done.every((isDone) => isDone)
+}
+
+async function sweepOne(access: Access, parts: SweepOnStartParts): Promise<boolean> {
+  const { dataDir, append, signal, log, pause = 60_000 } = parts
+  const { hook, limits, health } = access
+  const targets = parseTargets(parts.targets)
+  const since = new Date(parts.since.getTime() - clockSlack)
+  const kinds = new Set(targets.map(({ name }) => name.replace(/:.*/, '')))
+  const client = createClient({
+    hook,
+    limits,
+    signal,
+    send: health.guard(createTransport(hook, signal), () => undefined),
+  })
+  let from: Place | undefined
+  while (!signal.aborted) {
+    try {
+      const journalled = await readJournalled({ dataDir, hook, kinds, since, log })
+      const onPage = (place: Place) => {
+        from = place
+      }
+      const sum = await sweep({ client, hook, targets, since, journalled, from, append, onPage })
+      log.info({ hook: hook.label, since: since.toISOString(), ...sum }, 'swept: what was missed is journalled')
+      return true
+    } catch (error) {
+      if (signal.aborted) break
+      log.warn({ hook: hook.label, err: error }, 'a sweep did not get through, will be tried again')
+      // A hook that is down says so to everybody, and is asked until it is up.
+      await health.examine()
+      await sleep(pause, undefined, { signal }).catch(() => undefined)
+    }
+  }
+  return false
+}

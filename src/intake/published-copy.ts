@@ -1,0 +1,55 @@
+import { readFile, rename, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { codeOf } from '../journal/segments.ts'
+import { readAddresses } from './published-list.ts'
+
+/** A list of addresses as it last was. */
+export interface PublishedCopy {
+  /** ISO 8601. */
+  readonly fetchedAt: string
+  readonly addresses: readonly string[]
+}
+
+export type PublishedCopies = ReadonlyMap<string, PublishedCopy>
+
+export function copyPath(dataDir: string): string {
+  return join(dataDir, 'allowed-ips.json')
+}
+
+/**
+ * The copies on disk by the URL of their list; of a list that has none that can be used, nothing.
+ *
+ * @throws {Error} when there is a file, but it cannot be read or is no JSON
+ */
+export async function readCopies(dataDir: string, urls: readonly string[]): Promise<Map<string, PublishedCopy>> {
+  const copies = new Map<string, PublishedCopy>()
+  let text: string
+  try {
+    text = await readFile(copyPath(dataDir), 'utf8')
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return copies
+    throw error
+  }
+  const file: unknown = JSON.parse(text)
+  for (const [url, value] of Object.entries(typeof file === 'object' && file !== null ? file : {})) {
+    const copy = readCopy(value)
+    if (copy !== undefined && urls.includes(url)) copies.set(url, copy)
+  }
+  return copies
+}
+
+function readCopy(value: unknown): PublishedCopy | undefined {
+  if (typeof value !== 'object' || value === null || !('fetchedAt' in value && 'addresses' in value)) return undefined
+  const { fetchedAt } = value
+  const addresses = readAddresses(value.addresses)
+  if (typeof fetchedAt !== 'string' || Number.isNaN(Date.parse(fetchedAt)) || !addresses?.length) return undefined
+  return { fetchedAt, addresses }
+}
+
+/** At every moment the file is a whole one, the old or the new. */
+export async function writeCopies(dataDir: string, copies: PublishedCopies): Promise<void> {
+  const path = copyPath(dataDir)
+  const next = `${path}.next`
+  await writeFile(next, `${JSON.stringify(Object.fromEntries(copies), undefined, 2)}\n`, { flush: true })
+  await rename(next, path)
+}

@@ -1,0 +1,76 @@
+import { isIP } from 'node:net'
+
+/** Bytes, unpacked. A thousand addresses are 16 KB. */
+const longestList = 64 * 1024
+
+/**
+ * Reads one of the lists of addresses that Bitrix24 publishes: `{"nodes":["3.217.33.54"]}` for the world, a bare
+ * `["195.208.184.200"]` for Russia; either form is taken from both. It is all or nothing: what is not wholly a list of IP
+ * addresses is none.
+ *
+ * @param patience milliseconds for all of it
+ * @throws {Error} whose message is the reason, for people
+ * @see https://apidocs.bitrix24.com/settings/cloud-and-on-premise/network-access.html
+ */
+export async function readPublishedList(url: string, patience: number, stop: AbortSignal): Promise<readonly string[]> {
+  const tooLate = AbortSignal.timeout(patience)
+  try {
+    const response = await fetch(url, {
+      // A list that moved is to be looked at by people before its addresses are let in.
+      redirect: 'manual',
+      headers: { accept: 'application/json' },
+      signal: AbortSignal.any([tooLate, stop]),
+    })
+    if (response.status === 200) return parsePublishedList(await readText(response))
+    await response.body?.cancel()
+    throw new Error(`it answered with status ${response.status}`)
+  } catch (error) {
+    throw new Error(tooLate.aborted ? `no answer in ${patience / 1000} s` : reasonOf(error), { cause: error })
+  }
+}
+
+/** @throws {Error} */
+export function parsePublishedList(text: string): readonly string[] {
+  const list = addressesIn(parseJson(text))
+  if (list === undefined) throw new Error('it is no list of IP addresses')
+  if (list.length === 0) throw new Error('the list is empty')
+  return list
+}
+
+/** `undefined` for anything but a list of IP addresses. */
+export function readAddresses(value: unknown): readonly string[] | undefined {
+  const isAddress = (item: unknown): item is string => typeof item === 'string' && isIP(item) !== 0
+  return Array.isArray(value) && value.every(isAddress) ? value : undefined
+}
+
+function addressesIn(value: unknown): readonly string[] | undefined {
+  return readAddresses(typeof value === 'object' && value !== null && 'nodes' in value ? value.nodes : value)
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    // Its message would quote what came.
+    throw new Error('it is no JSON')
+  }
+}
+
+async function readText(response: Response): Promise<string> {
+  const chunks: Uint8Array[] = []
+  let length = 0
+  for await (const chunk of response.body ?? []) {
+    length += chunk.length
+    if (length > longestList) throw new Error(`it is longer than ${longestList / 1024} KB`)
+    chunks.push(chunk)
+  }
+  return new TextDecoder().decode(Buffer.concat(chunks))
+}
+
+/** fetch hides what happened in the cause, which has no message where several addresses were tried. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  const { cause } = error
+  if (!(cause instanceof Error)) return error.message
+  return cause.message || ('code' in cause ? String(cause.code) : cause.name)
+}

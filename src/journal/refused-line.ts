@@ -1,0 +1,56 @@
+import type { Event } from '../intake/event.ts'
+import type { Form, FormValue } from '../intake/form.ts'
+
+/** What a line of the journal may hold: the log of the receiver also has lines with an id and an event. */
+const names = new Set([
+  ...['level', 'time', 'id', 'webhook', 'event', 'object', 'shape', 'source', 'event_handler_id', 'ts', 'document_id'],
+  ...['data', 'auth', 'query', 'remote', 'msg'],
+])
+
+/**
+ * The event of a line that the journal did not take and that went to stderr instead, as far as the line is one: whatever
+ * collected stderr may have put something of its own before it.
+ */
+export function parseRefusedLine(text: string): Event | undefined {
+  const line = readObject(text.slice(Math.max(0, text.indexOf('{"level":'))))
+  if (line === undefined || Object.keys(line).some((name) => !names.has(name))) return undefined
+  const { id, event, remote, object, webhook, shape, source, event_handler_id, ts, document_id, data, auth, query } =
+    line
+  if (typeof id !== 'string' || !uuid.test(id)) return undefined
+  if (typeof event !== 'string' || event === '' || typeof remote !== 'string') return undefined
+  if (!isTextOrNone(object) || !isTextOrNone(webhook) || !isTextOrNone(event_handler_id) || !isTextOrNone(ts))
+    return undefined
+  if (shape !== undefined && shape !== 'unexpected') return undefined
+  if (source !== undefined && source !== 'sweep') return undefined
+  if (document_id !== undefined && !isTexts(document_id)) return undefined
+  if (data !== undefined && !isFormValue(data)) return undefined
+  if ((auth !== undefined && !isForm(auth)) || (query !== undefined && !isForm(query))) return undefined
+  return { id, webhook, event, object, shape, source, event_handler_id, ts, document_id, data, auth, query, remote }
+}
+
+const uuid = /^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/
+
+function readObject(text: string): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(text)
+    return typeof value === 'object' && value !== null ? { ...value } : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function isTextOrNone(value: unknown): value is string | undefined {
+  return value === undefined || typeof value === 'string'
+}
+
+function isTexts(value: unknown): value is string[] {
+  return Array.isArray(value) && value.every((one) => typeof one === 'string')
+}
+
+function isForm(value: unknown): value is Form {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) && Object.values(value).every(isFormValue)
+}
+
+function isFormValue(value: unknown): value is FormValue {
+  return typeof value === 'string' || isForm(value) || (Array.isArray(value) && value.every(isFormValue))
+}

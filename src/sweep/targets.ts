@@ -1,0 +1,112 @@
+import { isObject } from '../bitrix24/answer.ts'
+import type { Params } from '../bitrix24/client.ts'
+import { unixSeconds } from '../bitrix24/last-change.ts'
+import type { FormValue } from '../intake/form.ts'
+
+/** A kind of record that can be listed by its last change. */
+export interface Target {
+  /** As it is asked for: `deal`, `item:1032`. */
+  readonly name: string
+  readonly method: string
+  /** Of the next page: records with a greater id, changed at this time or later. */
+  readonly params: (after: string, since: Date | undefined) => Params
+  /** @throws {TypeError} when the portal gave something else */
+  readonly rows: (result: unknown) => readonly Row[]
+  /** The event that its change would have fired. */
+  readonly event: (row: Row, what: 'add' | 'update') => { readonly event: string; readonly data: FormValue }
+}
+
+/** A record, as far as a sweep reads it. */
+export interface Row {
+  readonly id: string
+  /** Unix seconds, by the portal's clock. */
+  readonly created: number
+  readonly changed: number
+}
+
+/** What one page of a list holds; it is the most that Bitrix24 gives. */
+export const pageSize = 50
+
+/** https://apidocs.bitrix24.com/api-reference/crm/data-types.html#object_type */
+const types = new Map([
+  ['lead', 1],
+  ['deal', 2],
+  ['contact', 3],
+  ['company', 4],
+  ['quote', 7],
+])
+
+export const targetNames = [...types.keys(), 'item:<type>', 'task']
+
+/**
+ * Reads `deal,lead,item:1032,task`.
+ *
+ * @throws {TypeError} that names what there is
+ */
+export function parseTargets(text: string): readonly Target[] {
+  const names = text.split(',').map((name) => name.trim())
+  const twice = names.find((name, at) => names.indexOf(name) < at)
+  if (twice !== undefined) throw new TypeError(`${twice} is named twice`)
+  return names.map((name) => {
+    const type = types.get(name)
+    const [, dynamic] = /^item:(\d{1,9})$/.exec(name) ?? []
+    if (type !== undefined) return item(name, type, (what) => `ONCRM${name.toUpperCase()}${what}`)
+    if (dynamic !== undefined) return item(name, Number(dynamic), (what) => `ONCRMDYNAMICITEM${what}`)
+    if (name === 'task') return task
+    throw new TypeError(`"${name}" cannot be swept: it is one of ${targetNames.join(', ')}`)
+  })
+}
+
+/** https://apidocs.bitrix24.com/api-reference/crm/universal/crm-item-list.html; `start: -1` spares the portal counting. */
+function item(name: string, entityTypeId: number, eventOf: (what: string) => string): Target {
+  return {
+    name,
+    method: 'crm.item.list',
+    params: (after, since) => ({
+      entityTypeId,
+      select: ['id', 'createdTime', 'updatedTime'],
+      order: { id: 'ASC' },
+      filter: { '>id': after, ...(since && { '>=updatedTime': since.toISOString() }) },
+      start: -1,
+    }),
+    rows: (result) => rowsOf(result, 'items', ['createdTime', 'updatedTime']),
+    event: ({ id }, what) => ({
+      event: eventOf(what.toUpperCase()),
+      data: { FIELDS: { ID: id, ...(name.startsWith('item:') && { ENTITY_TYPE_ID: String(entityTypeId) }) } },
+    }),
+  }
+}
+
+/** https://apidocs.bitrix24.com/api-reference/tasks/tasks-task-list.html */
+const task: Target = {
+  name: 'task',
+  method: 'tasks.task.list',
+  params: (after, since) => ({
+    select: ['ID', 'CREATED_DATE', 'CHANGED_DATE'],
+    order: { ID: 'asc' },
+    filter: { '>ID': after, ...(since && { '>=CHANGED_DATE': since.toISOString() }) },
+  }),
+  rows: (result) => rowsOf(result, 'tasks', ['createdDate', 'changedDate']),
+  event: ({ id }, what) => ({
+    event: what === 'add' ? 'ONTASKADD' : 'ONTASKUPDATE',
+    data: {
+      FIELDS_BEFORE: what === 'add' ? 'undefined' : { ID: id },
+      FIELDS_AFTER: { ID: id },
+      IS_ACCESSIBLE_BEFORE: what === 'add' ? 'N' : 'undefined',
+      IS_ACCESSIBLE_AFTER: 'undefined',
+    },
+  }),
+}
+
+function rowsOf(result: unknown, name: string, [created, changed]: readonly [string, string]): Row[] {
+  const list = isObject(result) ? result[name] : undefined
+  if (!Array.isArray(list)) throw new TypeError(`the portal gave no list of ${name}`)
+  return list.map((row: unknown) => {
+    const { id, ...times } = isObject(row) ? row : {}
+    // A task that nobody has changed may tell no change.
+    const [createdAt, changedAt = createdAt] = [unixSeconds(times[created]), unixSeconds(times[changed])]
+    if ((typeof id !== 'string' && typeof id !== 'number') || createdAt === undefined || changedAt === undefined)
+      throw new TypeError(`the portal gave ${name} without id or times`)
+    return { id: String(id), created: createdAt, changed: changedAt }
+  })
+}

@@ -1,0 +1,63 @@
+import { expect, test } from 'vitest'
+import { post } from '../../src/simulator/post.ts'
+import { samples } from '../support/intake.ts'
+import { hasPhp, startPhp } from '../support/php-server.ts'
+import { startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+
+const handler = `import { forward } from 'bitrix24-webhook-receiver'
+export default forward(process.env['OLD_PHP_URL'], { token: process.env['OLD_PHP_TOKEN'] })
+`
+
+/** As a webhook with our token sends them. */
+const bodies = samples
+  .filter(({ name }) => name.startsWith('webhook/'))
+  .map(({ body }) => body.toString().replace(/(%5Bapplication_token%5D=)\w+/, `$1${TOKEN}`))
+
+test.skipIf(!hasPhp)(
+  'an existing hook.php cannot tell the receiver in front of it from Bitrix24, also when the receiver is killed (php)',
+  { timeout: 60_000 },
+  async () => {
+    expect(bodies.length).toBeGreaterThan(70)
+    const before = await startPhp()
+    for (const body of bodies) expect(await post(before.url, body)).toMatchObject({ status: 200 })
+
+    const now = await startPhp()
+    const dataDir = temporaryFolder('forwarded')
+    const start = () =>
+      startReceiver({
+        dataDir,
+        handlers: { 'old-php.ts': handler },
+        env: { OLD_PHP_URL: `${now.url}?secret=not-in-a-log`, OLD_PHP_TOKEN: TOKEN },
+      })
+    const first = await start()
+    const half = Math.floor(bodies.length / 2)
+    for (const body of bodies.slice(0, half)) expect(await first.post(body)).toMatchObject({ status: 200 })
+    await until('the first half is there', () => now.posts().length === half)
+
+    await now.stop()
+    for (const body of bodies.slice(half)) expect(await first.post(body)).toMatchObject({ status: 200 })
+    await until(`it was tried\n${first.output()}`, () => first.logged('failed, will be tried again').length > 0)
+    first.killGroup('SIGKILL')
+    await first.exited
+
+    await now.start()
+    const second = await start()
+    const keys = (await second.journal()).map(({ id }) => id)
+    await until(`the second half is there\n${second.output()}`, () => {
+      const there = new Set(now.posts().map(({ key }) => key))
+      return keys.every((key) => there.has(key))
+    })
+
+    // What was under way when the receiver was killed may be there twice, but under one key.
+    const arrived = new Map(now.posts().map(({ key, body }) => [key, body]))
+    expect([...arrived.values()].toSorted()).toEqual(bodies.toSorted())
+    const printed = now.log().replaceAll('    [secret] => not-in-a-log\n', '')
+    expect(new Set(blocksOf(printed))).toEqual(new Set(blocksOf(before.log())))
+    expect(first.output() + second.output()).not.toMatch(/hook\.php|not-in-a-log/)
+  },
+)
+
+/** Each `print_r($_REQUEST)`. */
+function blocksOf(log: string): string[] {
+  return log.split(/^(?=Array$)/m)
+}
