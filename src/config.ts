@@ -336,6 +336,20 @@ export function readSettings<const N extends Exclude<Name, 'B24_APPLICATION_TOKE
 }
 
 /**
+ * `DATABASE_URL`, for tools; `undefined` where deliveries are in the data directory.
+ *
+ * @throws {ConfigError}
+ */
+export function readDatabaseUrl(env: Readonly<Record<string, string | undefined>>): string | undefined {
+  const problems: string[] = []
+  const text = readSecret(env, 'DATABASE_URL', (name, what) => problems.push(`${name} ${what}`))
+  const url = typeof text === 'string' ? parseDatabase(text) : undefined
+  if (url instanceof Problem) problems.push(`DATABASE_URL ${url.text}`)
+  if (url instanceof Problem || problems.length > 0) throw new ConfigError(problems)
+  return url
+}
+
+/**
  * `abc`, `abc,def` or `sales=abc,support=def`. Bitrix24 makes tokens of 32 characters a–z and 0–9 for webhooks and other
  * ones for bots, so their form is not checked.
  */

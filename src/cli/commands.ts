@@ -4,6 +4,7 @@ import { dead } from './dead.ts'
 import { demo } from './demo.ts'
 import { handlers } from './handlers.ts'
 import { importCommand } from './import.ts'
+import { move } from './move.ts'
 import { reload } from './reload.ts'
 import { replay } from './replay.ts'
 import { status } from './status.ts'
@@ -23,6 +24,7 @@ export const commands: readonly Command[] = [
   importCommand,
   sweepCommand,
   work,
+  move,
   demo,
 ]
 

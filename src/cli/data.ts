@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs'
-import { readSettings } from '../config.ts'
+import { readDatabaseUrl, readSettings } from '../config.ts'
 import type { Deliveries } from '../dispatch/deliveries.ts'
+import { heartbeatOf, readIdentity } from '../dispatch/identity.ts'
 import { openSqliteDeliveries } from '../dispatch/sqlite-deliveries.ts'
 import { queuePath } from '../dispatch/sqlite-queue.ts'
 import { journalDir } from '../journal/segments.ts'
@@ -13,6 +14,19 @@ export function findDataDir(): string {
 }
 
 /** @param mode `write` to change something */
-export function openDeliveries(dataDir: string, mode: 'read' | 'write'): Deliveries {
-  return openSqliteDeliveries({ path: queuePath(dataDir), mode })
+export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): Promise<Deliveries> {
+  const url = readDatabaseUrl(process.env)
+  if (url === undefined) return openSqliteDeliveries({ path: queuePath(dataDir), mode })
+  const identity = readIdentity(dataDir)
+  if (identity === undefined) throw new Error(`${dataDir} was never a receiver's with DATABASE_URL: start that first`)
+  const { openPgDeliveries } = await import('../dispatch/pg-deliveries.ts')
+  const { HANDLER_STALL: stall } = readSettings(process.env, 'HANDLER_STALL')
+  return openPgDeliveries({ url, receiver: identity.id, heartbeat: heartbeatOf(stall) })
+}
+
+/** Whether anybody ever followed the journal. */
+export function isFollowed(dataDir: string): boolean {
+  return readDatabaseUrl(process.env) === undefined
+    ? existsSync(queuePath(dataDir))
+    : readIdentity(dataDir) !== undefined
 }

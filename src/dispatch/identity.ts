@@ -10,6 +10,15 @@ export interface Identity {
   readonly isNew: boolean
 }
 
+/**
+ * Milliseconds without a sign after which a process counts as dead: one whose event loop does not turn is killed sooner.
+ *
+ * @param stall milliseconds, `HANDLER_STALL`
+ */
+export function heartbeatOf(stall: number): number {
+  return stall + 15_000
+}
+
 function pathOf(dataDir: string): string {
   return join(dataDir, 'identity.json')
 }

@@ -297,7 +297,6 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
         await transaction.query('DELETE FROM b24_receiver.seen WHERE handler = ANY($1)', [
           handlers.filter(({ onChange }) => !onChange).map(({ name }) => name),
         ])
-        await transaction.query('DELETE FROM b24_receiver.broken WHERE worker = $1', [receiver])
       })
     },
     state: () => readState(database),

@@ -2,15 +2,12 @@ import { existsSync } from 'node:fs'
 import { oldest } from '../journal/follow.ts'
 import { isJournalEmpty } from '../journal/segments.ts'
 import type { Engine, EngineParts } from './engine.ts'
-import { markKnown, settleIdentity } from './identity.ts'
+import { heartbeatOf, markKnown, settleIdentity } from './identity.ts'
 import { openPgBossQueue } from './pg-boss-queue.ts'
 import { openDatabase } from './pg-database.ts'
 import { openPgLoopBreaker } from './pg-loop-breaker.ts'
 import { openPgOwnWrites } from './pg-own-writes.ts'
 import { queuePath } from './sqlite-queue.ts'
-
-/** Milliseconds beyond the time after which a supervisor has killed a process whose event loop does not turn. */
-const beyondStall = 15_000
 
 export async function openPostgresEngine({
   url,
@@ -26,7 +23,7 @@ export async function openPostgresEngine({
     receiver: identity.id,
     // The lock on the data directory is ours: the process before us is dead.
     worker: identity.id,
-    heartbeat: handlerStall + beyondStall,
+    heartbeat: heartbeatOf(handlerStall),
     log,
   })
   const isLeft = existsSync(queuePath(dataDir))

@@ -75,13 +75,6 @@ const migrations = [
      settle bigint NOT NULL,
      loaded_at bigint NOT NULL
    );
-   CREATE TABLE b24_receiver.broken (
-     worker text NOT NULL,
-     file text NOT NULL,
-     error text NOT NULL,
-     at bigint NOT NULL,
-     PRIMARY KEY (worker, file)
-   );
    CREATE TABLE b24_receiver.own_request ( -- sent, and not answered
      place bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
      lanes text[] NOT NULL,

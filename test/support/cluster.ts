@@ -17,7 +17,7 @@ export async function createCluster({ postgres, handlers, env = {} }: ClusterPar
   const database = await postgres.createDatabase()
   const shared = { handlers, env: { DATABASE_URL: postgres.url(database), ...env } }
   return {
-    database,
+    url: postgres.url(database),
     query: (sql: string) => postgres.query(sql, database),
     startReceiver: (more: ReceiverOptions = {}) =>
       startReceiver({ ...shared, ...more, env: { ...shared.env, WORKERS: '0', ...more.env } }),
@@ -27,6 +27,8 @@ export async function createCluster({ postgres, handlers, env = {} }: ClusterPar
       await until(
         `${count} deliveries done`,
         async () => {
+          const [tables] = await postgres.query("SELECT to_regclass('b24_receiver.seen') AS made", database)
+          if (!tables?.['made']) return false
           const [row] = await postgres.query(
             `SELECT count(*) FILTER (WHERE state IN ('done', 'coalesced')) AS done,
                count(*) FILTER (WHERE state NOT IN ('done', 'coalesced')) AS owed FROM b24_receiver.delivery`,
