@@ -31,7 +31,7 @@ test('a machine that dies while its worker runs a delivery: another runs it with
     env: { HANDLER_STALL: '1s' },
   })
   const receiver = await cluster.startReceiver()
-  const first = await cluster.startWorker()
+  const first = await cluster.startWorker({ env: { CONCURRENCY: '1' } })
   await receiver.post(dealBody(1))
   await until('its run', () => marksIn(folder).length === 1)
   const second = await cluster.startWorker()

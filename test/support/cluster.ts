@@ -21,7 +21,8 @@ export async function createCluster({ postgres, handlers, env = {} }: ClusterPar
     query: (sql: string) => postgres.query(sql, database),
     startReceiver: (more: ReceiverOptions = {}) =>
       startReceiver({ ...shared, ...more, env: { ...shared.env, WORKERS: '0', ...more.env } }),
-    startWorker: (more: ReceiverOptions = {}) => startWorker({ ...shared, ...more }),
+    startWorker: (more: ReceiverOptions = {}) =>
+      startWorker({ ...shared, ...more, env: { ...shared.env, ...more.env } }),
     /** Resolves when nothing is owed any more. */
     async drained(count: number, ms = 60_000): Promise<void> {
       await until(

