@@ -1,3 +1,4 @@
+import { cluster } from './cluster.ts'
 import { dispatcher } from './deliveries.ts'
 import { burst, million, slowDisk, stalledDisk } from './growth.ts'
 import { start } from './start.ts'
@@ -10,6 +11,7 @@ const benches = new Map([
   ['million', million],
   ['burst', burst],
   ['dispatcher', dispatcher],
+  ['cluster', cluster],
   ['start', start],
   ['slow-disk', slowDisk],
   ['stalled-disk', stalledDisk],

@@ -1,3 +1,4 @@
+import { setImmediate as tick } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { JournalledEvent } from '../journal/follow.ts'
 import { startRuns } from './pg-claim.ts'
@@ -178,6 +179,8 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
 
   async function writeEnds(): Promise<void> {
     while (pending.length > 0) {
+      // Those that end in the same turn go together.
+      await tick()
       const ends = pending.slice(0, longestEnd)
       pending = pending.slice(longestEnd)
       const mine = ends.flatMap(({ delivery: { key } }) => held.get(key) ?? [])

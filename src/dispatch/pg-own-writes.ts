@@ -16,6 +16,9 @@ import {
 import type { Database, Row, Session, Transaction } from './pg-database.ts'
 import { lockLanes, textOf } from './pg-lanes.ts'
 
+/** Where a method is not known to, it may write. */
+const onlyReads = /\.(get|list|fields|getlist|getfields)$/i
+
 /** Locks are for lanes of handlers; those of what is written have none. */
 const written = 'written'
 
@@ -87,8 +90,8 @@ export function openPgOwnWrites({ database, now = Date.now }: { database: Databa
   return {
     async sending(writer, commands) {
       const lanes = commands.flatMap((one) => laneOfWrite(writer, writeOf({ ...one, result: undefined })) ?? [])
-      // What only reads needs no database.
-      if (lanes.length === 0) return (answered) => objectsOf(answered)
+      // What only reads needs no database. Of what is added the object is not known before the answer.
+      if (commands.every(({ method }) => onlyReads.test(method))) return () => []
       const sentAt = now()
       const [request] = await database.persist(() =>
         database.query('INSERT INTO b24_receiver.own_request (lanes, at) VALUES ($1, $2) RETURNING place', [
