@@ -190,7 +190,7 @@ async function measure(queue: Queue, waiting: number, times: number, rest = asyn
   for (let round = 0; round < times; round++) {
     const since = performance.now()
     const deliveries = await queue.claim([{ handler: 'empty', limit: 8, coalesce: false }], 8)
-    await Promise.all(deliveries.map((delivery) => queue.done(delivery)))
+    await Promise.all(deliveries.map(async (delivery) => queue.done(delivery)))
     taken.push(performance.now() - since)
     await fill(queue, 1_000_000 + round * 80, deliveries.length)
   }

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import closeWithGrace from 'close-with-grace'
 import { createAdminServer } from './admin.ts'
+import { startAlerter } from './alerts/alerter.ts'
 import type { Config } from './config.ts'
 import { createLog } from './log.ts'
 import { superviseDispatcher } from './supervisor.ts'
@@ -29,20 +30,35 @@ export async function startWorker(config: Config): Promise<void> {
     dispatcherTrouble: () => supervisor.trouble(),
     hookTroubles: () => supervisor.hookTroubles(),
   })
+  const alerter =
+    config.alertUrl &&
+    startAlerter({
+      snapshot: () => ({
+        dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
+        hooks: supervisor.hookTroubles(),
+        dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
+      }),
+      log,
+    })
   await admin.listen({ port: config.adminPort, host: config.adminHost })
   const isTerminal = process.stdin.isTTY || process.stdout.isTTY
   const skip: 'SIGHUP'[] = isTerminal ? [] : ['SIGHUP']
   closeWithGrace({ delay: grace + lastMoments, logger: log, skip }, async ({ signal, err }) => {
     if (err) log.fatal({ err }, 'the worker cannot go on')
     else log.info({ signal }, 'stopping')
-    await supervisor.stop(Math.max(0, grace - lastMoments))
+    const limit = Math.max(0, grace - lastMoments)
+    await Promise.all([supervisor.stop(limit), alerter?.stop(limit)])
     await admin.close()
     rmSync(folder, { recursive: true, force: true })
     log.info('stopped')
     await closeLog()
     stopped.resolve()
   })
-  if (!isTerminal) process.on('SIGHUP', () => void supervisor.reload())
+  const reload = () => {
+    alerter?.reload()
+    void supervisor.reload()
+  }
+  if (!isTerminal) process.on('SIGHUP', reload)
   log.info(
     { handlers: config.handlersDir, readyz: `http://${config.adminHost}:${config.adminPort}/readyz` },
     'ready for deliveries',

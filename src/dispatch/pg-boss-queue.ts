@@ -1,10 +1,9 @@
-import { setImmediate as tick } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { JournalledEvent } from '../journal/follow.ts'
-import { startRuns } from './pg-claim.ts'
+import { planRuns, startRuns, wakeDue } from './pg-claim.ts'
 import { createClaims } from './pg-claims.ts'
 import type { Database, Row, Transaction } from './pg-database.ts'
-import { type End, endRuns } from './pg-ends.ts'
+import { createEnder } from './pg-ends.ts'
 import { createJobs } from './pg-jobs.ts'
 import { addDeliveries } from './pg-lanes.ts'
 import { readPosition, readState } from './pg-schema.ts'
@@ -26,7 +25,6 @@ export interface PgBossQueueParts {
 
 /** So many at once: each holds locks, of which Postgres has some thousands for all. */
 const longestAdd = 256
-const longestEnd = 256
 
 /** Milliseconds between two looks for what others have made ready, or left behind. */
 const watchInterval = 1_000
@@ -45,12 +43,11 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
   const claims = createClaims({ database, jobs, worker, heartbeat, log })
   const { held } = claims
   const at = () => now?.() ?? null
+  const ender = createEnder({ database, jobs, held, worker, at, log })
   /** In the clock of this process. */
   const local = now ?? Date.now
   let isInDoubt = false
   let watching: NodeJS.Timeout | undefined
-  let ending: Promise<void> | undefined
-  let pending: (End & { readonly settle: PromiseWithResolvers<void> })[] = []
 
   const inTransaction = <T>(work: (transaction: Transaction) => Promise<T>) =>
     database.persist(() => database.transaction(work))
@@ -74,57 +71,14 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     })
   }
 
-  async function wake(): Promise<void> {
-    await inTransaction(async (transaction) => {
-      const ready = await transaction.query(
-        `UPDATE b24_receiver.delivery SET state = 'ready', since = NULL, due = NULL, job = gen_random_uuid()
-         WHERE key IN (
-           SELECT key FROM b24_receiver.delivery
-           WHERE state = 'waiting' AND (due <= b24_receiver.at($1) OR since > b24_receiver.at($1))
-           ORDER BY key LIMIT 1000 FOR UPDATE SKIP LOCKED)
-         RETURNING handler, key, job, suspect`,
-        [at()],
-      )
-      await jobs.issue(transaction, ready)
-    })
-  }
-
-  interface Plan {
-    readonly isDue: boolean
-    readonly suspect: string | undefined
-    readonly counts: readonly { readonly handler: string; readonly count: number }[]
-  }
-
-  async function plan(wanted: readonly Wanted[], limit: number): Promise<Plan> {
-    const [row] = await database.query(
-      `WITH wanted AS (SELECT * FROM json_to_recordset($1::text::json) AS wanted (handler text, most integer)),
-       ready AS (
-         SELECT one.handler FROM wanted CROSS JOIN LATERAL (
-           SELECT handler, key FROM b24_receiver.delivery
-           WHERE state = 'ready' AND NOT suspect AND handler = wanted.handler ORDER BY key LIMIT wanted.most
-         ) AS one ORDER BY one.key LIMIT $2
-       )
-       SELECT
-         EXISTS (SELECT FROM b24_receiver.delivery
-           WHERE state = 'waiting' AND (due <= b24_receiver.at($3) OR since > b24_receiver.at($3))) AS due,
-         (SELECT handler FROM b24_receiver.delivery
-           WHERE state = 'ready' AND suspect AND handler IN (SELECT handler FROM wanted) ORDER BY key LIMIT 1) AS suspect,
-         (SELECT coalesce(json_agg(ofone), '[]') FROM (
-           SELECT handler, count(*)::integer AS count FROM ready GROUP BY handler) AS ofone) AS counts`,
-      [JSON.stringify(wanted.map(({ handler, limit: most }) => ({ handler, most: Math.max(0, most) }))), limit, at()],
-    )
-    return {
-      isDue: row?.['due'] === true,
-      suspect: typeof row?.['suspect'] === 'string' ? row['suspect'] : undefined,
-      counts: Array.isArray(row?.['counts']) ? row['counts'] : [],
-    }
-  }
+  const plan = (wanted: readonly Wanted[], limit: number) =>
+    database.persist(() => planRuns(database, { wanted, limit, at: at() }))
 
   async function claim(wanted: readonly Wanted[], limit: number): Promise<Delivery[]> {
-    let planned = await database.persist(() => plan(wanted, limit))
+    let planned = await plan(wanted, limit)
     if (planned.isDue) {
-      await wake()
-      planned = await database.persist(() => plan(wanted, limit))
+      await inTransaction(async (transaction) => jobs.issue(transaction, await wakeDue(transaction, at())))
+      planned = await plan(wanted, limit)
     }
     const { suspect, counts } = planned
     const isAlone = [...held.values()].some((one) => one.suspect)
@@ -167,46 +121,6 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     }
   }
 
-  /** What ends while others are being written down is written down with the next. */
-  function end(delivery: Delivery, how: Omit<End, 'delivery' | 'job'>): Promise<void> {
-    const claim = held.get(delivery.key)
-    if (claim === undefined) return Promise.resolve()
-    const settle = Promise.withResolvers<void>()
-    pending.push({ delivery, job: claim.id, ...how, settle })
-    ending ??= writeEnds()
-    return settle.promise
-  }
-
-  async function writeEnds(): Promise<void> {
-    while (pending.length > 0) {
-      // Those that end in the same turn go together.
-      await tick()
-      const ends = pending.slice(0, longestEnd)
-      pending = pending.slice(longestEnd)
-      const mine = ends.flatMap(({ delivery: { key } }) => held.get(key) ?? [])
-      try {
-        const ours = await inTransaction(async (transaction) => {
-          const ended = await endRuns(transaction, { ends, jobs, worker, at: at() })
-          await jobs.remove(
-            transaction,
-            mine.filter(({ key }) => ended.has(key)),
-          )
-          return ended
-        })
-        for (const { delivery, settle } of ends) {
-          const { key, handler, event } = delivery
-          held.delete(key)
-          if (!ours.has(key))
-            log.warn({ handler, id: event.id }, 'another worker has this delivery: this run does not count')
-          settle.resolve()
-        }
-      } catch (error) {
-        for (const { settle } of ends) settle.reject(error)
-      }
-    }
-    ending = undefined
-  }
-
   const until = (due: number) => Math.round(due - local())
 
   return {
@@ -234,14 +148,14 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       }
     },
     claim,
-    done: (delivery, seen) => end(delivery, { how: 'done', seen }),
+    done: (delivery, seen) => ender.end(delivery, { how: 'done', seen }),
     seen: (delivery) => database.persist(() => readSeen(database, delivery)),
     doubt: (delivery) => database.persist(() => doubtSeen(database, delivery)),
-    dead: (delivery, error) => end(delivery, { how: 'dead', error }),
+    dead: (delivery, error) => ender.end(delivery, { how: 'dead', error }),
     retry: (delivery, { due, error, alone = false }) =>
-      end(delivery, { how: 'retry', delay: until(due), error, alone }),
-    postpone: (delivery, { due, error }) => end(delivery, { how: 'postponed', delay: until(due), error }),
-    release: (delivery) => end(delivery, { how: 'released' }),
+      ender.end(delivery, { how: 'retry', delay: until(due), error, alone }),
+    postpone: (delivery, { due, error }) => ender.end(delivery, { how: 'postponed', delay: until(due), error }),
+    release: (delivery) => ender.end(delivery, { how: 'released' }),
     async resume() {
       await inTransaction(async (transaction) => {
         const ready = await transaction.query(
@@ -322,7 +236,7 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     async close() {
       clearInterval(watching)
       claims.stop()
-      await ending
+      await ender.idle()
     },
   }
 }

@@ -1,5 +1,60 @@
-import type { Row, Transaction } from './pg-database.ts'
+import type { Row, Session, Transaction } from './pg-database.ts'
 import type { Job } from './pg-jobs.ts'
+import type { Wanted } from './queue.ts'
+
+/** What may be claimed now. */
+export interface Plan {
+  /** Something waits no longer, see `wakeDue`. */
+  readonly isDue: boolean
+  /** The handler of the first suspect. */
+  readonly suspect: string | undefined
+  /** How many of which handler, were the oldest taken. Others may be faster. */
+  readonly counts: readonly { readonly handler: string; readonly count: number }[]
+}
+
+export interface PlanParts {
+  readonly wanted: readonly Wanted[]
+  readonly limit: number
+  readonly at: number | null
+}
+
+export async function planRuns(session: Session, { wanted, limit, at }: PlanParts): Promise<Plan> {
+  const [row] = await session.query(
+    `WITH wanted AS (SELECT * FROM json_to_recordset($1::text::json) AS wanted (handler text, most integer)),
+     ready AS (
+       SELECT one.handler FROM wanted CROSS JOIN LATERAL (
+         SELECT handler, key FROM b24_receiver.delivery
+         WHERE state = 'ready' AND NOT suspect AND handler = wanted.handler ORDER BY key LIMIT wanted.most
+       ) AS one ORDER BY one.key LIMIT $2
+     )
+     SELECT
+       EXISTS (SELECT FROM b24_receiver.delivery
+         WHERE state = 'waiting' AND (due <= b24_receiver.at($3) OR since > b24_receiver.at($3))) AS due,
+       (SELECT handler FROM b24_receiver.delivery
+         WHERE state = 'ready' AND suspect AND handler IN (SELECT handler FROM wanted) ORDER BY key LIMIT 1) AS suspect,
+       (SELECT coalesce(json_agg(counted), '[]') FROM (
+         SELECT handler, count(*)::integer AS count FROM ready GROUP BY handler) AS counted) AS counts`,
+    [JSON.stringify(wanted.map(({ handler, limit: most }) => ({ handler, most: Math.max(0, most) }))), limit, at],
+  )
+  return {
+    isDue: row?.['due'] === true,
+    suspect: typeof row?.['suspect'] === 'string' ? row['suspect'] : undefined,
+    counts: Array.isArray(row?.['counts']) ? row['counts'] : [],
+  }
+}
+
+/** A wait that began in the future began before the clock was put back. Gives those that may run now. */
+export function wakeDue(transaction: Transaction, at: number | null): Promise<readonly Row[]> {
+  return transaction.query(
+    `UPDATE b24_receiver.delivery SET state = 'ready', since = NULL, due = NULL, job = gen_random_uuid()
+     WHERE key IN (
+       SELECT key FROM b24_receiver.delivery
+       WHERE state = 'waiting' AND (due <= b24_receiver.at($1) OR since > b24_receiver.at($1))
+       ORDER BY key LIMIT 1000 FOR UPDATE SKIP LOCKED)
+     RETURNING handler, key, job, suspect`,
+    [at],
+  )
+}
 
 export interface StartParts {
   readonly jobs: readonly Job[]

@@ -1,12 +1,14 @@
+import { setImmediate as tick } from 'node:timers/promises'
+import type { Logger } from 'pino'
 import { laneOf } from './lane.ts'
-import type { Row, Transaction } from './pg-database.ts'
-import type { Jobs } from './pg-jobs.ts'
+import type { Database, Row, Transaction } from './pg-database.ts'
+import type { Job, Jobs } from './pg-jobs.ts'
 import { hasLane, lockLanes, promote, textOf } from './pg-lanes.ts'
 import { keepSeen } from './pg-seen.ts'
 import type { Delivery, SeenFields } from './queue.ts'
 
 /** What became of a run. */
-export interface End {
+interface End {
   readonly delivery: Delivery
   /** The job by which it was claimed; the end counts only if it still is. */
   readonly job: string
@@ -19,7 +21,76 @@ export interface End {
   readonly seen?: SeenFields | null | undefined
 }
 
-export interface EndParts {
+export interface EnderParts {
+  readonly database: Database
+  readonly jobs: Jobs
+  /** What this process has claimed; what ended is taken out. */
+  readonly held: Map<number, Job>
+  readonly worker: string
+  readonly at: () => number | null
+  readonly log: Logger
+}
+
+export interface Ender {
+  end(delivery: Delivery, how: Omit<End, 'delivery' | 'job'>): Promise<void>
+  /** Resolves when nothing is being written down any more. */
+  idle(): Promise<void>
+}
+
+/** So many at once: each holds the lock of its object. */
+const most = 256
+
+/** What ends while others are being written down is written down with the next. */
+export function createEnder({ database, jobs, held, worker, at, log }: EnderParts): Ender {
+  let writing: Promise<void> | undefined
+  let pending: (End & { readonly settle: PromiseWithResolvers<void> })[] = []
+
+  async function write(): Promise<void> {
+    while (pending.length > 0) {
+      // Those that end in the same turn go together.
+      await tick()
+      const ends = pending.slice(0, most)
+      pending = pending.slice(most)
+      const mine = ends.flatMap(({ delivery: { key } }) => held.get(key) ?? [])
+      try {
+        const ours = await database.persist(() =>
+          database.transaction(async (transaction) => {
+            const ended = await endRuns(transaction, { ends, jobs, worker, at: at() })
+            await jobs.remove(
+              transaction,
+              mine.filter(({ key }) => ended.has(key)),
+            )
+            return ended
+          }),
+        )
+        for (const { delivery, settle } of ends) {
+          const { key, handler, event } = delivery
+          held.delete(key)
+          if (!ours.has(key))
+            log.warn({ handler, id: event.id }, 'another worker has this delivery: this run does not count')
+          settle.resolve()
+        }
+      } catch (error) {
+        for (const { settle } of ends) settle.reject(error)
+      }
+    }
+    writing = undefined
+  }
+
+  return {
+    end(delivery, how) {
+      const claim = held.get(delivery.key)
+      if (claim === undefined) return Promise.resolve()
+      const settle = Promise.withResolvers<void>()
+      pending.push({ delivery, job: claim.id, ...how, settle })
+      writing ??= write()
+      return settle.promise
+    },
+    idle: async () => writing,
+  }
+}
+
+interface EndParts {
   readonly ends: readonly End[]
   readonly jobs: Jobs
   readonly worker: string
@@ -27,10 +98,7 @@ export interface EndParts {
 }
 
 /** Ends runs, and lets who waits behind them go. Gives the keys of those that were still ours. */
-export async function endRuns(
-  transaction: Transaction,
-  { ends, jobs, worker, at }: EndParts,
-): Promise<ReadonlySet<number>> {
+async function endRuns(transaction: Transaction, { ends, jobs, worker, at }: EndParts): Promise<ReadonlySet<number>> {
   const rows = ends.map(({ delivery, job, how, delay = null, error, alone = false }) => ({
     key: delivery.key,
     job,

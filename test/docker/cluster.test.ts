@@ -5,7 +5,8 @@ import { readConfig } from '../../src/config.ts'
 import { readText } from '../support/docs.ts'
 
 const compose = readText('compose.cluster.yaml')
-const hasCaddy = spawnSync('caddy', ['version']).status === 0
+const program = 'caddy'
+const hasCaddy = spawnSync(program, ['version']).status === 0
 
 /** The lines below a key that stands at the left, or at the left of the services. */
 function blockOf(name: string): string {
@@ -36,7 +37,7 @@ test('it runs this version, three workers, and nobody but Caddy is reachable', (
 
 test.runIf(hasCaddy)('Caddy takes both receivers', () => {
   const upstream = /UPSTREAM: (.*)\n/.exec(compose)?.[1] ?? ''
-  const { stdout } = spawnSync('caddy', ['adapt', '--config', 'Caddyfile', '--adapter', 'caddyfile'], {
+  const { stdout } = spawnSync(program, ['adapt', '--config', 'Caddyfile', '--adapter', 'caddyfile'], {
     encoding: 'utf8',
     env: { PATH: process.env['PATH'], DOMAIN: 'hooks.example.com', UPSTREAM: upstream },
   })
