@@ -4,6 +4,7 @@ import { burst, million, slowDisk, stalledDisk } from './growth.ts'
 import { start } from './start.ts'
 import { say } from './table.ts'
 import { throughput } from './throughput.ts'
+import { tools } from './tools.ts'
 import { types } from './types.ts'
 
 const benches = new Map([
@@ -15,6 +16,7 @@ const benches = new Map([
   ['start', start],
   ['slow-disk', slowDisk],
   ['stalled-disk', stalledDisk],
+  ['tools', tools],
   ['types', types],
 ])
 

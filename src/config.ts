@@ -129,7 +129,11 @@ export const settings = {
       'path of the URL for robots (outgoing webhooks of CRM automation), a secret: /robot/ and what openssl rand -hex 16 prints',
     secret: true,
   },
-  ADMIN_PORT: { parse: wholeNumber(0, 65535), default: '9090', about: 'port of the private listener: /readyz' },
+  ADMIN_PORT: {
+    parse: wholeNumber(0, 65535),
+    default: '9090',
+    about: 'port of the private listener: /readyz, /metrics',
+  },
   ADMIN_HOST: { parse: anyText, default: '127.0.0.1', about: 'address of the private listener' },
   DATA_DIR: { parse: (text: string) => resolve(text), default: './data', about: 'journal and dispatch state' },
   HANDLERS_DIR: { parse: (text: string) => resolve(text), default: './src/handlers', about: 'your handler files' },
@@ -270,6 +274,11 @@ export function readConfig(
     problem('SWEEP_ON_START', 'needs B24_HOOK, through which the portal is asked')
   if (problems.length === 0 && config.silenceAlarm !== undefined && config.alertUrl === undefined)
     problem('SILENCE_ALARM', 'is set, but nobody would hear it: set ALERT_URL too')
+  if (problems.length === 0 && part === 'receiver' && config.sweepOnStart !== undefined && !config.dispatcher)
+    problem(
+      'SWEEP_ON_START',
+      'is done by the dispatcher that the receiver starts: not with DISPATCHER=off, where b24-receiver sweep does it',
+    )
   if (problems.length > 0) throw new ConfigError(problems)
   return config
 }
@@ -314,6 +323,28 @@ export function readHooks(env: Readonly<Record<string, string | undefined>>): re
   }
   if (problems.length > 0) throw new ConfigError(problems)
   return []
+}
+
+/**
+ * `B24_APPLICATION_TOKEN` alone, for a tool that posts as Bitrix24 does.
+ *
+ * @throws {ConfigError}
+ */
+export function readTokens(env: Readonly<Record<string, string | undefined>>): readonly Token[] {
+  const problems: string[] = []
+  const text = readSecret(env, 'B24_APPLICATION_TOKEN', (name, what) => problems.push(`${name} ${what}`))
+  if (typeof text === 'string' && problems.length === 0) {
+    const tokens = parseTokens(text)
+    if (!(tokens instanceof Problem)) return tokens
+    problems.push(`B24_APPLICATION_TOKEN ${tokens.text}`)
+  }
+  throw new ConfigError(problems.length > 0 ? problems : ['B24_APPLICATION_TOKEN is not set'])
+}
+
+/** Where compose.yaml lets Bitrix24 call, for a tool; `undefined` where DOMAIN, which no part of ours needs, is not set. */
+export function readPublicUrl(env: Readonly<Record<string, string | undefined>>): string | undefined {
+  const { DOMAIN: domain } = env
+  return domain ? `https://${domain}${readSettings(env, 'WEBHOOK_PATH').WEBHOOK_PATH}` : undefined
 }
 
 /**

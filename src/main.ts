@@ -14,14 +14,17 @@ import { createAllowedAddresses } from './intake/allowed-addresses.ts'
 import { openPublishedAddresses } from './intake/published-addresses.ts'
 import { createRefusalLog, type RefusalLog } from './intake/refusal-log.ts'
 import { createServer } from './intake/server.ts'
+import { createShapeLog } from './intake/shape-log.ts'
 import { createTokens, type Tokens } from './intake/token.ts'
 import { lastEvent } from './journal/follow.ts'
 import { type Journal, openJournal } from './journal/journal.ts'
 import { lockDataDir } from './journal/lock.ts'
 import { codeOf, isJournalEmpty, journalDir, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
+import { createReceiverMetrics } from './metrics/receiver.ts'
 import { explainStart, StartError } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
+import { dropPendingSweep, openPendingSweep, type PendingSweep } from './sweep/pending-sweep.ts'
 
 /** Bitrix24 opens a connection per event, a thousand of them after a bulk edit. */
 const backlog = 4096
@@ -43,24 +46,49 @@ try {
 async function start(config: Config): Promise<void> {
   const { dataDir, allowedIps, shutdownGrace: grace } = config
   await ensureWritable(dataDir)
+  // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
+  const isTerminal = process.stdin.isTTY || process.stdout.isTTY
+  // `b24-receiver reload` cannot know whether we sit at a terminal; it may send its signal as soon as we hold the lock.
+  const onReload = takeSignals(isTerminal ? ['SIGUSR2'] : ['SIGUSR2', 'SIGHUP'])
   const lock = lockDataDir(dataDir, 'receiver')
+  const startedAt = Date.now()
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
   const published = allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log }) : undefined
   const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
   const lastAt = Date.parse((await lastEvent(dataDir))?.time ?? '') || undefined
-  const journal = await openJournal({ ...config, log })
+  const shapes = createShapeLog(log)
+  const refusals = createRefusalLog(log)
+  let supervisor: Supervisor | undefined
+  const metrics = createReceiverMetrics({
+    shapes,
+    refusals,
+    journalTrouble: () => journal.trouble(),
+    ...(config.dispatcher && { supervisor: () => supervisor }),
+  })
+  const journal = await openJournal({ ...config, log, onSync: metrics.synced })
+  if (lastAt !== undefined) metrics.lastEventWas(new Date(lastAt))
   const isNew = await isJournalEmpty(dataDir)
   if (config.databaseUrl === undefined) settleFirstStart(dataDir, isNew)
   else settleIdentity(dataDir, isNew)
+  const missed = await findMissed({ config, lastAt, log })
   const tokens = createTokens(config.tokens)
-  const lastEventAt = lastAt ?? Date.now()
-  const refusals = createRefusalLog(log)
-  const app = createServer({ config, allowed, tokens, journal, log, refusals, timeouts: { farewell: grace / 2 } })
-  let supervisor: Supervisor | undefined
+  const app = createServer({
+    config,
+    allowed,
+    tokens,
+    journal,
+    log,
+    shapes,
+    refusals,
+    timeouts: { farewell: grace / 2 },
+    onAccepted: metrics.accepted,
+  })
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
     hookTroubles: () => supervisor?.hookTroubles() ?? [],
+    deliveries: () => supervisor?.state(),
+    metrics: metrics.exposition,
   })
   addImportRoute(admin, { tokens, journal })
   await app.listen({ port: config.port, host: config.host, backlog })
@@ -70,14 +98,17 @@ async function start(config: Config): Promise<void> {
       grace,
       stall: config.handlerStall,
       append: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),
-      sweepSince: config.sweepOnStart === undefined || lastAt === undefined ? undefined : new Date(lastAt),
+      sweepSince: missed?.since,
+      onSwept: () => void missed?.done().catch((error: unknown) => log.warn({ err: error }, 'a sweep is not noted')),
       log,
     })
   const alerter =
-    config.alertUrl && startAlerter({ snapshot: () => snapshotOf({ journal, lastEventAt, refusals, supervisor }), log })
+    config.alertUrl &&
+    startAlerter({
+      snapshot: () => snapshotOf({ journal, lastEventAt: lastAt ?? startedAt, refusals, supervisor }),
+      log,
+    })
 
-  // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
-  const isTerminal = process.stdin.isTTY || process.stdout.isTTY
   const skip: ('SIGHUP' | 'SIGUSR2')[] = isTerminal ? ['SIGUSR2'] : ['SIGUSR2', 'SIGHUP']
   closeWithGrace({ delay: grace + lastMoments, logger: log, skip }, async ({ signal, err }) => {
     if (err) log.fatal({ err }, 'the receiver cannot go on')
@@ -96,9 +127,7 @@ async function start(config: Config): Promise<void> {
     log.info('stopped')
     await closeLog()
   })
-  // `b24-receiver reload` cannot know whether we sit at a terminal.
-  for (const signal of ['SIGUSR2', ...(isTerminal ? [] : ['SIGHUP'])])
-    process.on(signal, () => void reload({ tokens, supervisor, alerter, log }))
+  onReload(() => void reload({ tokens, supervisor, alerter, log }))
 
   log.info(
     {
@@ -112,6 +141,39 @@ async function start(config: Config): Promise<void> {
     `ready for events: POST ${config.webhookPath} on ${config.host}:${config.port}`,
   )
   if (supervisor && process.argv.includes('--watch')) watchHandlers(config.handlersDir, supervisor)
+}
+
+/** A signal that comes before there is anything to reload must not end us: it is done when there is. */
+function takeSignals(signals: readonly NodeJS.Signals[]): (reload: () => void) => void {
+  let isDue = false
+  let act = () => {
+    isDue = true
+  }
+  for (const signal of signals) process.on(signal, () => act())
+  return (reload) => {
+    act = reload
+    if (isDue) reload()
+  }
+}
+
+/** What SWEEP_ON_START is to look for. A disk that takes no note of it takes no event either, and says so by itself. */
+async function findMissed({
+  config: { dataDir, sweepOnStart },
+  lastAt,
+  log,
+}: {
+  config: Config
+  lastAt: number | undefined
+  log: Logger
+}): Promise<PendingSweep | undefined> {
+  try {
+    if (sweepOnStart !== undefined)
+      return await openPendingSweep(dataDir, lastAt === undefined ? lastAt : new Date(lastAt))
+    await dropPendingSweep(dataDir)
+  } catch (error) {
+    log.error({ err: error }, 'nothing is swept')
+  }
+  return undefined
 }
 
 /** Secrets that come as files are read again; the handlers are loaded anew. */

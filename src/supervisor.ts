@@ -1,5 +1,5 @@
 import { type ChildProcess, fork } from 'node:child_process'
-import { once } from 'node:events'
+import { on, once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import type { Dead, FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
@@ -17,6 +17,8 @@ export interface SupervisorParts {
   readonly append: (events: readonly Event[]) => Promise<void>
   /** From when on the first dispatcher looks for what was missed; `undefined`: it does not. */
   readonly sweepSince?: Date | undefined
+  /** What was missed since then is on disk. */
+  readonly onSwept?: () => void
   readonly log: Logger
 }
 
@@ -31,6 +33,8 @@ export interface Supervisor {
   ends(): number
   /** The last delivery that was given up since the start, and how many were. */
   dead(): { readonly count: number; readonly last: Dead | undefined }
+  /** Those that the dispatcher has, in Prometheus' text format; `undefined` when it does not tell them within a second. */
+  metrics(): Promise<string | undefined>
   /** Starts another dispatcher and, when it has loaded every handler, ends the one before. */
   reload(): Promise<void>
   /** Resolves when it is gone, after `grace` milliseconds at most. */
@@ -43,6 +47,9 @@ const longestPause = 30_000
 /** Milliseconds for one that cannot load its handlers to say why, in lines of its log that are on their way. */
 const lastWords = 1_000
 
+/** Milliseconds that a scrape waits for a dispatcher; Prometheus gives up after ten seconds. */
+const scrapePatience = 1_000
+
 /** Of a grace, what a dispatcher has to write down what it did not finish. */
 const lastMoments = 200
 
@@ -50,7 +57,15 @@ const lastMoments = 200
  * Keeps one dispatcher process running. What it does, or fails to do, never reaches the receiver but by its messages and
  * its exit.
  */
-export function superviseDispatcher({ grace, stall, workerDir, append, sweepSince, log }: SupervisorParts): Supervisor {
+export function superviseDispatcher({
+  grace,
+  stall,
+  workerDir,
+  append,
+  sweepSince,
+  onSwept,
+  log,
+}: SupervisorParts): Supervisor {
   let pause = shortestPause
   let timer: NodeJS.Timeout | undefined
   let trouble: string | undefined = 'the dispatcher is starting'
@@ -66,6 +81,7 @@ export function superviseDispatcher({ grace, stall, workerDir, append, sweepSinc
   let loading: ChildProcess | undefined
   let reloading = Promise.resolve()
   let isReloadDue = false
+  let asking: Promise<string | undefined> | undefined
   let current = start()
 
   function start(): ChildProcess {
@@ -80,11 +96,14 @@ export function superviseDispatcher({ grace, stall, workerDir, append, sweepSinc
     })
     children.add(child)
     watchLoop(child)
-    child.on('message', (message: FromDispatcher) => {
+    listen(child, (message) => {
       // Also one that is being replaced: it ends what it runs.
       if (message.type === 'dead') dead = { count: dead.count + 1, last: message.dead }
       if (message.type === 'append') void journal(child, message)
-      if (message.type === 'swept') isSwept = true
+      if (message.type === 'swept') {
+        isSwept = true
+        onSwept?.()
+      }
       if (child !== current) return
       if (message.type === 'trouble') trouble = message.reason
       if (message.type === 'following') trouble = undefined
@@ -199,6 +218,12 @@ export function superviseDispatcher({ grace, stall, workerDir, append, sweepSinc
     state: () => state,
     ends: () => ends,
     dead: () => dead,
+    metrics() {
+      asking ??= askForMetrics(current).finally(() => {
+        asking = undefined
+      })
+      return asking
+    },
     reload() {
       // What still loads may have read a file before it was mended, or wait for something for ever.
       loading?.kill('SIGKILL')
@@ -214,6 +239,13 @@ export function superviseDispatcher({ grace, stall, workerDir, append, sweepSinc
   }
 }
 
+/** The channel is the handlers', too: what they send over it by mistake must not end us. */
+function listen(child: ChildProcess, hear: (message: FromDispatcher) => void): void {
+  child.on('message', (message: FromDispatcher | null) => {
+    if (message !== null) hear(message)
+  })
+}
+
 function isAlive(child: ChildProcess): boolean {
   return child.pid !== undefined && child.exitCode === null && child.signalCode === null
 }
@@ -221,11 +253,26 @@ function isAlive(child: ChildProcess): boolean {
 /** Resolves to whether every handler was loaded. */
 function hasLoaded(child: ChildProcess): Promise<boolean> {
   return new Promise((resolve) => {
-    child.on('message', (message: FromDispatcher) => {
+    listen(child, (message) => {
       if (message.type === 'loaded') resolve(true)
       if (message.type === 'trouble') resolve(false)
     })
     child.once('exit', () => resolve(false))
     child.once('error', () => resolve(false))
   })
+}
+
+/** One whose event loop does not turn must not hold the one who asks. */
+async function askForMetrics(child: ChildProcess): Promise<string | undefined> {
+  if (!child.connected) return undefined
+  const question: ToDispatcher = { type: 'metrics' }
+  try {
+    const messages = on(child, 'message', { signal: AbortSignal.timeout(scrapePatience), close: ['exit'] })
+    child.send(question, () => undefined)
+    for await (const [message] of messages as AsyncIterable<[FromDispatcher]>)
+      if (message.type === 'metrics') return message.text
+  } catch {
+    // The time is up, or the process is failing, which is told elsewhere.
+  }
+  return undefined
 }

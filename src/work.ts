@@ -29,6 +29,8 @@ export async function startWorker(config: Config): Promise<void> {
     journalTrouble: () => undefined,
     dispatcherTrouble: () => supervisor.trouble(),
     hookTroubles: () => supervisor.hookTroubles(),
+    deliveries: () => supervisor.state(),
+    metrics: async () => (await supervisor.metrics()) ?? '',
   })
   const alerter =
     config.alertUrl &&

@@ -363,6 +363,22 @@ describe('where alerts go', () => {
   })
 })
 
+describe('SWEEP_ON_START', () => {
+  const sweeping = { ...enough, B24_HOOK: 'https://a.example/rest/1/abc/', SWEEP_ON_START: 'deal,lead' }
+
+  test('needs a hook, and a dispatcher that the receiver starts', () => {
+    expect(problemsOf(sweeping)).toEqual([])
+    expect(problemOf('SWEEP_ON_START', 'deal')).toMatch(/^needs B24_HOOK/)
+    const problems = problemsOf({ ...sweeping, DISPATCHER: 'off' })
+    expect(problems).toEqual([expect.stringMatching(/^SWEEP_ON_START +is done by the dispatcher.*b24-receiver sweep/)])
+  })
+
+  test('is no matter of a dispatcher that runs by itself with the same settings', () => {
+    const { sweepOnStart } = readConfig({ ...sweeping, DISPATCHER: 'off' }, 'dispatcher')
+    expect(sweepOnStart).toBe('deal,lead')
+  })
+})
+
 describe('refused, with what is allowed', () => {
   const proxies = /^must be IP addresses or CIDRs such as 10\.0\.0\.5 or 172\.16\.0\.0\/12, separated by commas/
   const allowed =

@@ -6,6 +6,7 @@ import { type Hook, hookFor, isHookOf } from './hook.ts'
 import { createHookHealth, type HookHealth } from './hook-health.ts'
 import { createLimits, type Limits } from './limits.ts'
 import { createRecords, type Records } from './records.ts'
+import { type Connect, createTransport } from './transport.ts'
 
 /** What all calls through one hook share in this process. */
 export interface Access {
@@ -14,6 +15,7 @@ export interface Access {
   readonly limits: Limits
   readonly health: HookHealth
   readonly records: Records
+  readonly connect: Connect
 }
 
 /** What tells where an event is from. */
@@ -37,13 +39,16 @@ export interface PortalsParts extends Rate {
   readonly clock: Clock
   /** A hook went down, or, without trouble, is up again. */
   readonly onChange: (hook: Hook, trouble: Bitrix24Error | undefined) => void
+  /** Instead of the transport alone, for what goes round each request of a handler. */
+  readonly connect?: Connect
   /** Milliseconds between two probes of a hook that is down. */
   readonly probeEvery?: number
   /** Milliseconds that a probe is waited for. */
   readonly patience?: number
 }
 
-export function createPortals({ hooks, clock, onChange, rate, burst, ...probing }: PortalsParts): Portals {
+export function createPortals(parts: PortalsParts): Portals {
+  const { hooks, clock, onChange, rate, burst, connect = createTransport, ...probing } = parts
   const limitsByHost = new Map<string, Limits>()
   const accesses = new Map<Hook, Access>()
   const stopping = new AbortController()
@@ -57,7 +62,8 @@ export function createPortals({ hooks, clock, onChange, rate, burst, ...probing 
       clock,
       onChange: (trouble) => onChange(hook, trouble),
     })
-    accesses.set(hook, { hook, limits, health, records: createRecords({ hook, limits, signal: stopping.signal }) })
+    const records = createRecords({ hook, limits, signal: stopping.signal, connect })
+    accesses.set(hook, { hook, limits, health, records, connect })
   }
 
   return {

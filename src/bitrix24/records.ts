@@ -8,7 +8,7 @@ import type { Hook } from './hook.ts'
 import type { Limits } from './limits.ts'
 import type { LooseRecord } from './record.ts'
 import { type RecordSource, sourceOf } from './record-source.ts'
-import { createTransport } from './transport.ts'
+import { type Connect, createTransport } from './transport.ts'
 
 export interface RecordsParts {
   readonly hook: Hook
@@ -16,6 +16,8 @@ export interface RecordsParts {
   readonly limits: Limits
   /** Ends everything that is under way. */
   readonly signal?: AbortSignal | undefined
+  /** Instead of the transport alone. */
+  readonly connect?: Connect
 }
 
 /** Who asks. */
@@ -61,8 +63,8 @@ interface Question {
  * What is asked for while a request waits for its turn goes with it, up to 50 in one: the more is asked of a portal, the
  * fewer requests each takes.
  */
-export function createRecords({ hook, limits, signal }: RecordsParts): Records {
-  const send = createTransport(hook, signal)
+export function createRecords({ hook, limits, signal, connect = createTransport }: RecordsParts): Records {
+  const send = connect(hook, signal)
   /** By object. */
   const waiting = new Map<string, Question>()
   let requestsDue = 0

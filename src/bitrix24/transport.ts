@@ -14,6 +14,9 @@ export interface Envelope {
 /** Sends one request, once. */
 export type Send = (method: string, params: object) => Promise<Envelope>
 
+/** Opens a way through a hook; the signal ends what is under way. */
+export type Connect = (hook: Hook, signal: AbortSignal | undefined) => Send
+
 /** The cloud ends a request after 60 s: a call may take that long, and then some. */
 const requestTimeout = 70_000
 

@@ -10,7 +10,7 @@ const patience = 15_000
  */
 export async function askAdmin(path: string, request: RequestInit = {}): Promise<{ status: number; body: unknown }> {
   const { ADMIN_HOST: host, ADMIN_PORT: port } = readSettings(process.env, 'ADMIN_HOST', 'ADMIN_PORT')
-  const at = `http://${toUrl(host)}:${port}`
+  const at = `http://${toUrlHost(host)}:${port}`
   try {
     const answer = await fetch(`${at}${path}`, { ...request, redirect: 'error', signal: AbortSignal.timeout(patience) })
     return { status: answer.status, body: await answer.json() }
@@ -22,7 +22,7 @@ export async function askAdmin(path: string, request: RequestInit = {}): Promise
 }
 
 /** An address to listen on is not always one to call. */
-function toUrl(host: string): string {
+export function toUrlHost(host: string): string {
   if (host === '0.0.0.0') return '127.0.0.1'
   if (host === '::') return '[::1]'
   return host.includes(':') ? `[${host}]` : host

@@ -37,6 +37,8 @@ function throughReceiver({ tokens: [token] }: Config): Appender {
 }
 
 async function inItsPlace({ dataDir, segmentSize }: Config): Promise<Appender> {
+  // Whoever reloads finds us in the receiver's place, and would end us.
+  process.on('SIGUSR2', () => undefined)
   const lock = lockDataDir(dataDir, 'receiver')
   try {
     const log = pino({ base: null, level: 'warn' }, process.stderr)

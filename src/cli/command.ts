@@ -79,9 +79,11 @@ export function defineCommand<const O extends Options>(spec: Spec<O>): Command {
         throw new UsageError(`"${parsed.positionals[spec.words]}" is one word too many`)
       const print = createPrinter({ json: values['json'] === true })
       // parseArgs has checked them against the same object.
-      const code = await spec.run({ options: values as Values<O>, words: parsed.positionals, print })
-      print.progress('')
-      return code ?? 0
+      try {
+        return (await spec.run({ options: values as Values<O>, words: parsed.positionals, print })) ?? 0
+      } finally {
+        print.progress('')
+      }
     },
   }
 }

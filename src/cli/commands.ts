@@ -2,24 +2,36 @@ import { call } from './call.ts'
 import type { Command } from './command.ts'
 import { dead } from './dead.ts'
 import { demo } from './demo.ts'
+import { doctor } from './doctor.ts'
+import { events } from './events.ts'
 import { handlers } from './handlers.ts'
 import { importCommand } from './import.ts'
 import { move } from './move.ts'
 import { reload } from './reload.ts'
 import { replay } from './replay.ts'
+import { send } from './send.ts'
+import { show } from './show.ts'
 import { status } from './status.ts'
 import { sweepCommand } from './sweep.ts'
 import { tail } from './tail.ts'
+import { tryCommand } from './try.ts'
+import { verify } from './verify.ts'
 import { work } from './work.ts'
 
 /** In the order of the help. */
 export const commands: readonly Command[] = [
   tail,
+  events,
+  show,
   status,
+  doctor,
   replay,
   dead,
   handlers,
   reload,
+  verify,
+  tryCommand,
+  send,
   call,
   importCommand,
   sweepCommand,

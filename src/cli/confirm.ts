@@ -1,9 +1,10 @@
 import { createInterface } from 'node:readline/promises'
+import type { Printer } from './printer.ts'
 import { UsageError } from './usage-error.ts'
 
 /** Says what would be done, and does not go on without a word: the person's at the terminal, or `--yes`. */
-export async function confirm(what: string, isAgreed: boolean): Promise<boolean> {
-  process.stderr.write(`${what}\n`)
+export async function confirm(print: Printer, what: string, isAgreed: boolean): Promise<boolean> {
+  print.note(what)
   if (isAgreed) return true
   if (!process.stdin.isTTY) throw new UsageError('nobody is there to be asked: add --yes')
   const asking = createInterface({ input: process.stdin, output: process.stderr })

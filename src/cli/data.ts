@@ -1,16 +1,24 @@
-import { existsSync } from 'node:fs'
+import { accessSync, constants, existsSync } from 'node:fs'
 import { readDatabaseUrl, readSettings } from '../config.ts'
 import type { Deliveries } from '../dispatch/deliveries.ts'
 import { heartbeatOf, readIdentity } from '../dispatch/identity.ts'
 import { openSqliteDeliveries } from '../dispatch/sqlite-deliveries.ts'
 import { queuePath } from '../dispatch/sqlite-queue.ts'
-import { journalDir } from '../journal/segments.ts'
+import { codeOf, journalDir } from '../journal/segments.ts'
+import type { Printer } from './printer.ts'
 
-/** The data directory of the environment. @throws when no receiver has written there */
+/** The data directory of the environment. @throws when no receiver has written there, or this user may not read it */
 export function findDataDir(): string {
   const { DATA_DIR: dataDir } = readSettings(process.env, 'DATA_DIR')
-  if (existsSync(journalDir(dataDir))) return dataDir
-  throw new Error(`there is no journal in ${dataDir}: set DATA_DIR to the receiver's`)
+  try {
+    accessSync(journalDir(dataDir), constants.R_OK | constants.X_OK)
+  } catch (error) {
+    const code = codeOf(error)
+    if (code === 'EACCES') throw new Error(`this user may not read ${journalDir(dataDir)}`, { cause: error })
+    if (code !== 'ENOENT') throw error
+    throw new Error(`there is no journal in ${dataDir}: set DATA_DIR to the receiver's`, { cause: error })
+  }
+  return dataDir
 }
 
 /** @param mode `write` to change something */
@@ -29,4 +37,19 @@ export function isFollowed(dataDir: string): boolean {
   return readDatabaseUrl(process.env) === undefined
     ? existsSync(queuePath(dataDir))
     : readIdentity(dataDir) !== undefined
+}
+
+/** Where deliveries are, for people. */
+export function nameOfQueue(dataDir: string): string {
+  return readDatabaseUrl(process.env) === undefined ? queuePath(dataDir) : 'the database of DATABASE_URL'
+}
+
+/** For a command that shows what it can without them, and says why. */
+export async function openDeliveriesIfPossible(dataDir: string, print: Printer): Promise<Deliveries | undefined> {
+  try {
+    return await openDeliveries(dataDir, 'read')
+  } catch (error) {
+    print.note(`the deliveries cannot be read: ${error instanceof Error ? error.message : String(error)}`)
+    return undefined
+  }
 }

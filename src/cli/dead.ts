@@ -48,7 +48,7 @@ export const dead = defineCommand({
       if (found.length === 0) throw new Error('no such delivery is dead')
       const deed = what === 'retry' ? 'tried again' : 'dropped'
       const told = `${found.length === 1 ? '1 dead delivery is' : `${found.length} dead deliveries are`} to be ${deed}`
-      if (!(await confirm(told, yes || ids.length > 0))) return exitCodes.failed
+      if (!(await confirm(print, told, yes || ids.length > 0))) return exitCodes.failed
       let count = 0
       for (let at = 0; at < found.length; at += atOnce) {
         count += await deliveries[what](found.slice(at, at + atOnce))

@@ -6,7 +6,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import { prettyFactory } from 'pino-pretty'
 import { stableName } from '../journal/segments.ts'
 import { onTerminal } from '../log.ts'
 import { type Simulation, simulate } from '../simulator/simulate.ts'
@@ -41,6 +40,7 @@ async function showDemo(): Promise<undefined> {
   const port = await freePort()
   const url = `http://127.0.0.1:${port}/bitrix24`
   const say = (text: string) => process.stdout.write(`\n${text}\n`)
+  const { prettyFactory } = await import('pino-pretty')
   const pretty = prettyFactory({ ...onTerminal, colorize: process.stdout.isTTY })
 
   say(`Starting a receiver that keeps its data in ${folder}`)

@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs'
 import { basename, extname } from 'node:path'
 import { readSettings } from '../config.ts'
 import { handlerFiles } from '../dispatch/registry.ts'
+import { findHolder } from '../journal/lock.ts'
 import { defineCommand } from './command.ts'
 import { confirm } from './confirm.ts'
 import { findDataDir, openDeliveries } from './data.ts'
@@ -43,13 +44,20 @@ export const handlers = defineCommand({
       return undefined
     }
     if (what !== 'forget' || name === undefined) throw new UsageError('it is handlers, or handlers forget NAME')
-    const found = (await readHandlerStates()).find((handler) => handler.name === name)
+    const states = await readHandlerStates()
+    const found = states.find((handler) => handler.name === name)
     if (found === undefined) throw new Error(`no handler "${name}" was ever loaded`)
     if (found.state !== 'gone')
       throw new Error(`the file of "${name}" is still there: remove it from HANDLERS_DIR first, and reload`)
+    // It would go on to add deliveries, of a handler that nobody knows any more.
+    const isOfLastLoad = states.every(({ loadedAt = '' }) => loadedAt <= (found.loadedAt ?? ''))
+    if (isOfLastLoad && findHolder(findDataDir(), 'dispatcher'))
+      throw new Error(
+        `the dispatcher at work still has "${name}": reload first; where it was the last handler, stop the receiver for this`,
+      )
     const owed = found.waiting + found.dead
     const told = `"${name}" is to be forgotten, and ${owed} ${owed === 1 ? 'delivery' : 'deliveries'} dropped`
-    if (!(await confirm(told, options.yes))) return exitCodes.failed
+    if (!(await confirm(print, told, options.yes))) return exitCodes.failed
     const deliveries = await openDeliveries(findDataDir(), 'write')
     try {
       const dropped = await deliveries.forget(name)

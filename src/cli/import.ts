@@ -1,18 +1,20 @@
 import { createReadStream } from 'node:fs'
-import { mkdir } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { pino } from 'pino'
 import { readConfig } from '../config.ts'
 import type { Event } from '../intake/event.ts'
 import { follow, positionBefore } from '../journal/follow.ts'
 import { parseRefusedLine } from '../journal/refused-line.ts'
-import { journalDir } from '../journal/segments.ts'
 import { openAppender } from './appender.ts'
 import { defineCommand } from './command.ts'
+import { findDataDir } from './data.ts'
 import { UsageError } from './usage-error.ts'
 
 /** Events of one request, or of one wait for the disk. */
 const atOnce = 200
+
+/** Characters of them: a receiver refuses what more than 10 MB wait for the disk. */
+const mostAtOnce = 2 * 1024 ** 2
 
 /** Milliseconds by which the clock may have been put back between an event and its segment. */
 const clockSlack = 3_600_000
@@ -32,23 +34,24 @@ export const importCommand = defineCommand({
   async run({ options, words: [file], print }) {
     if (file === undefined) throw new UsageError('name the file that holds the lines, or - for stdin')
     const config = readConfig(process.env)
-    const { dataDir } = config
+    const dataDir = findDataDir()
     const found = new Map<string, Event>()
     for await (const line of createInterface({ input: file === '-' ? process.stdin : createReadStream(file) })) {
       const event = parseRefusedLine(line)
       if (event) found.set(event.id, event)
       print.progress(`${found.size} events found`)
     }
-    await mkdir(journalDir(dataDir), { recursive: true })
     const known = await journalled(dataDir, found)
     const events = [...found.values()].filter(({ id }) => !known.has(id))
     const summary = { found: found.size, known: known.size, imported: options['dry-run'] ? 0 : events.length }
     if (!options['dry-run']) {
       const appender = await openAppender(config)
       try {
-        for (let at = 0; at < events.length; at += atOnce) {
-          await appender.append(events.slice(at, at + atOnce))
-          print.progress(`${Math.min(events.length, at + atOnce)} of ${events.length}`)
+        let appended = 0
+        for (const batch of batchesOf(events)) {
+          await appender.append(batch)
+          appended += batch.length
+          print.progress(`${appended} of ${events.length}`)
         }
       } finally {
         await appender.close()
@@ -62,6 +65,22 @@ export const importCommand = defineCommand({
     return undefined
   },
 })
+
+function* batchesOf(events: readonly Event[]): Generator<Event[]> {
+  let batch: Event[] = []
+  let size = 0
+  for (const event of events) {
+    const { length } = JSON.stringify(event)
+    if (batch.length === atOnce || (batch.length > 0 && size + length > mostAtOnce)) {
+      yield batch
+      batch = []
+      size = 0
+    }
+    batch.push(event)
+    size += length
+  }
+  if (batch.length > 0) yield batch
+}
 
 /** Those of them that the journal has. An id tells the millisecond at which it was made (UUIDv7). */
 async function journalled(dataDir: string, events: ReadonlyMap<string, Event>): Promise<Set<string>> {

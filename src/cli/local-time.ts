@@ -1,6 +1,12 @@
-/** For people: `2026-11-23 08:11:20` in the time zone of this machine, as `tail` shows it. */
-export function localTime(time: number | string): string {
+/**
+ * For a person: this machine's clock, as `tail` shows it, `2026-11-23 11:11:20`. For programs times are ISO 8601 in UTC.
+ *
+ * @param time ISO 8601, or Unix milliseconds
+ */
+export function localTime(time: string | number): string {
   const date = new Date(time)
-  const shifted = new Date(date.getTime() - date.getTimezoneOffset() * 60_000)
-  return shifted.toISOString().slice(0, 19).replace('T', ' ')
+  // What no receiver wrote may be no time.
+  if (Number.isNaN(date.getTime())) return String(time)
+  const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000)
+  return local.toISOString().slice(0, 19).replace('T', ' ')
 }

@@ -1,11 +1,15 @@
 #!/usr/bin/env -S node --disable-warning=ExperimentalWarning
-import { existsSync, readFileSync } from 'node:fs'
+import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import { ConfigError } from '../config.ts'
 import { commands, help } from './commands.ts'
 import { exitCodes } from './exit-codes.ts'
 
-// `| head` closes our stdout: there is nobody left to tell.
-process.stdout.on('error', () => process.exit(0))
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  // `| head` closes our stdout: there is nobody left to tell.
+  process.exit(error.code === 'EPIPE' ? exitCodes.done : fail(`b24-receiver: ${error.message}`, exitCodes.failed))
+})
+// `2>&1 | head` does it, too: what was asked for is done all the same.
+process.stderr.on('error', () => undefined)
 
 process.exitCode = await main(process.argv.slice(2))
 
@@ -13,14 +17,25 @@ async function main([name = '', ...args]: readonly string[]): Promise<number> {
   const command = commands.find((one) => one.name === name)
   if (command === undefined) return mainWithout(name, args)
   if (args.includes('--help') || args.includes('-h')) return say(command.help)
-  // As npm start does it; what is set already wins.
-  if (existsSync('.env')) process.loadEnvFile('.env')
   try {
+    readEnvFile()
     return await command.run(args)
   } catch (error) {
     const message = (error instanceof Error ? error.message : String(error)).replaceAll(/\s+/g, ' ')
     return fail(`b24-receiver ${name}: ${message}`, exitCodeOf(error))
   }
+}
+
+/** As npm start does it; what is set already wins. It holds secrets: who may only read the data need not have it. */
+function readEnvFile(): void {
+  if (!existsSync('.env')) return
+  try {
+    accessSync('.env', constants.R_OK)
+  } catch {
+    process.stderr.write('b24-receiver: this user may not read .env, so settings come from the environment alone\n')
+    return
+  }
+  process.loadEnvFile('.env')
 }
 
 function mainWithout(name: string, args: readonly string[]): number {

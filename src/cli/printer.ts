@@ -18,6 +18,11 @@ export interface Printer {
   progress(text: string): void
 }
 
+/** What came from the wire must not move the cursor: control characters become their JSON escapes. */
+export function printable(text: string): string {
+  return text.replaceAll(/\p{Cc}/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
+}
+
 const clearLine = '\r\u001b[K'
 
 export function createPrinter({ json }: { readonly json: boolean }): Printer {
@@ -53,8 +58,11 @@ export function createPrinter({ json }: { readonly json: boolean }): Printer {
       }
       if (values.length === 0) return note(none)
       const heads = Object.keys(columns)
-      const rows = values.map((value) => Object.values(columns).map((column) => column(value)))
-      const widths = heads.map((head, at) => Math.max(head.length, ...rows.map((row) => row[at]?.length ?? 0)))
+      const rows = values.map((value) => Object.values(columns).map((column) => printable(column(value))))
+      // Not Math.max(…rows): it takes no more than some 100,000.
+      const widths = heads.map((head, at) =>
+        rows.reduce((width, row) => Math.max(width, row[at]?.length ?? 0), head.length),
+      )
       for (const row of [heads, ...rows])
         await line(
           row

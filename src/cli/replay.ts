@@ -71,7 +71,7 @@ export const replay = defineCommand({
         return undefined
       }
       // Who named each event needs not be asked.
-      if (!(await confirm(what, options.yes || ids.length > 0))) return exitCodes.failed
+      if (!(await confirm(print, what, options.yes || ids.length > 0))) return exitCodes.failed
 
       let added = 0
       let waiting: NewDelivery[] = []

@@ -1,6 +1,6 @@
 import { parseDuration } from '../config.ts'
 import { matcherOf } from '../dispatch/pattern.ts'
-import type { JournalledEvent } from '../journal/follow.ts'
+import { type JournalledEvent, oldest, type Position, positionBefore, positionOfLast } from '../journal/follow.ts'
 import { UsageError } from './usage-error.ts'
 
 /** The words by which commands choose events. */
@@ -41,10 +41,13 @@ export function parseSelection(values: SelectionValues, now = new Date()): Selec
     if (!/^[\w.*]+$/.test(pattern)) throw new UsageError(`--event ${pattern} is no name or pattern such as ONCRMDEAL*`)
   const since = parseTime('--since', values.since, now)
   const until = parseTime('--until', values.until, now)
-  const isNamed = patterns.length === 0 ? () => true : matcherOf(patterns.map((pattern) => pattern.toUpperCase()))
+  const names = patterns.map((pattern) => pattern.toUpperCase())
+  const [name] = names.length === 1 && !names[0]?.includes('*') ? names : []
+  const isNamed = patterns.length === 0 ? () => true : matcherOf(names)
   return {
     since,
-    needle: object === undefined ? undefined : `"object":${JSON.stringify(object)}`,
+    // The one that the fewest lines hold.
+    needle: needleOf({ object }) ?? needleOf({ webhook }) ?? needleOf({ event: name }),
     isAll: patterns.length === 0 && [object, webhook, since, until].every((value) => value === undefined),
     matches: (event) =>
       isNamed(event.event) &&
@@ -55,13 +58,34 @@ export function parseSelection(values: SelectionValues, now = new Date()): Selec
   }
 }
 
+/** As it stands on a line; within `data` it may stand, too. */
+function needleOf(field: Readonly<Record<string, string | undefined>>): string | undefined {
+  const text = JSON.stringify(field).slice(1, -1)
+  return text === '' ? undefined : text
+}
+
+/** How many are wanted. @throws {UsageError} */
+export function parseCount(text: string): number {
+  if (!/^\d{1,9}$/.test(text)) throw new UsageError('-n takes a whole number')
+  return Number(text)
+}
+
+/** Where to begin to read for the last `count` of those that are chosen, or for all of them. */
+export async function startOf(
+  dataDir: string,
+  { since, isAll }: Selection,
+  count = Number.POSITIVE_INFINITY,
+): Promise<Position> {
+  if (since !== undefined) return positionBefore(dataDir, since)
+  return isAll ? positionOfLast(dataDir, count) : oldest
+}
+
 /** @param word that it is the value of */
 export function parseTime(word: string, text: string | undefined, now: Date): Date | undefined {
   if (text === undefined) return undefined
   const ago = parseDuration(text)
-  if (ago !== undefined) return new Date(now.getTime() - ago)
-  const time = new Date(text)
-  if (!/^\d{4}-\d\d-\d\d/.test(text) || Number.isNaN(time.getTime()))
+  const time = new Date(ago === undefined ? text : now.getTime() - ago)
+  if ((ago === undefined && !/^\d{4}-\d\d-\d\d/.test(text)) || Number.isNaN(time.getTime()))
     throw new UsageError(`${word} takes how long ago, such as 30m or 7d, or a time such as 2026-11-23T08:00:00Z`)
   return time
 }

@@ -51,8 +51,10 @@ export const sweepCommand = defineCommand({
     const { rate, burst } = config
     const dataDir = findDataDir()
     const path = join(dataDir, 'sweep.json')
-    const plan = options.resume ? readPlan(path) : toPlan(names, options)
+    const plan = options.resume ? resumePlan(path, names, options) : toPlan(names, options)
     const hook = chooseHook(config.hooks, plan.hook)
+    if (options.resume && plan.host !== hook.host)
+      throw new Error(`that sweep was of ${plan.host}, not of ${hook.host}: choose its hook in B24_HOOK`)
     const targets = parse(plan.targets)
     const since = plan.since === undefined ? undefined : new Date(plan.since)
     const kinds = new Set(targets.map(({ name }) => name.replace(/:.*/, '')))
@@ -74,7 +76,7 @@ export const sweepCommand = defineCommand({
         from: plan.place,
         append: async (events) => appender?.append(events),
         async onPage(place, { records, events }) {
-          if (!isDry) await writePlan(path, { ...plan, place })
+          if (!isDry) await writePlan(path, { ...plan, host: hook.host, place })
           print.progress(`${place.target}: ${records} records, ${events} events`)
         },
       })
@@ -96,6 +98,8 @@ interface Plan {
   /** ISO 8601. */
   readonly since: string | undefined
   readonly hook: string | undefined
+  /** The portal's, by whose ids the place is one. */
+  readonly host?: string | undefined
   readonly place?: Place | undefined
 }
 
@@ -120,6 +124,12 @@ function parse(names: string): readonly Target[] {
   }
 }
 
+function resumePlan(path: string, names: string | undefined, { since, all, hook }: PlanOptions): Plan {
+  if ([names, since, hook].some((word) => word !== undefined) || all)
+    throw new UsageError('--resume takes nothing beside it but --dry-run')
+  return readPlan(path)
+}
+
 function readPlan(path: string): Plan {
   if (!existsSync(path)) throw new Error('there is no sweep to resume')
   const plan: unknown = JSON.parse(readFileSync(path, 'utf8'))
@@ -131,6 +141,7 @@ function readPlan(path: string): Plan {
     targets: plan['targets'],
     since: text(plan['since']),
     hook: text(plan['hook']),
+    host: text(plan['host']),
     place: target !== undefined && after !== undefined ? { target, after } : undefined,
   }
 }

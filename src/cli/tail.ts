@@ -1,16 +1,17 @@
-import { pino } from 'pino'
-import { prettyFactory } from 'pino-pretty'
-import { follow, oldest, type Position, positionBefore, positionOfLast } from '../journal/follow.ts'
+import { follow, type JournalledEvent } from '../journal/follow.ts'
 import { defineCommand } from './command.ts'
 import { findDataDir } from './data.ts'
-import { parseSelection, type Selection, selectionOptions } from './selection.ts'
-import { UsageError } from './usage-error.ts'
+import { readLastEvents } from './last-events.ts'
+import { createNoteLog } from './note-log.ts'
+import { printable } from './printer.ts'
+import { parseCount, parseSelection, selectionOptions, startOf } from './selection.ts'
 
 /** The last events of the journal, and with `-f` every one that comes until the terminal says stop. */
 export const tail = defineCommand({
   name: 'tail',
   usage: '[-f]',
   summary: 'the last events of the journal, also from the segments before the current one; -f waits for more',
+  notes: ['Times are those of this machine; with --json the lines are as they stand in the journal.'],
   options: {
     follow: { type: 'boolean', short: 'f', about: 'wait for more, until Ctrl-C' },
     lines: { type: 'string', short: 'n', value: 'N', about: 'so many of them (10; all with --since)' },
@@ -25,49 +26,38 @@ export const tail = defineCommand({
   words: 0,
   async run({ options, print }) {
     const selection = parseSelection(options)
-    const lines = parseLines(options.lines) ?? (selection.since === undefined ? 10 : undefined)
+    const count =
+      options.lines === undefined ? (selection.since === undefined ? 10 : undefined) : parseCount(options.lines)
     const dataDir = findDataDir()
     const stop = new AbortController()
     process.once('SIGINT', () => stop.abort())
+    const log = createNoteLog(print)
+    // The other commands start without it.
+    const { prettyFactory } = await import('pino-pretty')
     const pretty = prettyFactory({
       colorize: process.stdout.isTTY,
       singleLine: true,
       translateTime: 'SYS:yyyy-mm-dd HH:MM:ss',
     })
-    const log = pino({ base: null }, process.stderr)
-    const read = (from: Position, wait: boolean) =>
-      follow({ dataDir, from, signal: stop.signal, wait, needle: selection.needle, log })
-    const show = (event: object) => print.line(print.json ? JSON.stringify(event) : pretty(event).trimEnd())
+    const show = (event: JournalledEvent) =>
+      // A line that no receiver wrote may lack it.
+      print.result(event, pretty({ ...event, msg: printable(event.msg ?? event.event) }).trimEnd())
 
-    let position = await startOf(dataDir, selection, lines)
-    // Of those that are chosen the last few are known only at the end.
-    if (lines !== undefined && !selection.isAll) {
-      const last: object[] = []
-      for await (const batch of read(position, false)) {
-        position = batch.position
-        for (const { event } of batch.entries.filter(({ event }) => selection.matches(event)))
-          if (last.push(event) > lines) last.shift()
-      }
-      for (const event of last) await show(event)
+    let from = await startOf(dataDir, selection, count)
+    // All that there are need not be kept to know the last.
+    if (count !== undefined && !selection.isAll) {
+      const last = await readLastEvents({ dataDir, selection, count, signal: stop.signal, log })
+      for (const event of last.events) await show(event)
       if (!options.follow) return undefined
+      from = last.position
     }
-    for await (const { entries } of read(position, options.follow))
-      for (const { event } of entries) if (selection.matches(event)) await show(event)
+    const { needle } = selection
+    for await (const { entries } of follow({ dataDir, from, signal: stop.signal, wait: options.follow, needle, log }))
+      for (const { event } of entries) {
+        // Ctrl-C means now, not after the rest of what was read.
+        if (stop.signal.aborted) return undefined
+        if (selection.matches(event)) await show(event)
+      }
     return undefined
   },
 })
-
-/** How many of the last are wanted; `undefined` for all that are chosen. */
-function parseLines(text: string | undefined): number | undefined {
-  if (text !== undefined && !/^\d{1,9}$/.test(text)) throw new UsageError('-n takes a whole number')
-  return text === undefined ? undefined : Number(text)
-}
-
-function startOf(
-  dataDir: string,
-  { since, isAll }: Selection,
-  lines: number | undefined,
-): Promise<Position> | Position {
-  if (since !== undefined) return positionBefore(dataDir, since)
-  return isAll ? positionOfLast(dataDir, lines ?? 0) : oldest
-}

@@ -5,7 +5,6 @@ import { type Client, createClient } from '../bitrix24/client.ts'
 import { type HookHealth, isDoubtful } from '../bitrix24/hook-health.ts'
 import type { Access, Portals } from '../bitrix24/portals.ts'
 import type { LooseRecord, RecordOf } from '../bitrix24/record.ts'
-import { createTransport } from '../bitrix24/transport.ts'
 import { isDeletion } from '../events/catalogue.ts'
 import { type Context, FinalError } from './handler.ts'
 import type { OwnWrites } from './own-writes.ts'
@@ -80,9 +79,9 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
   }
 
   function openClient(): Client {
-    const { hook, limits, health } = openAccess()
+    const { hook, limits, health, connect } = openAccess()
     const signal = AbortSignal.any([timer.signal, over.signal])
-    const send = health.guard(createTransport(hook, signal), () => {
+    const send = health.guard(connect(hook, signal), () => {
       doubted = health
     })
     const opened = createClient({

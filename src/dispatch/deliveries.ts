@@ -1,4 +1,4 @@
-import type { Position } from '../journal/follow.ts'
+import type { JournalledEvent, Position } from '../journal/follow.ts'
 import type { Awaitable, NewDelivery, QueueState } from './queue.ts'
 
 /** A delivery as an operator sees it. Times are Unix milliseconds. */
@@ -76,16 +76,24 @@ export interface Deliveries {
   broken(): Awaitable<readonly BrokenFile[]>
   /** Of one event, the oldest first. */
   ofEvent(id: string): Awaitable<readonly DeliveryRecord[]>
+  /** Such as the one that was run for another. */
+  ofKey(key: number): Awaitable<DeliveryRecord | undefined>
+  /** The event itself, while a delivery of it is owed or dead, whether the journal has it or not. */
+  keptEvent(id: string): Awaitable<JournalledEvent | undefined>
   failures(delivery: DeliveryRecord): Awaitable<readonly FailureRecord[]>
   /** The oldest first. */
   dead(selection: DeadSelection): Awaitable<readonly DeliveryRecord[]>
-  /** Each gets another run, with all its attempts, behind what waits for its object. The number of those that were dead. */
+  /** Each that is still dead is replayed, with all its attempts. The number of those that were. */
   retry(dead: readonly DeliveryRecord[]): Awaitable<number>
   /** The number of those that were dead. */
   drop(dead: readonly DeliveryRecord[]): Awaitable<number>
-  /** Another run for each, whatever ran before. */
+  /** Another run for each, whatever ran before, behind what waits for its object. It is coalesced with none. */
   replay(deliveries: readonly NewDelivery[]): Awaitable<void>
-  /** The handler, and what it is owed, is no more. The number of deliveries that were dropped. */
+  /**
+   * The handler, and what it is owed, is no more. The number of deliveries that were dropped.
+   *
+   * @throws while a run of it has not ended
+   */
   forget(handler: string): Awaitable<number>
   close(): Awaitable<void>
 }

@@ -1,5 +1,4 @@
 import { mkdir } from 'node:fs/promises'
-import { registerHooks } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
@@ -16,20 +15,18 @@ import { oldest, type Position, positionOfLast, positionOfTime } from '../journa
 import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
 import { journalDir, listSegments } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
+import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
 import { explainStart } from '../start-error.ts'
 import { startDispatcher } from './dispatcher.ts'
 import { type Engine, findKnownHandlers, openEngine, tellBrokenFiles } from './engine.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
+import { resolveOurName } from './our-name.ts'
 import type { Queue } from './queue.ts'
 import { HandlersError, type LoadedHandler, loadHandlers, unknownEvents } from './registry.ts'
 import type { Outcome } from './runner.ts'
 import { sweepOnStart } from './sweep-on-start.ts'
 
-// Handlers may lie in any folder; what they import under our name is this running source.
-registerHooks({
-  resolve: (specifier, context, next) =>
-    next(specifier === 'bitrix24-webhook-receiver' ? new URL('../index.ts', import.meta.url).href : specifier, context),
-})
+resolveOurName()
 
 /** How often one that waits for another dispatcher's end looks again. */
 const patience = 100
@@ -59,6 +56,7 @@ const sweepSince = readSweepSince()
 const sweeping = new AbortController()
 const appending = new Map<number, PromiseWithResolvers<void>>()
 let nextRequest = 1
+const metrics = createDispatcherMetrics(config)
 let isStopping = false
 /** Why the engine of deliveries cannot be used. */
 let trouble: string | undefined
@@ -189,7 +187,9 @@ function tellHandlers(handlers: readonly LoadedHandler[]): void {
   if (handlers.length === 0) log.warn({ dir: config.handlersDir }, 'no handlers: events are journalled only')
 }
 
-function tellHook({ label }: Hook, trouble: Bitrix24Error | undefined): void {
+function tellHook(hook: Hook, trouble: Bitrix24Error | undefined): void {
+  const { label } = hook
+  metrics.hookIs(hook, trouble === undefined)
   if (trouble) log.error({ hook: label, reason: trouble.message }, 'a hook does not work; what needs it waits')
   else log.info({ hook: label }, 'a hook works again; what waited for it goes on')
   tell({ type: 'hook', label, ...(trouble && { trouble: trouble.message }) })
@@ -219,7 +219,9 @@ function tellTrouble(reason: string | undefined): void {
   else if (isFollowing) tell({ type: 'following' })
 }
 
-function tellOutcome({ handler, event, outcome, reason = '' }: Outcome): void {
+function tellOutcome(ended: Outcome): void {
+  const { handler, event, outcome, reason = '' } = ended
+  metrics.ended(ended)
   tell({ type: 'worked' })
   if (outcome !== 'dead') return
   tell({ type: 'dead', dead: { handler, id: event.id, event: event.event, object: event.object, reason } })
@@ -241,6 +243,14 @@ function settleAppend({ request, error }: Extract<ToDispatcher, { type: 'appende
   else answer?.reject(new Error(error))
 }
 
+async function tellMetrics(): Promise<void> {
+  try {
+    tell({ type: 'metrics', text: await metrics.exposition() })
+  } catch (error) {
+    log.error({ err: error }, 'the metrics cannot be told')
+  }
+}
+
 function tellWhy(error: unknown): void {
   if (error instanceof HandlersError) {
     tellBrokenFiles(config, error.problems)
@@ -259,7 +269,8 @@ function listen(): void {
   process.on('SIGTERM', () => void end(0, config.shutdownGrace))
   process.on('message', (message: ToDispatcher) => {
     if (message.type === 'stop') void end(0, message.grace)
-    else settleAppend(message)
+    else if (message.type === 'appended') settleAppend(message)
+    else void tellMetrics()
   })
   process.on('disconnect', () => void end(0, config.shutdownGrace))
   if (isAlone) return

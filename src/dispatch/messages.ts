@@ -32,6 +32,8 @@ export type FromDispatcher =
   | { readonly type: 'swept' }
   /** How much is owed has changed. */
   | { readonly type: 'state'; readonly state: QueueState }
+  /** What it was asked for, in Prometheus' text format. */
+  | { readonly type: 'metrics'; readonly text: string }
 
 /** What the receiver tells its dispatcher. */
 export type ToDispatcher =
@@ -39,3 +41,5 @@ export type ToDispatcher =
   | { readonly type: 'stop'; readonly grace: number }
   /** The events of that request are on disk, or why they are not. */
   | { readonly type: 'appended'; readonly request: number; readonly error?: string }
+  /** Tell the metrics. */
+  | { readonly type: 'metrics' }

@@ -113,12 +113,12 @@ async function mergeLines(
 ): Promise<Merged[]> {
   const lines = await transaction.query(
     `SELECT head.key AS head, head.handler, head.name AS first, head.coalesced AS standing, behind.key, behind.name,
-       behind.coalesced
+       behind.run, behind.coalesced
      FROM unnest($1::bigint[], $2::uuid[]) AS taken (key, job)
      JOIN b24_receiver.delivery AS head ON head.key = taken.key AND head.job = taken.job AND head.state = 'ready'
      JOIN b24_receiver.delivery AS behind
        ON behind.handler = head.handler AND behind.lane = head.lane AND behind.state = 'blocked'
-     WHERE head.handler = ANY($3)
+     WHERE head.handler = ANY($3) AND head.run = 1
      ORDER BY behind.key
      FOR UPDATE`,
     [keys, ids, merging],
@@ -127,10 +127,11 @@ async function mergeLines(
   const older: { key: number; into: number }[] = []
   for (const [head, behind] of Map.groupBy(lines, (row) => Number(row['head']))) {
     const [line] = behind
-    // What came after an event of another name must not overtake it.
-    const other = behind.findIndex(({ name }) => name !== line?.['first'])
-    const isBounded = coalesce.get(String(line?.['handler'])) === true && other !== -1
-    const one = isBounded ? behind.slice(0, other) : behind
+    const isOfOneName = coalesce.get(String(line?.['handler'])) === true
+    // What came after an event of another name must not overtake it. A replay is the last in its lane and not the newest:
+    // what came after its event would be taken for done.
+    const end = behind.findIndex(({ name, run }) => run !== 1 || (isOfOneName && name !== line?.['first']))
+    const one = end === -1 ? behind : behind.slice(0, end)
     const key = Number(one.at(-1)?.['key'] ?? head)
     if (key === head) continue
     const coalesced = one.reduce((sum, row) => sum + Number(row['coalesced']), Number(line?.['standing']))

@@ -1,4 +1,5 @@
 import { pino } from 'pino'
+import type { JournalledEvent } from '../journal/follow.ts'
 import type { Deliveries, DeliveryRecord } from './deliveries.ts'
 import { channel } from './pg-boss-queue.ts'
 import { createDatabase, type Row, type Transaction } from './pg-database.ts'
@@ -17,6 +18,9 @@ export interface PgDeliveriesParts {
   readonly now?: () => number
 }
 
+/** Deliveries of one statement. */
+const atOnce = 1_000
+
 /**
  * The deliveries in Postgres, for tools, whatever receivers and workers do meanwhile.
  *
@@ -34,22 +38,47 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
     await transaction.query(`NOTIFY ${channel}`)
   }
 
-  /** The number of the run that is free, for each. Whoever else looks for one waits until this transaction is over. */
+  /**
+   * The number of the run that is free, for each; the first is for the event when it is followed, whenever that is.
+   * Whoever else looks for one waits until this transaction is over.
+   */
   async function withRuns<T extends NewDelivery>(
     transaction: Transaction,
     deliveries: readonly T[],
   ): Promise<(T & { run: number })[]> {
     await transaction.query('LOCK TABLE b24_receiver.handler IN SHARE ROW EXCLUSIVE MODE')
     const rows = await transaction.query(
-      `SELECT wanted.place, coalesce(max(run), 0) AS last
+      `SELECT wanted.place, coalesce(max(run), 1) AS last
        FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (event, handler, place)
        LEFT JOIN b24_receiver.delivery AS one ON one.event_id = wanted.event AND one.handler = wanted.handler
-       GROUP BY wanted.place`,
+       GROUP BY wanted.place ORDER BY wanted.place`,
       [deliveries.map(({ event }) => event.id), deliveries.map(({ handler }) => handler)],
     )
-    const last = new Map(rows.map((row) => [Number(row['place']), Number(row['last'])]))
-    return deliveries.map((delivery, index) => ({ ...delivery, run: (last.get(index + 1) ?? 0) + 1 }))
+    const more = new Map<string, number>()
+    return deliveries.map((delivery, index) => {
+      const key = JSON.stringify([delivery.handler, delivery.event.id])
+      const before = more.get(key) ?? 0
+      more.set(key, before + 1)
+      return { ...delivery, run: Number(rows[index]?.['last']) + 1 + before }
+    })
   }
+
+  /** With their jobs, which would be taken before those that are added later. @returns how many were */
+  const forgetSome = (handler: string) =>
+    database.transaction(async (transaction) => {
+      const gone = await transaction.query(
+        `DELETE FROM b24_receiver.delivery WHERE key IN (
+           SELECT key FROM b24_receiver.delivery WHERE handler = $1 AND state <> 'running' ORDER BY key LIMIT ${atOnce})
+         AND state <> 'running' RETURNING job`,
+        [handler],
+      )
+      const tickets = gone.filter(({ job }) => job !== null)
+      await jobs.remove(
+        transaction,
+        tickets.map(({ job }) => jobs.addressOf(handler, String(job))),
+      )
+      return gone.length
+    })
 
   return {
     position: () => readPosition(database, receiver),
@@ -79,6 +108,17 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
     async ofEvent(id) {
       const rows = await database.query('SELECT * FROM b24_receiver.delivery WHERE event_id = $1 ORDER BY key', [id])
       return rows.map(toRecord)
+    },
+    async ofKey(key) {
+      const [row] = await database.query('SELECT * FROM b24_receiver.delivery WHERE key = $1', [key])
+      return row && toRecord(row)
+    },
+    async keptEvent(id) {
+      const [row] = await database.query(
+        'SELECT event FROM b24_receiver.delivery WHERE event_id = $1 AND event IS NOT NULL LIMIT 1',
+        [id],
+      )
+      return row && (JSON.parse(String(row['event'])) as JournalledEvent)
     },
     async failures({ key }) {
       const rows = await database.query(
@@ -136,19 +176,28 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
     },
     replay: (deliveries) =>
       database.transaction(async (transaction) => add(transaction, await withRuns(transaction, deliveries))),
-    forget: (handler) =>
-      database.transaction(async (transaction) => {
-        const [row] = await transaction.query(
-          `SELECT count(*) AS owed FROM b24_receiver.delivery
-           WHERE handler = $1 AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`,
+    async forget(handler) {
+      const [row] = await database.query(
+        `SELECT count(*) AS owed FROM b24_receiver.delivery
+         WHERE handler = $1 AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`,
+        [handler],
+      )
+      // What runs would go on, and the next of its object start beside it.
+      const refuseRunning = async () => {
+        const [running] = await database.query(
+          "SELECT FROM b24_receiver.delivery WHERE handler = $1 AND state = 'running' LIMIT 1",
           [handler],
         )
-        // A worker that takes a job of one that is gone drops the job.
-        for (const table of ['delivery', 'own_write', 'own_run', 'seen'])
-          await transaction.query(`DELETE FROM b24_receiver.${table} WHERE handler = $1`, [handler])
-        await transaction.query('DELETE FROM b24_receiver.handler WHERE name = $1', [handler])
-        return Number(row?.['owed'])
-      }),
+        if (running) throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
+      }
+      await refuseRunning()
+      while ((await forgetSome(handler)) > 0);
+      await refuseRunning()
+      for (const table of ['own_write', 'own_run', 'seen'])
+        await database.query(`DELETE FROM b24_receiver.${table} WHERE handler = $1`, [handler])
+      await database.query('DELETE FROM b24_receiver.handler WHERE name = $1', [handler])
+      return Number(row?.['owed'])
+    },
     close: () => database.close(),
   }
 }

@@ -1,6 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { stripTypeScriptTypes } from 'node:module'
-import { basename, extname, join } from 'node:path'
+import { basename, dirname, extname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { isDocumented } from '../events/catalogue.ts'
 import { candidates, nearestName } from '../events/nearest.ts'
@@ -56,25 +56,29 @@ export async function loadHandlers(dir: string): Promise<LoadedHandler[]> {
   const problems: Problem[] = []
   for (const file of files) {
     const path = join(dir, file)
-    const name = basename(file, extname(file))
     try {
-      const twin = handlers.find((handler) => handler.name === name)
+      const twin = handlers.find(({ name }) => name === nameOf(file))
       if (twin) throw new TypeError(`${basename(twin.file)} is a handler of the same name`)
-      const module: { default?: unknown; dispose?: unknown } = await import(pathToFileURL(path).href)
-      const { dispose } = module
-      if (dispose !== undefined && typeof dispose !== 'function')
-        throw new TypeError('its export dispose must be a function')
-      handlers.push({
-        file: path,
-        ...toHandler(name, module.default),
-        ...(dispose && { dispose: () => dispose() as unknown }),
-      })
+      handlers.push(await loadHandler(path))
     } catch (error) {
       problems.push({ file: path, at: await placeOf(error, path), error })
     }
   }
   if (problems.length > 0) throw new HandlersError(dir, problems)
   return handlers
+}
+
+/** @throws whatever the file throws when it is imported, or a TypeError that says why what it exports is no handler */
+export async function loadHandler(path: string): Promise<LoadedHandler> {
+  const module: { default?: unknown; dispose?: unknown } = await import(pathToFileURL(path).href)
+  const { dispose } = module
+  if (dispose !== undefined && typeof dispose !== 'function')
+    throw new TypeError('its export dispose must be a function')
+  return {
+    file: path,
+    ...toHandler(nameOf(path), module.default),
+    ...(dispose && { dispose: () => dispose() as unknown }),
+  }
 }
 
 /** The names of the files in the folder that are handlers. @throws {HandlersError} */
@@ -84,30 +88,42 @@ export async function handlerFiles(dir: string): Promise<string[]> {
     return entries
       .filter((entry) => !entry.isDirectory())
       .map((entry) => entry.name)
-      .filter((name) => extensions.has(extname(name)) && !/^[_.]|\.d\.m?ts$|\.test\.m?[tj]s$/.test(name))
+      .filter(isHandlerFile)
       .sort()
   } catch (error) {
     throw new HandlersError(dir, [{ file: dir, at: dir, error }])
   }
 }
 
-async function placeOf(error: unknown, file: string): Promise<string> {
-  const place = placeIn(error)
+/** Whether a file of this name is a handler; the others are what handlers share, their tests, and what else lies there. */
+export function isHandlerFile(name: string): boolean {
+  return extensions.has(extname(name)) && !/^[_.]|\.d\.m?ts$|\.test\.m?[tj]s$/.test(name)
+}
+
+function nameOf(file: string): string {
+  return basename(file, extname(file))
+}
+
+/** The file and the line where loading it failed, as far as that is known. */
+export async function placeOf(error: unknown, file: string): Promise<string> {
+  const place = placeIn(error, file)
   if (place !== undefined || !(error instanceof SyntaxError)) return place ?? file
   // Of JavaScript that does not parse V8 keeps the place to itself when the error is caught.
   try {
     stripTypeScriptTypes(await readFile(file, 'utf8'), { sourceUrl: file })
   } catch (again) {
-    return placeIn(again) ?? file
+    return placeIn(again, file) ?? file
   }
   return file
 }
 
-/** The innermost place in the error's stack that is neither Node's nor our own. */
-function placeIn(error: unknown): string | undefined {
+const source = join(import.meta.dirname, '..')
+
+/** The innermost place in the error's stack that is neither Node's nor our own, where the file is not one of our examples. */
+function placeIn(error: unknown, file: string): string | undefined {
   const stack = error instanceof Error ? (error.stack ?? '') : ''
   const places = [...stack.matchAll(/(?:^|file:\/\/)(\/.+?:\d+)/gm)].map(([, place = '']) => place)
-  return places.find((place) => !place.startsWith(import.meta.dirname))
+  return places.find((place) => !place.startsWith(source) || place.startsWith(dirname(file)))
 }
 
 function toHandler(name: string, exported: unknown): Omit<LoadedHandler, 'file' | 'dispose'> {

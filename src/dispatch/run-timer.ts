@@ -9,8 +9,11 @@ export interface RunTimer {
   readonly stop: () => void
 }
 
-/** @param timeout milliseconds; half a Node timer's 24 days at most */
-export function createRunTimer(timeout: number): RunTimer {
+/**
+ * @param timeout milliseconds; half a Node timer's 24 days at most
+ * @param interrupt aborts the run's signal before its time
+ */
+export function createRunTimer(timeout: number, interrupt?: AbortSignal): RunTimer {
   const late = new AbortController()
   const overdue = Promise.withResolvers<void>()
   let taken = 0
@@ -40,6 +43,7 @@ export function createRunTimer(timeout: number): RunTimer {
     else go()
   }
 
+  interrupt?.addEventListener('abort', () => late.abort(interrupt.reason), { once: true })
   go()
   return {
     signal: late.signal,

@@ -25,7 +25,7 @@ export interface Outcome {
 }
 
 export interface RunnerParts {
-  readonly queue: Queue
+  readonly queue: Pick<Queue, 'done' | 'retry' | 'dead' | 'postpone' | 'seen' | 'doubt'>
   readonly portals: Portals
   readonly ownWrites: OwnWrites
   readonly loopBreaker: LoopBreaker
@@ -38,6 +38,8 @@ export interface RunnerParts {
   readonly onOutcome: (outcome: Outcome) => void
   /** What was postponed may run. */
   readonly resume: () => void
+  /** Somebody who waits for the runs wants them to end: their signals abort. */
+  readonly interrupt?: AbortSignal
 }
 
 /** Runs deliveries that were claimed, and decides what becomes of them. */
@@ -70,7 +72,7 @@ export function createRunner(parts: RunnerParts): Runner {
       return onOutcome({ handler: handler.name, event, outcome: 'held', ms: 0, reason })
     }
     const timeout = handler.options.timeout ?? parts.handlerTimeout
-    const timer = createRunTimer(timeout)
+    const timer = createRunTimer(timeout, parts.interrupt)
     const started = performance.now()
     const ms = () => Math.round(performance.now() - started)
     const end = async (outcome: 'handled' | 'unchanged' | 'gone' | 'echo', seen?: SeenFields | null) => {

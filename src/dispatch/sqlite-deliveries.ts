@@ -1,7 +1,9 @@
 import { accessSync, constants, existsSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
+import type { JournalledEvent } from '../journal/follow.ts'
 import type { Deliveries, DeliveryRecord } from './deliveries.ts'
 import { createLanes } from './sqlite-lanes.ts'
 import { inTransaction, isCurrent, readPosition, readState } from './sqlite-schema.ts'
@@ -16,6 +18,10 @@ export interface SqliteDeliveriesParts {
 /** Milliseconds that a dispatcher at work is waited for. */
 const patience = 5_000
 
+/** Deliveries of one transaction, and the milliseconds between two in which a dispatcher at work gets its turn. */
+const atOnce = 1_000
+const breath = 5
+
 /**
  * The deliveries of the embedded engine, for tools. Beside a dispatcher each change is one short transaction.
  *
@@ -25,7 +31,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
   const db = mode === 'write' ? openToWrite(path) : openToRead(path)
   if (!isCurrent(db)) {
     db.close()
-    throw new Error(`${path} was written by another version of the receiver: start this version once`)
+    throw new Error(`${path} was written by another version of the receiver: use its tools, or start this one`)
   }
   const lanes = createLanes(db, now)
   const sql = {
@@ -37,6 +43,8 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
       FROM handler AS known ORDER BY known.name`),
     broken: db.prepare('SELECT file, error, at FROM broken ORDER BY file'),
     ofEvent: db.prepare('SELECT * FROM delivery WHERE event_id = ? ORDER BY key'),
+    ofKey: db.prepare('SELECT * FROM delivery WHERE key = ?'),
+    kept: db.prepare('SELECT event FROM delivery WHERE event_id = ? AND event IS NOT NULL LIMIT 1'),
     failures: db.prepare('SELECT attempt, at, error FROM failure WHERE delivery = ? ORDER BY rowid'),
     dead: db.prepare("SELECT * FROM delivery WHERE state = 'dead' ORDER BY key"),
     deadOne: db.prepare("SELECT * FROM delivery WHERE key = ? AND state = 'dead'"),
@@ -44,8 +52,11 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
     keyOf: db.prepare('SELECT key FROM delivery WHERE event_id = ? AND handler = ? AND run = ?'),
     retried: db.prepare("UPDATE delivery SET state = 'coalesced', coalesced_into = ?, event = NULL WHERE key = ?"),
     drop: db.prepare("DELETE FROM delivery WHERE key = ? AND state = 'dead'"),
+    isRunning: db.prepare("SELECT 1 FROM delivery WHERE handler = ? AND state = 'running'"),
     forgetHandler: db.prepare('DELETE FROM handler WHERE name = ?'),
-    forgetOwed: db.prepare('DELETE FROM delivery WHERE handler = ?'),
+    some: db.prepare(`
+      SELECT max(key) AS last FROM (SELECT key FROM delivery WHERE handler = ? AND key > ? ORDER BY key LIMIT ${atOnce})`),
+    forgetSome: db.prepare('DELETE FROM delivery WHERE handler = ? AND key > ? AND key <= ?'),
     forgetWrites: db.prepare('DELETE FROM own_write WHERE handler = ?'),
     forgetSeen: db.prepare('DELETE FROM seen WHERE handler = ?'),
     owed: db.prepare(`
@@ -53,8 +64,8 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
       WHERE handler = ? AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`),
   }
 
-  /** @returns the number of the run that is free */
-  const nextRun = (event: string, handler: string) => Number(sql.lastRun.get(event, handler)?.['run'] ?? 0) + 1
+  /** The first is for the event when it is followed, whenever that is. */
+  const nextRun = (event: string, handler: string) => Number(sql.lastRun.get(event, handler)?.['run'] ?? 1) + 1
 
   return {
     position: () => readPosition(db),
@@ -76,6 +87,14 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
         at: Number(row['at']),
       })),
     ofEvent: (id) => sql.ofEvent.all(id).map(toRecord),
+    ofKey: (key) => {
+      const row = sql.ofKey.get(key)
+      return row && toRecord(row)
+    },
+    keptEvent: (id) => {
+      const row = sql.kept.get(id)
+      return row && (JSON.parse(String(row['event'])) as JournalledEvent)
+    },
     failures: ({ key }) =>
       sql.failures.all(key).map((row) => ({
         attempt: Number(row['attempt']),
@@ -118,15 +137,27 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
       inTransaction(db, () => {
         for (const delivery of deliveries) lanes.add(delivery, nextRun(delivery.event.id, delivery.handler))
       }),
-    forget: (handler) =>
-      inTransaction(db, () => {
-        const owed = Number(sql.owed.get(handler)?.['owed'])
-        sql.forgetOwed.run(handler)
-        sql.forgetWrites.run(handler)
-        sql.forgetSeen.run(handler)
-        sql.forgetHandler.run(handler)
-        return owed
-      }),
+    async forget(handler) {
+      const owed = Number(sql.owed.get(handler)?.['owed'])
+      /** @returns the last of those that were forgotten */
+      const forgetSome = (from: number) =>
+        inTransaction(db, () => {
+          // What it runs would go on, and the next of its object start beside it.
+          if (sql.isRunning.get(handler))
+            throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
+          const last = numberOf(sql.some.get(handler, from)?.['last'])
+          if (last !== undefined) sql.forgetSome.run(handler, from, last)
+          else {
+            // At the end, so that one that is cut off can be done again.
+            sql.forgetWrites.run(handler)
+            sql.forgetSeen.run(handler)
+            sql.forgetHandler.run(handler)
+          }
+          return last
+        })
+      for (let last = forgetSome(0); last !== undefined; last = forgetSome(last)) await sleep(breath)
+      return owed
+    },
     close: () => db.close(),
   }
 }

@@ -97,7 +97,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     ready: db.prepare("SELECT key FROM delivery WHERE state = 'ready' AND handler = ? ORDER BY key LIMIT ?"),
     get: db.prepare('SELECT * FROM delivery WHERE key = ?'),
     behind: db.prepare(`
-      SELECT key, name, coalesced FROM delivery WHERE handler = ? AND lane = ? AND state = 'blocked' ORDER BY key`),
+      SELECT key, name, run, coalesced FROM delivery WHERE handler = ? AND lane = ? AND state = 'blocked' ORDER BY key`),
     coalesce: db.prepare(`
       UPDATE delivery SET state = 'coalesced', coalesced_into = :into, event = NULL, suspect = 0, ended_at = :now
       WHERE key = :key`),
@@ -142,10 +142,12 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     const head = sql.get.get(key) ?? {}
     const lane = head['lane']
     const one = [head]
-    if (coalesce && typeof lane === 'string')
+    if (coalesce && head['run'] === 1 && typeof lane === 'string')
       for (const row of sql.behind.iterate(String(head['handler']), lane)) {
         // What came after an event of another name must not overtake it.
         if (coalesce === true && row['name'] !== head['name']) break
+        // A replay is the last in its lane and not the newest: what came after its event would be taken for done.
+        if (row['run'] !== 1) break
         one.push(row)
       }
     const newest = one.at(-1) ?? head
@@ -240,9 +242,11 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     },
     handlers: () => new Map(sql.handlers.all().map((row) => [String(row['name']), Number(row['owed'])])),
     remember(handlers) {
+      // The same for all: tools tell by it which were loaded together.
+      const at = now()
       inTransaction(db, () => {
         for (const { name, events, order, settle, onChange } of handlers) {
-          sql.remember.run({ name, events: JSON.stringify(events), order, settle, now: now() })
+          sql.remember.run({ name, events: JSON.stringify(events), order, settle, now: at })
           if (!onChange) sql.unseeAll.run(name)
         }
         sql.mended.run()

@@ -30,13 +30,28 @@ const clockSlack = 60_000
  * the signal aborts, to whether it is.
  */
 export async function sweepOnStart(parts: SweepOnStartParts): Promise<boolean> {
-  const done = await Promise.all(parts.accesses.map((access) => sweepOne(access, parts)))
+  const portals = Map.groupBy(parts.accesses, ({ hook }) => hook.host)
+  const done = await Promise.all([...portals.values()].map((accesses) => sweepPortal(accesses, parts)))
   return done.every((isDone) => isDone)
 }
 
-async function sweepOne(access: Access, parts: SweepOnStartParts): Promise<boolean> {
-  const { dataDir, append, signal, log, pause = 60_000 } = parts
-  const { hook, limits, health } = access
+/** One hook of it after the other: what one has found, the next finds in the journal. */
+async function sweepPortal(accesses: readonly Access[], parts: SweepOnStartParts): Promise<boolean> {
+  const { signal, pause = 60_000 } = parts
+  let sweeps = accesses.map((access) => createSweep(access, parts))
+  while (!signal.aborted) {
+    const failed: typeof sweeps = []
+    for (const sweepOnce of sweeps) if (signal.aborted || !(await sweepOnce())) failed.push(sweepOnce)
+    sweeps = failed
+    if (sweeps.length === 0) return true
+    await sleep(pause, undefined, { signal }).catch(() => undefined)
+  }
+  return false
+}
+
+/** To be tried until it gets through; it goes on where it was. */
+function createSweep({ hook, limits, health }: Access, parts: SweepOnStartParts): () => Promise<boolean> {
+  const { dataDir, append, signal, log } = parts
   const targets = parseTargets(parts.targets)
   const since = new Date(parts.since.getTime() - clockSlack)
   const kinds = new Set(targets.map(({ name }) => name.replace(/:.*/, '')))
@@ -47,22 +62,21 @@ async function sweepOne(access: Access, parts: SweepOnStartParts): Promise<boole
     send: health.guard(createTransport(hook, signal), () => undefined),
   })
   let from: Place | undefined
-  while (!signal.aborted) {
+  const onPage = (place: Place) => {
+    from = place
+  }
+  return async () => {
     try {
       const journalled = await readJournalled({ dataDir, hook, kinds, since, log })
-      const onPage = (place: Place) => {
-        from = place
-      }
       const sum = await sweep({ client, hook, targets, since, journalled, from, append, onPage })
       log.info({ hook: hook.label, since: since.toISOString(), ...sum }, 'swept: what was missed is journalled')
       return true
     } catch (error) {
-      if (signal.aborted) break
+      if (signal.aborted) return false
       log.warn({ hook: hook.label, err: error }, 'a sweep did not get through, will be tried again')
       // A hook that is down says so to everybody, and is asked until it is up.
       await health.examine()
-      await sleep(pause, undefined, { signal }).catch(() => undefined)
+      return false
     }
   }
-  return false
 }

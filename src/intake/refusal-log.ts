@@ -3,6 +3,8 @@ import type { Refusal, RefusalCode } from '../refusal.ts'
 
 export interface RefusalLog {
   readonly tell: (refusal: Refusal, context?: Record<string, unknown>) => void
+  /** One that has a line of its own. */
+  readonly count: (code: RefusalCode) => void
   /** By code, since the start. */
   readonly counts: ReadonlyMap<RefusalCode, number>
 }
@@ -31,22 +33,24 @@ export function createRefusalLog(log: FastifyBaseLogger): RefusalLog {
     isCounting = false
   }
 
+  const count: RefusalLog['count'] = (code) => void counts.set(code, (counts.get(code) ?? 0) + 1)
+
   const tell: RefusalLog['tell'] = (refusal, context) => {
-    counts.set(refusal.code, (counts.get(refusal.code) ?? 0) + 1)
+    count(refusal.code)
     if (!isCounting) setTimeout(endWindow, minute).unref()
     isCounting = true
     const { code, details } = refusal
-    const count = lines.get(code) ?? 0
+    const written = lines.get(code) ?? 0
     const who = whoIn(code, details, context)
-    if ((who !== undefined && told.has(who)) || count >= mostOfACode) {
+    if ((who !== undefined && told.has(who)) || written >= mostOfACode) {
       untold.set(code, (untold.get(code) ?? 0) + 1)
       return
     }
-    lines.set(code, count + 1)
+    lines.set(code, written + 1)
     if (who !== undefined) told.add(who)
     log.warn({ code, ...details, ...context }, 'refused')
   }
-  return { tell, counts }
+  return { tell, count, counts }
 }
 
 /** Whose second line would say nothing that the first did not, and might hide another's. */

@@ -37,13 +37,14 @@ export const robotRoute = '/*'
 export function addRobotRoute(app: FastifyInstance, parts: RouteParts): void {
   const { tokens, robotPath } = parts
   app.post<{ Body: Form | undefined }>(robotRoute, { onRequest: onlyFrom(parts) }, async (request) => {
+    const started = performance.now()
     // Of a post without a body Fastify makes none; that is a form without a document.
     const event = toRobotEvent(request.body ?? {}, {
       query: readQuery(request.raw.url),
       remote: request.ip,
       secrets: [...tokens.values(), ...robotPath.values],
     })
-    return accept(event, parts)
+    return accept(event, started, parts)
   })
 }
 

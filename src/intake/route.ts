@@ -18,6 +18,8 @@ export interface RouteParts {
   readonly journal: Pick<Journal, 'append'>
   readonly log: FastifyBaseLogger
   readonly shapes: ShapeLog
+  /** @param ms from the decoded post to its answer */
+  readonly onAccepted: (event: Event, ms: number) => void
 }
 
 const accepted = { status: 'ok', message: 'event accepted' } as const
@@ -26,6 +28,7 @@ const accepted = { status: 'ok', message: 'event accepted' } as const
 export function addWebhookRoute(app: FastifyInstance, parts: RouteParts): void {
   const { config, tokens, robotPath } = parts
   app.post<{ Body: Form | undefined }>(config.webhookPath, { onRequest: onlyFrom(parts) }, async (request) => {
+    const started = performance.now()
     // Without a content type Fastify parses nothing.
     if (request.body === undefined) throw new Refusal('unsupported_media_type')
     const token = tokens.verify(request.body)
@@ -35,15 +38,17 @@ export function addWebhookRoute(app: FastifyInstance, parts: RouteParts): void {
       remote: request.ip,
       secrets: [...tokens.values(), ...robotPath.values],
     })
-    return accept(event, parts)
+    return accept(event, started, parts)
   })
 }
 
-/** On disk first, then the answer. */
-export async function accept(event: Event, { journal, log, shapes }: RouteParts): Promise<typeof accepted> {
+/** On disk first, then the answer. `started`: by performance.now(), when it was decoded. */
+export async function accept(event: Event, started: number, parts: RouteParts): Promise<typeof accepted> {
+  const { journal, log, shapes, onAccepted } = parts
   await journal.append(event)
   if (event.shape !== undefined) shapes.count(event.event)
   log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
+  onAccepted(event, performance.now() - started)
   return accepted
 }
 

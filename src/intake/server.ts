@@ -17,13 +17,14 @@ import { addRobotRoute, createRobotPath, robotRoute } from './robot.ts'
 import { addWebhookRoute, type RouteParts } from './route.ts'
 import { createShapeLog, type ShapeLog } from './shape-log.ts'
 
-export interface ServerParts extends Omit<RouteParts, 'shapes' | 'robotPath'> {
+export interface ServerParts extends Omit<RouteParts, 'shapes' | 'robotPath' | 'onAccepted'> {
   readonly config: Pick<Config, 'webhookPath' | 'robotPath' | 'bodyLimit' | 'trustProxy'>
   readonly log: FastifyBaseLogger
   readonly timeouts?: Partial<typeof patience>
   /** For whoever wants its counts. */
   readonly shapes?: ShapeLog
   readonly refusals?: RefusalLog
+  readonly onAccepted?: RouteParts['onAccepted']
 }
 
 /** Milliseconds. Bitrix24 sends a few hundred bytes at once; whoever needs longer is no Bitrix24. */
@@ -39,6 +40,7 @@ const patience = {
 /** The public listener: the handler URL, that of robots and `/healthz`. It never listens by itself. */
 export function createServer(parts: ServerParts): FastifyInstance {
   const { config, log, timeouts, shapes = createShapeLog(log), refusals = createRefusalLog(log) } = parts
+  const { onAccepted = () => undefined } = parts
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
@@ -84,12 +86,13 @@ export function createServer(parts: ServerParts): FastifyInstance {
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const refusal = error instanceof Refusal ? error : refusalOf(error)
     if (refusal !== undefined) return answer(refusal, request, reply)
+    refusals.count('internal')
     log.error({ err: error }, 'a mistake of ours, answered with 500')
     reply.code(500).send(refusalBody('internal'))
   })
 
   addFarewell(app, limits.farewell)
-  const route = { ...parts, robotPath, shapes }
+  const route = { ...parts, robotPath, shapes, onAccepted }
   addWebhookRoute(app, route)
   if (robotPath.isSet) addRobotRoute(app, route)
 

@@ -34,6 +34,12 @@ export interface Journal {
   close(): Promise<void>
 }
 
+/** What an fsync cost, and how many shared it. */
+export interface Sync {
+  readonly lines: number
+  readonly ms: number
+}
+
 export interface JournalParts {
   readonly dataDir: string
   /** Bytes after which a segment is full. */
@@ -43,6 +49,7 @@ export interface JournalParts {
   readonly lastResort?: (lines: readonly string[]) => Promise<void>
   /** Milliseconds that an event may wait for the disk. */
   readonly patience?: number
+  readonly onSync?: (sync: Sync) => void
 }
 
 /** Characters of lines that may wait for the disk at once: some 20,000 ordinary events, seconds of the fastest sender. */
@@ -92,6 +99,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     now = () => new Date(),
     lastResort = createLastResort(),
     patience = 10_000,
+    onSync = () => undefined,
   } = parts
   let group = newGroup()
   let writing: Promise<void> | undefined
@@ -186,7 +194,9 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     }
     file ??= await openSegment()
     await writeWhole(file.fd, bytes)
+    const started = performance.now()
     await disk.fdatasync(file.fd)
+    onSync({ lines: lines.length, ms: performance.now() - started })
     file.durable += bytes.length
     used = file.segment.number
     lastEventAt = now().getTime()

@@ -23,6 +23,9 @@ const SQLITE_BUSY = 5
 /** Milliseconds: somebody may just be looking whether it is held. */
 const patience = 300
 
+/** Milliseconds: whoever takes it just now has not written yet who he is, and whoever only looks is gone at once. */
+const glance = 100
+
 /**
  * Makes this process the only receiver, or the only dispatcher, on a data directory until it ends, however it ends. The
  * lock is SQLite's on a file of its own, because in containers every holder is pid 1, so a pid file is no lock. Nothing
@@ -40,7 +43,7 @@ export function lockDataDir(dataDir: string, part: 'receiver' | 'dispatcher'): {
     db.prepare('INSERT INTO holder VALUES (?, ?, ?)').run(hostname(), process.pid, new Date().toISOString())
     // IMMEDIATE, unlike EXCLUSIVE, lets others read who holds it.
     db.exec('COMMIT; BEGIN IMMEDIATE')
-    return { release: () => db.close() }
+    return { release: () => release(db) }
   } catch (error) {
     if (!isBusy(error)) throw error
     const holder = readHolder(db)
@@ -48,6 +51,16 @@ export function lockDataDir(dataDir: string, part: 'receiver' | 'dispatcher'): {
     const who = holder ? `: pid ${holder.pid} on ${holder.host}, started ${holder.startedAt}` : ''
     throw new DataDirInUse(`${dataDir} is in use by another ${part}${who}`, { cause: error })
   }
+}
+
+/** Of the name nothing is left: to somebody who looks while the next one comes it would be that of a stranger. */
+function release(db: DatabaseSync): void {
+  try {
+    db.exec('DELETE FROM holder; COMMIT')
+  } catch {
+    // On a full disk it stays.
+  }
+  db.close()
 }
 
 /**
@@ -58,7 +71,7 @@ export function findHolder(dataDir: string, part: 'receiver' | 'dispatcher'): Ho
   const path = join(dataDir, `${part}.lock`)
   if (!existsSync(path)) return undefined
   const mayWrite = isWritable(path) && isWritable(dataDir)
-  const db = new DatabaseSync(path, { readOnly: !mayWrite })
+  const db = new DatabaseSync(path, { readOnly: !mayWrite, timeout: glance })
   try {
     if (!mayWrite) {
       const holder = readHolder(db)

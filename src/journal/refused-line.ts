@@ -47,10 +47,16 @@ function isTexts(value: unknown): value is string[] {
   return Array.isArray(value) && value.every((one) => typeof one === 'string')
 }
 
-function isForm(value: unknown): value is Form {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) && Object.values(value).every(isFormValue)
+/** Deeper than a form may be (intake/form.ts), and not so deep that looking would end us. */
+const deepest = 100
+
+function isForm(value: unknown, depth = 0): value is Form {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false
+  return Object.values(value).every((one) => isFormValue(one, depth + 1))
 }
 
-function isFormValue(value: unknown): value is FormValue {
-  return typeof value === 'string' || isForm(value) || (Array.isArray(value) && value.every(isFormValue))
+function isFormValue(value: unknown, depth = 0): value is FormValue {
+  if (typeof value === 'string') return true
+  if (depth > deepest) return false
+  return Array.isArray(value) ? value.every((one) => isFormValue(one, depth + 1)) : isForm(value, depth)
 }

@@ -1,4 +1,17 @@
-import { link, mkdir, open, readdir, readFile, rename, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises'
+import {
+  type FileHandle,
+  link,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  writeFile,
+} from 'node:fs/promises'
 import { basename, join, relative } from 'node:path'
 import type { Logger } from 'pino'
 
@@ -27,6 +40,16 @@ export async function listSegments(dataDir: string): Promise<Segment[]> {
     .map((name) => ({ number: Number(fileName.exec(name)?.[1] ?? Number.NaN), path: join(dir, name) }))
     .filter((segment) => !Number.isNaN(segment.number))
     .sort((a, b) => a.number - b.number)
+}
+
+/** `undefined` when it was removed since it was listed. */
+export async function openToRead({ path }: Segment): Promise<FileHandle | undefined> {
+  try {
+    return await open(path, 'r')
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return undefined
+    throw error
+  }
 }
 
 /** Whether no event was ever journalled here, or all of them are gone. */

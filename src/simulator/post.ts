@@ -11,11 +11,17 @@ export interface Answer {
 }
 
 /** Posts as Bitrix24 does: HTTP/1.1, a connection for every post, no redirect followed. Other `headers` go over its own. */
-export function post(url: string, body: string, headers: Readonly<Record<string, string>> = {}): Promise<Answer> {
+export function post(
+  url: string,
+  body: string,
+  headers: Readonly<Record<string, string>> = {},
+  signal?: AbortSignal,
+): Promise<Answer> {
   return new Promise((resolve, reject) => {
     const request = (url.startsWith('https:') ? https : http).request(url, {
       method: 'POST',
       agent: false,
+      ...(signal && { signal }),
       headers: {
         'user-agent': 'Bitrix24 Webhook Engine',
         'content-type': 'application/x-www-form-urlencoded',

@@ -1,7 +1,7 @@
 import { entryOf } from '../events/catalogue.ts'
 import { fieldsOf, isOneOf, type Shape } from '../events/shape.ts'
 import type { EventName } from '../events/typed.ts'
-import { httpBuildQuery, type PhpValue } from './http-build-query.ts'
+import { httpBuildQuery, type PhpArray, type PhpValue } from './http-build-query.ts'
 
 /** Whose webhook it is: what becomes of it is `auth`. */
 export interface Portal {
@@ -20,6 +20,8 @@ export interface WebhookEvent {
   /** In the order of the wire. Where there is none, as the catalogue has it, about the object of this `id`. */
   readonly data?: PhpValue
   readonly id?: string | number
+  /** Set in that `data`, over what the catalogue has. */
+  readonly fields?: PhpArray
   /** The subscription's number; `null`: none, as old on-premise portals send. */
   readonly handlerId?: number | null
   /** Unix seconds, when the portal queued it. */
@@ -31,11 +33,12 @@ export interface WebhookEvent {
  * The body of an outgoing webhook's post, byte for byte: `auth` is last, and has the five keys that a webhook gets
  * (https://apidocs.bitrix24.com/api-reference/events/index.html).
  */
-export function webhookBody({ event, data, id = 1, handlerId = 312, ts, portal }: WebhookEvent): string {
+export function webhookBody(webhookEvent: WebhookEvent): string {
+  const { event, data, id = 1, fields = {}, handlerId = 312, ts, portal } = webhookEvent
   return httpBuildQuery({
     event,
     event_handler_id: handlerId,
-    data: data === undefined ? documentedData(event, String(id)) : data,
+    data: data === undefined ? setFields(documentedData(event, String(id)), fields) : data,
     ts,
     auth: { ...addressOf(portal), application_token: portal.token },
   })
@@ -77,4 +80,21 @@ function fill(shape: Shape, path: readonly string[], values: ReadonlyMap<string,
   // Keyed by an id, as bots and commands are.
   if (fields.length === 0 && other !== undefined) return { '567': fill(other, [...path, '567'], values) }
   return Object.fromEntries(fields)
+}
+
+/** @throws {TypeError} where the data has no such place */
+function setFields(data: PhpValue, fields: PhpArray, path: readonly string[] = ['data']): PhpValue {
+  if (Object.keys(fields).length === 0) return data
+  // Of an event that nobody documents nothing is known.
+  if (data === null) return fields
+  if (!isArray(data)) throw new TypeError(`${path.join('.')} is a text or a list in this event, and has no fields`)
+  const set = Object.entries(fields).map(([key, value]): [string, PhpValue] => [
+    key,
+    isArray(value) ? setFields(data[key] ?? null, value, [...path, key]) : value,
+  ])
+  return { ...data, ...Object.fromEntries(set) }
+}
+
+function isArray(value: PhpValue): value is PhpArray {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }

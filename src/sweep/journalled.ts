@@ -1,7 +1,8 @@
 import type { Logger } from 'pino'
 import { type Hook, isHookOf } from '../bitrix24/hook.ts'
+import { robotEvent } from '../events/robot.ts'
 import type { Form } from '../intake/form.ts'
-import { follow, type JournalledEvent, oldest, positionBefore } from '../journal/follow.ts'
+import { follow, type JournalledEvent, oldest, type Position, positionBefore } from '../journal/follow.ts'
 
 /** What the journal has of a portal. */
 export interface Journalled {
@@ -21,22 +22,47 @@ export interface JournalledParts {
   readonly log: Logger
 }
 
-/** Reads the journal once. Of each object of these kinds one number stays in memory. */
-export async function readJournalled({ dataDir, hook, kinds, since, log }: JournalledParts): Promise<Journalled> {
+/** A comment on a task, or a robot at a deal, tells nothing of how the record was changed before. */
+const change = /^ON(?!TASKCOMMENT).*(?:ADD|UPDATE)(?:_\d+)?$/
+
+/**
+ * Reads the journal once, and its older part where the newer has no event of the portal. Of each object of these kinds one
+ * number stays in memory.
+ */
+export async function readJournalled({ since, kinds, ...parts }: JournalledParts): Promise<Journalled> {
   const newest = new Map<string, number>()
   let origin: Journalled['origin']
-  const from = since === undefined ? oldest : await positionBefore(dataDir, since)
+  const from = since === undefined ? oldest : await positionBefore(parts.dataDir, since)
+  for await (const event of eventsOfPortal(parts, from)) {
+    const { object, webhook, auth } = event
+    if (auth && isByWebhook(event)) origin = { webhook, auth }
+    if (object === undefined || !change.test(event.event) || !kinds.has(object.slice(0, object.indexOf(':')))) continue
+    newest.set(object, Math.max(timeOf(event), newest.get(object) ?? 0))
+  }
+  if (origin === undefined)
+    for await (const event of eventsOfPortal(parts, oldest)) {
+      const { webhook, auth, source } = event
+      if (auth && source !== 'sweep') origin = { webhook, auth }
+      if (isByWebhook(event)) break
+    }
+  return { newest: (object) => newest.get(object), origin }
+}
+
+/** A robot has no token, so no name; and what was swept says of its portal what we knew then. */
+function isByWebhook({ event, source }: JournalledEvent): boolean {
+  return event !== robotEvent && source !== 'sweep'
+}
+
+async function* eventsOfPortal(
+  { dataDir, hook, log }: Omit<JournalledParts, 'kinds' | 'since'>,
+  from: Position,
+): AsyncGenerator<JournalledEvent> {
   const signal = new AbortController().signal
   for await (const { entries } of follow({ dataDir, from, signal, wait: false, log }))
     for (const { event } of entries) {
       const domain = event.auth?.['domain']
-      if (typeof domain !== 'string' || !isHookOf(hook, domain)) continue
-      if (event.auth) origin = { webhook: event.webhook, auth: event.auth }
-      const { object } = event
-      if (object === undefined || !kinds.has(object.slice(0, object.indexOf(':')))) continue
-      newest.set(object, Math.max(timeOf(event), newest.get(object) ?? 0))
+      if (typeof domain === 'string' && isHookOf(hook, domain)) yield event
     }
-  return { newest: (object) => newest.get(object), origin }
 }
 
 function timeOf({ ts, time }: JournalledEvent): number {

@@ -35,9 +35,11 @@ export interface Sum {
 /**
  * Makes an event of every record whose last change the journal does not know: for what Bitrix24 sent while nobody
  * answered. One page of records is in memory at a time, and each is on disk before the next is asked for.
+ *
+ * @throws {TypeError} when the portal gives something else than such pages
  */
 export async function sweep(parts: SweepParts): Promise<Sum> {
-  const { client, targets, since, journalled, from, append, onPage } = parts
+  const { client, hook, targets, since, journalled, from, append, onPage } = parts
   let sum: Sum = { records: 0, events: 0 }
   const first = Math.max(
     0,
@@ -47,10 +49,13 @@ export async function sweep(parts: SweepParts): Promise<Sum> {
     let after = target.name === from?.target ? from.after : '0'
     for (;;) {
       const rows = target.rows(await client.call(target.method, target.params(after, since)))
+      const last = rows.at(-1)?.id ?? after
+      if (rows.length > 0 && Number(last) <= Number(after))
+        throw new TypeError(`${hook.host} gives no pages of ${target.name} in the order of ids`)
       const events = rows.map((row) => toEvent(target, row, parts)).filter((event) => isNews(event, journalled))
       if (events.length > 0) await append(events.map(({ event }) => event))
       sum = { records: sum.records + rows.length, events: sum.events + events.length }
-      after = rows.at(-1)?.id ?? after
+      after = last
       await onPage({ target: target.name, after }, sum)
       if (rows.length < pageSize) break
     }

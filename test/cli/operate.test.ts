@@ -1,6 +1,10 @@
+import { spawn } from 'node:child_process'
 import { chmodSync, cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
+import { findHolder } from '../../src/journal/lock.ts'
 import { envOf, jsonLines, runCli } from '../support/cli.ts'
 import { deals, linesOf, scripted } from '../support/dispatcher.ts'
 import {
@@ -8,6 +12,7 @@ import {
   freePort,
   type Receiver,
   type ReceiverOptions,
+  spawnReceiver,
   startReceiver,
   temporaryFolder,
   until,
@@ -143,6 +148,7 @@ describe('replay', () => {
     ['ids and options', ['019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50', '--object', 'deal:1'], 'not by both'],
     ['no id', ['deal:1'], '"deal:1" is no id of an event'],
     ['a time that is none', ['--since', 'yesterday'], '--since takes how long ago'],
+    ['a time before all times', ['--since', '999999999d'], '--since takes how long ago'],
     ['a name that is none', ['--event', 'a b'], '--event a b is no name'],
   ])('with %s is refused as wrong words', async (_, args, message) => {
     const { receiver, cli, ran } = await start()
@@ -258,6 +264,19 @@ describe('handlers', () => {
     expect(ran()).toHaveLength(1)
   })
 
+  test('forget leaves a handler alone that the dispatcher at work still has, until a reload', async () => {
+    const { receiver, cli, ran } = await start({ handlers: { 'old.mjs': 'export default () => {}' } })
+    await post(receiver, 1)
+    await until('it ran', () => ran().length === 1)
+    rmSync(join(receiver.handlersDir, 'old.mjs'))
+    const early = await cli('handlers', 'forget', 'old', '--yes')
+    expect(early).toMatchObject({ code: 1, stdout: '' })
+    expect(early.stderr).toContain('the dispatcher at work still has "old": reload first')
+    expect(await cli('reload')).toMatchObject({ code: 0 })
+    expect(await cli('handlers', 'forget', 'old', '--yes')).toMatchObject({ code: 0 })
+    expect((await cli('handlers')).stdout).not.toContain('old')
+  })
+
   test('forget of the last one lets a receiver go on that waits for it', async () => {
     const { receiver, cli, ran } = await start()
     await post(receiver, 1)
@@ -277,6 +296,17 @@ describe('reload', () => {
     await receiver.stop()
     const { code, stderr } = await cli('reload')
     expect([code, stderr]).toEqual([1, `b24-receiver reload: no receiver runs on ${receiver.dataDir}\n`])
+  })
+
+  test.each(['SIGUSR2', 'SIGHUP'] as const)('by %s does not end a receiver that is just starting', async (signal) => {
+    const receiver = await spawnReceiver({ handlers: { [deals]: 'export default () => {}' } })
+    await until('it holds its folder', () =>
+      existsSync(join(receiver.dataDir, 'receiver.lock')) ? findHolder(receiver.dataDir, 'receiver') : undefined,
+    )
+    receiver.child.kill(signal)
+    await until('it is ready, or ended', () => receiver.output().includes('ready for') || receiver.child.signalCode)
+    expect(receiver.child.signalCode).toBeNull()
+    await until('it reloaded', () => receiver.logged('reloading').length === 1)
   })
 
   test('never signals a process that only has the number of one that was killed', async () => {
@@ -402,14 +432,16 @@ describe('import', () => {
     await again.stop()
   })
 
-  test('into a folder where no receiver ever was makes a journal that the first start follows', async () => {
+  test('into a folder where no receiver ever was is refused: DATA_DIR is probably another', async () => {
     const { file } = await refused(1)
-    const { env, ran } = await start()
+    const { env } = await start()
     const dataDir = join(temporaryFolder('fresh'), 'data')
-    expect(await runCli({ env: { ...env, DATA_DIR: dataDir } }, 'import', file)).toMatchObject({ code: 0 })
-    const receiver = await startReceiver({ dataDir, env: { HANDLERS_DIR: env['HANDLERS_DIR'] ?? '' } })
-    await until('the handler got it', () => ran().length === 1)
-    await receiver.stop()
+    const { code, stderr } = await runCli({ env: { ...env, DATA_DIR: dataDir } }, 'import', file)
+    expect([code, stderr.trimEnd()]).toEqual([
+      1,
+      `b24-receiver import: there is no journal in ${dataDir}: set DATA_DIR to the receiver's`,
+    ])
+    expect(existsSync(dataDir)).toBe(false)
   })
 
   test('from stdin', async () => {
@@ -429,5 +461,42 @@ describe('import', () => {
     expect(stderr).toContain('403')
     expect(stderr).not.toContain('another0token')
     expect(await idsOf(receiver)).toEqual([])
+  })
+})
+
+describe('in a shell', () => {
+  const cliScript = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+
+  async function shell(env: Record<string, string>, command: string) {
+    const cli = `'${process.execPath}' --disable-warning=ExperimentalWarning '${cliScript}'`
+    const child = spawn('bash', ['-c', command.replaceAll('CLI', cli)], {
+      cwd: temporaryFolder('shell'),
+      env: { PATH: process.env['PATH'], ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    const [out, err] = await Promise.all([text(child.stdout), text(child.stderr)])
+    return `${out}${err}`
+  }
+
+  test('a stdout that nobody reads any more is no error, but a full disk is', async () => {
+    const { receiver, env } = await start()
+    for (let id = 1; id <= 3; id++) await post(receiver, id)
+    expect(await shell(env, 'set -o pipefail; CLI tail | true; echo $?')).toBe('0\n')
+    expect(await shell(env, 'CLI tail > /dev/full; echo $?')).toMatch(/^1\nb24-receiver: .*ENOSPC/)
+  })
+
+  test('a .env that cannot be read is told in one line', async () => {
+    const told = await shell({}, 'mkdir .env; CLI dead; echo $?')
+    expect(told).toMatch(/^1\nb24-receiver dead: .+\n$/)
+  })
+
+  test('a stderr that nobody reads any more is no reason to leave a deed undone', async () => {
+    const { receiver, env, ran } = await start()
+    await post(receiver, 1)
+    await until('it ran', () => ran().length === 1)
+    const [first = ''] = await idsOf(receiver)
+    // The reader is gone before the first word.
+    const told = await shell(env, `{ sleep 0.2; CLI replay ${first}; echo $? >&3; } 3>&1 2> >(exec true)`)
+    expect(told).toBe('1 delivery was added\n0\n')
   })
 })

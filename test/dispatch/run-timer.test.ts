@@ -81,3 +81,11 @@ test('a timer that was stopped says nothing any more, also when a call of its ru
   expect(await pass(10_000)).toBe('in time')
   expect(vi.getTimerCount()).toBe(0)
 })
+
+test('an interruption aborts the signal before its time, and after its end nothing', async () => {
+  const interrupt = new AbortController()
+  const timer = createRunTimer(1_000, interrupt.signal)
+  interrupt.abort(new Error('stop'))
+  expect(timer.signal.reason).toEqual(new Error('stop'))
+  timer.stop()
+})

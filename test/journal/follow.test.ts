@@ -1,12 +1,20 @@
 import { spawn } from 'node:child_process'
-import { appendFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { appendFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import { pathToFileURL } from 'node:url'
 import fc from 'fast-check'
 import { pino } from 'pino'
 import { expect, onTestFinished, test } from 'vitest'
-import { type Batch, follow, lastEvent, oldest, type Position, positionOfLast } from '../../src/journal/follow.ts'
+import {
+  type Batch,
+  follow,
+  lastEvent,
+  oldest,
+  type Position,
+  positionBefore,
+  positionOfLast,
+} from '../../src/journal/follow.ts'
 import { createSegment } from '../../src/journal/segments.ts'
 import { canTrace } from '../support/faults.ts'
 import { temporaryFolder, until } from '../support/receiver.ts'
@@ -134,6 +142,52 @@ test('finds where the last lines begin, also across segments', async () => {
     const from = await positionOfLast(dataDir, count)
     expect((await read(dataDir, from, Math.min(count, 4))).ids[0]).toBe(first)
   }
+})
+
+test('of a segment that is removed while the last lines are looked for, the next one is the first', async () => {
+  const { dataDir, paths } = await journalOf('', line(2) + line(3))
+  rmSync(paths[0] ?? '')
+  symlinkSync('nowhere', paths[0] ?? '')
+  expect((await read(dataDir, await positionOfLast(dataDir, 5), 2)).ids).toEqual([2, 3])
+})
+
+test('what was journalled since a time is looked for in no segment that was written before it', async () => {
+  const { dataDir, paths } = await journalOf(line(1), line(2), line(3))
+  const at = (seconds: number) => new Date(today.getTime() + seconds * 1000)
+  for (const [index, path] of paths.entries()) utimesSync(path, today, at(index * 60))
+  expect(await positionBefore(dataDir, at(30))).toEqual({ segment: 2, offset: 0 })
+  // A file system may count in steps of two seconds.
+  expect(await positionBefore(dataDir, at(61))).toEqual({ segment: 2, offset: 0 })
+  expect(await positionBefore(dataDir, at(90))).toEqual({ segment: 3, offset: 0 })
+  expect(await positionBefore(dataDir, at(-3600))).toEqual({ segment: 1, offset: 0 })
+  expect(await positionBefore(dataDir, at(3600))).toEqual({ segment: 3, offset: line(3).length })
+})
+
+test('where a text is sought, the lines that hold it come, each with its place, and no others', async () => {
+  // Some are longer than a read, and hold the text where a read ends.
+  const more = fc.oneof(
+    { weight: 20, arbitrary: fc.constantFrom('', 'sought', 'sought sought', 'not', 'so', 'я') },
+    { weight: 1, arbitrary: fc.nat(20).map((length) => `${'я'.repeat(500_000)}${'x'.repeat(48_530 + length)}sought`) },
+  )
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.array(more, { maxLength: 8 }), { minLength: 1, maxLength: 3 }), async (segments) => {
+      let id = 0
+      const texts = segments.map((list) => list.map((text) => line(++id, text)).join(''))
+      const { dataDir } = await journalOf(...texts)
+      const readAll = async (needle?: string) => {
+        const entries: Batch['entries'][number][] = []
+        const { signal } = new AbortController()
+        const { log, lines } = collectLog()
+        for await (const batch of follow({ dataDir, from: oldest, signal, wait: false, needle, log }))
+          entries.push(...batch.entries)
+        expect(lines).toEqual([])
+        return entries
+      }
+      const expected = (await readAll()).filter(({ event }) => String(Reflect.get(event, 'more')).includes('sought'))
+      expect(await readAll('sought')).toEqual(expected)
+    }),
+    { numRuns: 40 },
+  )
 })
 
 test('tells when the last event came, also where newer segments are empty, and nothing where there is none', async () => {

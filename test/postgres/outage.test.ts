@@ -48,7 +48,7 @@ test.each([
     await until('many posts meanwhile', () => answered > before + 100, 60_000)
     await sleep(outage)
     await postgres.start()
-    await expect.poll(receiver.readyz, { timeout: 30_000 }).toEqual({ status: 'ready' })
+    await expect.poll(receiver.readyz, { timeout: 30_000 }).toMatchObject({ status: 'ready' })
     await until('some more posts', () => answered > before + 150)
     isOver = true
     await load

@@ -26,7 +26,7 @@ async function waitAndMend(url: string, why: RegExp, mend: () => Promise<unknown
   expect((await receiver.post(dealBody(1))).status).toBe(200)
   await mend()
   await until('its run', () => receiver.logged('handled').length === 1, 40_000)
-  await expect.poll(receiver.readyz, { timeout: 15_000 }).toEqual({ status: 'ready' })
+  await expect.poll(receiver.readyz, { timeout: 15_000 }).toMatchObject({ status: 'ready' })
   return receiver.output()
 }
 
@@ -100,7 +100,7 @@ test.skipIf(!canMount)(
     rmSync(join(disk, 'filler'))
     if (small.isGone()) await small.start()
     await cluster.drained(posted, 60_000)
-    await expect.poll(receiver.readyz, { timeout: 15_000 }).toEqual({ status: 'ready' })
+    await expect.poll(receiver.readyz, { timeout: 15_000 }).toMatchObject({ status: 'ready' })
   },
   120_000,
 )

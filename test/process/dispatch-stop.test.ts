@@ -26,7 +26,7 @@ test('a second dispatcher by itself waits for the first, takes over when that en
   writeFileSync(join(folder, 'deal:2'), '')
   expect(await second.exited).toEqual({ code: 0, signal: null })
   expect(second.logged('handled')).toMatchObject([{ object: 'deal:2', attempt: 1 }])
-  expect(await receiver.readyz()).toEqual({ status: 'ready' })
+  expect(await receiver.readyz()).toMatchObject({ status: 'ready' })
 })
 
 test('a receiver whose dispatcher finds another at work says which, until that ends', async () => {
@@ -42,7 +42,7 @@ test('a receiver whose dispatcher finds another at work says which, until that e
   expect((await receiver.post(dealBody(1))).status).toBe(200)
   alone.child.kill('SIGTERM')
   expect(await alone.exited).toEqual({ code: 0, signal: null })
-  await until('it took over', async () => (await readyz()) === '{"status":"ready"}')
+  await until('it took over', async () => (await readyz()).startsWith('{"status":"ready"'))
 })
 
 test('a dispatcher by itself that is told to stop while it starts leaves nothing half run', async () => {

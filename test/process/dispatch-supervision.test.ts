@@ -208,3 +208,18 @@ test('a dispatcher whose receiver was gone before it was up does not stay', asyn
   dispatcher.disconnect()
   expect(await exited).toEqual([0, null])
 })
+
+test.each(['null', '7', "'ready'", '{}'])(
+  'a handler that sends its parent %s, as if that were its own, costs nothing',
+  async (message) => {
+    const folder = temporaryFolder('talk')
+    const receiver = await startReceiver({
+      handlers: { [deals]: scripted(folder, `process.send(${message}); mark('seen', event.object)`) },
+    })
+    for (const id of [1, 2]) {
+      expect((await receiver.post(dealBody(id))).status).toBe(200)
+      await until('it is handled', () => linesOf(folder, 'seen').length === id)
+    }
+    expect(receiver.child.exitCode).toBeNull()
+  },
+)

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -6,41 +6,52 @@ import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
 import { type Receiver, TOKEN } from './receiver.ts'
 
-const script = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+export const cliScript = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 
 export interface CliOptions {
-  readonly env?: Record<string, string>
+  readonly env?: Readonly<Record<string, string>>
+  /** Somebody else than the owner of the data; only root may choose it. */
   readonly uid?: number
   readonly input?: string
+  /** A folder without a `.env`, unless told otherwise. */
+  readonly cwd?: string
 }
 
 /** `b24-receiver …` as its user runs it, with nothing but this in its environment; it must never print the token. */
-export async function runCli({ env, uid, input }: CliOptions, ...args: readonly string[]) {
-  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', script, ...args], {
-    // A folder without a .env.
-    cwd: tmpdir(),
+export async function runCli(options: CliOptions, ...args: readonly string[]) {
+  return spawnCli(options, ...args).result
+}
+
+/** One that goes on until the test ends it, or ends itself. */
+export function spawnCli({ env, uid, input, cwd = tmpdir() }: CliOptions, ...args: readonly string[]) {
+  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', cliScript, ...args], {
+    cwd,
     env: {
       PATH: process.env['PATH'],
       TZ: 'UTC',
       ...(uid === undefined && { NODE_COMPILE_CACHE: join(tmpdir(), 'b24-compile-cache') }),
       ...env,
     },
-    ...(uid !== undefined && { uid }),
+    ...(uid !== undefined && { uid, gid: uid }),
   })
   onTestFinished(() => void child.kill('SIGKILL'))
-  let stdout = ''
-  let stderr = ''
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    stdout += text
-  })
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    stderr += text
-  })
   // Whoever reads no input may be gone.
   child.stdin.on('error', () => undefined).end(input ?? '')
-  await once(child, 'close')
-  if ((stdout + stderr).includes(TOKEN)) throw new Error('it printed the token')
-  return { code: child.exitCode, stdout, stderr }
+  return { child, ...collect(child) }
+}
+
+/** What a process says, and how it ends. */
+export function collect(child: ChildProcess) {
+  const said = { stdout: '', stderr: '' }
+  for (const name of ['stdout', 'stderr'] as const)
+    child[name]?.setEncoding('utf8').on('data', (text: string) => {
+      said[name] += text
+    })
+  const result = once(child, 'close').then(() => {
+    if ((said.stdout + said.stderr).includes(TOKEN)) throw new Error('it printed the token')
+    return { code: child.exitCode, ...said }
+  })
+  return { said, result }
 }
 
 /** Where a receiver of a test keeps its data, and how it is reached. */
@@ -57,8 +68,9 @@ export function envOf({ dataDir, handlersDir, port, adminPort }: Receiver): Reco
 
 /** The lines of `--json`. */
 export function jsonLines(text: string): Record<string, unknown>[] {
-  return text
-    .split('\n')
-    .filter((line) => line !== '')
-    .map((line): Record<string, unknown> => JSON.parse(line))
+  return linesOf(text).map((line): Record<string, unknown> => JSON.parse(line))
+}
+
+export function linesOf(text: string): string[] {
+  return text.split('\n').filter((line) => line !== '')
 }

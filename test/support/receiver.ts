@@ -11,6 +11,7 @@ import type { Event } from '../../src/intake/event.ts'
 import { listSegments } from '../../src/journal/segments.ts'
 import { post } from '../../src/simulator/post.ts'
 import { webhookBody } from '../../src/simulator/webhook-body.ts'
+import { parseExposition } from './exposition.ts'
 
 export const TOKEN = 'test0token0test0token0test0token'
 
@@ -130,6 +131,7 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
     killGroup('SIGKILL')
     await exited
   })
+  const scrape = async () => (await fetch(`http://127.0.0.1:${adminPort}/metrics`)).text()
   const origin = `http://127.0.0.1:${port}`
   const url = `${origin}${options.env?.['WEBHOOK_PATH'] ?? '/bitrix24'}`
   return {
@@ -143,6 +145,9 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
     exited,
     killGroup,
     readyz: async () => (await fetch(`http://127.0.0.1:${adminPort}/readyz`)).json(),
+    /** What a scrape is answered. */
+    scrape,
+    metrics: async () => parseExposition(await scrape()),
     /** Everything it wrote to stdout and stderr. */
     output: () => output,
     /** The log's lines that have this message. */

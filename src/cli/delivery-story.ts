@@ -1,0 +1,87 @@
+import type { Deliveries, DeliveryRecord, FailureRecord } from '../dispatch/deliveries.ts'
+import { localTime } from './local-time.ts'
+import { printable } from './printer.ts'
+
+/** What became of a delivery. */
+export interface DeliveryStory {
+  readonly record: DeliveryRecord
+  readonly failures: readonly FailureRecord[]
+  /** The delivery that was run for it in the end, while it is known. */
+  readonly ran: DeliveryRecord | undefined
+}
+
+export async function readStory(deliveries: Deliveries, record: DeliveryRecord): Promise<DeliveryStory> {
+  let ran: DeliveryRecord | undefined
+  // One that was run for others was perhaps coalesced itself, while it waited for its retry.
+  for (let into = record.coalescedInto; into !== undefined; into = ran?.coalescedInto)
+    ran = await deliveries.ofKey(into)
+  return { record, failures: await deliveries.failures(record), ran }
+}
+
+/** For programs. */
+export function storyToJson({ record, failures, ran }: DeliveryStory) {
+  const { handler, run, state, postponed, attempts, error } = record
+  const iso = (time: number | undefined) => time && new Date(time).toISOString()
+  return {
+    handler,
+    run,
+    state,
+    postponed,
+    attempts,
+    createdAt: iso(record.createdAt),
+    firstRunAt: iso(record.firstRunAt),
+    due: iso(record.due),
+    endedAt: iso(record.endedAt),
+    error,
+    coalescedInto: ran && { event: ran.event, run: ran.run, state: ran.state },
+    failures: failures.map((failure) => ({ ...failure, at: iso(failure.at) })),
+  }
+}
+
+/** For a person: a line, and under it the times and the failures. */
+export function storyToText(story: DeliveryStory): string {
+  const { record, failures } = story
+  const times = { created: record.createdAt, 'first run': record.firstRunAt, due: record.due, ended: record.endedAt }
+  return [
+    `${record.handler}${record.run > 1 ? `, run ${record.run}` : ''}: ${stateOf(story)}`,
+    ...Object.entries(times).flatMap(([name, time]) =>
+      time === undefined ? [] : `  ${name.padEnd(9)}  ${localTime(time)}`,
+    ),
+    ...failures.map(({ attempt, at, error }) => `  attempt ${attempt}  ${localTime(at)}  ${indent(error)}`),
+    // Each failure has told its own, but for what was written down by an older version.
+    ...(record.error === undefined || record.error === failures.at(-1)?.error
+      ? []
+      : [`  ${record.state === 'waiting' ? 'because' : 'error  '}    ${indent(record.error)}`]),
+  ].join('\n')
+}
+
+/** What a handler threw may have lines. */
+function indent(text: string): string {
+  return text
+    .split('\n')
+    .map((line, at) => (at === 0 ? '' : '      ') + printable(line))
+    .join('\n')
+}
+
+function stateOf({ record, ran }: DeliveryStory): string {
+  const after = `after ${record.attempts} attempt${record.attempts === 1 ? '' : 's'}`
+  switch (record.state) {
+    case 'blocked':
+      return 'blocked: another delivery of its object comes first'
+    case 'ready':
+      return 'ready: it runs as soon as there is room'
+    case 'running':
+      return `running, attempt ${record.attempts}`
+    case 'waiting':
+      if (record.postponed) return 'waiting for what its handler needs'
+      return record.attempts === 0 ? 'waiting until its object is quiet' : `waiting for its next attempt, ${after}`
+    case 'done':
+      return `done ${after}`
+    case 'dead':
+      return `dead ${after}`
+    case 'coalesced':
+      if (ran === undefined) return 'coalesced into a delivery that is gone'
+      if (ran.event === record.event) return `dead ${after}, and retried: run ${ran.run} (${ran.state})`
+      return `coalesced: event ${ran.event} was run for it (${ran.state})`
+  }
+}

@@ -1,0 +1,29 @@
+import { stat } from 'node:fs/promises'
+import type { Position } from '../journal/follow.ts'
+import { listSegments } from '../journal/segments.ts'
+import type { Printer } from './printer.ts'
+
+/** Milliseconds after which a person wonders, and between two words to him. */
+const pause = 300
+
+/** Tells on a terminal how much of the journal was read. */
+export async function createProgress(dataDir: string, print: Printer): Promise<(position: Position) => void> {
+  const before = new Map<number, number>()
+  let total = 0
+  for (const { number, path } of await listSegments(dataDir)) {
+    before.set(number, total)
+    // One that the retention removed meanwhile counts for nothing.
+    total += await stat(path).then(
+      ({ size }) => size,
+      () => 0,
+    )
+  }
+  let told = performance.now()
+  return ({ segment, offset }) => {
+    const now = performance.now()
+    if (now - told < pause) return
+    told = now
+    const percent = Math.min(100, Math.floor((((before.get(segment) ?? total) + offset) / total) * 100))
+    print.progress(`reading the journal: ${percent} % of ${(total / 1024 ** 2).toFixed(0)} MB`)
+  }
+}

@@ -1,0 +1,44 @@
+import { isUtf8 } from 'node:buffer'
+
+const isText = (value: unknown) => typeof value === 'string'
+
+/** The fields that every line has; others come and go with the event. */
+const fields: readonly { readonly name: string; readonly is: (value: unknown) => boolean; readonly what: string }[] = [
+  { name: 'level', is: (value) => typeof value === 'number', what: 'a number' },
+  { name: 'time', is: (value) => isText(value) && !Number.isNaN(Date.parse(value)), what: 'a time' },
+  { name: 'id', is: (value) => isText(value) && uuid.test(value), what: 'a UUID' },
+  { name: 'event', is: (value) => isText(value) && value !== '', what: 'a name' },
+  { name: 'remote', is: isText, what: 'a text' },
+  { name: 'msg', is: isText, what: 'a text' },
+]
+
+const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/
+
+/** What of a line is compared with the lines before it. */
+export interface CheckedLine {
+  readonly id: string
+  /** ISO 8601. */
+  readonly time: string
+}
+
+/** @returns the line, or what is wrong with it */
+export function checkLine(bytes: Buffer): CheckedLine | string {
+  if (bytes.includes(0)) return 'holds NUL bytes, as a power cut leaves them'
+  if (!isUtf8(bytes)) return 'is not UTF-8'
+  const line = parse(bytes.toString())
+  if (line === undefined) return 'is no JSON'
+  const wrong = fields.find(({ name, is }) => !is(line[name]))
+  if (wrong)
+    return `is no event: ${line[wrong.name] === undefined ? `it has no ${wrong.name}` : `its ${wrong.name} is not ${wrong.what}`}`
+  return { id: String(line['id']), time: String(line['time']) }
+}
+
+/** `undefined` when it is no JSON; what is no object has no fields. */
+function parse(text: string): Record<string, unknown> | undefined {
+  try {
+    const line: unknown = JSON.parse(text)
+    return typeof line === 'object' && line !== null ? { ...line } : {}
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,157 @@
+import { existsSync } from 'node:fs'
+import { type FileHandle, stat } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Block, newline, readBlocks } from './blocks.ts'
+import type { Position } from './follow.ts'
+import { createIdSet } from './id-set.ts'
+import { checkLine } from './line-check.ts'
+import { listSegments, openToRead, type Segment, stableName } from './segments.ts'
+
+/** Something of the journal that is not as it must be. */
+export interface Trouble {
+  readonly path: string
+  /** The byte where it begins; `undefined` where it is the file as a whole. */
+  readonly offset: number | undefined
+  readonly what: string
+}
+
+export interface Verdict {
+  readonly segments: number
+  readonly lines: number
+  readonly bytes: number
+  /** Of the first and the last line, ISO 8601. */
+  readonly first: string | undefined
+  readonly last: string | undefined
+  /** How often a line is older than the one before it. It does no harm: the place orders events, not the time. */
+  readonly setBack: number
+  readonly troubles: number
+}
+
+export interface VerifyParts {
+  readonly dataDir: string
+  /** How far the journal was followed at some time before this; `undefined` where that is not known. */
+  readonly position: Position | undefined
+  readonly onTrouble: (trouble: Trouble) => Promise<void>
+  readonly onRead: (position: Position) => void
+}
+
+const readSize = 1024 ** 2
+
+/**
+ * Reads every line of every segment that there is now. The receiver may append meanwhile, begin other segments and remove
+ * old ones. It takes 16 to 64 bytes of memory for each line, for the ids, and a megabyte.
+ */
+export async function verifyJournal({ dataDir, position, onTrouble, onRead }: VerifyParts): Promise<Verdict> {
+  const ids = createIdSet()
+  const counted = { segments: 0, lines: 0, bytes: 0, setBack: 0, troubles: 0 }
+  let first: string | undefined
+  let last: string | undefined
+  const tell = (path: string, offset: number | undefined, what: string) => {
+    counted.troubles++
+    return onTrouble({ path, offset, what })
+  }
+
+  const segments = await listSegments(dataDir)
+  for (const [index, segment] of segments.entries()) {
+    if (segment.number === segments[index - 1]?.number)
+      await tell(segment.path, undefined, 'has a number that is taken')
+    await verifySegment(segment)
+  }
+  const newest = segments.at(-1)
+  if (position && position.segment > (newest?.number ?? 0))
+    await tell(
+      dataDir,
+      undefined,
+      `the journal was followed into segment ${position.segment}, and there is none so new`,
+    )
+  if (!(await isStableNameRight(dataDir)))
+    await tell(stableName(dataDir), undefined, 'is not the newest segment, so tail -F shows nothing new')
+  return { ...counted, first, last }
+
+  async function verifySegment(segment: Segment): Promise<void> {
+    const { path, number } = segment
+    const handle = await openToRead(segment)
+    // The retention has removed it.
+    if (handle === undefined) return
+    counted.segments++
+    try {
+      const blocks = readBlocks(handle, 0, readSize)
+      const { size } = await handle.stat()
+      let isPositionFound = position?.segment !== number
+      for (;;) {
+        const block = (await blocks.next()) ?? ((await isSealed(segment)) ? await blocks.next() : undefined)
+        if (block === undefined) break
+        if (await verifyBlock(path, block, position)) isPositionFound = true
+        const end = block.offset + block.bytes.length
+        onRead({ segment: number, offset: end })
+        // What is appended meanwhile may never end.
+        if (end >= size) break
+      }
+      const { bytes: rest, offset } = blocks.rest()
+      counted.bytes += offset + rest.length
+      await verifyEnd(segment, handle, blocks.rest())
+      if (!isPositionFound && position && position.offset !== offset)
+        await verifyPosition(segment, position, offset + rest.length)
+    } finally {
+      await handle.close()
+    }
+  }
+
+  /** @returns whether a line begins at the position */
+  async function verifyBlock(path: string, { bytes, offset }: Block, wanted: Position | undefined): Promise<boolean> {
+    let isFound = false
+    for (let start = 0; start < bytes.length; ) {
+      const end = bytes.indexOf(newline, start)
+      const at = offset + start
+      if (at === wanted?.offset) isFound = true
+      counted.lines++
+      const line = checkLine(bytes.subarray(start, end))
+      if (typeof line === 'string') await tell(path, at, line)
+      else {
+        if (!ids.add(line.id)) await tell(path, at, `has the id of an earlier line, ${line.id}`)
+        first ??= line.time
+        if (last !== undefined && Date.parse(line.time) < Date.parse(last)) counted.setBack++
+        last = line.time
+      }
+      start = end + 1
+    }
+    return isFound
+  }
+
+  /** Half a line at the end of the newest segment is one that is being written, or one that the next start will cut. */
+  async function verifyEnd(segment: Segment, handle: FileHandle, { bytes, offset }: Block): Promise<void> {
+    if (bytes.length === 0) return
+    const { size } = await handle.stat()
+    // It was cut while we read, or got its rest.
+    if (size !== offset + bytes.length) return
+    if (bytes.includes(0)) await tell(segment.path, offset, 'holds NUL bytes, as a power cut leaves them')
+    else if (await isSealed(segment)) await tell(segment.path, offset, 'is half a line, and nobody will write the rest')
+  }
+
+  async function verifyPosition({ path }: Segment, { offset }: Position, size: number): Promise<void> {
+    // What a crash left behind the last whole line may have been followed before it was cut.
+    if (offset > size && existsSync(`${path}.cut`)) return
+    const where = offset > size ? 'behind the end of the segment' : 'in the middle of a line'
+    await tell(path, offset, `is where the dispatcher goes on, ${where}`)
+  }
+
+  async function isSealed({ number }: Segment): Promise<boolean> {
+    return (await listSegments(dataDir)).some((segment) => segment.number > number)
+  }
+}
+
+/** Between two looks at a name that is wrong, in milliseconds: a segment has its number before it has the name. */
+const pause = 300
+
+async function isStableNameRight(dataDir: string): Promise<boolean> {
+  for (let look = 1; look <= 5; look++) {
+    if (look > 1) await sleep(pause)
+    const newest = (await listSegments(dataDir)).at(-1)
+    if (newest === undefined) return true
+    const [named, written] = await Promise.all(
+      [stableName(dataDir), newest.path].map((path) => stat(path).catch(() => undefined)),
+    )
+    if (named !== undefined && named.ino === written?.ino && named.dev === written.dev) return true
+  }
+  return false
+}

@@ -1,0 +1,42 @@
+import { readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { codeOf } from '../journal/segments.ts'
+
+/** What is to be swept since the receiver was away; kept on disk, because a start may end before it is. */
+export interface PendingSweep {
+  readonly since: Date
+  /** All of it is journalled. */
+  readonly done: () => Promise<void>
+}
+
+/**
+ * From the last event before this start, or before an earlier one that did not get through; `undefined` where there was
+ * none. To be called before events are taken.
+ */
+export async function openPendingSweep(dataDir: string, lastAt: Date | undefined): Promise<PendingSweep | undefined> {
+  const path = pathIn(dataDir)
+  const since = (await readTime(path)) ?? lastAt
+  if (since === undefined) return undefined
+  await writeFile(`${path}.next`, since.toISOString())
+  await rename(`${path}.next`, path)
+  return { since, done: () => rm(path, { force: true }) }
+}
+
+/** Nothing is swept at a start: the time would be a wrong one when that is wanted again. */
+export async function dropPendingSweep(dataDir: string): Promise<void> {
+  await rm(pathIn(dataDir), { force: true })
+}
+
+function pathIn(dataDir: string): string {
+  return join(dataDir, 'sweep-since')
+}
+
+async function readTime(path: string): Promise<Date | undefined> {
+  try {
+    const time = new Date(await readFile(path, 'utf8'))
+    return Number.isNaN(time.getTime()) ? undefined : time
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return undefined
+    throw error
+  }
+}
