@@ -1,5 +1,4 @@
 import { ConfigError, readConfig } from '../config.ts'
-import { startWorker } from '../work.ts'
 import { defineCommand } from './command.ts'
 
 export const work = defineCommand({
@@ -17,6 +16,8 @@ export const work = defineCommand({
     const config = readConfig(process.env, 'dispatcher')
     if (config.databaseUrl === undefined)
       throw new ConfigError(['DATABASE_URL           is required: where the deliveries are'])
+    // Other commands need none of it.
+    const { startWorker } = await import('../work.ts')
     await startWorker(config)
     return 0
   },
