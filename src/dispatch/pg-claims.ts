@@ -132,6 +132,13 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
           held.set(job.key, { ...job, suspect: ours.suspect })
         } else {
           const all = await runningOf(transaction, dead)
+          const others = all.filter(({ key }) => Number(key) !== job.key)
+          const beating = others.map((one) => jobs.addressOf(String(one['handler']), String(one['job'])))
+          if (await jobs.areActive(transaction, beating)) {
+            // All of a dead process stop together, within a few seconds. One that lives gives back what it does not know of.
+            await jobs.putBack(transaction, job)
+            return undefined
+          }
           log.warn({ worker: dead, running: all.length }, 'a worker is gone; others run what it ran')
           const [one] = all
           if (one && all.length === 1) return adopt(transaction, one, job, at)

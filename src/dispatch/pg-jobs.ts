@@ -29,6 +29,10 @@ export interface Jobs {
   issue(transaction: Transaction, ready: readonly Row[]): Promise<void>
   take(transaction: Transaction, wanted: { handler: string; count: number; suspect?: boolean }): Promise<Job[]>
   takeLapsed(transaction: Transaction): Promise<LapsedJob | undefined>
+  /** It is there again, for whoever takes it next. */
+  putBack(transaction: Transaction, job: LapsedJob): Promise<void>
+  /** Some process has them, and was not found dead. */
+  areActive(transaction: Transaction, jobs: readonly Address[]): Promise<boolean>
   remove(transaction: Transaction, jobs: readonly Address[]): Promise<void>
   /** Where the job of a delivery is that is ready or runs. */
   addressOf(handler: string, id: string): Address
@@ -125,6 +129,16 @@ export function createJobs({ boss }: Database, heartbeat: number): Jobs {
         key: data.key,
         lapsed: { queue: String(sourceName), id: String(sourceId) },
       }
+    },
+    async putBack(transaction, { queue, id, retryCount }) {
+      await boss.fail(queue, { id, retryCount }, null, { db: transaction.db })
+    },
+    async areActive(transaction, jobs) {
+      for (const { queue, id } of jobs) {
+        const [job] = await boss.findJobs(await ensure(queue), { id, db: transaction.db })
+        if (job?.state === 'active') return true
+      }
+      return false
     },
     async remove(transaction, jobs) {
       for (const [queue, ofQueue] of Map.groupBy(jobs, ({ queue }) => queue))
