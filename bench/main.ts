@@ -1,3 +1,4 @@
+import { cluster } from './cluster.ts'
 import { dispatcher } from './deliveries.ts'
 import { burst, million, slowDisk, stalledDisk } from './growth.ts'
 import { start } from './start.ts'
@@ -11,6 +12,7 @@ const benches = new Map([
   ['million', million],
   ['burst', burst],
   ['dispatcher', dispatcher],
+  ['cluster', cluster],
   ['start', start],
   ['slow-disk', slowDisk],
   ['stalled-disk', stalledDisk],

@@ -41,6 +41,10 @@ export interface Config {
   readonly handlerTimeout: number
   readonly shutdownGrace: number
   readonly dispatcher: boolean
+  /** Where deliveries are, when they are not in `dataDir`; a secret. */
+  readonly databaseUrl: string | undefined
+  /** Whether this receiver's dispatcher runs handlers, too, where deliveries are in Postgres. */
+  readonly worker: boolean
   readonly adminPort: number
   readonly adminHost: string
   /** Bytes. */
@@ -177,6 +181,18 @@ export const settings = {
       'records whose changes are looked for after a start, from the last event before it: deal,lead,task,item:1032',
   },
   DISPATCHER: { parse: oneOf(['on', 'off']), default: 'on', about: 'off: posts are journalled, no handler runs' },
+  DATABASE_URL: {
+    parse: parseDatabase,
+    default: '',
+    about:
+      'deliveries are in this Postgres, for several machines: postgres://user:password@host/database (docs/scaling.md)',
+    secret: true,
+  },
+  WORKERS: {
+    parse: wholeNumber(0, 1),
+    default: '1',
+    about: 'with DATABASE_URL: 0 if this receiver runs no handlers, but only b24-receiver work does',
+  },
   ALERT_URL: {
     parse: parseAlertUrl,
     default: '',
@@ -192,9 +208,6 @@ export const settings = {
 
 type Name = keyof typeof settings
 type Value<N extends Name> = Exclude<ReturnType<(typeof settings)[N]['parse']>, Problem>
-
-/** Settings of the design that this version does not know yet: refused, so that nobody trusts one that does nothing. */
-const notYet = ['DATABASE_URL']
 
 /**
  * Reads the environment. Empty variables count as unset. A dispatcher needs no token and reads none.
@@ -250,6 +263,8 @@ export function readConfig(
     dispatchFrom: read('DISPATCH_FROM'),
     sweepOnStart: read('SWEEP_ON_START'),
     dispatcher: read('DISPATCHER') === 'on',
+    databaseUrl: read('DATABASE_URL'),
+    worker: read('WORKERS') === 1,
     alertUrl: read('ALERT_URL'),
     silenceAlarm: read('SILENCE_ALARM'),
   }
@@ -257,7 +272,6 @@ export function readConfig(
     problem('ROBOT_PATH', 'must differ from WEBHOOK_PATH, which is no secret')
   if (config.sweepOnStart !== undefined && config.hooks?.length === 0)
     problem('SWEEP_ON_START', 'needs B24_HOOK, through which the portal is asked')
-  for (const name of notYet) if (env[name]) problem(name, 'is not supported by this version: unset it')
   if (problems.length === 0 && config.silenceAlarm !== undefined && config.alertUrl === undefined)
     problem('SILENCE_ALARM', 'is set, but nobody would hear it: set ALERT_URL too')
   if (problems.length === 0 && part === 'receiver' && config.sweepOnStart !== undefined && !config.dispatcher)
@@ -353,6 +367,20 @@ export function readSettings<const N extends Exclude<Name, 'B24_APPLICATION_TOKE
 }
 
 /**
+ * `DATABASE_URL`, for tools; `undefined` where deliveries are in the data directory.
+ *
+ * @throws {ConfigError}
+ */
+export function readDatabaseUrl(env: Readonly<Record<string, string | undefined>>): string | undefined {
+  const problems: string[] = []
+  const text = readSecret(env, 'DATABASE_URL', (name, what) => problems.push(`${name} ${what}`))
+  const url = typeof text === 'string' ? parseDatabase(text) : undefined
+  if (url instanceof Problem) problems.push(`DATABASE_URL ${url.text}`)
+  if (url instanceof Problem || problems.length > 0) throw new ConfigError(problems)
+  return url
+}
+
+/**
  * `abc`, `abc,def` or `sales=abc,support=def`. Bitrix24 makes tokens of 32 characters a–z and 0–9 for webhooks and other
  * ones for bots, so their form is not checked.
  */
@@ -418,6 +446,20 @@ function parseFrom(text: string): string | undefined | Problem {
   if (text === '') return undefined
   if (text === 'oldest' || text === 'now' || !Number.isNaN(Date.parse(text))) return text
   return new Problem('must be oldest, now or a time such as 2026-11-23T08:00:00Z')
+}
+
+/** Postgres' own form of it; what pg would make of anything else is not asked. */
+function parseDatabase(text: string): string | undefined | Problem {
+  if (text === '') return undefined
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  if (
+    url &&
+    /^postgres(ql)?:$/.test(url.protocol) &&
+    (url.hostname !== '' || url.searchParams.has('host')) &&
+    url.pathname.length > 1
+  )
+    return text
+  return new Problem('must be postgres://user:password@host:port/database')
 }
 
 function parseAlertUrl(text: string): URL | undefined | Problem {

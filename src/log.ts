@@ -24,7 +24,7 @@ export interface Log {
  *
  * @param part which of the processes speaks
  */
-export function createLog(level: string, part: 'receiver' | 'dispatcher' | 'alerter'): Log {
+export function createLog(level: string, part: 'receiver' | 'dispatcher' | 'worker' | 'alerter'): Log {
   const options = { level, base: { part }, timestamp: pino.stdTimeFunctions.isoTime }
   if (process.stdout.isTTY)
     return { log: pino(options, pretty({ sync: true, ...onTerminal })), close: () => Promise.resolve() }

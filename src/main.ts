@@ -7,6 +7,7 @@ import { createAdminServer } from './admin.ts'
 import { type Alerter, startAlerter } from './alerts/alerter.ts'
 import type { Snapshot } from './alerts/snapshot.ts'
 import { type Config, readConfig } from './config.ts'
+import { settleIdentity } from './dispatch/identity.ts'
 import { settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { addImportRoute } from './import.ts'
 import { createAllowedAddresses } from './intake/allowed-addresses.ts'
@@ -66,7 +67,9 @@ async function start(config: Config): Promise<void> {
   })
   const journal = await openJournal({ ...config, log, onSync: metrics.synced })
   if (lastAt !== undefined) metrics.lastEventWas(new Date(lastAt))
-  settleFirstStart(dataDir, await isJournalEmpty(dataDir))
+  const isNew = await isJournalEmpty(dataDir)
+  if (config.databaseUrl === undefined) settleFirstStart(dataDir, isNew)
+  else settleIdentity(dataDir, isNew)
   const missed = await findMissed({ config, lastAt, log })
   const tokens = createTokens(config.tokens)
   const app = createServer({
@@ -239,7 +242,7 @@ async function ensureWritable(dir: string): Promise<void> {
     for (path of [
       dir,
       journalDir(dir),
-      ...['receiver.lock', 'dispatcher.lock', 'dispatch.db'].map((name) => join(dir, name)),
+      ...['receiver.lock', 'dispatcher.lock', 'dispatch.db', 'identity.json'].map((name) => join(dir, name)),
     ])
       if (existsSync(path)) await access(path, constants.W_OK)
   } catch (error) {

@@ -11,6 +11,8 @@ export interface SupervisorParts {
   readonly grace: number
   /** Milliseconds after which an event loop that does not turn is taken for stuck. */
   readonly stall: number
+  /** Of a dispatcher that only runs handlers, the folder that it has instead of a receiver's. */
+  readonly workerDir?: string
   /** Events that a dispatcher found missing; resolves when they are on disk. */
   readonly append: (events: readonly Event[]) => Promise<void>
   /** From when on the first dispatcher looks for what was missed; `undefined`: it does not. */
@@ -55,7 +57,15 @@ const lastMoments = 200
  * Keeps one dispatcher process running. What it does, or fails to do, never reaches the receiver but by its messages and
  * its exit.
  */
-export function superviseDispatcher({ grace, stall, append, sweepSince, onSwept, log }: SupervisorParts): Supervisor {
+export function superviseDispatcher({
+  grace,
+  stall,
+  workerDir,
+  append,
+  sweepSince,
+  onSwept,
+  log,
+}: SupervisorParts): Supervisor {
   let pause = shortestPause
   let timer: NodeJS.Timeout | undefined
   let trouble: string | undefined = 'the dispatcher is starting'
@@ -75,7 +85,10 @@ export function superviseDispatcher({ grace, stall, append, sweepSince, onSwept,
   let current = start()
 
   function start(): ChildProcess {
-    const args = isSwept || sweepSince === undefined ? [] : [`--sweep-since=${sweepSince.toISOString()}`]
+    const args = [
+      ...(isSwept || sweepSince === undefined ? [] : [`--sweep-since=${sweepSince.toISOString()}`]),
+      ...(workerDir === undefined ? [] : [`--worker=${workerDir}`]),
+    ]
     const child = startChild(new URL('dispatch/main.ts', import.meta.url), args, {
       // A handlers folder needs no package.json, and node:sqlite is no experiment to us.
       execArgv: ['--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],

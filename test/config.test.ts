@@ -69,6 +69,8 @@ test('a token is all that must be set; everything else has a default', () => {
     retentionDays: 30,
     handlerStall: 30_000,
     dispatchFrom: undefined,
+    databaseUrl: undefined,
+    worker: true,
     alertUrl: undefined,
     silenceAlarm: undefined,
   })
@@ -101,6 +103,8 @@ test('every setting can be set', () => {
     RETENTION_DAYS: '7',
     HANDLER_STALL: '5s',
     DISPATCH_FROM: 'oldest',
+    DATABASE_URL: 'postgresql://b24:secret@db.example:5433/b24?sslmode=require',
+    WORKERS: '0',
     ALERT_URL: 'https://example.bitrix24.com/rest/1/abc/im.message.add?DIALOG_ID=chat42',
     SILENCE_ALARM: '2h',
   })
@@ -136,6 +140,8 @@ test('every setting can be set', () => {
     retentionDays: 7,
     handlerStall: 5000,
     dispatchFrom: 'oldest',
+    databaseUrl: 'postgresql://b24:secret@db.example:5433/b24?sslmode=require',
+    worker: false,
     alertUrl: new URL('https://example.bitrix24.com/rest/1/abc/im.message.add?DIALOG_ID=chat42'),
     silenceAlarm: 7_200_000,
   })
@@ -395,6 +401,7 @@ describe('refused, with what is allowed', () => {
     ['SHUTDOWN_GRACE', time, ['61m', '2h', '8']],
     ['LOG_LEVEL', /^must be one of trace, debug, info, warn, error, fatal, silent/, ['INFO', 'verbose', '30']],
     ['DISPATCHER', /^must be one of on, off/, ['true', 'false', '0', 'ON', 'no']],
+    ['WORKERS', /^must be a whole number from 0 to 1/, ['on', '2', '-1']],
     ['TRUST_PROXY', proxies, ['true', '1', 'loopback', 'caddy', '10.0.0', '10.0.0.256', '10.0.0.5:80', '*', '::g']],
     ['TRUST_PROXY', proxies, ['10.0.0.0/33', '10.0.0.0/-1', '10.0.0.0/', '10.0.0.0/x', '10.0.0.0/8/8', '::/129']],
     ['TRUST_PROXY', proxies, ['10.0.0.5 10.0.0.6', '10.0.0.5;10.0.0.6', '10.0.0.5,x']],
@@ -407,8 +414,14 @@ describe('refused, with what is allowed', () => {
     }
   })
 
-  test.each(['DATABASE_URL'])('%s, which this version does not know yet, without its value', (name) => {
-    expect(problemOf(name, secret)).toBe('is not supported by this version: unset it')
+  test.each([
+    secret,
+    `mysql://b24:${secret}@db/b24`,
+    `postgres://b24:${secret}@db`,
+    `postgres://b24:${secret}@/b24`,
+    `postgres://b24:${secret}@db:port/b24`,
+  ])('DATABASE_URL %#, without its value', (value) => {
+    expect(problemOf('DATABASE_URL', value)).toBe('must be postgres://user:password@host:port/database')
   })
 })
 

@@ -37,6 +37,8 @@ export interface Answered extends Sent {
   readonly time: unknown
 }
 
+type Told = (answered: readonly Answered[]) => void | Promise<void>
+
 export interface ClientParts {
   readonly hook: Hook
   /** Of the hook's portal, the same for everybody in this process. */
@@ -51,7 +53,7 @@ export interface ClientParts {
    * Called before each request; what it gives is called with what was answered, with nothing where the portal refused,
    * and not at all where nobody knows whether anything was done.
    */
-  readonly onSend?: (commands: readonly Sent[]) => (answered: readonly Answered[]) => void
+  readonly onSend?: (commands: readonly Sent[]) => Told | Promise<Told>
 }
 
 export function createClient(parts: ClientParts): Client {
@@ -63,12 +65,12 @@ export function createClient(parts: ClientParts): Client {
     method: string,
     params: Params,
     commands: readonly Sent[] = [],
-  ): Promise<Envelope & { readonly tell: (answered: readonly Answered[]) => void }> {
+  ): Promise<Envelope & { readonly tell: Told }> {
     const methods = [method, ...commands.map((command) => command.method)]
     for (;;) {
       signal?.throwIfAborted()
       await whileWaiting(limits.turn(methods, signal))
-      const tell = onSend(method === 'batch' ? commands : [{ method, params }])
+      const tell = await onSend(method === 'batch' ? commands : [{ method, params }])
       try {
         const envelope = await send(method, params)
         limits.learn(method, envelope.time)
@@ -77,7 +79,7 @@ export function createClient(parts: ClientParts): Client {
         if (!(error instanceof Bitrix24Error)) throw error
         const isLimit = limits.refuse(method, error.code)
         // A 5xx may come when everything is done.
-        if (isLimit || (error.status >= 400 && error.status < 500)) tell([])
+        if (isLimit || (error.status >= 400 && error.status < 500)) await tell([])
         if (!isLimit) throw error
       }
     }
@@ -94,7 +96,7 @@ export function createClient(parts: ClientParts): Client {
       const one = settled.get(key)
       if (one && 'result' in one) answered.push({ ...command, ...one, time: times.get(key) ?? time })
     }
-    tell(answered)
+    await tell(answered)
     return settled
   }
 
@@ -124,7 +126,7 @@ export function createClient(parts: ClientParts): Client {
   return {
     async call<T>(method: string, params: Params = {}) {
       const { result, time, tell } = await request(method, params)
-      tell([{ method, params, result, time }])
+      await tell([{ method, params, result, time }])
       return result as T
     },
 
@@ -145,7 +147,7 @@ export function createClient(parts: ClientParts): Client {
       let start = Number(params['start'] ?? 0)
       for (;;) {
         const { result, next, tell } = await request(method, { ...params, start })
-        tell([])
+        await tell([])
         yield* rowsOf<T>(method, result)
         if (typeof next !== 'number' || next <= start) return
         start = next

@@ -17,6 +17,8 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['call', async () => (await import('./call.ts')).call],
   ['import', async () => (await import('./import.ts')).importCommand],
   ['sweep', async () => (await import('./sweep.ts')).sweepCommand],
+  ['work', async () => (await import('./work.ts')).work],
+  ['move', async () => (await import('./move.ts')).move],
   ['demo', async () => (await import('./demo.ts')).demo],
 ])
 

@@ -1,6 +1,7 @@
-import { accessSync, constants } from 'node:fs'
-import { readSettings } from '../config.ts'
+import { accessSync, constants, existsSync } from 'node:fs'
+import { readDatabaseUrl, readSettings } from '../config.ts'
 import type { Deliveries } from '../dispatch/deliveries.ts'
+import { heartbeatOf, readIdentity } from '../dispatch/identity.ts'
 import { openSqliteDeliveries } from '../dispatch/sqlite-deliveries.ts'
 import { queuePath } from '../dispatch/sqlite-queue.ts'
 import { codeOf, journalDir } from '../journal/segments.ts'
@@ -21,14 +22,32 @@ export function findDataDir(): string {
 }
 
 /** @param mode `write` to change something */
-export function openDeliveries(dataDir: string, mode: 'read' | 'write'): Deliveries {
-  return openSqliteDeliveries({ path: queuePath(dataDir), mode })
+export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): Promise<Deliveries> {
+  const url = readDatabaseUrl(process.env)
+  if (url === undefined) return openSqliteDeliveries({ path: queuePath(dataDir), mode })
+  const identity = readIdentity(dataDir)
+  if (identity === undefined) throw new Error(`${dataDir} was never a receiver's with DATABASE_URL: start that first`)
+  const { openPgDeliveries } = await import('../dispatch/pg-deliveries.ts')
+  const { HANDLER_STALL: stall } = readSettings(process.env, 'HANDLER_STALL')
+  return openPgDeliveries({ url, receiver: identity.id, heartbeat: heartbeatOf(stall) })
+}
+
+/** Whether anybody ever followed the journal. */
+export function isFollowed(dataDir: string): boolean {
+  return readDatabaseUrl(process.env) === undefined
+    ? existsSync(queuePath(dataDir))
+    : readIdentity(dataDir) !== undefined
+}
+
+/** Where deliveries are, for people. */
+export function nameOfQueue(dataDir: string): string {
+  return readDatabaseUrl(process.env) === undefined ? queuePath(dataDir) : 'the database of DATABASE_URL'
 }
 
 /** For a command that shows what it can without them, and says why. */
-export function openDeliveriesIfPossible(dataDir: string, print: Printer): Deliveries | undefined {
+export async function openDeliveriesIfPossible(dataDir: string, print: Printer): Promise<Deliveries | undefined> {
   try {
-    return openDeliveries(dataDir, 'read')
+    return await openDeliveries(dataDir, 'read')
   } catch (error) {
     print.note(`the deliveries cannot be read: ${error instanceof Error ? error.message : String(error)}`)
     return undefined

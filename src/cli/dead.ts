@@ -35,7 +35,7 @@ export const dead = defineCommand({
     if (what !== 'list' && isChosen === all)
       throw new UsageError(`dead ${what} takes ids of events, --handler or --object; or --all`)
     const selection: DeadSelection = { handler, object, events: ids.length > 0 ? ids : undefined }
-    const deliveries = openDeliveries(findDataDir(), what === 'list' ? 'read' : 'write')
+    const deliveries = await openDeliveries(findDataDir(), what === 'list' ? 'read' : 'write')
     try {
       const found = await deliveries.dead(selection)
       if (what === 'list') {

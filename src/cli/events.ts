@@ -36,7 +36,7 @@ export const events = defineCommand({
       log: createNoteLog(print),
       onRead: await createProgress(dataDir, print),
     })
-    const deliveries = print.json ? undefined : openDeliveriesIfPossible(dataDir, print)
+    const deliveries = print.json ? undefined : await openDeliveriesIfPossible(dataDir, print)
     const states = new Map<string, string>()
     for (const { id } of deliveries ? found : []) states.set(id, statesOf((await deliveries?.ofEvent(id)) ?? []))
     await deliveries?.close()

@@ -58,7 +58,7 @@ export const handlers = defineCommand({
     const owed = found.waiting + found.dead
     const told = `"${name}" is to be forgotten, and ${owed} ${owed === 1 ? 'delivery' : 'deliveries'} dropped`
     if (!(await confirm(print, told, options.yes))) return exitCodes.failed
-    const deliveries = openDeliveries(findDataDir(), 'write')
+    const deliveries = await openDeliveries(findDataDir(), 'write')
     try {
       const dropped = await deliveries.forget(name)
       await print.result({ forgotten: name, dropped }, `forgotten; ${dropped} dropped`)
@@ -73,7 +73,7 @@ export const handlers = defineCommand({
 export async function readHandlerStates(): Promise<HandlerState[]> {
   const { HANDLERS_DIR: dir } = readSettings(process.env, 'HANDLERS_DIR')
   const files = existsSync(dir) ? await handlerFiles(dir) : []
-  const deliveries = openDeliveries(findDataDir(), 'read')
+  const deliveries = await openDeliveries(findDataDir(), 'read')
   try {
     const known = await deliveries.handlers()
     const errors = new Map((await deliveries.broken()).map(({ file, error }) => [nameOf(file), error]))

@@ -55,7 +55,7 @@ export const reload = defineCommand({
 async function look(dataDir: string, since: number) {
   let deliveries: Deliveries | undefined
   try {
-    deliveries = openDeliveries(dataDir, 'read')
+    deliveries = await openDeliveries(dataDir, 'read')
     const loaded = (await deliveries.handlers()).filter(({ loadedAt = 0 }) => loadedAt >= since).map(({ name }) => name)
     return { loaded, broken: (await deliveries.broken()).filter(({ at }) => at >= since) }
   } finally {

@@ -39,7 +39,7 @@ export const replay = defineCommand({
     if (ids.length === 0 && selection.isAll)
       throw new UsageError('choose events: by ids, or by --event, --object, --webhook, --since or --until')
     const dataDir = findDataDir()
-    const deliveries = openDeliveries(dataDir, 'write')
+    const deliveries = await openDeliveries(dataDir, 'write')
     try {
       const handlers = chooseHandlers(await deliveries.handlers(), options.handler)
       const wanted = new Set(ids)

@@ -36,7 +36,7 @@ export const show = defineCommand({
     const found = await findEvents({ dataDir, id, log: createNoteLog(print), onRead })
     if (found.count > 1) return listFound(found, id, print)
     const [entry] = found.entries
-    const deliveries = openDeliveriesIfPossible(dataDir, print)
+    const deliveries = await openDeliveriesIfPossible(dataDir, print)
     // What is owed or dead keeps its event, for longer than the journal does.
     const event = entry?.event ?? (await deliveries?.keptEvent(id))
     if (event === undefined) throw new Error('no event has this id; RETENTION_DAYS may have removed it')

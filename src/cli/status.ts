@@ -1,14 +1,12 @@
-import { existsSync } from 'node:fs'
 import { stat, statfs } from 'node:fs/promises'
 import { isObject } from '../bitrix24/answer.ts'
 import type { QueueState } from '../dispatch/queue.ts'
-import { queuePath } from '../dispatch/sqlite-queue.ts'
 import { type JournalledEvent, lastEvent, type Position } from '../journal/follow.ts'
 import { findHolder, type Holder } from '../journal/lock.ts'
 import { listSegments } from '../journal/segments.ts'
 import { askAdmin } from './admin.ts'
 import { defineCommand } from './command.ts'
-import { findDataDir, openDeliveries } from './data.ts'
+import { findDataDir, isFollowed, openDeliveries } from './data.ts'
 import { exitCodes } from './exit-codes.ts'
 import { type HandlerState, readHandlerStates } from './handlers.ts'
 import { localTime } from './local-time.ts'
@@ -54,15 +52,15 @@ export const status = defineCommand({
 async function readStatus(dataDir: string): Promise<Status> {
   const receiver = findHolder(dataDir, 'receiver') ?? null
   const { bavail, blocks, bsize } = await statfs(dataDir)
-  const isFollowed = existsSync(queuePath(dataDir))
-  const { state, position } = isFollowed ? await readDeliveries(dataDir) : { state: null, position: undefined }
+  const isKnown = isFollowed(dataDir)
+  const { state, position } = isKnown ? await readDeliveries(dataDir) : { state: null, position: undefined }
   return {
     dataDir,
     receiver,
     readyz: receiver && (await readReadiness()),
     journal: await readJournal(dataDir, position),
     deliveries: state,
-    handlers: isFollowed ? await readHandlerStates() : [],
+    handlers: isKnown ? await readHandlerStates() : [],
     disk: { freeBytes: bavail * bsize, bytes: blocks * bsize },
   }
 }
@@ -77,7 +75,7 @@ async function readReadiness(): Promise<Record<string, unknown>> {
 }
 
 async function readDeliveries(dataDir: string) {
-  const deliveries = openDeliveries(dataDir, 'read')
+  const deliveries = await openDeliveries(dataDir, 'read')
   try {
     return { state: await deliveries.state(), position: await deliveries.position() }
   } finally {

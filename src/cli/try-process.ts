@@ -5,6 +5,7 @@ import { pino } from 'pino'
 import { realClock } from '../bitrix24/clock.ts'
 import { createPortals } from '../bitrix24/portals.ts'
 import { readConfig } from '../config.ts'
+import { createLoopBreaker } from '../dispatch/loop-breaker.ts'
 import { resolveOurName } from '../dispatch/our-name.ts'
 import type { OwnWrites } from '../dispatch/own-writes.ts'
 import { type LoadedHandler, loadHandler, placeOf, unknownEvents } from '../dispatch/registry.ts'
@@ -98,6 +99,7 @@ async function run(event: JournalledEvent, isDry: boolean): Promise<void> {
     queue,
     portals,
     ownWrites: noOwnWrites,
+    loopBreaker: createLoopBreaker(),
     log,
     interrupt: interrupt.signal,
     onStuck: () => {

@@ -96,7 +96,7 @@ async function findEvent(dataDir: string, id: string, print: Printer): Promise<J
   const [entry] = entries
   if (entry) return entry.event
   // What is owed or dead keeps its event, for longer than the journal does.
-  const deliveries = openDeliveriesIfPossible(dataDir, print)
+  const deliveries = await openDeliveriesIfPossible(dataDir, print)
   try {
     const kept = await deliveries?.keptEvent(id)
     if (kept) return kept

@@ -1,6 +1,6 @@
 import { verifyJournal } from '../journal/verify.ts'
 import { defineCommand } from './command.ts'
-import { findDataDir, openDeliveriesIfPossible } from './data.ts'
+import { findDataDir, nameOfQueue, openDeliveriesIfPossible } from './data.ts'
 import { exitCodes } from './exit-codes.ts'
 import { localTime } from './local-time.ts'
 import { createProgress } from './progress.ts'
@@ -20,10 +20,10 @@ export const verify = defineCommand({
   async run({ print }) {
     const dataDir = findDataDir()
     // Before the segments are listed: it only ever goes forward.
-    const deliveries = openDeliveriesIfPossible(dataDir, print)
+    const deliveries = await openDeliveriesIfPossible(dataDir, print)
     const position = await deliveries?.position()
     if (deliveries && position === undefined)
-      print.note('dispatch.db has no position: nobody followed this journal yet')
+      print.note(`${nameOfQueue(dataDir)} has no position: nobody followed this journal yet`)
     await deliveries?.close()
     const verdict = await verifyJournal({
       dataDir,

@@ -93,10 +93,11 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
         onCall()
         return send(method, params)
       },
-      onSend: (commands) => {
-        const remember = ownWrites.sending({ handler, event, user: hook.user }, commands)
-        return (answered) => {
-          if (remember(answered).some((object) => object === event.object)) hasWritten = true
+      onSend: async (commands) => {
+        const remember = await ownWrites.sending({ handler, event, user: hook.user }, commands)
+        return async (answered) => {
+          const objects = await remember(answered)
+          if (objects.some((object) => object === event.object)) hasWritten = true
         }
       },
     })

@@ -6,6 +6,7 @@ import { isDeletion } from '../events/catalogue.ts'
 import { follow, type JournalledEvent, type Position } from '../journal/follow.ts'
 import { listSegments } from '../journal/segments.ts'
 import { laneOf } from './lane.ts'
+import { createLoopBreaker, type LoopBreaker } from './loop-breaker.ts'
 import type { OwnWrites } from './own-writes.ts'
 import type { Delivery, Queue } from './queue.ts'
 import type { LoadedHandler } from './registry.ts'
@@ -13,12 +14,15 @@ import { createRunner, type Outcome } from './runner.ts'
 
 export interface DispatcherParts {
   readonly dataDir: string
-  readonly from: Position
+  /** Where to follow the journal from; without it others do. */
+  readonly from: Position | undefined
   readonly handlers: readonly LoadedHandler[]
   readonly queue: Queue
   readonly portals: Portals
   readonly ownWrites: OwnWrites
-  /** Runs at once. */
+  /** Without one this process counts for itself. */
+  readonly loopBreaker?: LoopBreaker
+  /** Runs at once; 0 where others run them. */
   readonly concurrency: number
   /** Milliseconds, as is `handlerTimeout`. */
   readonly retryFor: number
@@ -28,6 +32,8 @@ export interface DispatcherParts {
   readonly log: Logger
   /** A run ended, one way or another: this process is able to work. */
   readonly onOutcome?: (outcome: Outcome) => void
+  /** Deliveries were added. */
+  readonly onForwarded?: () => void
 }
 
 export interface Dispatcher {
@@ -47,7 +53,8 @@ const day = 24 * hour
 
 /** follow → match → queue → run. */
 export async function startDispatcher(parts: DispatcherParts): Promise<Dispatcher> {
-  const { dataDir, from, handlers, queue, concurrency, retentionDays, log, onOutcome = () => undefined } = parts
+  const { dataDir, from, handlers, queue, concurrency, retentionDays, log } = parts
+  const { onOutcome = () => undefined, onForwarded = () => undefined } = parts
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
@@ -59,8 +66,11 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   let isFillDue = false
   let retiring = Promise.resolve()
   let followed = from
+  let isStopping = false
+  const { loopBreaker = createLoopBreaker() } = parts
   const runner = createRunner({
     ...parts,
+    loopBreaker,
     onStuck: giveUp,
     onOutcome,
     resume,
@@ -69,11 +79,13 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
 
   /** This process cannot go on: it begins nothing more, and whoever started us stops us. */
   function giveUp(error: unknown): void {
+    // Whoever stops us does not wait for more than what can be done.
+    if (isStopping) log.error({ err: error }, 'not written down before the end')
     stopping.abort()
     failure.reject(error)
   }
 
-  async function followJournal(): Promise<void> {
+  async function followJournal(from: Position): Promise<void> {
     for await (const { entries, position } of follow({ dataDir, from, signal: stopping.signal, log })) {
       const deliveries = entries.flatMap(({ event, at: { segment } }) =>
         handlers
@@ -86,7 +98,9 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
           if (delivery.handler === handler && laneOf(delivery.event) === laneOf(event)) outlived.add(delivery)
       await queue.add(deliveries, position, unseen)
       followed = position
-      if (deliveries.length > 0) fill()
+      if (deliveries.length === 0) continue
+      onForwarded()
+      fill()
     }
   }
 
@@ -145,19 +159,25 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   }
 
   async function chargeCrash(): Promise<void> {
-    const delivery = await queue.recover()
-    if (delivery === undefined) return
-    const handler = byName.get(delivery.handler)
-    // Its file is gone: it waits with the rest of what that handler is owed.
-    if (handler === undefined) return queue.release(delivery)
-    await runner.chargeCrash(delivery, handler)
+    for (let delivery = await queue.recover(); delivery !== undefined; delivery = await queue.recover()) {
+      const handler = byName.get(delivery.handler)
+      // Its file is gone: it waits with the rest of what that handler is owed.
+      if (handler === undefined) await queue.release(delivery)
+      else await runner.chargeCrash(delivery, handler)
+    }
+  }
+
+  /** Others that share the queue may have died. */
+  function takeOver(): void {
+    if (!stopping.signal.aborted) claiming = claiming.then(chargeCrash).catch(giveUp)
+    fill()
   }
 
   /** Removes the segments that were followed and are older than the retention. */
   async function retire(): Promise<void> {
     const segments = await listSegments(dataDir)
     for (const { number, path } of segments.slice(0, -1)) {
-      if (stopping.signal.aborted || number >= followed.segment) return
+      if (stopping.signal.aborted || followed === undefined || number >= followed.segment) return
       if ((await stat(path)).mtimeMs > Date.now() - retentionDays * day) return
       await queue.prune(number)
       await rm(path)
@@ -175,12 +195,14 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     }
   }
 
-  await chargeCrash()
-  // What a tool has added, or made ready again.
-  queue.watch(fill)
-  // Hooks are taken for good until a call fails.
-  resume()
-  const following = followJournal()
+  if (concurrency > 0) {
+    await chargeCrash()
+    // What a tool or another receiver has added, or made ready again.
+    queue.watch({ changed: fill, died: takeOver })
+    // Hooks are taken for good until a call fails.
+    resume()
+  }
+  const following = from === undefined ? Promise.resolve() : followJournal(from)
   following.catch(giveUp)
   const retireNow = () => {
     retiring = retiring.then(retire).catch(giveUp)
@@ -192,7 +214,9 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     failed: failure.promise,
     resume,
     async stop(grace) {
+      isStopping = true
       stopping.abort()
+      queue.hurry()
       clearTimeout(alarm)
       clearInterval(hourly)
       await Promise.allSettled([following, claiming, retiring])

@@ -1,3 +1,5 @@
+import type { Awaitable } from './queue.ts'
+
 /** Runs of one handler about one object that wrote to that object. */
 export interface LoopBreaker {
   /**
@@ -5,9 +7,9 @@ export interface LoopBreaker {
    *
    * @param key of handler, portal and object
    */
-  wrote(key: string): Hold | undefined
+  wrote(key: string): Awaitable<Hold | undefined>
   /** Until when the next run for it has to wait, in Unix milliseconds; `undefined` when it may begin. */
-  heldUntil(key: string): number | undefined
+  heldUntil(key: string): Awaitable<number | undefined>
 }
 
 export interface Hold {
@@ -29,55 +31,59 @@ const mostRuns = 20
 /** A loop goes on after the first of these, and then once for every 21 runs. */
 const holds = [60_000, 120_000, 300_000, 600_000, 900_000]
 /** An object that was not held for so long after its last hold begins anew. */
-const forgiven = 3_600_000
+export const forgiven = 3_600_000
 
-interface Watched {
+/** What is known of an object. Times are Unix milliseconds. */
+export interface Watched {
   /** When its last runs ended, the oldest first. */
-  readonly runs: number[]
-  level: number
-  heldAt: number
-  until: number
+  readonly runs: readonly number[]
+  readonly level: number
+  readonly heldAt: number
+  readonly until: number
+}
+
+export const unwatched: Watched = { runs: [], level: 0, heldAt: 0, until: 0 }
+
+/** What is known after another run that wrote, and what to say when that was one too many. */
+export function watchRun(watched: Watched, at: number): { readonly watched: Watched; readonly hold: Hold | undefined } {
+  // What ended in the future did so before the clock was put back.
+  const runs = [...watched.runs, at].filter((ended) => ended <= at && ended > at - window)
+  if (runs.length <= mostRuns) return { watched: { ...watched, runs }, hold: undefined }
+  const level = Math.abs(at - watched.until) > forgiven ? 0 : watched.level
+  const until = at + (holds[Math.min(level, holds.length - 1)] ?? 0)
+  return {
+    watched: { runs: [], level: level + 1, heldAt: at, until },
+    hold: {
+      until,
+      reason: `ran ${runs.length} times within a minute and wrote to the object each time: perhaps its own changes make it run again`,
+    },
+  }
+}
+
+export function heldUntil({ heldAt, until }: Watched, at: number): number | undefined {
+  return heldAt <= at && at < until ? until : undefined
 }
 
 /**
  * Slows down what may be a loop: a handler changes its object, the change fires the event, the handler runs again.
  * Nothing is dropped, because it may as well be an object that is changed often.
  */
-export function createLoopBreaker({ now = Date.now, most = 10_000 }: LoopBreakerParts = {}): LoopBreaker {
+export function createLoopBreaker({ now = Date.now, most = 10_000 }: LoopBreakerParts = {}) {
+  /** The one that was asked for last stands last. */
   const all = new Map<string, Watched>()
 
-  /** The one that was asked for last stands last. */
-  function watch(key: string): Watched {
-    const watched = all.get(key) ?? { runs: [], level: 0, heldAt: 0, until: 0 }
-    all.delete(key)
-    all.set(key, watched)
-    const [quietest] = all.keys()
-    if (all.size > most && quietest !== undefined) all.delete(quietest)
-    return watched
-  }
-
   return {
-    wrote(key) {
-      const at = now()
-      const watched = watch(key)
-      // What ended in the future did so before the clock was put back.
-      const recent = [...watched.runs, at].filter((ended) => ended <= at && ended > at - window)
-      watched.runs.splice(0, watched.runs.length, ...recent)
-      if (recent.length <= mostRuns) return undefined
-      watched.runs.length = 0
-      if (Math.abs(at - watched.until) > forgiven) watched.level = 0
-      const ms = holds[Math.min(watched.level++, holds.length - 1)] ?? 0
-      watched.heldAt = at
-      watched.until = at + ms
-      return {
-        until: watched.until,
-        reason: `ran ${recent.length} times within a minute and wrote to the object each time: perhaps its own changes make it run again`,
-      }
+    wrote(key: string) {
+      const { watched, hold } = watchRun(all.get(key) ?? unwatched, now())
+      all.delete(key)
+      all.set(key, watched)
+      const [quietest] = all.keys()
+      if (all.size > most && quietest !== undefined) all.delete(quietest)
+      return hold
     },
-    heldUntil(key) {
+    heldUntil(key: string) {
       const watched = all.get(key)
-      const at = now()
-      return watched && watched.heldAt <= at && at < watched.until ? watched.until : undefined
+      return watched && heldUntil(watched, now())
     },
-  }
+  } satisfies LoopBreaker
 }

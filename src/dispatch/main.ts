@@ -13,18 +13,17 @@ import { type Config, readConfig } from '../config.ts'
 import type { Event } from '../intake/event.ts'
 import { oldest, type Position, positionOfLast, positionOfTime } from '../journal/follow.ts'
 import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
-import { isJournalEmpty, journalDir, listSegments } from '../journal/segments.ts'
+import { journalDir, listSegments } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
 import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
 import { explainStart } from '../start-error.ts'
 import { startDispatcher } from './dispatcher.ts'
+import { type Engine, findKnownHandlers, openEngine, tellBrokenFiles } from './engine.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import { resolveOurName } from './our-name.ts'
-import { openOwnWrites } from './own-writes.ts'
 import type { Queue } from './queue.ts'
 import { HandlersError, type LoadedHandler, loadHandlers, unknownEvents } from './registry.ts'
 import type { Outcome } from './runner.ts'
-import { knownHandlers, openSqliteQueue, queuePath, tellBroken } from './sqlite-queue.ts'
 import { sweepOnStart } from './sweep-on-start.ts'
 
 resolveOurName()
@@ -40,6 +39,9 @@ class Waiting extends Error {
   override readonly name = 'Waiting'
 }
 
+/** Of a process that only runs handlers: the folder, its own, that it takes instead of a receiver's. */
+const { values: words } = parseArgs({ options: { worker: { type: 'string' }, 'sweep-since': { type: 'string' } } })
+const isWorker = words.worker !== undefined
 const config = readSettings()
 /** Without a receiver that started it. */
 const isAlone = process.send === undefined
@@ -56,6 +58,9 @@ const appending = new Map<number, PromiseWithResolvers<void>>()
 let nextRequest = 1
 const metrics = createDispatcherMetrics(config)
 let isStopping = false
+/** Why the engine of deliveries cannot be used. */
+let trouble: string | undefined
+let isFollowing = false
 let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
 let resumeDispatcher: () => void = () => undefined
 
@@ -71,8 +76,9 @@ try {
 
 async function run(): Promise<void> {
   const handlers = await loadHandlers(config.handlersDir)
-  const known = knownHandlers(config.dataDir)
-  if (handlers.length === 0 && known.length > 0)
+  const parts = { config, log, onTrouble: tellTrouble }
+  const known = handlers.length === 0 ? await findKnownHandlers(parts) : []
+  if (known.length > 0)
     throw new Waiting(
       `${config.handlersDir} is empty, but ${known.join(', ')} ran before: is a mount missing? If they were removed on purpose, run "b24-receiver handlers forget" for each`,
     )
@@ -84,9 +90,9 @@ async function run(): Promise<void> {
   if (lock === undefined) return
   // Not before: a handler that ignored its signal may run to the very end.
   process.on('exit', () => lock.release())
-  const queue = openSqliteQueue({ path: queuePath(config.dataDir) })
-  const ownWrites = openOwnWrites({ path: queuePath(config.dataDir) })
-  const from = await startPosition(queue)
+  const engine = await openEngine(parts)
+  const { queue } = engine
+  const from = isWorker ? undefined : await startPosition(engine)
   await queue.remember(
     handlers.map(({ name, events, options: { order, settle, onChange } }) => ({
       name,
@@ -101,16 +107,19 @@ async function run(): Promise<void> {
       log.warn({ handler, owed }, 'the file of this handler is gone; what it is owed stays')
 
   if (isStopping) return
+  const runs = isWorker || config.worker || config.databaseUrl === undefined
   const portals = createPortals({ ...config, clock: realClock, onChange: tellHook })
   const dispatcher = await startDispatcher({
     ...config,
+    ...engine,
     from,
     handlers,
-    queue,
     portals,
-    ownWrites,
+    concurrency: runs ? config.concurrency : 0,
     log,
     onOutcome: tellOutcome,
+    // Where others run them, that is all there is to do.
+    onForwarded: () => void (runs || tell({ type: 'worked' })),
   })
   const endTelling = tellState(queue)
   stopDispatcher = async (grace) => {
@@ -118,11 +127,11 @@ async function run(): Promise<void> {
     sweeping.abort()
     await dispatcher.stop(grace)
     portals.stop()
-    ownWrites.close()
-    await queue.close()
+    await engine.close()
   }
   resumeDispatcher = dispatcher.resume
-  tell({ type: 'following' })
+  isFollowing = true
+  tell(trouble === undefined ? { type: 'following' } : { type: 'trouble', reason: trouble })
   if (sweepSince !== undefined && config.sweepOnStart !== undefined && process.send) {
     const { dataDir, sweepOnStart: targets } = config
     const parts = { dataDir, targets, since: sweepSince, append, signal: sweeping.signal, log }
@@ -152,17 +161,12 @@ async function waitForLock(): Promise<{ release(): void } | undefined> {
 }
 
 /** A position that is lost, or belongs to another journal, is not guessed. */
-async function startPosition(queue: Queue): Promise<Position> {
-  const position = await queue.position()
-  const newest = (await listSegments(config.dataDir)).at(-1)?.number ?? 0
-  if (position !== undefined && position.segment <= newest) return position
-  if (await isJournalEmpty(config.dataDir)) {
-    await queue.add([], oldest)
-    return oldest
-  }
+async function startPosition(engine: Engine): Promise<Position> {
+  const position = await engine.startPosition((await listSegments(config.dataDir)).at(-1)?.number ?? 0)
+  if (position !== undefined) return position
   if (config.dispatchFrom === undefined)
     throw new Waiting(
-      `${queuePath(config.dataDir)} does not say how far the journal was followed: it was lost, or the journal was. Start with DISPATCH_FROM=oldest (all handlers run again for every event there is), DISPATCH_FROM=now (what was owed is dropped) or DISPATCH_FROM=2026-11-23T08:00:00Z`,
+      `${engine.lost}. Start with DISPATCH_FROM=oldest (all handlers run again for every event there is), DISPATCH_FROM=now (what was owed is dropped) or DISPATCH_FROM=2026-11-23T08:00:00Z`,
     )
   const from =
     config.dispatchFrom === 'oldest'
@@ -171,7 +175,7 @@ async function startPosition(queue: Queue): Promise<Position> {
         ? await positionOfLast(config.dataDir, 0)
         : await positionOfTime(config.dataDir, new Date(config.dispatchFrom), log)
   log.warn({ ...from, dispatch_from: config.dispatchFrom }, 'following from where DISPATCH_FROM says')
-  await queue.add([], from)
+  await engine.queue.add([], from)
   return from
 }
 
@@ -208,6 +212,13 @@ function tellState(queue: Queue): () => void {
   return () => clearInterval(timer)
 }
 
+/** What needs the engine waits; it is not this process that is ill. */
+function tellTrouble(reason: string | undefined): void {
+  trouble = reason
+  if (reason !== undefined) tell({ type: 'trouble', reason })
+  else if (isFollowing) tell({ type: 'following' })
+}
+
 function tellOutcome(ended: Outcome): void {
   const { handler, event, outcome, reason = '' } = ended
   metrics.ended(ended)
@@ -242,10 +253,10 @@ async function tellMetrics(): Promise<void> {
 
 function tellWhy(error: unknown): void {
   if (error instanceof HandlersError) {
-    tellBroken(config.dataDir, error.problems)
+    tellBrokenFiles(config, error.problems)
     for (const { file, at, error: err } of error.problems) log.error({ file, at, err }, 'a handler cannot be loaded')
     tell({ type: 'trouble', reason: error.message })
-  } else if (error instanceof Waiting) {
+  } else if (error instanceof Waiting || (error instanceof Error && error.name === 'SchemaError')) {
     log.error(error.message)
     tell({ type: 'trouble', reason: error.message })
   } else log.fatal({ err: error }, 'the dispatcher cannot go on')
@@ -302,13 +313,12 @@ function tell(message: FromDispatcher): void {
 }
 
 function readSweepSince(): Date | undefined {
-  const { values } = parseArgs({ options: { 'sweep-since': { type: 'string' } } })
-  return values['sweep-since'] === undefined ? undefined : new Date(values['sweep-since'])
+  return words['sweep-since'] === undefined ? undefined : new Date(words['sweep-since'])
 }
 
 function readSettings(): Config {
   try {
-    return readConfig(process.env, 'dispatcher')
+    return readConfig({ ...process.env, ...(isWorker && { DATA_DIR: words.worker }) }, 'dispatcher')
   } catch (error) {
     const { text, exitCode } = explainStart(error)
     process.stderr.write(`${text}\n`)

@@ -8,6 +8,7 @@ import { type Write, writeOf } from '../bitrix24/writes.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
 import { candidatesOf, judge, type OwnWrite, type Question, type Verdict } from './echo.ts'
 import { laneOf } from './lane.ts'
+import type { Awaitable } from './queue.ts'
 
 /** A run, as far as what it writes is concerned. */
 export interface Writer {
@@ -31,7 +32,10 @@ export interface OwnWrites {
    * To be called before a request is sent, and what it gives with the answer, which is empty where the portal refused:
    * that keeps what was written, and gives the objects, those too whose writes fire nothing.
    */
-  sending(writer: Writer, commands: readonly Sent[]): (answered: readonly Answered[]) => readonly string[]
+  sending(
+    writer: Writer,
+    commands: readonly Sent[],
+  ): Awaitable<(answered: readonly Answered[]) => Awaitable<readonly string[]>>
   /**
    * Whether a delivery is only the echo of its handler's own write. Reads the record only where it may be; what that
    * throws is thrown, but where the portal refuses the record it is unknown.
@@ -40,16 +44,16 @@ export interface OwnWrites {
    * for done.
    */
   judge(arrived: Arrived, readRecord: () => Promise<unknown>): Promise<Verdict>
-  close(): void
+  close(): Awaitable<void>
 }
 
 /** An event that comes later than this runs: some never come. */
-const lifetime = 10 * 60_000
+export const lifetime = 10 * 60_000
 /** Longer than a request may take, see transport.ts. */
-const longestRequest = 2 * 60_000
+export const longestRequest = 2 * 60_000
 
 /** @param parts.path of `dispatch.db`, which the queue has migrated */
-export function openOwnWrites({ path, now = Date.now }: { path: string; now?: () => number }): OwnWrites {
+export function openOwnWrites({ path, now = Date.now }: { path: string; now?: () => number }) {
   const db = new DatabaseSync(path)
   db.exec('PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 5000')
   const sql = {
@@ -110,7 +114,7 @@ export function openOwnWrites({ path, now = Date.now }: { path: string; now?: ()
   }
 
   return {
-    sending(writer, commands) {
+    sending(writer: Writer, commands: readonly Sent[]) {
       const lanes = commands.map((one) => laneOfWrite(writer, writeOf({ ...one, result: undefined })))
       const sent = { at: now(), order: order++, lanes: new Set(lanes) }
       for (const [old, { at }] of open) {
@@ -118,7 +122,7 @@ export function openOwnWrites({ path, now = Date.now }: { path: string; now?: ()
         open.delete(old)
       }
       if (lanes.some((lane) => lane !== null)) open.set(sent.order, sent)
-      return (answered) => {
+      return (answered: readonly Answered[]): readonly string[] => {
         open.delete(sent.order)
         sql.forget.run(now() - lifetime, now() + longestRequest)
         const objects = new Set<string>()
@@ -143,15 +147,11 @@ export function openOwnWrites({ path, now = Date.now }: { path: string; now?: ()
       }
     },
 
-    async judge({ handler, event, coalesced }, readRecord) {
+    async judge({ handler, event, coalesced }: Arrived, readRecord: () => Promise<unknown>): Promise<Verdict> {
       const lane = laneOf(event)
       if (lane === null) return 'run'
       const ask = (): Question => ({
-        handler,
-        event: event.event.replace(/_\d+$/, ''),
-        subscription: `${event.event}#${event.event_handler_id ?? ''}`,
-        receivedAt: Date.parse(event.time),
-        coalesced,
+        ...aboutArrived({ handler, event, coalesced }),
         writes: rowsOf(lane).map(toOwnWrite),
         isComplete: isAlone(lane),
       })
@@ -169,19 +169,30 @@ export function openOwnWrites({ path, now = Date.now }: { path: string; now?: ()
     close() {
       if (db.isOpen) db.close()
     },
+  } satisfies OwnWrites
+}
+
+/** What a question says of the event. */
+export function aboutArrived({ handler, event, coalesced }: Arrived): Omit<Question, 'writes' | 'isComplete'> {
+  return {
+    handler,
+    event: event.event.replace(/_\d+$/, ''),
+    subscription: `${event.event}#${event.event_handler_id ?? ''}`,
+    receivedAt: Date.parse(event.time),
+    coalesced,
   }
 }
 
-function laneOfWrite({ event }: Writer, write: Write | undefined): string | null {
+export function laneOfWrite({ event }: Writer, write: Write | undefined): string | null {
   return write === undefined ? null : laneOf({ ...event, object: write.object })
 }
 
 /** A handler may work without reading what it writes to; that its hook is dead concerns it all the same. */
-function unknownIfRefused(error: unknown): undefined {
+export function unknownIfRefused(error: unknown): undefined {
   if (!(error instanceof Bitrix24Error) || error.trouble !== undefined) throw error
 }
 
-interface Change {
+export interface Change {
   readonly event: string
   readonly isNew: boolean
   readonly first: number
@@ -191,7 +202,7 @@ interface Change {
 }
 
 /** `undefined` where nothing was changed, and where the portal does not tell when. */
-function readChange(event: string, { result, time }: Answered, user: string): Change | undefined {
+export function readChange(event: string, { result, time }: Answered, user: string): Change | undefined {
   if (!isObject(time)) return undefined
   const first = Math.floor(Number(time['start']))
   const last = Math.floor(Number(time['finish']))

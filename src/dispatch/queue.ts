@@ -111,8 +111,9 @@ export interface Queue {
   /** What was postponed is due now. */
   resume(): Awaitable<void>
   /**
-   * To be called once, before the first claim: what a process that died was running. Of several only one can have killed
-   * it: all are ready again, uncharged, as suspects, who run alone. One that ran alone is returned, still claimed.
+   * What a process that died was running, to be called before the first claim and again when the watcher is told that one
+   * has `died`, until it gives nothing. Of several only one can have killed it: all are ready again, uncharged, as
+   * suspects, who run alone. One that ran alone is returned, still claimed.
    */
   recover(): Awaitable<Delivery | undefined>
   /** When the first of those that wait is due, in Unix milliseconds. */
@@ -122,11 +123,19 @@ export interface Queue {
   /** What is kept for one that has no `onChange` (any more) is dropped: of what it completes with nothing is kept now. */
   remember(handlers: readonly KnownHandler[]): Awaitable<void>
   state(): Awaitable<QueueState>
-  /** Calls back within a second or so after somebody else, such as a tool, has changed what is owed. */
-  watch(changed: () => void): void
+  watch(watcher: Watcher): void
+  /** Nothing waits any more for an engine that is not there: what cannot be done at once fails. */
+  hurry(): void
   /** Forgets what was done in segments up to this one. The position is on disk when it resolves. */
   prune(segment: number): Awaitable<void>
   close(): Awaitable<void>
+}
+
+export interface Watcher {
+  /** Within a second or so after somebody else, such as a tool or another worker, has changed what is owed. */
+  readonly changed: () => void
+  /** Of those that share the engine one may have died. */
+  readonly died: () => void
 }
 
 export interface Postponement {

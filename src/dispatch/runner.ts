@@ -5,7 +5,7 @@ import type { Portals } from '../bitrix24/portals.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
 import { createRun } from './context.ts'
 import { laneOf } from './lane.ts'
-import { createLoopBreaker } from './loop-breaker.ts'
+import type { LoopBreaker } from './loop-breaker.ts'
 import { judgeChange, noteOwnChange } from './on-change.ts'
 import type { OwnWrites } from './own-writes.ts'
 import type { Delivery, Queue, SeenFields } from './queue.ts'
@@ -28,6 +28,7 @@ export interface RunnerParts {
   readonly queue: Pick<Queue, 'done' | 'retry' | 'dead' | 'postpone' | 'seen' | 'doubt'>
   readonly portals: Portals
   readonly ownWrites: OwnWrites
+  readonly loopBreaker: LoopBreaker
   /** Milliseconds, as is `handlerTimeout`. */
   readonly retryFor: number
   readonly handlerTimeout: number
@@ -54,8 +55,7 @@ export interface Runner {
 const longestPostponement = 600_000
 
 export function createRunner(parts: RunnerParts): Runner {
-  const { queue, portals, ownWrites, log, onStuck, onOutcome, resume, keepsNothing = () => false } = parts
-  const loopBreaker = createLoopBreaker()
+  const { queue, portals, ownWrites, loopBreaker, log, onStuck, onOutcome, resume, keepsNothing = () => false } = parts
   /** Names of the handlers that were seen calling Bitrix24. */
   const callers = new Set<string>()
 
@@ -66,7 +66,8 @@ export function createRunner(parts: RunnerParts): Runner {
     const known = callers.has(handler.name) ? troubleFor(event) : undefined
     if (known) return postpone(delivery, known, about)
     const loop = JSON.stringify([handler.name, laneOf(event)])
-    const heldUntil = loopBreaker.heldUntil(loop)
+    // Who never calls Bitrix24 makes no loop.
+    const heldUntil = callers.has(handler.name) ? await loopBreaker.heldUntil(loop) : undefined
     if (heldUntil !== undefined) {
       const reason = 'held by the loop breaker'
       await queue.postpone(delivery, { due: heldUntil, error: reason })
@@ -123,7 +124,7 @@ export function createRunner(parts: RunnerParts): Runner {
       else await fail(delivery, handler, { error, ms: ms(), isGone: run.isGone() })
     } finally {
       timer.stop()
-      const hold = run.hasWritten() && event.object !== undefined ? loopBreaker.wrote(loop) : undefined
+      const hold = run.hasWritten() && event.object !== undefined ? await loopBreaker.wrote(loop) : undefined
       if (hold)
         log.warn({ ...about, reason: hold.reason, until: new Date(hold.until).toISOString() }, 'held: perhaps a loop')
     }

@@ -256,7 +256,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       })
     },
     state: () => readState(db),
-    watch(changed) {
+    watch({ changed }) {
       const look = () => Number(sql.version.get()?.['data_version'])
       let seen = look()
       watching = setInterval(() => {
@@ -265,6 +265,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
         seen = version
       }, watchInterval)
     },
+    hurry: () => undefined,
     prune(segment) {
       sql.prune.run(segment)
       // Only a checkpoint syncs a WAL whose commits do not.

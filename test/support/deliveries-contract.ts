@@ -1,17 +1,23 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Deliveries } from '../../src/dispatch/deliveries.ts'
-import type { Delivery, Queue } from '../../src/dispatch/queue.ts'
+import type { Awaitable, Delivery, Queue } from '../../src/dispatch/queue.ts'
 import { deliveryOf, eventOf, here, known, want } from './queue-contract.ts'
 
 /** Opens a queue on a store of its own, and what an operator uses beside it. */
-export type OpenBoth = (now: () => number) => { readonly queue: Queue; readonly deliveries: Deliveries }
+export type OpenBoth = (
+  now: () => number,
+) => Awaitable<{ readonly queue: Queue; readonly deliveries: Deliveries; readonly close?: () => Promise<unknown> }>
 
-/** What every engine must let an operator see and do, while its queue is at work. */
-export function describeDeliveries(engine: string, open: OpenBoth): void {
-  function start() {
+/**
+ * What every engine must let an operator see and do, while its queue is at work.
+ *
+ * @param numRuns of anything in any order
+ */
+export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60): void {
+  async function start() {
     const clock = { now: 1_000_000 }
-    const both = open(() => clock.now)
+    const both = await open(() => clock.now)
     const { queue, deliveries } = both
     const add = async (...events: Parameters<typeof eventOf>[]) =>
       queue.add(
@@ -31,7 +37,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
 
   describe(`${engine}: what an operator sees`, () => {
     test('how far the journal was followed, and how much is owed', async () => {
-      const { clock, queue, deliveries, add, claim } = start()
+      const { clock, queue, deliveries, add, claim } = await start()
       expect(await deliveries.position()).toBeUndefined()
       await add([1, 'deal:1'], [2, 'deal:1'], [3, 'deal:2'], [4, 'deal:3'], [5, 'deal:4'])
       const [running, retried, dead] = await claim()
@@ -51,7 +57,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     })
 
     test('the handlers as they were loaded, and what each is owed', async () => {
-      const { clock, queue, deliveries, add, kill } = start()
+      const { clock, queue, deliveries, add, kill } = await start()
       await queue.remember([
         known('h'),
         { name: 'all', events: ['A*', 'B'], order: 'none', settle: 5_000, onChange: false },
@@ -66,7 +72,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     })
 
     test('of an event each delivery, with its times and its failures', async () => {
-      const { clock, queue, deliveries, add, claim } = start()
+      const { clock, queue, deliveries, add, claim } = await start()
       await add([1, 'deal:1'])
       clock.now = 1_000_010
       await queue.retry(got((await claim())[0]), { due: 1_000_500, error: 'Error: not now' })
@@ -106,7 +112,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     })
 
     test('which delivery was run for one that was coalesced', async () => {
-      const { deliveries, add, claim } = start()
+      const { deliveries, add, claim } = await start()
       await add([1, 'deal:1'], [2, 'deal:1'])
       await claim(true)
       const [[first], [second]] = [await deliveries.ofEvent('1'), await deliveries.ofEvent('2')]
@@ -115,7 +121,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     })
 
     test('that something is postponed, and why', async () => {
-      const { clock, queue, deliveries, add, claim } = start()
+      const { clock, queue, deliveries, add, claim } = await start()
       await add([1, 'deal:1'])
       await queue.postpone(got((await claim())[0]), { due: clock.now + 60_000, error: 'the hook is dead' })
       expect(await deliveries.ofEvent('1')).toMatchObject([
@@ -124,7 +130,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     })
 
     test('an event itself, as long as a delivery of it is owed or dead', async () => {
-      const { queue, deliveries, add, claim, kill } = start()
+      const { queue, deliveries, add, claim, kill } = await start()
       await add([1, 'deal:1'])
       await kill()
       await add([2, 'deal:1'])
@@ -136,7 +142,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     })
 
     test('the dead, the oldest first, all or by handler, event and object', async () => {
-      const { queue, deliveries } = start()
+      const { queue, deliveries } = await start()
       const of = (id: number, object: string, handler: string) => deliveryOf(eventOf(id, object), { handler })
       await queue.add([of(1, 'deal:1', 'h'), of(1, 'deal:1', 'i'), of(2, 'deal:2', 'h'), of(3, 'deal:1', 'j')], here)
       for (const delivery of await queue.claim([want('h'), want('i')], 100)) await queue.dead(delivery, 'no')
@@ -150,7 +156,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     })
 
     test('nothing of what was done in segments that are gone', async () => {
-      const { queue, deliveries, add, claim, kill, states } = start()
+      const { queue, deliveries, add, claim, kill, states } = await start()
       await add([1, 'deal:1'])
       await kill()
       await add([2, 'deal:1'])
@@ -164,7 +170,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
 
   describe(`${engine}: a dead delivery that is retried`, () => {
     test('goes behind what waits for its object, and begins again', async () => {
-      const { clock, queue, deliveries, add, claim, kill, states } = start()
+      const { clock, queue, deliveries, add, claim, kill, states } = await start()
       await add([1, 'deal:1'])
       await kill()
       await add([2, 'deal:1'], [3, 'deal:1'])
@@ -188,7 +194,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     })
 
     test('waits while its object runs, and runs at once where nothing of its object is there', async () => {
-      const { queue, deliveries, add, claim, ids, kill } = start()
+      const { queue, deliveries, add, claim, ids, kill } = await start()
       await add([1, 'deal:1'], [2, 'deal:2'], [3])
       await kill()
       await add([4, 'deal:1'])
@@ -200,7 +206,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     })
 
     test('is retried once, however often it is asked for, and may die again', async () => {
-      const { deliveries, add, kill, states } = start()
+      const { deliveries, add, kill, states } = await start()
       await add([1, 'deal:1'])
       await kill()
       const dead = await deliveries.dead({})
@@ -212,7 +218,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     })
 
     test('is not coalesced with newer events: the handler would take it for the newest', async () => {
-      const { queue, deliveries, add, claim, kill } = start()
+      const { queue, deliveries, add, claim, kill } = await start()
       await add([1, 'deal:1'])
       await kill()
       await add([2, 'deal:1'])
@@ -232,7 +238,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
 
   describe(`${engine}: a dead delivery that is dropped`, () => {
     test('is no more, nor are its failures; what is not dead stays', async () => {
-      const { queue, deliveries, add, kill, claim, states } = start()
+      const { queue, deliveries, add, kill, claim, states } = await start()
       await add([1, 'deal:1'], [2, 'deal:2'])
       await kill()
       const [first, second] = await deliveries.dead({})
@@ -247,7 +253,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
 
   describe(`${engine}: a replay`, () => {
     test('is another run of an event, whatever became of it, behind what waits for its object', async () => {
-      const { queue, deliveries, add, claim, ids, states } = start()
+      const { queue, deliveries, add, claim, ids, states } = await start()
       await add([1, 'deal:1'])
       await queue.done(got((await claim())[0]))
       await add([2, 'deal:1'])
@@ -263,14 +269,14 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     })
 
     test('of an event that was not followed yet does not take its place', async () => {
-      const { deliveries, add, states } = start()
+      const { deliveries, add, states } = await start()
       await deliveries.replay([deliveryOf(eventOf(1, 'deal:1'))])
       await add([1, 'deal:1'])
       expect((await states(1)).toSorted()).toEqual(['1 blocked', '2 ready'])
     })
 
     test('of a handler that wants no order waits for nobody', async () => {
-      const { queue, deliveries, ids } = start()
+      const { queue, deliveries, ids } = await start()
       const loose = deliveryOf(eventOf(1, 'deal:1'), { order: 'none' })
       await queue.add([loose], here)
       await deliveries.replay([loose])
@@ -280,7 +286,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
 
   describe(`${engine}: a handler that is forgotten`, () => {
     test('is owed nothing and known to nobody; others are as before', async () => {
-      const { clock, queue, deliveries, add, claim, ids, kill } = start()
+      const { clock, queue, deliveries, add, claim, ids, kill } = await start()
       await queue.remember([known('h'), known('other')])
       await queue.add([deliveryOf(eventOf(9, 'deal:1'), { handler: 'other' })], here)
       await add([1, 'deal:1'])
@@ -300,7 +306,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     })
 
     test('must not be at work: the next of its object would start beside its run', async () => {
-      const { queue, deliveries, add, claim } = start()
+      const { queue, deliveries, add, claim } = await start()
       await add([1, 'deal:1'], [2, 'deal:1'])
       const [running] = await claim()
       const forget = async () => deliveries.forget('h')
@@ -311,10 +317,10 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
   })
 
   test(`${engine}: a queue that is watched is told of what an operator changed`, async () => {
-    const { queue, deliveries, add, kill } = start()
+    const { queue, deliveries, add, kill } = await start()
     await add([1, 'deal:1'])
     await kill()
-    const told = new Promise<void>((resolve) => queue.watch(resolve))
+    const told = new Promise<void>((resolve) => queue.watch({ changed: resolve, died: () => undefined }))
     await deliveries.retry(await deliveries.dead({}))
     await expect(told).resolves.toBeUndefined()
     await queue.close()
@@ -332,7 +338,7 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
     )
     await fc.assert(
       fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 80, size: 'max' }), async (steps) => {
-        const { clock, queue, deliveries, claim } = start()
+        const { clock, queue, deliveries, claim, close } = await start()
         const events: ReturnType<typeof eventOf>[] = []
         /** For each object the ids of what is owed, as they were added; the first may run. */
         const lanes = new Map<string, string[]>()
@@ -396,8 +402,9 @@ export function describeDeliveries(engine: string, open: OpenBoth): void {
         expect(await deliveries.state()).toMatchObject({ ready: 0, running: 0, waiting: 0, blocked: 0 })
         await deliveries.close()
         await queue.close()
+        await close?.()
       }),
-      { numRuns: 60 },
+      { numRuns },
     )
   })
 }

@@ -1,13 +1,13 @@
 import { describe, expect, test } from 'vitest'
-import type { Delivery, KnownHandler, NewDelivery, Queue, Wanted } from '../../src/dispatch/queue.ts'
+import type { Awaitable, Delivery, KnownHandler, NewDelivery, Queue, Wanted } from '../../src/dispatch/queue.ts'
 import type { JournalledEvent } from '../../src/journal/follow.ts'
 
 /** Opens a queue on a store of its own. */
-export type OpenEngine = (now: () => number) => {
+export type OpenEngine = (now: () => number) => Awaitable<{
   readonly queue: Queue
   /** The same store as the next process sees it; the first may be gone without a word. */
-  readonly reopen: () => Queue
-}
+  readonly reopen: () => Awaitable<Queue>
+}>
 
 export const here = { segment: 1, offset: 0 }
 
@@ -42,15 +42,15 @@ export function want(handler = 'h', more: Partial<Wanted> = {}): Wanted {
 
 /** What every engine of deliveries must do. */
 export function describeQueue(engine: string, open: OpenEngine): void {
-  function start() {
+  async function start() {
     const clock = { now: 1_000_000 }
-    const { queue, reopen } = open(() => clock.now)
+    const { queue, reopen } = await open(() => clock.now)
     return { clock, queue, reopen, ...tools(queue) }
   }
 
   describe(`${engine}: order`, () => {
     test('one object is claimed one at a time and in order, other objects meanwhile', async () => {
-      const { queue, add, claim, ids } = start()
+      const { queue, add, claim, ids } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'), eventOf(3, 'deal:2'), eventOf(4, 'deal:1'))
       const [first, other] = await claim()
       expect([first?.event.id, other?.event.id]).toEqual(['1', '3'])
@@ -63,7 +63,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('what arrives while its object runs waits for the end of the run', async () => {
-      const { queue, add, claim, ids } = start()
+      const { queue, add, claim, ids } = await start()
       await add(eventOf(1, 'deal:1'))
       const [first] = await claim()
       await add(eventOf(2, 'deal:1'))
@@ -73,20 +73,20 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('the same object number on two portals is two objects', async () => {
-      const { add, ids } = start()
+      const { add, ids } = await start()
       await add(eventOf(1, 'deal:1', { portal: 'one' }), eventOf(2, 'deal:1', { portal: 'two' }))
       expect(await ids()).toEqual(['1', '2'])
     })
 
     test('a portal without member_id is known by its domain', async () => {
-      const { add, ids } = start()
+      const { add, ids } = await start()
       const on = (id: number, domain: string) => ({ ...eventOf(id, 'deal:1'), auth: { domain } })
       await add(on(1, 'a.example'), on(2, 'b.example'), on(3, 'a.example'))
       expect(await ids()).toEqual(['1', '2'])
     })
 
     test('one object is no matter of order between two handlers', async () => {
-      const { queue, ids } = start()
+      const { queue, ids } = await start()
       await queue.add(
         ['h', 'other'].map((handler) => deliveryOf(eventOf(1, 'deal:1'), { handler })),
         here,
@@ -95,20 +95,20 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('events without an object have no order', async () => {
-      const { add, ids } = start()
+      const { add, ids } = await start()
       await add(eventOf(1), eventOf(2), eventOf(3))
       expect(await ids()).toEqual(['1', '2', '3'])
     })
 
     test("with order 'none' events of one object run beside each other", async () => {
-      const { queue, ids } = start()
+      const { queue, ids } = await start()
       const loose = [1, 2, 3].map((id) => deliveryOf(eventOf(id, 'deal:1'), { order: 'none' }))
       await queue.add(loose, here)
       expect(await ids()).toEqual(['1', '2', '3'])
     })
 
     test('only deliveries of the handlers asked for are claimed, the oldest first, no more than asked for', async () => {
-      const { queue, ids } = start()
+      const { queue, ids } = await start()
       const both = [1, 2, 3, 4, 5, 6].map((id) => deliveryOf(eventOf(id), { handler: id % 2 ? 'odd' : 'even' }))
       await queue.add(both, here)
       expect(await ids([want('odd'), want('even')], 2)).toEqual(['1', '2'])
@@ -117,7 +117,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test("a handler's own limit leaves room for the others", async () => {
-      const { queue, ids } = start()
+      const { queue, ids } = await start()
       const both = [1, 2, 3, 4, 5, 6].map((id) => deliveryOf(eventOf(id), { handler: id < 5 ? 'slow' : 'quick' }))
       await queue.add(both, here)
       expect(await ids([want('slow', { limit: 1 }), want('quick')], 4)).toEqual(['1', '5', '6'])
@@ -126,17 +126,17 @@ export function describeQueue(engine: string, open: OpenEngine): void {
 
   describe(`${engine}: one event, one delivery`, () => {
     test('an event is added once and the position is the last one given', async () => {
-      const { queue, reopen } = start()
+      const { queue, reopen } = await start()
       expect(await queue.position()).toBeUndefined()
       await queue.add([deliveryOf(eventOf(1))], { segment: 1, offset: 100 })
       await queue.add([deliveryOf(eventOf(1)), deliveryOf(eventOf(2))], { segment: 2, offset: 7 })
-      const next = reopen()
+      const next = await reopen()
       expect(await next.position()).toEqual({ segment: 2, offset: 7 })
       expect(await tools(next).ids()).toEqual(['1', '2'])
     })
 
     test('an event that was handled and is read again is not owed again', async () => {
-      const { queue, add, claim, ids } = start()
+      const { queue, add, claim, ids } = await start()
       await add(eventOf(1, 'deal:1'))
       await queue.done(got((await claim())[0]))
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'))
@@ -144,7 +144,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('the deliveries and the position after them are kept both or neither', async () => {
-      const { queue, add, ids } = start()
+      const { queue, add, ids } = await start()
       await add()
       const unwritable = deliveryOf({ ...eventOf(2), remote: 1n as never })
       const failing = async () => queue.add([deliveryOf(eventOf(1)), unwritable], { segment: 9, offset: 9 })
@@ -158,7 +158,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
 
   describe(`${engine}: retry and death`, () => {
     test('while a delivery waits for its retry its object waits, and it is claimed again when it is due', async () => {
-      const { clock, queue, add, claim, ids } = start()
+      const { clock, queue, add, claim, ids } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'), eventOf(3, 'deal:2'))
       clock.now += 77
       const firstRunAt = clock.now
@@ -179,20 +179,20 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('a dead delivery lets its object go on and is never run again', async () => {
-      const { clock, queue, add, claim, reopen } = start()
+      const { clock, queue, add, claim, reopen } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'))
       await queue.dead(got((await claim())[0]), 'no such deal')
       const [second] = await claim()
       expect(second?.event.id).toBe('2')
       await queue.done(got(second))
       clock.now += 1e9
-      const next = reopen()
+      const next = await reopen()
       expect(await next.recover()).toBeUndefined()
       expect(await tools(next).ids()).toEqual([])
     })
 
     test('a delivery that is released is ready again at once and its attempt was none', async () => {
-      const { queue, add, claim } = start()
+      const { queue, add, claim } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'))
       await queue.release(got((await claim())[0]))
       const again = await claim()
@@ -200,7 +200,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('a delivery that is postponed waits like a retry, its object behind it; the attempt and its time so far were none', async () => {
-      const { clock, queue, add, claim, ids } = start()
+      const { clock, queue, add, claim, ids } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'))
       await queue.retry(got((await claim())[0]), { due: clock.now, error: 'no' })
       await queue.postpone(got((await claim())[0]), { due: clock.now + 60_000, error: 'nobody is there' })
@@ -216,12 +216,12 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('what is postponed is due at once when it is resumed, also in the next process; a retry is not', async () => {
-      const { clock, queue, add, claim, ids, reopen } = start()
+      const { clock, queue, add, claim, ids, reopen } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:2'))
       const [first, second] = await claim()
       await queue.postpone(got(first), { due: clock.now + 60_000, error: 'nobody is there' })
       await queue.retry(got(second), { due: clock.now + 60_000, error: 'no' })
-      const next = reopen()
+      const next = await reopen()
       await next.resume()
       const [again, ...none] = await tools(next).claim()
       expect([again?.event.id, none]).toEqual(['1', []])
@@ -232,7 +232,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('after the clock was put back, what waits too long is due now, what waits since then is not', async () => {
-      const { clock, queue, add, claim, ids } = start()
+      const { clock, queue, add, claim, ids } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:2'))
       const [first, second] = await claim()
       await queue.retry(got(first), { due: clock.now + 5_000, error: 'no' })
@@ -249,7 +249,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     const mergeAll = [want('h', { coalesce: 'object' })]
 
     test('what waits when a run starts becomes one run, with the newest event; what comes later is the next run', async () => {
-      const { queue, add, claim } = start()
+      const { queue, add, claim } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'), eventOf(3, 'deal:1'))
       const run = await claim(merge)
       expect(run).toMatchObject([{ event: { id: '3' }, coalesced: 3, attempt: 1 }])
@@ -265,7 +265,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('what came after an event of another name does not overtake it', async () => {
-      const { queue, add, claim } = start()
+      const { queue, add, claim } = await start()
       const added = { name: 'ONCRMDEALADD' }
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'), eventOf(3, 'deal:1', added), eventOf(4, 'deal:1'))
       for (const expected of [
@@ -280,7 +280,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test("'object' takes every name of the handler into one run", async () => {
-      const { add, claim } = start()
+      const { add, claim } = await start()
       await add(eventOf(1, 'deal:1', { name: 'ONCRMDEALADD' }), eventOf(2, 'deal:1'), eventOf(3, 'deal:2'))
       expect(await claim(mergeAll)).toMatchObject([
         { event: { id: '2' }, coalesced: 2 },
@@ -289,7 +289,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test("'object' takes what came before a deletion into its run, and never the deletion into a later one", async () => {
-      const { clock, queue, add, claim } = start()
+      const { clock, queue, add, claim } = await start()
       const gone = { name: 'ONCRMDEALDELETE' }
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1', gone), eventOf(3, 'deal:1'), eventOf(4, 'deal:1'))
       const deletion = await claim(mergeAll)
@@ -302,7 +302,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('two portals with the same deal id never share a run', async () => {
-      const { queue, add, claim } = start()
+      const { queue, add, claim } = await start()
       const many = Array.from({ length: 20 }, (_, index) => eventOf(index, 'deal:662', { portal: `${index % 2}` }))
       await add(...many)
       for (const wanted of [merge, mergeAll]) {
@@ -316,13 +316,13 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('events without an object are never one run', async () => {
-      const { add, claim } = start()
+      const { add, claim } = await start()
       await add(eventOf(1), eventOf(2))
       expect(await claim(mergeAll)).toMatchObject([{ coalesced: 1 }, { coalesced: 1 }])
     })
 
     test('a run that is tried again takes what came meanwhile along and counts them all', async () => {
-      const { clock, queue, add, claim, reopen } = start()
+      const { clock, queue, add, claim, reopen } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'))
       await queue.retry(got((await claim(merge))[0]), { due: clock.now + 1_000, error: 'no' })
       await add(eventOf(3, 'deal:1'), eventOf(4, 'deal:1'))
@@ -331,11 +331,11 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(again).toMatchObject([{ event: { id: '4' }, coalesced: 4, attempt: 2 }])
       await queue.release(got(again[0]))
       expect(await claim(merge)).toMatchObject([{ event: { id: '4' }, coalesced: 4, attempt: 2 }])
-      expect(await reopen().recover()).toMatchObject({ event: { id: '4' }, coalesced: 4, attempt: 2 })
+      expect(await (await reopen()).recover()).toMatchObject({ event: { id: '4' }, coalesced: 4, attempt: 2 })
     })
 
     test('the object goes on behind a coalesced run that is dead', async () => {
-      const { queue, add, claim } = start()
+      const { queue, add, claim } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'))
       const [run] = await claim(merge)
       await add(eventOf(3, 'deal:1'))
@@ -349,7 +349,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     const slowly = (...events: JournalledEvent[]) => events.map((event) => deliveryOf(event, { settle }))
 
     test('a delivery waits for quiet, every event about its object prolongs it, none about another does', async () => {
-      const { clock, queue, ids } = start()
+      const { clock, queue, ids } = await start()
       await queue.add(slowly(eventOf(1, 'deal:1')), here)
       clock.now += 6_000
       await queue.add(slowly(eventOf(2, 'deal:1'), eventOf(3, 'deal:1', { portal: 'two' })), here)
@@ -361,7 +361,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('a burst that never ends holds its first event ten times as long, no longer', async () => {
-      const { clock, queue, ids } = start()
+      const { clock, queue, ids } = await start()
       const begun = clock.now
       for (let id = 1; clock.now < begun + 10 * settle; id++) {
         await queue.add(slowly(eventOf(id, 'deal:1')), here)
@@ -372,7 +372,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('with coalesce a whole burst is one run', async () => {
-      const { clock, queue, claim } = start()
+      const { clock, queue, claim } = await start()
       for (let id = 1; id <= 5; id++) {
         await queue.add(slowly(eventOf(id, 'deal:1')), here)
         clock.now += settle / 2
@@ -382,7 +382,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('behind a run, the wait begins with the newest event, so an object that is quiet since does not wait', async () => {
-      const { clock, queue, claim, ids } = start()
+      const { clock, queue, claim, ids } = await start()
       await queue.add(slowly(eventOf(1, 'deal:1')), here)
       clock.now += settle
       const [first] = await claim()
@@ -400,7 +400,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('an event behind a delivery that waits for its retry does not put the retry off', async () => {
-      const { clock, queue, claim, ids } = start()
+      const { clock, queue, claim, ids } = await start()
       await queue.add(slowly(eventOf(1, 'deal:1')), here)
       clock.now += settle
       await queue.retry(got((await claim())[0]), { due: clock.now + 5_000, error: 'no' })
@@ -412,7 +412,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('an event behind a delivery that is postponed does not put it off, nor call it', async () => {
-      const { clock, queue, claim, ids } = start()
+      const { clock, queue, claim, ids } = await start()
       await queue.add(slowly(eventOf(1, 'deal:1')), here)
       clock.now += settle
       await queue.postpone(got((await claim())[0]), { due: clock.now + 60_000, error: 'nobody is there' })
@@ -424,7 +424,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('events without an object wait each for itself', async () => {
-      const { clock, queue, ids } = start()
+      const { clock, queue, ids } = await start()
       await queue.add(slowly(eventOf(1)), here)
       clock.now += 5_000
       await queue.add(slowly(eventOf(2)), here)
@@ -435,18 +435,18 @@ export function describeQueue(engine: string, open: OpenEngine): void {
 
   describe(`${engine}: after a crash`, () => {
     test('nothing ran: nothing is charged', async () => {
-      const { add, reopen } = start()
+      const { add, reopen } = await start()
       await add(eventOf(1, 'deal:1'))
-      const next = reopen()
+      const next = await reopen()
       expect(await next.recover()).toBeUndefined()
       expect(await tools(next).claim()).toMatchObject([{ event: { id: '1' }, attempt: 1 }])
     })
 
     test('one ran: it is given back, still claimed, and its attempt counts', async () => {
-      const { clock, add, claim, reopen } = start()
+      const { clock, add, claim, reopen } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'), eventOf(3, 'deal:3'))
       await claim([want('h')], 1)
-      const next = reopen()
+      const next = await reopen()
       const guilty = await next.recover()
       expect(guilty).toMatchObject({ event: { id: '1' }, attempt: 1 })
       await next.retry(got(guilty), { due: clock.now + 1_000, error: 'it died', alone: true })
@@ -460,10 +460,10 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('several ran: they are suspects, uncharged, each is run alone, and the one that crashes again is charged', async () => {
-      const { clock, add, claim, reopen } = start()
+      const { clock, add, claim, reopen } = await start()
       await add(...[1, 2, 3, 4].map((id) => eventOf(id, `deal:${id}`)), eventOf(5, 'deal:1'))
       expect(await claim([want('h')], 3)).toHaveLength(3)
-      const second = reopen()
+      const second = await reopen()
       expect(await second.recover()).toBeUndefined()
       const [first, ...rest] = await tools(second).claim()
       expect(rest).toEqual([])
@@ -472,7 +472,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       await second.done(got(first))
       expect(await tools(second).claim()).toMatchObject([{ event: { id: '2' }, attempt: 1 }])
 
-      const third = reopen()
+      const third = await reopen()
       const guilty = await third.recover()
       expect(guilty).toMatchObject({ event: { id: '2' }, attempt: 1 })
       await third.retry(got(guilty), { due: clock.now + 1_000, error: 'it died', alone: true })
@@ -485,10 +485,10 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('a suspect that is postponed is still one', async () => {
-      const { clock, queue, add, reopen } = start()
+      const { clock, queue, add, reopen } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:2'), eventOf(3, 'deal:3'))
       await tools(queue).claim([want()], 2)
-      const next = reopen()
+      const next = await reopen()
       await next.recover()
       await next.postpone(got((await tools(next).claim())[0]), { due: clock.now + 60_000, error: 'nobody is there' })
       await next.done(got((await tools(next).claim())[0]))
@@ -497,20 +497,20 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('a suspect whose handler is gone keeps nobody else waiting', async () => {
-      const { queue, reopen } = start()
+      const { queue, reopen } = await start()
       const both = [1, 2, 3, 4].map((id) => deliveryOf(eventOf(id), { handler: id < 3 ? 'gone' : 'h' }))
       await queue.add(both, here)
       expect(await tools(queue).ids([want('gone'), want('h', { limit: 0 })])).toEqual(['1', '2'])
-      const next = reopen()
+      const next = await reopen()
       await next.recover()
       expect(await tools(next).ids([want('h')])).toEqual(['3', '4'])
     })
 
     test('a suspect keeps the order of its object', async () => {
-      const { add, claim, reopen } = start()
+      const { add, claim, reopen } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:2'), eventOf(3, 'deal:1'))
       await claim()
-      const next = reopen()
+      const next = await reopen()
       await next.recover()
       const order: string[] = []
       for (let runs = 0; runs < 3; runs++) {
@@ -524,7 +524,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
 
   describe(`${engine}: what is kept`, () => {
     test('what was done is forgotten with its segment; what is owed or dead never is', async () => {
-      const { clock, queue, claim, ids } = start()
+      const { clock, queue, claim, ids } = await start()
       const add = (id: number, segment: number) => queue.add([deliveryOf(eventOf(id, `deal:${id}`), { segment })], here)
       for (const [id, segment] of [
         [1, 1],
@@ -548,7 +548,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
 
     test('a handler is remembered, with how many deliveries it is owed', async () => {
-      const { clock, queue, add, claim, reopen } = start()
+      const { clock, queue, add, claim, reopen } = await start()
       await queue.remember([known('h'), known('never')])
       await queue.remember([known('h')])
       await add(...[1, 2, 3, 4, 5].map((id) => eventOf(id, 'deal:1')), eventOf(6, 'deal:2'), eventOf(7, 'deal:3'))
@@ -560,7 +560,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
         ['never', 0],
       ])
       expect(await queue.handlers()).toEqual(expected)
-      expect(await reopen().handlers()).toEqual(expected)
+      expect(await (await reopen()).handlers()).toEqual(expected)
       await queue.done(got(running))
       expect(await queue.handlers()).toEqual(expected.set('h', 5))
     })
@@ -571,7 +571,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     const lost = { stageId: '"LOSE"', title: '"Boat"' }
 
     async function startSeen() {
-      const all = start()
+      const all = await start()
       const { queue } = all
       let last = 0
       /** A delivery that runs. */
@@ -590,7 +590,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await queue.seen(await run('deal:2'))).toBeUndefined()
       expect(await queue.seen(await run('deal:1', { portal: 'two' }))).toBeUndefined()
       expect(await queue.seen(await run('deal:1', { handler: 'other' }))).toBeUndefined()
-      expect(await reopen().seen(deliveryLike('deal:1'))).toEqual(kept)
+      expect(await (await reopen()).seen(deliveryLike('deal:1'))).toEqual(kept)
     })
 
     test('is what the last one kept: all of it, nothing after null, and the same where nothing is said', async () => {
@@ -612,7 +612,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       await queue.postpone(retried, { due: clock.now, error: 'nobody is there' })
       await queue.release(await again())
       await again()
-      const next = reopen()
+      const next = await reopen()
       const guilty = got(await next.recover())
       expect(await next.seen(guilty)).toEqual(kept)
       await next.dead(guilty, 'no')
@@ -628,7 +628,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       await queue.done(await run())
       const second = await run()
       await queue.retry(second, { due: clock.now + 1, error: 'no' })
-      expect(await reopen().seen(second)).toEqual({ fields: won, isInDoubt: true })
+      expect(await (await reopen()).seen(second)).toEqual({ fields: won, isInDoubt: true })
       clock.now += 1
       await queue.done(got((await queue.claim([want()], 1))[0]), lost)
       expect(await queue.seen(second)).toEqual({ fields: lost, isInDoubt: false })

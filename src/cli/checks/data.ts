@@ -2,9 +2,8 @@ import { accessSync, constants, existsSync } from 'node:fs'
 import { open, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { readSettings } from '../../config.ts'
-import { queuePath } from '../../dispatch/sqlite-queue.ts'
 import { codeOf, journalDir } from '../../journal/segments.ts'
-import { openDeliveries } from '../data.ts'
+import { isFollowed, nameOfQueue, openDeliveries } from '../data.ts'
 import type { Check } from './check.ts'
 
 const dataDirOf = () => readSettings(process.env, 'DATA_DIR').DATA_DIR
@@ -125,11 +124,11 @@ export async function checkSync(progress: (text: string) => void): Promise<reado
 export async function checkQueue(): Promise<readonly Check[]> {
   const name = 'queue'
   const dataDir = dataDirOf()
-  if (!existsSync(queuePath(dataDir))) return [{ name, state: 'skipped', text: 'no receiver has run here yet' }]
-  const deliveries = openDeliveries(dataDir, 'read')
+  if (!isFollowed(dataDir)) return [{ name, state: 'skipped', text: 'no receiver has run here yet' }]
+  const deliveries = await openDeliveries(dataDir, 'read')
   try {
     const { dead } = await deliveries.state()
-    return [{ name, state: 'ok', text: `${queuePath(dataDir)} is of this version; ${dead} dead` }]
+    return [{ name, state: 'ok', text: `${nameOfQueue(dataDir)} is of this version; ${dead} dead` }]
   } finally {
     await deliveries.close()
   }

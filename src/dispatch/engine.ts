@@ -1,0 +1,83 @@
+import type { Logger } from 'pino'
+import type { Config } from '../config.ts'
+import { oldest, type Position } from '../journal/follow.ts'
+import { isJournalEmpty } from '../journal/segments.ts'
+import { readIdentity } from './identity.ts'
+import { createLoopBreaker, type LoopBreaker } from './loop-breaker.ts'
+import { type OwnWrites, openOwnWrites } from './own-writes.ts'
+import type { Awaitable, Queue } from './queue.ts'
+import { knownHandlers, openSqliteQueue, queuePath, tellBroken } from './sqlite-queue.ts'
+
+/** Where deliveries are, and what is kept per object. */
+export interface Engine {
+  readonly queue: Queue
+  readonly ownWrites: OwnWrites
+  readonly loopBreaker: LoopBreaker
+  /**
+   * Where to follow the journal from; `undefined` where nobody knows.
+   *
+   * @param newest the number of the journal's newest segment: a position beyond it is another journal's
+   */
+  startPosition(newest: number): Promise<Position | undefined>
+  /** Why nobody knows. */
+  readonly lost: string
+  close(): Awaitable<void>
+}
+
+export interface EngineParts {
+  readonly config: Config
+  readonly log: Logger
+  /** Why the engine cannot be used; `undefined` once it can. */
+  readonly onTrouble: (reason: string | undefined) => void
+}
+
+/** To be called while this process has the data directory for itself. */
+export async function openEngine(parts: EngineParts): Promise<Engine> {
+  const { databaseUrl: url } = parts.config
+  if (url === undefined) return openEmbedded(parts)
+  // Who has no Postgres does not pay for it.
+  const { openPostgresEngine } = await import('./pg-engine.ts')
+  return openPostgresEngine({ ...parts, url })
+}
+
+/** The handlers that ever ran, while another dispatcher may be at work. */
+export async function findKnownHandlers({ config, log, onTrouble }: EngineParts): Promise<string[]> {
+  const { databaseUrl: url, dataDir } = config
+  if (url === undefined) return knownHandlers(dataDir)
+  const { openDatabase } = await import('./pg-database.ts')
+  const database = await openDatabase({ url, log, onTrouble })
+  const rows = await database.persist(() => database.query('SELECT name FROM b24_receiver.handler ORDER BY name'))
+  await database.close()
+  return rows.map(({ name }) => String(name))
+}
+
+/** Tells whoever asks which files could not be loaded. */
+export function tellBrokenFiles({ dataDir, databaseUrl }: Config, problems: Parameters<typeof tellBroken>[1]): void {
+  // With Postgres the log and /readyz say it: it might not be there, and this process is about to end.
+  if (databaseUrl === undefined) tellBroken(dataDir, problems)
+}
+
+function openEmbedded({ config: { dataDir } }: EngineParts): Engine {
+  const path = queuePath(dataDir)
+  const queue = openSqliteQueue({ path })
+  const ownWrites = openOwnWrites({ path })
+  return {
+    queue,
+    ownWrites,
+    loopBreaker: createLoopBreaker(),
+    async startPosition(newest) {
+      const position = await queue.position()
+      if (position !== undefined && position.segment <= newest) return position
+      if (!(await isJournalEmpty(dataDir))) return undefined
+      await queue.add([], oldest)
+      return oldest
+    },
+    lost: readIdentity(dataDir)
+      ? `the deliveries are in Postgres: set DATABASE_URL, or run "b24-receiver move embedded"`
+      : `${path} does not say how far the journal was followed: it was lost, or the journal was`,
+    async close() {
+      ownWrites.close()
+      await queue.close()
+    },
+  }
+}

@@ -1,0 +1,235 @@
+import { pino } from 'pino'
+import type { JournalledEvent } from '../journal/follow.ts'
+import type { Deliveries, DeliveryRecord } from './deliveries.ts'
+import { channel } from './pg-boss-queue.ts'
+import { createDatabase, type Row, type Transaction } from './pg-database.ts'
+import { createJobs } from './pg-jobs.ts'
+import { addDeliveries } from './pg-lanes.ts'
+import { readPosition, readState } from './pg-schema.ts'
+import type { NewDelivery } from './queue.ts'
+
+export interface PgDeliveriesParts {
+  readonly url: string
+  /** Of this data directory; its position, and its journal for a replay. */
+  readonly receiver: string
+  /** See pg-boss-queue.ts. */
+  readonly heartbeat: number
+  /** Unix milliseconds; for tests. */
+  readonly now?: () => number
+}
+
+/** Deliveries of one statement. */
+const atOnce = 1_000
+
+/**
+ * The deliveries in Postgres, for tools, whatever receivers and workers do meanwhile.
+ *
+ * @throws when the database is not there, at once
+ */
+export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeliveriesParts): Promise<Deliveries> {
+  const database = createDatabase({ url, log: pino({ level: 'silent' }) })
+  database.hurry()
+  await database.start()
+  const jobs = createJobs(database, heartbeat)
+  const at = () => now?.() ?? null
+
+  async function add(transaction: Transaction, deliveries: readonly (NewDelivery & { run: number })[]): Promise<void> {
+    await jobs.issue(transaction, await addDeliveries(transaction, { deliveries, receiver, at: at() }))
+    await transaction.query(`NOTIFY ${channel}`)
+  }
+
+  /**
+   * The number of the run that is free, for each; the first is for the event when it is followed, whenever that is.
+   * Whoever else looks for one waits until this transaction is over.
+   */
+  async function withRuns<T extends NewDelivery>(
+    transaction: Transaction,
+    deliveries: readonly T[],
+  ): Promise<(T & { run: number })[]> {
+    await transaction.query('LOCK TABLE b24_receiver.handler IN SHARE ROW EXCLUSIVE MODE')
+    const rows = await transaction.query(
+      `SELECT wanted.place, coalesce(max(run), 1) AS last
+       FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (event, handler, place)
+       LEFT JOIN b24_receiver.delivery AS one ON one.event_id = wanted.event AND one.handler = wanted.handler
+       GROUP BY wanted.place ORDER BY wanted.place`,
+      [deliveries.map(({ event }) => event.id), deliveries.map(({ handler }) => handler)],
+    )
+    const more = new Map<string, number>()
+    return deliveries.map((delivery, index) => {
+      const key = JSON.stringify([delivery.handler, delivery.event.id])
+      const before = more.get(key) ?? 0
+      more.set(key, before + 1)
+      return { ...delivery, run: Number(rows[index]?.['last']) + 1 + before }
+    })
+  }
+
+  /** With their jobs, which would be taken before those that are added later. @returns how many were */
+  const forgetSome = (handler: string) =>
+    database.transaction(async (transaction) => {
+      const gone = await transaction.query(
+        `DELETE FROM b24_receiver.delivery WHERE key IN (
+           SELECT key FROM b24_receiver.delivery WHERE handler = $1 AND state <> 'running' ORDER BY key LIMIT ${atOnce})
+         AND state <> 'running' RETURNING job`,
+        [handler],
+      )
+      const tickets = gone.filter(({ job }) => job !== null)
+      await jobs.remove(
+        transaction,
+        tickets.map(({ job }) => jobs.addressOf(handler, String(job))),
+      )
+      return gone.length
+    })
+
+  return {
+    position: () => readPosition(database, receiver),
+    state: () => readState(database),
+    async handlers() {
+      const rows = await database.query(`
+        SELECT known.*,
+          (SELECT count(*) FROM b24_receiver.delivery
+           WHERE handler = known.name AND state IN ('blocked', 'ready', 'running', 'waiting')) AS owed,
+          (SELECT count(*) FROM b24_receiver.delivery WHERE handler = known.name AND state = 'dead') AS dead
+        FROM b24_receiver.handler AS known ORDER BY known.name COLLATE "C"`)
+      return rows.map((row) => {
+        const events: unknown = JSON.parse(String(row['events']))
+        return {
+          name: String(row['name']),
+          events: Array.isArray(events) ? events.map(String) : [],
+          order: row['ordered'] === 'none' ? ('none' as const) : ('object' as const),
+          settle: Number(row['settle']),
+          loadedAt: Number(row['loaded_at']),
+          owed: Number(row['owed']),
+          dead: Number(row['dead']),
+        }
+      })
+    },
+    // With Postgres the log of each process says it.
+    broken: () => [],
+    async ofEvent(id) {
+      const rows = await database.query('SELECT * FROM b24_receiver.delivery WHERE event_id = $1 ORDER BY key', [id])
+      return rows.map(toRecord)
+    },
+    async ofKey(key) {
+      const [row] = await database.query('SELECT * FROM b24_receiver.delivery WHERE key = $1', [key])
+      return row && toRecord(row)
+    },
+    async keptEvent(id) {
+      const [row] = await database.query(
+        'SELECT event FROM b24_receiver.delivery WHERE event_id = $1 AND event IS NOT NULL LIMIT 1',
+        [id],
+      )
+      return row && (JSON.parse(String(row['event'])) as JournalledEvent)
+    },
+    async failures({ key }) {
+      const rows = await database.query(
+        'SELECT attempt, at, error FROM b24_receiver.failure WHERE delivery = $1 ORDER BY at, attempt',
+        [key],
+      )
+      return rows.map((row) => ({
+        attempt: Number(row['attempt']),
+        at: Number(row['at']),
+        error: String(row['error']),
+      }))
+    },
+    async dead({ handler, events, object }) {
+      const rows = await database.query(
+        `SELECT * FROM b24_receiver.delivery
+         WHERE state = 'dead' AND ($1::text IS NULL OR handler = $1) AND ($2::text[] IS NULL OR event_id = ANY($2))
+         ORDER BY key`,
+        [handler ?? null, events ?? null],
+      )
+      return rows.map(toRecord).filter((one) => object === undefined || one.object === object)
+    },
+    retry: (dead) =>
+      database.transaction(async (transaction) => {
+        const rows = await transaction.query(
+          "SELECT * FROM b24_receiver.delivery WHERE key = ANY($1::bigint[]) AND state = 'dead' ORDER BY key FOR UPDATE",
+          [dead.map(({ key }) => key)],
+        )
+        const again = await withRuns(
+          transaction,
+          rows.map((row) => ({
+            key: Number(row['key']),
+            handler: String(row['handler']),
+            event: JSON.parse(String(row['event'])),
+            segment: Number(row['segment']),
+            order: row['lane'] === null ? ('none' as const) : ('object' as const),
+            settle: 0,
+          })),
+        )
+        await add(transaction, again)
+        // They went into the later ones: what they failed of stays with them.
+        await transaction.query(
+          `UPDATE b24_receiver.delivery AS old SET state = 'coalesced', coalesced_into = new.key, event = NULL
+           FROM unnest($1::bigint[], $2::integer[]) AS again (key, run), b24_receiver.delivery AS new
+           WHERE old.key = again.key AND new.event_id = old.event_id AND new.handler = old.handler AND new.run = again.run`,
+          [again.map(({ key }) => key), again.map(({ run }) => run)],
+        )
+        return rows.length
+      }),
+    async drop(dead) {
+      const rows = await database.query(
+        "DELETE FROM b24_receiver.delivery WHERE key = ANY($1::bigint[]) AND state = 'dead' RETURNING key",
+        [dead.map(({ key }) => key)],
+      )
+      return rows.length
+    },
+    replay: (deliveries) =>
+      database.transaction(async (transaction) => add(transaction, await withRuns(transaction, deliveries))),
+    async forget(handler) {
+      const [row] = await database.query(
+        `SELECT count(*) AS owed FROM b24_receiver.delivery
+         WHERE handler = $1 AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`,
+        [handler],
+      )
+      // What runs would go on, and the next of its object start beside it.
+      const refuseRunning = async () => {
+        const [running] = await database.query(
+          "SELECT FROM b24_receiver.delivery WHERE handler = $1 AND state = 'running' LIMIT 1",
+          [handler],
+        )
+        if (running) throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
+      }
+      await refuseRunning()
+      while ((await forgetSome(handler)) > 0);
+      await refuseRunning()
+      for (const table of ['own_write', 'own_run', 'seen'])
+        await database.query(`DELETE FROM b24_receiver.${table} WHERE handler = $1`, [handler])
+      await database.query('DELETE FROM b24_receiver.handler WHERE name = $1', [handler])
+      return Number(row?.['owed'])
+    },
+    close: () => database.close(),
+  }
+}
+
+function toRecord(row: Row): DeliveryRecord {
+  return {
+    key: Number(row['key']),
+    handler: String(row['handler']),
+    event: String(row['event_id']),
+    name: String(row['name']),
+    object: objectOf(row),
+    run: Number(row['run']),
+    state: row['state'] as DeliveryRecord['state'],
+    postponed: row['postponed'] === true,
+    attempts: Number(row['attempts']),
+    createdAt: Number(row['created_at']),
+    firstRunAt: numberOf(row['first_run_at']),
+    due: numberOf(row['due']),
+    endedAt: numberOf(row['ended_at']),
+    error: typeof row['error'] === 'string' ? row['error'] : undefined,
+    coalescedInto: numberOf(row['coalesced_into']),
+  }
+}
+
+/** From the event, while it is kept; else from its lane, which is none where the handler wants no order. */
+function objectOf({ event, lane }: Row): string | undefined {
+  const kept: { object?: string } | undefined = typeof event === 'string' ? JSON.parse(event) : undefined
+  if (kept !== undefined) return kept.object
+  const [, object]: string[] = typeof lane === 'string' ? JSON.parse(lane) : []
+  return object
+}
+
+function numberOf(value: unknown): number | undefined {
+  return value === null || value === undefined ? undefined : Number(value)
+}

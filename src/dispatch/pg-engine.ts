@@ -1,0 +1,51 @@
+import { existsSync } from 'node:fs'
+import { oldest } from '../journal/follow.ts'
+import { isJournalEmpty } from '../journal/segments.ts'
+import type { Engine, EngineParts } from './engine.ts'
+import { heartbeatOf, markKnown, settleIdentity } from './identity.ts'
+import { openPgBossQueue } from './pg-boss-queue.ts'
+import { openDatabase } from './pg-database.ts'
+import { openPgLoopBreaker } from './pg-loop-breaker.ts'
+import { openPgOwnWrites } from './pg-own-writes.ts'
+import { queuePath } from './sqlite-queue.ts'
+
+export async function openPostgresEngine({
+  url,
+  config,
+  log,
+  onTrouble,
+}: EngineParts & { readonly url: string }): Promise<Engine> {
+  const { dataDir, handlerStall } = config
+  const identity = settleIdentity(dataDir, await isJournalEmpty(dataDir))
+  const database = await openDatabase({ url, log, onTrouble })
+  const queue = openPgBossQueue({
+    database,
+    receiver: identity.id,
+    // The lock on the data directory is ours: the process before us is dead.
+    worker: identity.id,
+    heartbeat: heartbeatOf(handlerStall),
+    log,
+  })
+  const isLeft = existsSync(queuePath(dataDir))
+  return {
+    queue,
+    ownWrites: openPgOwnWrites({ database }),
+    loopBreaker: openPgLoopBreaker({ database }),
+    async startPosition(newest) {
+      if (isLeft) return undefined
+      const position = identity.isNew ? undefined : await queue.position()
+      if (position !== undefined && position.segment <= newest) return position
+      if (!identity.isNew && !(await isJournalEmpty(dataDir))) return undefined
+      await queue.add([], oldest)
+      markKnown(dataDir, identity)
+      return oldest
+    },
+    lost: isLeft
+      ? `${queuePath(dataDir)} still has the deliveries: run "b24-receiver move postgres" first`
+      : 'the database does not say how far the journal was followed: it was lost, or the journal was',
+    async close() {
+      await queue.close()
+      await database.close()
+    },
+  }
+}

@@ -1,0 +1,69 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import closeWithGrace from 'close-with-grace'
+import { createAdminServer } from './admin.ts'
+import { startAlerter } from './alerts/alerter.ts'
+import type { Config } from './config.ts'
+import { createLog } from './log.ts'
+import { superviseDispatcher } from './supervisor.ts'
+
+/** What remains of the grace for the exit, in milliseconds. */
+const lastMoments = 500
+
+/** It has no journal, and is not asked to look for what it should hold. */
+const refuse = () => Promise.reject(new Error('a worker has no journal'))
+
+/**
+ * A process that runs handlers, and takes no posts: a dispatcher without a journal, kept running. Any number may run on
+ * one database. Resolves when it has stopped.
+ */
+export async function startWorker(config: Config): Promise<void> {
+  const { shutdownGrace: grace } = config
+  const { log, close: closeLog } = createLog(config.logLevel, 'worker')
+  // Its dispatcher's identity, and the lock that makes it the only one of that identity.
+  const folder = mkdtempSync(join(tmpdir(), 'b24-worker-'))
+  const stopped = Promise.withResolvers<void>()
+  const supervisor = superviseDispatcher({ grace, stall: config.handlerStall, workerDir: folder, append: refuse, log })
+  const admin = createAdminServer({
+    journalTrouble: () => undefined,
+    dispatcherTrouble: () => supervisor.trouble(),
+    hookTroubles: () => supervisor.hookTroubles(),
+    deliveries: () => supervisor.state(),
+    metrics: async () => (await supervisor.metrics()) ?? '',
+  })
+  const alerter =
+    config.alertUrl &&
+    startAlerter({
+      snapshot: () => ({
+        dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
+        hooks: supervisor.hookTroubles(),
+        dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
+      }),
+      log,
+    })
+  await admin.listen({ port: config.adminPort, host: config.adminHost })
+  const isTerminal = process.stdin.isTTY || process.stdout.isTTY
+  const skip: 'SIGHUP'[] = isTerminal ? [] : ['SIGHUP']
+  closeWithGrace({ delay: grace + lastMoments, logger: log, skip }, async ({ signal, err }) => {
+    if (err) log.fatal({ err }, 'the worker cannot go on')
+    else log.info({ signal }, 'stopping')
+    const limit = Math.max(0, grace - lastMoments)
+    await Promise.all([supervisor.stop(limit), alerter?.stop(limit)])
+    await admin.close()
+    rmSync(folder, { recursive: true, force: true })
+    log.info('stopped')
+    await closeLog()
+    stopped.resolve()
+  })
+  const reload = () => {
+    alerter?.reload()
+    void supervisor.reload()
+  }
+  if (!isTerminal) process.on('SIGHUP', reload)
+  log.info(
+    { handlers: config.handlersDir, readyz: `http://${config.adminHost}:${config.adminPort}/readyz` },
+    'ready for deliveries',
+  )
+  await stopped.promise
+}

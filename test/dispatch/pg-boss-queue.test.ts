@@ -1,0 +1,149 @@
+import { pino } from 'pino'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { openPgBossQueue } from '../../src/dispatch/pg-boss-queue.ts'
+import { type Database, openDatabase } from '../../src/dispatch/pg-database.ts'
+import { type Postgres, startPostgres } from '../support/postgres.ts'
+import { deliveryOf, describeQueue, eventOf, here, want } from '../support/queue-contract.ts'
+import { checkQueue } from '../support/queue-model.ts'
+
+/** `npm run test:crash` does not run this one; ROUNDS=25 makes it long all the same. */
+const rounds = Number(process.env['ROUNDS'] ?? 2)
+
+const log = pino({ level: 'error' })
+/** Of what a worker says when another has died. */
+const silent = pino({ level: 'silent' })
+let postgres: Postgres
+let installed: string
+
+beforeAll(async () => {
+  postgres = await startPostgres({ flags: ['-c', 'fsync=off'] })
+  installed = await postgres.createDatabase()
+  await (await openDatabase({ url: postgres.url(installed), log })).close()
+}, 60_000)
+afterAll(() => postgres.remove())
+
+/** Queues on a database of their own, all by one name: each takes the one before for dead. */
+async function openStore(now: () => number) {
+  const url = postgres.url(await postgres.createDatabase(installed))
+  const opened: Database[] = []
+  onTestFinished(() => Promise.all(opened.map((database) => database.close())).then(() => undefined))
+  return {
+    async open() {
+      const database = await openDatabase({ url, log })
+      opened.push(database)
+      return openPgBossQueue({ database, receiver: 'one', worker: 'one', heartbeat: 45_000, log, now })
+    },
+    /** The processes before are gone, and so are their connections. */
+    forget: () => Promise.all(opened.splice(0).map((database) => database.close())),
+  }
+}
+
+describeQueue('pg-boss', async (now) => {
+  const store = await openStore(now)
+  return { queue: await store.open(), reopen: () => store.open() }
+})
+
+test('whatever is delivered, claimed, failed, and whenever it crashes, each object is in order, alone, and nothing is lost', {
+  timeout: 30_000 + rounds * 10_000,
+}, async () => {
+  let forgetLast = async (): Promise<unknown> => undefined
+  const stores = await checkQueue(async (now) => {
+    await forgetLast()
+    const store = await openStore(now)
+    forgetLast = () => store.forget()
+    return async () => {
+      await store.forget()
+      return store.open()
+    }
+  }, rounds * 10)
+  expect(stores).toBeGreaterThanOrEqual(rounds * 10)
+})
+
+describe('two workers', () => {
+  /** Two processes on one database, and the first one's heart, which can stop for some of its deliveries. */
+  async function startTwo() {
+    const name = await postgres.createDatabase(installed)
+    const open = async (worker: string) => {
+      const database = await openDatabase({ url: postgres.url(name), log })
+      onTestFinished(() => database.close())
+      const queue = openPgBossQueue({ database, receiver: 'one', worker, heartbeat: 45_000, log: silent })
+      return { database, queue, claim: async (limit = 100) => queue.claim([want()], limit) }
+    }
+    const [first, second] = [await open('first'), await open('second')]
+    const stopHeart = async (...ids: number[]) => {
+      const keys = `SELECT key FROM b24_receiver.delivery WHERE event_id IN (${ids.map((id) => `'${id}'`).join(', ')})`
+      await postgres.query(
+        `UPDATE b24_receiver_jobs.job SET heartbeat_on = now() - interval '1 hour'
+         WHERE (data ->> 'key')::bigint IN (${keys}) AND state = 'active'`,
+        name,
+      )
+      await second.database.boss.supervise()
+    }
+    const states = async () => {
+      const rows = await postgres.query('SELECT event_id, state, worker FROM b24_receiver.delivery ORDER BY key', name)
+      return rows.map(({ event_id: id, state, worker }) =>
+        [id, state, ...(worker === null ? [] : ['by', worker])].join(' '),
+      )
+    }
+    return { first, second, stopHeart, states }
+  }
+
+  test('never claim the same, and one object only one of them', async () => {
+    const { first, second, states } = await startTwo()
+    const add = [1, 1, 2, 2, 3].map((deal, id) => deliveryOf(eventOf(id, `deal:${deal}`)))
+    await first.queue.add(add, here)
+    const claims = await Promise.all([first.claim(2), second.claim(2), first.claim(2), second.claim(2)])
+    const ids = claims.flat().map(({ event }) => event.id)
+    expect(ids.toSorted()).toEqual(['0', '2', '4'])
+    expect((await states()).filter((state) => state.includes('blocked'))).toEqual(['1 blocked', '3 blocked'])
+  })
+
+  test('of one whose heart stopped, another is given what it ran alone, and what the dead one says does not count', async () => {
+    const { first, second, stopHeart, states } = await startTwo()
+    await first.queue.add(
+      [1, 2].map((id) => deliveryOf(eventOf(id, 'deal:1'))),
+      here,
+    )
+    const [dead] = await first.claim()
+    expect(await second.queue.recover()).toBeUndefined()
+    await stopHeart(1)
+    const guilty = await second.queue.recover()
+    expect(guilty).toMatchObject({ event: { id: '1' }, attempt: 1 })
+    if (dead) await first.queue.done(dead)
+    expect(await states()).toEqual(['1 running by second', '2 blocked'])
+    if (guilty) await second.queue.retry(guilty, { due: Date.now(), error: 'it died', alone: true })
+    expect(await second.claim()).toMatchObject([{ event: { id: '1' }, attempt: 2 }])
+  })
+
+  test('of one whose heart stopped, what it ran together is run again, each alone, uncharged', async () => {
+    const { first, second, stopHeart, states } = await startTwo()
+    await first.queue.add(
+      [1, 2, 3].map((id) => deliveryOf(eventOf(id, `deal:${id}`))),
+      here,
+    )
+    const [one] = await first.claim(2)
+    await stopHeart(1, 2)
+    expect(await second.queue.recover()).toBeUndefined()
+    const [suspect, ...none] = await second.claim()
+    expect([suspect?.event.id, suspect?.attempt, none]).toEqual(['1', 1, []])
+    expect(await second.claim()).toEqual([])
+    if (one) await first.queue.done(one)
+    expect(await states()).toEqual(['1 running by second', '2 ready', '3 ready'])
+  })
+
+  test('one that lives, and did not say so of one delivery, is not taken for dead', async () => {
+    const { first, second, stopHeart, states } = await startTwo()
+    await first.queue.add(
+      [1, 2].map((id) => deliveryOf(eventOf(id, `deal:${id}`))),
+      here,
+    )
+    const [one, two] = await first.claim()
+    await stopHeart(1)
+    expect(await second.queue.recover()).toBeUndefined()
+    expect(await states()).toEqual(['1 running by first', '2 running by first'])
+    if (one) await first.queue.done(one)
+    if (two) await first.queue.done(two)
+    expect(await states()).toEqual(['1 done', '2 done'])
+    expect(await second.queue.recover()).toBeUndefined()
+  })
+})
