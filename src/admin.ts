@@ -17,7 +17,8 @@ export interface AdminParts {
  * every event, so it must not be taken out of service for them.
  */
 export function createAdminServer(parts: AdminParts): FastifyInstance {
-  const app = Fastify({ logger: false })
+  // It closes last: whoever has said nothing by then would hold the process.
+  const app = Fastify({ logger: false, forceCloseConnections: true })
   app.get('/readyz', async (_request, reply) => {
     const journal = parts.journalTrouble()
     const dispatcher = parts.dispatcherTrouble()

@@ -1,10 +1,10 @@
-import { type ChildProcess, fork } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { on, once } from 'node:events'
-import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
 import type { Dead, FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
 import type { QueueState } from './dispatch/queue.ts'
 import type { Event } from './intake/event.ts'
+import { startChild } from './start-child.ts'
 
 export interface SupervisorParts {
   /** Milliseconds that running handlers get when their dispatcher is replaced. */
@@ -89,7 +89,7 @@ export function superviseDispatcher({
       ...(isSwept || sweepSince === undefined ? [] : [`--sweep-since=${sweepSince.toISOString()}`]),
       ...(workerDir === undefined ? [] : [`--worker=${workerDir}`]),
     ]
-    const child = fork(fileURLToPath(new URL('dispatch/main.ts', import.meta.url)), args, {
+    const child = startChild(new URL('dispatch/main.ts', import.meta.url), args, {
       // A handlers folder needs no package.json, and node:sqlite is no experiment to us.
       execArgv: ['--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
@@ -269,8 +269,8 @@ async function askForMetrics(child: ChildProcess): Promise<string | undefined> {
   try {
     const messages = on(child, 'message', { signal: AbortSignal.timeout(scrapePatience), close: ['exit'] })
     child.send(question, () => undefined)
-    for await (const [message] of messages as AsyncIterable<[FromDispatcher]>)
-      if (message.type === 'metrics') return message.text
+    for await (const [message] of messages as AsyncIterable<[FromDispatcher | null]>)
+      if (message?.type === 'metrics') return message.text
   } catch {
     // The time is up, or the process is failing, which is told elsewhere.
   }

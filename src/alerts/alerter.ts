@@ -1,7 +1,7 @@
-import { type ChildProcess, fork } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
 import type { Logger } from 'pino'
+import { startChild } from '../start-child.ts'
 import type { Snapshot, ToAlerter } from './snapshot.ts'
 
 export interface AlerterParts {
@@ -39,7 +39,7 @@ export function startAlerter({ snapshot, log }: AlerterParts): Alerter {
   }, interval)
 
   function start(): ChildProcess {
-    const fresh = fork(fileURLToPath(new URL('main.ts', import.meta.url)), {
+    const fresh = startChild(new URL('main.ts', import.meta.url), [], {
       execArgv: [],
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     })

@@ -1,48 +1,38 @@
-import { call } from './call.ts'
 import type { Command } from './command.ts'
-import { dead } from './dead.ts'
-import { demo } from './demo.ts'
-import { doctor } from './doctor.ts'
-import { events } from './events.ts'
-import { handlers } from './handlers.ts'
-import { importCommand } from './import.ts'
-import { move } from './move.ts'
-import { reload } from './reload.ts'
-import { replay } from './replay.ts'
-import { send } from './send.ts'
-import { show } from './show.ts'
-import { status } from './status.ts'
-import { sweepCommand } from './sweep.ts'
-import { tail } from './tail.ts'
-import { tryCommand } from './try.ts'
-import { verify } from './verify.ts'
-import { work } from './work.ts'
 
-/** In the order of the help. */
-export const commands: readonly Command[] = [
-  tail,
-  events,
-  show,
-  status,
-  doctor,
-  replay,
-  dead,
-  handlers,
-  reload,
-  verify,
-  tryCommand,
-  send,
-  call,
-  importCommand,
-  sweepCommand,
-  work,
-  move,
-  demo,
-]
+/** In the order of the help. Each is loaded when it is wanted: to load all of them takes longer than most take to run. */
+const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
+  ['tail', async () => (await import('./tail.ts')).tail],
+  ['events', async () => (await import('./events.ts')).events],
+  ['show', async () => (await import('./show.ts')).show],
+  ['status', async () => (await import('./status.ts')).status],
+  ['doctor', async () => (await import('./doctor.ts')).doctor],
+  ['replay', async () => (await import('./replay.ts')).replay],
+  ['dead', async () => (await import('./dead.ts')).dead],
+  ['handlers', async () => (await import('./handlers.ts')).handlers],
+  ['reload', async () => (await import('./reload.ts')).reload],
+  ['verify', async () => (await import('./verify.ts')).verify],
+  ['try', async () => (await import('./try.ts')).tryCommand],
+  ['send', async () => (await import('./send.ts')).send],
+  ['call', async () => (await import('./call.ts')).call],
+  ['import', async () => (await import('./import.ts')).importCommand],
+  ['sweep', async () => (await import('./sweep.ts')).sweepCommand],
+  ['work', async () => (await import('./work.ts')).work],
+  ['move', async () => (await import('./move.ts')).move],
+  ['demo', async () => (await import('./demo.ts')).demo],
+])
 
-const width = Math.max(...commands.map(({ usage }) => usage.length))
+export async function findCommand(name: string): Promise<Command | undefined> {
+  return loaders.get(name)?.()
+}
 
-export const help = `b24-receiver: the tools of bitrix24-webhook-receiver
+export function loadCommands(): Promise<readonly Command[]> {
+  return Promise.all([...loaders.values()].map((load) => load()))
+}
+
+export function helpOf(commands: readonly Command[]): string {
+  const width = Math.max(...commands.map(({ usage }) => usage.length))
+  return `b24-receiver: the tools of bitrix24-webhook-receiver
 
 ${commands.map(({ usage, summary }) => `  b24-receiver ${usage.padEnd(width)}  ${summary}`).join('\n')}
 
@@ -53,3 +43,4 @@ Settings come from the environment and from .env in this folder, as for the rece
 command takes --json. Exit codes: 0 done; 1 it failed, or what it looked at is not well; 64 the words are wrong; 78 the
 settings are wrong.
 `
+}

@@ -1,8 +1,9 @@
 #!/usr/bin/env -S node --disable-warning=ExperimentalWarning
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import { ConfigError } from '../config.ts'
-import { commands, help } from './commands.ts'
+import { findCommand, helpOf, loadCommands } from './commands.ts'
 import { exitCodes } from './exit-codes.ts'
+import { printable } from './printer.ts'
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   // `| head` closes our stdout: there is nobody left to tell.
@@ -14,7 +15,7 @@ process.stderr.on('error', () => undefined)
 process.exitCode = await main(process.argv.slice(2))
 
 async function main([name = '', ...args]: readonly string[]): Promise<number> {
-  const command = commands.find((one) => one.name === name)
+  const command = await findCommand(name)
   if (command === undefined) return mainWithout(name, args)
   if (args.includes('--help') || args.includes('-h')) return say(command.help)
   try {
@@ -22,7 +23,7 @@ async function main([name = '', ...args]: readonly string[]): Promise<number> {
     return await command.run(args)
   } catch (error) {
     const message = (error instanceof Error ? error.message : String(error)).replaceAll(/\s+/g, ' ')
-    return fail(`b24-receiver ${name}: ${message}`, exitCodeOf(error))
+    return fail(`b24-receiver ${name}: ${printable(message)}`, exitCodeOf(error))
   }
 }
 
@@ -38,16 +39,17 @@ function readEnvFile(): void {
   process.loadEnvFile('.env')
 }
 
-function mainWithout(name: string, args: readonly string[]): number {
-  if (['help', '-h', '--help'].includes(name)) {
-    const wanted = commands.find((one) => one.name === args[0])
-    return say(wanted?.help ?? help)
-  }
-  if (name === '') return fail(help.trimEnd(), exitCodes.usage)
+async function mainWithout(name: string, [wanted = '']: readonly string[]): Promise<number> {
+  if (['help', '-h', '--help'].includes(name)) return say((await findCommand(wanted))?.help ?? (await help()))
+  if (name === '') return fail((await help()).trimEnd(), exitCodes.usage)
   if (name !== '--version')
     return fail(`b24-receiver: there is no command "${name}"; see b24-receiver --help`, exitCodes.usage)
   const manifest: { version: string } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
   return say(`${manifest.version}\n`)
+}
+
+async function help(): Promise<string> {
+  return helpOf(await loadCommands())
 }
 
 function say(text: string): number {

@@ -20,7 +20,14 @@ export interface Printer {
 
 /** What came from the wire must not move the cursor: control characters become their JSON escapes. */
 export function printable(text: string): string {
-  return text.replaceAll(/\p{Cc}/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  return text.replaceAll(/\p{Cc}/gu, toEscape)
+}
+
+/** The control characters that JSON.stringify and pino-pretty leave as they are; to some terminals U+009B is `ESC [`. */
+const late = /[\u007f-\u009f]/g
+
+function toEscape(character: string): string {
+  return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
 }
 
 const clearLine = '\r\u001b[K'
@@ -30,7 +37,7 @@ export function createPrinter({ json }: { readonly json: boolean }): Printer {
 
   const line = async (text: string) => {
     if (hasProgress) progress('')
-    if (!process.stdout.write(`${text}\n`)) await once(process.stdout, 'drain')
+    if (!process.stdout.write(`${text.replaceAll(late, toEscape)}\n`)) await once(process.stdout, 'drain')
   }
 
   function progress(text: string): void {
@@ -41,7 +48,7 @@ export function createPrinter({ json }: { readonly json: boolean }): Printer {
 
   const note = (text: string) => {
     progress('')
-    process.stderr.write(`${text}\n`)
+    process.stderr.write(`${text.replaceAll(late, toEscape)}\n`)
   }
 
   return {

@@ -10,6 +10,7 @@ import { toUrlHost } from './admin.ts'
 import { defineCommand } from './command.ts'
 import { exitCodes } from './exit-codes.ts'
 import { parseParameters } from './parameters.ts'
+import { printable } from './printer.ts'
 import { UsageError } from './usage-error.ts'
 
 /** Posts events as Bitrix24 does. */
@@ -200,10 +201,10 @@ function errorOf({ status, body, error }: Outcome): string | undefined {
 
 function tell({ posts, answers, seconds, p50, p99 }: Summary, [first]: readonly Outcome[]): string[] {
   if (posts === 1 && first && first.status > 0)
-    return [`${first.status} ${first.body.trim().slice(0, 300)} (${p50} ms)`]
+    return [`${first.status} ${printable(first.body.trim().slice(0, 300))} (${p50} ms)`]
   return [
     ...answers.map(({ status, error = '', count }) =>
-      `${count} × ${status === 0 ? 'no answer' : status} ${error}`.trim(),
+      `${count} × ${status === 0 ? 'no answer' : status} ${printable(error)}`.trim(),
     ),
     `${posts} posts in ${seconds} s; p50 ${p50} ms, p99 ${p99} ms`,
   ]

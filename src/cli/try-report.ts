@@ -57,7 +57,7 @@ function shorten(value: unknown): string {
 }
 
 function tellBroken({ at, error }: Extract<FromTry, { type: 'broken' }>): string {
-  return `${error}\nit cannot be loaded: ${at}`
+  return `${printableLines(error)}\nit cannot be loaded: ${at}`
 }
 
 function tellEnd({ outcome, ms, dueIn = 0, error, returned }: Ended, retryFor: number): string {
@@ -69,7 +69,11 @@ function tellEnd({ outcome, ms, dueIn = 0, error, returned }: Ended, retryFor: n
     postponed: `failed after ${ms} ms, because the hook does not work: the receiver would run it again when it does`,
   }
   const value = returned === undefined ? [] : [`returned ${shorten(returned)}, of which the receiver makes nothing`]
-  return [...(error === undefined ? [] : [error]), ...value, endings[outcome] ?? outcome].join('\n')
+  return [...(error === undefined ? [] : [printableLines(error)]), ...value, endings[outcome] ?? outcome].join('\n')
+}
+
+function printableLines(text: string): string {
+  return text.split('\n').map(printable).join('\n')
 }
 
 function toHours(ms: number): string {

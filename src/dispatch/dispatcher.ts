@@ -5,6 +5,7 @@ import type { Portals } from '../bitrix24/portals.ts'
 import { isDeletion } from '../events/catalogue.ts'
 import { follow, type JournalledEvent, type Position } from '../journal/follow.ts'
 import { listSegments } from '../journal/segments.ts'
+import { laneOf } from './lane.ts'
 import { createLoopBreaker, type LoopBreaker } from './loop-breaker.ts'
 import type { OwnWrites } from './own-writes.ts'
 import type { Delivery, Queue } from './queue.ts'
@@ -57,6 +58,8 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
+  /** Their object was deleted while they ran. */
+  const outlived = new WeakSet<Delivery>()
   const failure = Promise.withResolvers<never>()
   let alarm: NodeJS.Timeout | undefined
   let claiming: Promise<unknown> = Promise.resolve()
@@ -65,7 +68,14 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   let followed = from
   let isStopping = false
   const { loopBreaker = createLoopBreaker() } = parts
-  const runner = createRunner({ ...parts, loopBreaker, onStuck: giveUp, onOutcome, resume })
+  const runner = createRunner({
+    ...parts,
+    loopBreaker,
+    onStuck: giveUp,
+    onOutcome,
+    resume,
+    keepsNothing: (delivery) => outlived.has(delivery),
+  })
 
   /** This process cannot go on: it begins nothing more, and whoever started us stops us. */
   function giveUp(error: unknown): void {
@@ -83,6 +93,9 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
           .map(({ name, options: { order, settle } }) => ({ handler: name, event, segment, order, settle })),
       )
       const unseen = entries.flatMap(({ event }) => keepersNotTold(event).map(({ name }) => ({ handler: name, event })))
+      for (const { handler, event } of unseen)
+        for (const delivery of running.keys())
+          if (delivery.handler === handler && laneOf(delivery.event) === laneOf(event)) outlived.add(delivery)
       await queue.add(deliveries, position, unseen)
       followed = position
       if (deliveries.length === 0) continue

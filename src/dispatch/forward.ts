@@ -80,8 +80,16 @@ function readTarget(url: string | undefined): { target: URL; headers: Record<str
   target.username = ''
   target.password = ''
   if (username + password === '') return { target, headers: {} }
-  const login = Buffer.from(`${decodeURIComponent(username)}:${decodeURIComponent(password)}`).toString('base64')
+  const login = Buffer.from(`${decode(username)}:${decode(password)}`).toString('base64')
   return { target, headers: { authorization: `Basic ${login}` } }
+}
+
+function decode(part: string): string {
+  try {
+    return decodeURIComponent(part)
+  } catch {
+    throw new TypeError('forward: in the name and password of the URL write %25 for a %')
+  }
 }
 
 /** What Bitrix24 has sent, in its order. `application_token` is the last of `auth`, and a robot sends none. */
@@ -111,7 +119,11 @@ function errorOf({ status, headers }: Response, host: string): Error {
   const answer = `${host} answered ${status}`
   if (status === 408 || status === 429 || status >= 500) {
     const wait = readRetryAfter(headers.get('retry-after'))
-    return wait === undefined ? new Error(answer) : new RetryAfter(`${wait}s`, { cause: new Error(answer) })
+    if (wait === undefined) return new Error(answer)
+    const error = new RetryAfter(`${wait}s`)
+    // Its message is all that the tools have of a delivery that waits, or is dead.
+    error.message = `${answer}, and asks for ${wait} s`
+    return error
   }
   return new FinalError(status < 400 ? `${answer}, and no redirect is followed: name the URL that it leads to` : answer)
 }
@@ -122,6 +134,7 @@ function errorOf({ status, headers }: Response, host: string): Error {
  */
 function readRetryAfter(value: string | null): number | undefined {
   if (value === null) return undefined
-  const seconds = /^\d+$/.test(value) ? Number(value) : Math.ceil((Date.parse(value) - Date.now()) / 1000)
+  const text = value.trim()
+  const seconds = /^\d+$/.test(text) ? Number(text) : Math.ceil((Date.parse(text) - Date.now()) / 1000)
   return seconds > 0 ? Math.min(seconds, longestWait) : undefined
 }

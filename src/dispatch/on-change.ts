@@ -45,6 +45,19 @@ export async function judgeChange({ delivery, names, queue, readRecord }: OnChan
   return { verdict: 'run', seen: fields, previous: before && previousOf(before.fields, names) }
 }
 
+/**
+ * For an event that is only of the handler's own write. What it left in a field is not kept, because it may have
+ * overtaken somebody's change; but that it left something is, else who takes it back would have changed nothing.
+ *
+ * @throws {FinalError} where the record does not have such a field
+ */
+export async function noteOwnChange({ delivery, names, queue, readRecord }: OnChangeQuestion): Promise<void> {
+  const record = await readRecord()
+  const before = await queue.seen(delivery)
+  if (record === null || before === undefined || before.isInDoubt) return
+  if (!isSame(before, readFields(record, names, delivery.event.object))) await queue.doubt(delivery)
+}
+
 /** Keys in one order, because PHP's is that of the moment. */
 function readFields(record: LooseRecord, names: readonly string[], object = 'the record'): SeenFields {
   const missing = names.filter((name) => !Object.hasOwn(record, name))

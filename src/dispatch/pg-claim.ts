@@ -1,3 +1,4 @@
+import { isDeletion } from '../events/catalogue.ts'
 import type { Row, Session, Transaction } from './pg-database.ts'
 import type { Job } from './pg-jobs.ts'
 import type { Wanted } from './queue.ts'
@@ -130,7 +131,12 @@ async function mergeLines(
     const isOfOneName = coalesce.get(String(line?.['handler'])) === true
     // What came after an event of another name must not overtake it. A replay is the last in its lane and not the newest:
     // what came after its event would be taken for done.
-    const end = behind.findIndex(({ name, run }) => run !== 1 || (isOfOneName && name !== line?.['first']))
+    const end = behind.findIndex(({ name, run }, at) => {
+      // Nor a deletion: of a record that is gone its handler may hear by no other event.
+      const before = String(at === 0 ? line?.['first'] : behind[at - 1]?.['name'])
+      const isAfterDeletion = isDeletion(before) && !isDeletion(String(name))
+      return run !== 1 || isAfterDeletion || (isOfOneName && name !== line?.['first'])
+    })
     const one = end === -1 ? behind : behind.slice(0, end)
     const key = Number(one.at(-1)?.['key'] ?? head)
     if (key === head) continue

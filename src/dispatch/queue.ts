@@ -38,7 +38,10 @@ export interface Seen {
 export interface Wanted {
   readonly handler: string
   readonly limit: number
-  /** Whether waiting deliveries of one object become one run: of one event name (`true`), of any (`'object'`). */
+  /**
+   * Whether waiting deliveries of one object become one run: of one event name (`true`), of any (`'object'`); that of a
+   * deletion never goes into a later one.
+   */
   readonly coalesce: boolean | 'object'
 }
 

@@ -6,7 +6,7 @@ import type { JournalledEvent } from '../journal/follow.ts'
 import { createRun } from './context.ts'
 import { laneOf } from './lane.ts'
 import type { LoopBreaker } from './loop-breaker.ts'
-import { judgeChange } from './on-change.ts'
+import { judgeChange, noteOwnChange } from './on-change.ts'
 import type { OwnWrites } from './own-writes.ts'
 import type { Delivery, Queue, SeenFields } from './queue.ts'
 import type { LoadedHandler } from './registry.ts'
@@ -38,6 +38,8 @@ export interface RunnerParts {
   readonly onOutcome: (outcome: Outcome) => void
   /** What was postponed may run. */
   readonly resume: () => void
+  /** What it saw is of no use any more: its object was deleted meanwhile. */
+  readonly keepsNothing?: (delivery: Delivery) => boolean
   /** Somebody who waits for the runs wants them to end: their signals abort. */
   readonly interrupt?: AbortSignal
 }
@@ -53,7 +55,7 @@ export interface Runner {
 const longestPostponement = 600_000
 
 export function createRunner(parts: RunnerParts): Runner {
-  const { queue, portals, ownWrites, loopBreaker, log, onStuck, onOutcome, resume } = parts
+  const { queue, portals, ownWrites, loopBreaker, log, onStuck, onOutcome, resume, keepsNothing = () => false } = parts
   /** Names of the handlers that were seen calling Bitrix24. */
   const callers = new Set<string>()
 
@@ -76,7 +78,7 @@ export function createRunner(parts: RunnerParts): Runner {
     const started = performance.now()
     const ms = () => Math.round(performance.now() - started)
     const end = async (outcome: 'handled' | 'unchanged' | 'gone' | 'echo', seen?: SeenFields | null) => {
-      await queue.done(delivery, seen)
+      await queue.done(delivery, keepsNothing(delivery) ? null : seen)
       const took = ms()
       log.info({ ...about, ms: took }, outcome)
       onOutcome({ handler: handler.name, event, outcome, ms: took })
@@ -89,15 +91,18 @@ export function createRunner(parts: RunnerParts): Runner {
       ownWrites,
       onCall: () => void callers.add(handler.name),
     })
+    const question = onChange && { delivery, names: onChange, queue, readRecord: run.readOnce }
     try {
       // Not on a retry: a run that failed half-way has written, too.
       if (ignoreOwnChanges && attempt === 1) {
         const readRecord = onChange ? run.readOnce : run.readRecord
         const verdict = await ownWrites.judge({ handler: handler.name, event, coalesced }, readRecord)
-        // What is kept stays: it may be a person's change that ours has overtaken, and whose event is still to come.
-        if (verdict === 'echo') return await end('echo')
+        if (verdict === 'echo') {
+          if (question) await noteOwnChange(question)
+          return await end('echo')
+        }
       }
-      const change = onChange && (await judgeChange({ delivery, names: onChange, queue, readRecord: run.readOnce }))
+      const change = question && (await judgeChange(question))
       if (change && change.verdict !== 'run') return await end(change.verdict, change.seen)
       await Promise.race([
         handler.handle(event, run.contextWith(change?.previous)),

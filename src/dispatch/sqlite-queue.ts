@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
+import { isDeletion } from '../events/catalogue.ts'
 import { type JournalledEvent, oldest } from '../journal/follow.ts'
 import { laneOf } from './lane.ts'
 import type { Delivery, Queue, SeenFields, Wanted } from './queue.ts'
@@ -146,6 +147,8 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       for (const row of sql.behind.iterate(String(head['handler']), lane)) {
         // What came after an event of another name must not overtake it.
         if (coalesce === true && row['name'] !== head['name']) break
+        // Nor a deletion: of a record that is gone its handler may hear by no other event.
+        if (isDeletion(String(one.at(-1)?.['name'])) && !isDeletion(String(row['name']))) break
         // A replay is the last in its lane and not the newest: what came after its event would be taken for done.
         if (row['run'] !== 1) break
         one.push(row)

@@ -144,6 +144,27 @@ describe('an answer that is not the expected one makes it exit with 1', () => {
     expect([code, stdout]).toEqual([1, expect.stringMatching(shown)])
   })
 
+  test('and what it says moves no cursor', async () => {
+    for (const body of ['\u001b[2Jno', '{"error":"\\u001b[2Jno"}']) {
+      const url = await startOther(500, body)
+      for (const count of ['1', '2']) {
+        const { stdout } = await runCli(
+          {},
+          'send',
+          'ONLEAD',
+          '--force',
+          '--count',
+          count,
+          '--url',
+          url,
+          '--token',
+          'abc',
+        )
+        expect(stdout).toMatch(/^(\P{Cc}|\n)*$/u)
+      }
+    }
+  })
+
   test('one that never comes is waited for until Ctrl-C, twice', async () => {
     const url = await startOther()
     const { child, result } = spawnCli({}, 'send', 'ONCRMDEALUPDATE', '--url', url, '--token', 'abc')

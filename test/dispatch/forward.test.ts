@@ -203,13 +203,18 @@ describe('the answer', () => {
     const { url, host } = await answering(status, { 'retry-after': '90' })
     const error = await failureOf(url)
     expect(chosenDelay(error)).toBe(90_000)
-    expect(error.cause).toMatchObject({ message: `${host} answered ${status}` })
+    expect(error.message).toBe(`${host} answered ${status}, and asks for 90 s`)
   })
 
   test('with Retry-After as a date: not before', async () => {
     vi.useFakeTimers({ toFake: ['Date'], now: new Date('2026-11-23T08:00:00.400Z') })
     onTestFinished(() => void vi.useRealTimers())
     const { url } = await answering(503, { 'retry-after': 'Mon, 23 Nov 2026 08:01:30 GMT' })
+    expect(chosenDelay(await failureOf(url))).toBe(90_000)
+  })
+
+  test('with Retry-After and spaces around it: not before', async () => {
+    const { url } = await answering(503, { 'retry-after': ' 90 ' })
     expect(chosenDelay(await failureOf(url))).toBe(90_000)
   })
 
@@ -315,6 +320,12 @@ describe('a definition', () => {
     }
     expect(thrown).toBeInstanceOf(Error)
     expect(inspect(thrown)).not.toContain(secret)
+  })
+
+  test('with a password whose % is none of an escape is refused, and what to write is said', () => {
+    expect(() => forward(`https://user:${secret}100%@example.com/`)).toThrow(
+      new TypeError('forward: in the name and password of the URL write %25 for a %'),
+    )
   })
 
   test('with another format is refused', () => {

@@ -20,7 +20,7 @@ beforeAll(async () => {
   installed = await postgres.createDatabase()
   await (await openDatabase({ url: postgres.url(installed), log })).close()
 }, 60_000)
-afterAll(() => postgres.remove())
+afterAll(() => postgres.remove(), 60_000)
 
 /** Queues on a database of their own, all by one name: each takes the one before for dead. */
 async function openStore(now: () => number) {

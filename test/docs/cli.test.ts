@@ -1,9 +1,10 @@
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { commands, help } from '../../src/cli/commands.ts'
+import { findCommand, helpOf, loadCommands } from '../../src/cli/commands.ts'
 import { exitCodes } from '../../src/cli/exit-codes.ts'
 import { blocksOf, pages, readText, root, tableOf } from '../support/docs.ts'
 
+const commands = await loadCommands()
 const page = 'docs/cli.md'
 const mark = '<!-- What follows is written by `npx vitest run test/docs/cli.test.ts -u`. -->\n'
 
@@ -17,6 +18,7 @@ test('docs/cli.md holds the help of every command', async () => {
 test('the exit codes are those of the source, in the help too', () => {
   const codes = tableOf(page, 'exit code', 'means').map(([code]) => Number(code))
   expect(codes).toEqual(Object.values(exitCodes))
+  const help = helpOf(commands)
   for (const code of codes) expect(help).toMatch(new RegExp(`\\b${code}\\b`))
 })
 
@@ -30,6 +32,10 @@ test.each(commands.map((command) => [command.name, command] as const))(
     expect(command.help.split('\n').filter((line) => line.length > 130)).toEqual([])
   },
 )
+
+test('a command is found by its name', async () => {
+  for (const command of commands) expect(await findCommand(command.name)).toBe(command)
+})
 
 test.each(pages)('%s names only commands that there are, and never a bare npx', (name) => {
   const shown = [...readText(name).matchAll(/b24-receiver ([a-z]+)\b/g)].map(([, command = '']) => command)

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { alerterOf, startAlertTarget, urlSecret } from '../support/alert-target.ts'
 import { deals, dispatcherOf, isGone, spawnDispatcher } from '../support/dispatcher.ts'
-import { canMount, smallDisk } from '../support/faults.ts'
+import { canMount, canTrace, forbidChildren, smallDisk } from '../support/faults.ts'
 import { startPortal } from '../support/portal.ts'
 import {
   dealBody,
@@ -163,6 +163,24 @@ test('an alerter that is killed is started again, tells again what lasts, and th
   expect(target.took[1]).toMatchObject({ kind: 'dead_delivery', state: 'on', details: { dead: 2 } })
   expect(receiver.logged('the alerter ended; no alert is sent meanwhile')).toMatchObject([{ signal: 'SIGKILL' }])
 })
+
+test.skipIf(!canTrace)(
+  'an alerter that cannot be started for want of memory is tried again, and the receiver goes on (strace)',
+  { timeout: 40_000 },
+  async () => {
+    const { receiver } = await startWithAlerts()
+    const alerter = await until('an alerter', () => alerterOf(receiver))
+    const allow = await forbidChildren(receiver.child.pid)
+    process.kill(alerter, 'SIGKILL')
+    const ends = () => receiver.logged('the alerter ended; no alert is sent meanwhile')
+    await until('it fails', () => ends().length === 2)
+    expect(ends()[1]).toMatchObject({ err: { code: 'ENOMEM' } })
+    expect((await receiver.post(dealBody(1))).status).toBe(200)
+    await allow()
+    await until('the next one', () => alerterOf(receiver))
+    expect(await receiver.stop()).toEqual({ code: 0, signal: null })
+  },
+)
 
 test('an alerter that hangs holds neither a post nor the end of its receiver', async () => {
   const { receiver } = await startWithAlerts()

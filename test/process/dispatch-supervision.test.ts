@@ -4,6 +4,7 @@ import { chownSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { deals, dispatcherOf, dispatcherScript, isGone, linesOf, scripted } from '../support/dispatcher.ts'
+import { canTrace, forbidChildren } from '../support/faults.ts'
 import { postMany } from '../support/load.ts'
 import { dealBody, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
@@ -193,6 +194,25 @@ test.runIf(process.getuid?.() === 0)(
     expect((await receiver.post(dealBody(1))).status).toBe(200)
     expect(await receiver.readyz()).toMatchObject({ status: 'degraded' })
     limit(10_000)
+    await until('handled', () => receiver.logged('handled').length === 1)
+    expect(await receiver.stop()).toEqual({ code: 0, signal: null })
+  },
+)
+
+test.skipIf(!canTrace)(
+  'a dispatcher that cannot be started for want of memory is tried again, also one of a reload (strace)',
+  async () => {
+    const receiver = await startReceiver({ handlers: { [deals]: 'export default () => {}' } })
+    const pid = await dispatcherOf(receiver)
+    const failed = () => receiver.logged('the dispatcher cannot be started').length
+    const allow = await forbidChildren(receiver.child.pid)
+    receiver.child.kill('SIGHUP')
+    await until('the reload fails', () => failed() === 1)
+    expect(isGone(pid)).toBe(false)
+    process.kill(pid, 'SIGKILL')
+    await until('it fails', () => failed() > 1)
+    expect((await receiver.post(dealBody(1))).status).toBe(200)
+    await allow()
     await until('handled', () => receiver.logged('handled').length === 1)
     expect(await receiver.stop()).toEqual({ code: 0, signal: null })
   },

@@ -174,6 +174,25 @@ test('what is kept goes with the deal, whether a handler hears of the deletion o
   expect(rowsOf(receiver)).toEqual([kept[1], kept[3]])
 })
 
+test('nothing is kept of a deal that was deleted while a handler ran for it, as by the handler itself', async () => {
+  const { portal, receiver, mark, unmark, begun, ended } = await start((folder) => ({
+    'a.mjs': mover(folder, "{ onChange: ['stageId'] }"),
+    'witness.mjs': `import { defineHandler } from 'bitrix24-webhook-receiver'
+export default defineHandler('ONCRMDEALDELETE', () => undefined)`,
+  }))
+  stage(portal, 'WON')
+  stage(portal, 'WON', 6)
+  await ended('handled', 2)
+  mark('hold')
+  stage(portal, 'LOSE')
+  await until('it runs', () => begun().length === 3)
+  portal.records.remove(DEAL, 5)
+  await ended('handled', 3)
+  unmark('hold')
+  await ended('handled', 4)
+  expect(rowsOf(receiver)).toMatchObject([{ object: 'deal:6' }])
+})
+
 test('an update of a deal that is gone runs nothing, and a forgotten handler sees all for the first time', async () => {
   const { portal, receiver, begun, ended } = await start((folder) => ({
     'mover.mjs': mover(folder, "{ onChange: ['stageId'] }"),
@@ -238,6 +257,21 @@ test('beside ignoreOwnChanges: its own change of the stage does not run it, and 
   await ended('unchanged', 1)
   expect(done()).toEqual(['deal:5 first WON 1', 'deal:5 WON OWN 1'])
   expect(receiver.logged('handled')).toHaveLength(2)
+})
+
+test('beside ignoreOwnChanges: who takes back what the handler has written to a field makes it run', async () => {
+  const { portal, mark, unmark, done, ended } = await start((folder) => ({
+    'mover.mjs': mover(folder, "{ onChange: ['stageId'], ignoreOwnChanges: true }"),
+  }))
+  mark('write')
+  stage(portal, 'WON')
+  await ended('echo', 1)
+  unmark('write')
+  stage(portal, 'WON')
+  await ended('handled', 2)
+  portal.edit(DEAL, 5, { title: 'Ship' })
+  await ended('unchanged', 1)
+  expect(done()).toEqual(['deal:5 first WON 1', 'deal:5 WON WON 1'])
 })
 
 test('a field that the deal does not have, or no hook, ends a delivery at its first run, and says why', async () => {

@@ -127,6 +127,21 @@ test('a client that never finishes does not hold a stop beyond the grace', async
   socket.destroy()
 })
 
+test.for([
+  ['nothing', ''],
+  ['half a request', 'GET /readyz HTTP/1.1\r\n'],
+] as const)('a connection to the private listener that has sent %s does not hold a stop', async ([, text]) => {
+  const receiver = await startReceiver({ env: { SHUTDOWN_GRACE: '1s' } })
+  const socket = connect(receiver.adminPort, '127.0.0.1')
+  await once(socket, 'connect')
+  socket.on('error', () => undefined)
+  socket.write(text)
+  // It was taken when a later one was answered.
+  await receiver.readyz()
+  expect(await receiver.stop()).toEqual({ code: 0, signal: null })
+  socket.destroy()
+})
+
 test('a reader of its output that goes away does not end it', async () => {
   const receiver = await startReceiver()
   receiver.child.stdout?.destroy()

@@ -1,13 +1,32 @@
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { closeSync, mkdtempSync, openSync, readdirSync, rmSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
-import { temporaryFolder } from './receiver.ts'
+import { temporaryFolder, until } from './receiver.ts'
 
 /** Whether system calls can be watched and made to fail; a container may forbid it. */
 export const canTrace = spawnSync('strace', ['-o', '/dev/null', 'true']).status === 0
+
+/** From now on this process can start no other, for want of memory. Resolves to what ends that; the test does, too. */
+export async function forbidChildren(pid: number | undefined): Promise<() => Promise<unknown>> {
+  const calls = 'clone,fork,vfork'
+  const strace = spawn('strace', ['-p', String(pid), '-e', `trace=${calls}`, '-e', `inject=${calls}:error=ENOMEM`])
+  const ended = once(strace, 'close')
+  const end = () => {
+    strace.kill()
+    return ended
+  }
+  onTestFinished(async () => void (await end()))
+  let said = ''
+  strace.stderr.setEncoding('utf8').on('data', (text: string) => {
+    said += text
+  })
+  await until('strace is attached', () => said.includes('attached'))
+  return end
+}
 
 /** Whether a small disk can be had. */
 export const canMount = tryMount()

@@ -288,6 +288,19 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       ])
     })
 
+    test("'object' takes what came before a deletion into its run, and never the deletion into a later one", async () => {
+      const { clock, queue, add, claim } = await start()
+      const gone = { name: 'ONCRMDEALDELETE' }
+      await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1', gone), eventOf(3, 'deal:1'), eventOf(4, 'deal:1'))
+      const deletion = await claim(mergeAll)
+      expect(deletion).toMatchObject([{ event: { id: '2' }, coalesced: 2 }])
+      await queue.retry(got(deletion[0]), { due: clock.now, error: 'no' })
+      const again = await claim(mergeAll)
+      expect(again).toMatchObject([{ event: { id: '2' }, coalesced: 2, attempt: 2 }])
+      await queue.done(got(again[0]))
+      expect(await claim(mergeAll)).toMatchObject([{ event: { id: '4' }, coalesced: 2 }])
+    })
+
     test('two portals with the same deal id never share a run', async () => {
       const { queue, add, claim } = await start()
       const many = Array.from({ length: 20 }, (_, index) => eventOf(index, 'deal:662', { portal: `${index % 2}` }))
