@@ -80,10 +80,9 @@ describe('two workers', () => {
       await second.database.boss.supervise()
     }
     const states = async () => {
-      const rows = await postgres.query('SELECT event_id, state, worker FROM b24_receiver.delivery ORDER BY key', name)
-      return rows.map(({ event_id: id, state, worker }) =>
-        [id, state, ...(worker === null ? [] : ['by', worker])].join(' '),
-      )
+      const told = "concat_ws(' ', event_id, state, 'by ' || worker)"
+      const rows = await postgres.query(`SELECT ${told} AS told FROM b24_receiver.delivery ORDER BY key`, name)
+      return rows.map((row) => String(row['told']))
     }
     return { first, second, stopHeart, states }
   }

@@ -14,7 +14,7 @@ beforeAll(async () => {
   installed = await postgres.createDatabase()
   await (await openDatabase({ url: postgres.url(installed), log })).close()
 }, 60_000)
-afterAll(() => postgres.remove(), 30_000)
+afterAll(() => postgres.remove(), 60_000)
 
 let installed: string
 

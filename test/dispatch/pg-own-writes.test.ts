@@ -11,7 +11,7 @@ let postgres: Postgres
 beforeAll(async () => {
   postgres = await startPostgres({ flags: ['-c', 'fsync=off'] })
 }, 60_000)
-afterAll(() => postgres.remove(), 30_000)
+afterAll(() => postgres.remove(), 60_000)
 
 async function openStore() {
   const url = postgres.url(await postgres.createDatabase())

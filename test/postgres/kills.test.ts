@@ -14,7 +14,7 @@ let postgres: Postgres
 beforeAll(async () => {
   postgres = await startPostgres()
 }, 60_000)
-afterAll(() => postgres.remove(), 30_000)
+afterAll(() => postgres.remove(), 60_000)
 
 test('two receivers and three workers, killed at random: nothing is lost, nothing overlaps, every object is in order', {
   timeout: 600_000,

@@ -11,7 +11,7 @@ let postgres: Postgres
 beforeAll(async () => {
   postgres = await startPostgres()
 }, 60_000)
-afterAll(() => postgres.remove(), 30_000)
+afterAll(() => postgres.remove(), 60_000)
 
 test.each([
   ['stopped', 'SIGINT'],

@@ -8,7 +8,7 @@ let postgres: Postgres
 beforeAll(async () => {
   postgres = await startPostgres()
 }, 60_000)
-afterAll(() => postgres.remove(), 30_000)
+afterAll(() => postgres.remove(), 60_000)
 
 /** The first run of the first event waits for ever; the others end. */
 const hanging = 'if (attempt === 1 && lines() === 1) await new Promise((resolve) => setTimeout(resolve, 600_000))'

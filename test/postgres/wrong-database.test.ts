@@ -11,7 +11,7 @@ beforeAll(async () => {
   postgres = await startPostgres()
   await postgres.query("CREATE ROLE guest LOGIN PASSWORD 'secret0of0guest'")
 }, 60_000)
-afterAll(() => postgres.remove(), 30_000)
+afterAll(() => postgres.remove(), 60_000)
 
 /** Posts are answered, /readyz says why nothing runs, and no password is in any output. */
 async function waitAndMend(url: string, why: RegExp, mend: () => Promise<unknown>) {
