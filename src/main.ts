@@ -83,13 +83,14 @@ async function start(config: Config): Promise<void> {
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
-    hookTroubles: () => supervisor?.hookTroubles() ?? [],
+    hookTroubles: () => [...(supervisor?.hookTroubles().values() ?? [])],
     deliveries: () => supervisor?.state(),
     metrics: metrics.exposition,
   })
   addImportRoute(admin, { tokens, journal })
-  await app.listen({ port: config.port, host: config.host, backlog })
+  // The last that can fail before the first post is taken: one that a failing start cuts off is lost.
   await admin.listen({ port: config.adminPort, host: config.adminHost })
+  await app.listen({ port: config.port, host: config.host, backlog })
   if (config.dispatcher)
     supervisor = superviseDispatcher({
       grace,
@@ -128,5 +129,5 @@ async function start(config: Config): Promise<void> {
     },
     `ready for events: POST ${config.webhookPath} on ${config.host}:${config.port}`,
   )
-  if (supervisor && process.argv.includes('--watch')) watchHandlers(config.handlersDir, supervisor)
+  if (supervisor && process.argv.includes('--watch')) watchHandlers({ dir: config.handlersDir, supervisor, log })
 }
