@@ -20,10 +20,15 @@ export function snapshotOf({ journal, lastEventAt, refusals: { counts }, supervi
       refused: counts.get('journal_unavailable') ?? 0,
     },
     wrongTokens: counts.get('invalid_application_token') ?? 0,
-    ...(supervisor && {
-      dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
-      hooks: supervisor.hookTroubles(),
-      dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
-    }),
+    ...(supervisor && dispatcherSnapshotOf(supervisor)),
+  }
+}
+
+/** What whoever keeps a dispatcher running tells of it. */
+export function dispatcherSnapshotOf(supervisor: Supervisor): Snapshot {
+  return {
+    dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
+    hooks: Object.fromEntries(supervisor.hookTroubles()),
+    dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
   }
 }
