@@ -1,39 +1,36 @@
-import { existsSync, watch } from 'node:fs'
-import { access, constants, mkdir } from 'node:fs/promises'
-import { join } from 'node:path'
 import closeWithGrace from 'close-with-grace'
-import type { Logger } from 'pino'
 import { createAdminServer } from './admin.ts'
-import { type Alerter, startAlerter } from './alerts/alerter.ts'
-import type { Snapshot } from './alerts/snapshot.ts'
+import { startAlerter } from './alerts/alerter.ts'
+import { snapshotOf } from './alerts/receiver-snapshot.ts'
 import { type Config, readConfig } from './config.ts'
+import { ensureWritable } from './data-dir.ts'
 import { settleIdentity } from './dispatch/identity.ts'
 import { settleFirstStart } from './dispatch/sqlite-queue.ts'
+import { drain } from './drain.ts'
 import { addImportRoute } from './import.ts'
 import { createAllowedAddresses } from './intake/allowed-addresses.ts'
 import { openPublishedAddresses } from './intake/published-addresses.ts'
-import { createRefusalLog, type RefusalLog } from './intake/refusal-log.ts'
+import { createRefusalLog } from './intake/refusal-log.ts'
 import { createServer } from './intake/server.ts'
 import { createShapeLog } from './intake/shape-log.ts'
-import { createTokens, type Tokens } from './intake/token.ts'
+import { createTokens } from './intake/token.ts'
 import { lastEvent } from './journal/follow.ts'
-import { type Journal, openJournal } from './journal/journal.ts'
+import { openJournal } from './journal/journal.ts'
 import { lockDataDir } from './journal/lock.ts'
-import { codeOf, isJournalEmpty, journalDir, stableName } from './journal/segments.ts'
+import { isJournalEmpty, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
 import { createReceiverMetrics } from './metrics/receiver.ts'
-import { explainStart, StartError } from './start-error.ts'
+import { reload, takeSignals } from './reload.ts'
+import { explainStart } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
-import { dropPendingSweep, openPendingSweep, type PendingSweep } from './sweep/pending-sweep.ts'
+import { findMissed } from './sweep/pending-sweep.ts'
+import { watchHandlers } from './watch-handlers.ts'
 
 /** Bitrix24 opens a connection per event, a thousand of them after a bulk edit. */
 const backlog = 4096
 
 /** What remains of the grace for fsync and exit after the last connection was cut, in milliseconds. */
 const lastMoments = 500
-
-/** Editors save a file in several steps. */
-const settled = 200
 
 try {
   await start(readConfig(process.env))
@@ -70,7 +67,7 @@ async function start(config: Config): Promise<void> {
   const isNew = await isJournalEmpty(dataDir)
   if (config.databaseUrl === undefined) settleFirstStart(dataDir, isNew)
   else settleIdentity(dataDir, isNew)
-  const missed = await findMissed({ config, lastAt, log })
+  const missed = await findMissed({ ...config, lastAt, log })
   const tokens = createTokens(config.tokens)
   const app = createServer({
     config,
@@ -86,13 +83,14 @@ async function start(config: Config): Promise<void> {
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
-    hookTroubles: () => supervisor?.hookTroubles() ?? [],
+    hookTroubles: () => [...(supervisor?.hookTroubles().values() ?? [])],
     deliveries: () => supervisor?.state(),
     metrics: metrics.exposition,
   })
   addImportRoute(admin, { tokens, journal })
-  await app.listen({ port: config.port, host: config.host, backlog })
+  // The last that can fail before the first post is taken: one that a failing start cuts off is lost.
   await admin.listen({ port: config.adminPort, host: config.adminHost })
+  await app.listen({ port: config.port, host: config.host, backlog })
   if (config.dispatcher)
     supervisor = superviseDispatcher({
       grace,
@@ -113,16 +111,7 @@ async function start(config: Config): Promise<void> {
   closeWithGrace({ delay: grace + lastMoments, logger: log, skip }, async ({ signal, err }) => {
     if (err) log.fatal({ err }, 'the receiver cannot go on')
     else log.info({ signal }, 'stopping')
-    const limit = Math.max(0, grace - lastMoments)
-    // A connection that was kept alive by an answer given meanwhile would hold us.
-    const sweep = setInterval(() => app.server.closeIdleConnections(), 50)
-    // Whoever is still sending then was never acknowledged.
-    const cut = setTimeout(() => app.server.closeAllConnections(), limit)
-    await Promise.all([app.close(), supervisor?.stop(limit), published?.close(), alerter?.stop(limit)])
-    clearInterval(sweep)
-    clearTimeout(cut)
-    await journal.close()
-    await admin.close()
+    await drain({ app, admin, journal, supervisor, published, alerter }, Math.max(0, grace - lastMoments))
     lock.release()
     log.info('stopped')
     await closeLog()
@@ -140,117 +129,5 @@ async function start(config: Config): Promise<void> {
     },
     `ready for events: POST ${config.webhookPath} on ${config.host}:${config.port}`,
   )
-  if (supervisor && process.argv.includes('--watch')) watchHandlers(config.handlersDir, supervisor)
-}
-
-/** A signal that comes before there is anything to reload must not end us: it is done when there is. */
-function takeSignals(signals: readonly NodeJS.Signals[]): (reload: () => void) => void {
-  let isDue = false
-  let act = () => {
-    isDue = true
-  }
-  for (const signal of signals) process.on(signal, () => act())
-  return (reload) => {
-    act = reload
-    if (isDue) reload()
-  }
-}
-
-/** What SWEEP_ON_START is to look for. A disk that takes no note of it takes no event either, and says so by itself. */
-async function findMissed({
-  config: { dataDir, sweepOnStart },
-  lastAt,
-  log,
-}: {
-  config: Config
-  lastAt: number | undefined
-  log: Logger
-}): Promise<PendingSweep | undefined> {
-  try {
-    if (sweepOnStart !== undefined)
-      return await openPendingSweep(dataDir, lastAt === undefined ? lastAt : new Date(lastAt))
-    await dropPendingSweep(dataDir)
-  } catch (error) {
-    log.error({ err: error }, 'nothing is swept')
-  }
-  return undefined
-}
-
-/** Secrets that come as files are read again; the handlers are loaded anew. */
-async function reload({
-  tokens,
-  supervisor,
-  alerter,
-  log,
-}: {
-  tokens: Tokens
-  supervisor: Supervisor | undefined
-  alerter: Alerter | undefined
-  log: Logger
-}) {
-  try {
-    const config = readConfig(process.env)
-    tokens.replace(config.tokens)
-    log.info({ tokens: config.tokens.map((token) => token.name ?? 'unnamed') }, 'reloading')
-  } catch (error) {
-    log.error({ err: error }, 'the settings are wrong: the tokens stay as they were')
-  }
-  alerter?.reload()
-  await supervisor?.reload()
-}
-
-/** What alerts are made of. `lastEventAt`: of an earlier process. */
-function snapshotOf({
-  journal,
-  lastEventAt,
-  refusals: { counts },
-  supervisor,
-}: {
-  journal: Journal
-  lastEventAt: number
-  refusals: RefusalLog
-  supervisor: Supervisor | undefined
-}): Snapshot {
-  return {
-    journal: {
-      lastEventAt: journal.lastEventAt() ?? lastEventAt,
-      trouble: journal.trouble(),
-      refused: counts.get('journal_unavailable') ?? 0,
-    },
-    wrongTokens: counts.get('invalid_application_token') ?? 0,
-    ...(supervisor && {
-      dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
-      hooks: supervisor.hookTroubles(),
-      dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
-    }),
-  }
-}
-
-function watchHandlers(dir: string, supervisor: Supervisor): void {
-  let timer: NodeJS.Timeout | undefined
-  watch(dir, () => {
-    clearTimeout(timer)
-    timer = setTimeout(() => void supervisor.reload(), settled)
-  })
-}
-
-async function ensureWritable(dir: string): Promise<void> {
-  let path = dir
-  try {
-    await mkdir(dir, { recursive: true })
-    // What an earlier run left there may belong to another user.
-    for (path of [
-      dir,
-      journalDir(dir),
-      ...['receiver.lock', 'dispatcher.lock', 'dispatch.db', 'identity.json'].map((name) => join(dir, name)),
-    ])
-      if (existsSync(path)) await access(path, constants.W_OK)
-  } catch (error) {
-    const user = process.getuid?.()
-    if (codeOf(error) === 'EROFS')
-      throw new StartError(`${path} is on a read-only file system: set DATA_DIR`, { cause: error })
-    if (codeOf(error) === 'EACCES')
-      throw new StartError(`User ${user} may not write to ${path}. Run: chown -R ${user} ${dir}`, { cause: error })
-    throw new StartError(`DATA_DIR ${path} cannot be used: ${String(error)}`, { cause: error })
-  }
+  if (supervisor && process.argv.includes('--watch')) watchHandlers({ dir: config.handlersDir, supervisor, log })
 }

@@ -25,8 +25,8 @@ export interface SupervisorParts {
 export interface Supervisor {
   /** Why no handler runs; `undefined` when all is well. */
   trouble(): string | undefined
-  /** Of each hook that does not work, why. */
-  hookTroubles(): readonly string[]
+  /** Of each hook that does not work, by its label, why. */
+  hookTroubles(): ReadonlyMap<string, string>
   /** How much is owed, as the dispatcher last said; `undefined` until it has. */
   state(): QueueState | undefined
   /** How often a dispatcher ended by itself since the start. */
@@ -214,7 +214,7 @@ export function superviseDispatcher({
 
   return {
     trouble: () => trouble,
-    hookTroubles: () => [...hookTroubles.values()],
+    hookTroubles: () => hookTroubles,
     state: () => state,
     ends: () => ends,
     dead: () => dead,

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import closeWithGrace from 'close-with-grace'
 import { createAdminServer } from './admin.ts'
 import { startAlerter } from './alerts/alerter.ts'
+import { dispatcherSnapshotOf } from './alerts/receiver-snapshot.ts'
 import type { Config } from './config.ts'
 import { createLog } from './log.ts'
 import { superviseDispatcher } from './supervisor.ts'
@@ -28,18 +29,14 @@ export async function startWorker(config: Config): Promise<void> {
   const admin = createAdminServer({
     journalTrouble: () => undefined,
     dispatcherTrouble: () => supervisor.trouble(),
-    hookTroubles: () => supervisor.hookTroubles(),
+    hookTroubles: () => [...supervisor.hookTroubles().values()],
     deliveries: () => supervisor.state(),
     metrics: async () => (await supervisor.metrics()) ?? '',
   })
   const alerter =
     config.alertUrl &&
     startAlerter({
-      snapshot: () => ({
-        dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
-        hooks: supervisor.hookTroubles(),
-        dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
-      }),
+      snapshot: () => dispatcherSnapshotOf(supervisor),
       log,
     })
   await admin.listen({ port: config.adminPort, host: config.adminHost })

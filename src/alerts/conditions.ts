@@ -51,12 +51,12 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
   const burstOfEnds = createBurst({ many: 3, window })
   const burstOfTokens = createBurst({ many: 10, window })
   const lastingTrouble = createLasting(quiet)
-  const lastingHooks = createLasting(quiet)
   const shortage = createShortage()
   let refusedBefore: number | undefined
   let journalReason: string | undefined
   let dispatcherReason: string | undefined
-  const hooks = new Set<string>()
+  /** By label, those that were lately found not to work. */
+  const hooks = new Map<string, { readonly reason: string; readonly seenAt: number }>()
   let hooksSeen = 0
 
   function deadDelivery({ dead }: Snapshot): Condition | undefined {
@@ -109,15 +109,13 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
 
   function hookRefused(snapshot: Snapshot, at: number): Condition | undefined {
     if (snapshot.hooks === undefined) return undefined
-    if (!lastingHooks(snapshot.hooks.length > 0, at)) {
-      hooks.clear()
-      return undefined
+    for (const [label, reason] of Object.entries(snapshot.hooks)) {
+      if (!hooks.has(label)) hooksSeen++
+      hooks.set(label, { reason, seenAt: at })
     }
-    for (const hook of snapshot.hooks) {
-      if (!hooks.has(hook)) hooksSeen++
-      hooks.add(hook)
-    }
-    const reasons = [...hooks].map(cut)
+    for (const [label, { seenAt }] of hooks) if (Math.abs(at - seenAt) >= quiet) hooks.delete(label)
+    if (hooks.size === 0) return undefined
+    const reasons = [...hooks.values()].map(({ reason }) => cut(reason))
     const text = `what needs a hook waits: ${reasons.join('; ')}`
     return { kind: 'hook_refused', text, news: hooksSeen, details: { hooks: reasons } }
   }

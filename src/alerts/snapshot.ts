@@ -21,8 +21,8 @@ export interface Snapshot {
     readonly ends: number
     readonly trouble: string | undefined
   }
-  /** Of each hook that does not work, why. */
-  readonly hooks?: readonly string[]
+  /** Of each hook that does not work, by its label, why. */
+  readonly hooks?: Readonly<Record<string, string>>
   readonly dead?: {
     /** How many are in the queue. */
     readonly queued: number

@@ -15,7 +15,7 @@ export const verify = defineCommand({
     'A clock that was set back is told and is no trouble. It takes some 200 MB of memory for a million lines.',
   ],
   options: {},
-  examples: ['verify', 'verify --json | jq -r .what'],
+  examples: ['verify', "verify --json | jq -r 'select(.what).what'"],
   words: 0,
   async run({ print }) {
     const dataDir = findDataDir()

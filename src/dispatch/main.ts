@@ -295,7 +295,7 @@ async function end(code: number, grace: number): Promise<never> {
 
 /** The receiver knows the rest, but not what a dispatcher of its own would tell it. */
 function tellAlerter(): void {
-  startAlerter({ snapshot: () => ({ hooks: [...heard.hooks.values()], dead: heard.dead }), log })
+  startAlerter({ snapshot: () => ({ hooks: Object.fromEntries(heard.hooks), dead: heard.dead }), log })
 }
 
 function hear(message: FromDispatcher): void {

@@ -1,5 +1,6 @@
 import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { Logger } from 'pino'
 import { codeOf } from '../journal/segments.ts'
 
 /** What is to be swept since the receiver was away; kept on disk, because a start may end before it is. */
@@ -13,7 +14,7 @@ export interface PendingSweep {
  * From the last event before this start, or before an earlier one that did not get through; `undefined` where there was
  * none. To be called before events are taken.
  */
-export async function openPendingSweep(dataDir: string, lastAt: Date | undefined): Promise<PendingSweep | undefined> {
+async function openPendingSweep(dataDir: string, lastAt: Date | undefined): Promise<PendingSweep | undefined> {
   const path = pathIn(dataDir)
   const since = (await readTime(path)) ?? lastAt
   if (since === undefined) return undefined
@@ -23,7 +24,7 @@ export async function openPendingSweep(dataDir: string, lastAt: Date | undefined
 }
 
 /** Nothing is swept at a start: the time would be a wrong one when that is wanted again. */
-export async function dropPendingSweep(dataDir: string): Promise<void> {
+async function dropPendingSweep(dataDir: string): Promise<void> {
   await rm(pathIn(dataDir), { force: true })
 }
 
@@ -39,4 +40,29 @@ async function readTime(path: string): Promise<Date | undefined> {
     if (codeOf(error) === 'ENOENT') return undefined
     throw error
   }
+}
+
+export interface MissedParts {
+  readonly dataDir: string
+  readonly sweepOnStart: string | undefined
+  /** When an earlier process accepted its last event, in Unix milliseconds. */
+  readonly lastAt: number | undefined
+  readonly log: Logger
+}
+
+/** What SWEEP_ON_START is to look for. A disk that takes no note of it takes no event either, and says so by itself. */
+export async function findMissed({
+  dataDir,
+  sweepOnStart,
+  lastAt,
+  log,
+}: MissedParts): Promise<PendingSweep | undefined> {
+  try {
+    if (sweepOnStart !== undefined)
+      return await openPendingSweep(dataDir, lastAt === undefined ? lastAt : new Date(lastAt))
+    await dropPendingSweep(dataDir)
+  } catch (error) {
+    log.error({ err: error }, 'nothing is swept')
+  }
+  return undefined
 }

@@ -137,26 +137,43 @@ describe('a dispatcher', () => {
 })
 
 describe('a hook', () => {
-  const one = 'the hook of a.example is dead: expired_token'
-  const two = 'the hook of b.example is unreachable'
+  const one = { a: 'the hook of a.example is dead: expired_token' }
+  const two = { b: 'the hook of b.example is unreachable' }
 
   test('that does not work is told, and for a minute more: a dispatcher that was replaced has to find it out again', () => {
     const { stay, see, held } = watch()
-    see({ hooks: [] })
-    expect(see({ hooks: [one] })).toEqual(['hook_refused'])
+    see({ hooks: {} })
+    expect(see({ hooks: one })).toEqual(['hook_refused'])
     const news = held()?.news
-    expect(stay(minute - 2 * second, { hooks: [] })).toEqual(['hook_refused'])
-    see({ hooks: [one] })
+    expect(stay(minute - 2 * second, { hooks: {} })).toEqual(['hook_refused'])
+    see({ hooks: one })
     expect(held()?.news).toBe(news)
-    expect(stay(minute, { hooks: [] })).toEqual([])
+    expect(stay(minute, { hooks: {} })).toEqual([])
   })
 
   test('is news when it is another one', () => {
     const { see, held } = watch()
-    see({ hooks: [one] })
+    see({ hooks: one })
     const news = held()?.news ?? 0
-    see({ hooks: [one, two] })
-    expect(held()).toMatchObject({ news: news + 1, details: { hooks: [one, two] } })
+    see({ hooks: { ...one, ...two } })
+    expect(held()).toMatchObject({ news: news + 1, details: { hooks: [one.a, two.b] } })
+  })
+
+  test('is no news when it fails for another reason, and is told with that alone', () => {
+    const { see, held } = watch()
+    see({ hooks: one })
+    const news = held()?.news
+    const reason = 'the hook of a.example is unreachable: ECONNREFUSED'
+    see({ hooks: {} })
+    see({ hooks: { a: reason } })
+    expect(held()).toMatchObject({ news, details: { hooks: [reason] } })
+  })
+
+  test('that has worked for a minute is not among those that do not', () => {
+    const { see, stay, held } = watch()
+    see({ hooks: { ...one, ...two } })
+    stay(minute, { hooks: two })
+    expect(held()?.details).toEqual({ hooks: [two.b] })
   })
 })
 
@@ -184,9 +201,13 @@ test('a clock that is put back keeps nothing wrong for longer', () => {
 
 test('what was wrong earlier is not given as the reason of what is wrong now', () => {
   const { stay, see, held } = watch()
-  see({ hooks: ['one is dead'], dispatcher: { ends: 0, trouble: 'a.ts is broken' }, ...journal({ trouble: 'ENOSPC' }) })
-  stay(10 * minute, { hooks: [], dispatcher: { ends: 0, trouble: undefined }, ...journal() })
-  see({ hooks: ['two is dead'] })
+  see({
+    hooks: { one: 'one is dead' },
+    dispatcher: { ends: 0, trouble: 'a.ts is broken' },
+    ...journal({ trouble: 'ENOSPC' }),
+  })
+  stay(10 * minute, { hooks: {}, dispatcher: { ends: 0, trouble: undefined }, ...journal() })
+  see({ hooks: { two: 'two is dead' } })
   expect(held()?.details).toEqual({ hooks: ['two is dead'] })
   see(journal({ refused: 1 }))
   expect(held()?.details).toEqual({ reason: 'see the log' })

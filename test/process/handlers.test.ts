@@ -97,6 +97,15 @@ test('with --watch a handler that is saved is the one that runs', async () => {
   expect(receiver.logged('handled')).toMatchObject([{ handler: 'deals', object: 'deal:7' }])
 })
 
+test('with --watch a folder that is not there is told, and posts are taken', async () => {
+  const receiver = await startReceiver({
+    args: ['--watch'],
+    env: { HANDLERS_DIR: join(temporaryFolder('no'), 'where') },
+  })
+  await until('told', () => receiver.logged('the handlers cannot be watched: reload them by hand').length === 1)
+  expect((await receiver.post(dealBody(1))).status).toBe(200)
+})
+
 test('an event whose data is not as documented is accepted, marked, counted and delivered', async () => {
   const seen = join(temporaryFolder('seen'), 'seen')
   const receiver = await startReceiver({ handlers: { 'all.mjs': recorder(seen) } })

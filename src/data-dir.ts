@@ -1,0 +1,27 @@
+import { existsSync } from 'node:fs'
+import { access, constants, mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { codeOf, journalDir } from './journal/segments.ts'
+import { StartError } from './start-error.ts'
+
+/** @throws {StartError} that says who may not write where, and what to run */
+export async function ensureWritable(dir: string): Promise<void> {
+  let path = dir
+  try {
+    await mkdir(dir, { recursive: true })
+    // What an earlier run left there may belong to another user.
+    for (path of [
+      dir,
+      journalDir(dir),
+      ...['receiver.lock', 'dispatcher.lock', 'dispatch.db', 'identity.json'].map((name) => join(dir, name)),
+    ])
+      if (existsSync(path)) await access(path, constants.W_OK)
+  } catch (error) {
+    const user = process.getuid?.()
+    if (codeOf(error) === 'EROFS')
+      throw new StartError(`${path} is on a read-only file system: set DATA_DIR`, { cause: error })
+    if (codeOf(error) === 'EACCES')
+      throw new StartError(`User ${user} may not write to ${path}. Run: chown -R ${user} ${dir}`, { cause: error })
+    throw new StartError(`DATA_DIR ${path} cannot be used: ${String(error)}`, { cause: error })
+  }
+}
