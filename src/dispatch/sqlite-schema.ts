@@ -89,8 +89,7 @@ const migrations = [
    CREATE TRIGGER delivery_forgotten AFTER DELETE ON delivery BEGIN
      DELETE FROM failure WHERE delivery = old.key;
    END;
-   CREATE INDEX delivery_dead ON delivery (key) WHERE state = 'dead';
-   CREATE INDEX delivery_owed ON delivery (created_at) WHERE state IN ('blocked', 'ready', 'running', 'waiting')`,
+   CREATE INDEX delivery_dead ON delivery (key) WHERE state = 'dead'`,
   `CREATE TABLE seen (
      handler TEXT NOT NULL,
      lane TEXT NOT NULL,
@@ -149,7 +148,10 @@ export function readHandlers(db: DatabaseSync): string[] {
   return rows.map((row) => String(row['name']))
 }
 
-/** Counts through the partial indexes: what is done, however much, costs nothing. */
+/**
+ * Counts through the partial indexes: what is done, however much, costs nothing. The oldest is at the head of its lane: an
+ * index for it would cost each change of a state more than all the others.
+ */
 export function readState(db: DatabaseSync): QueueState {
   const row = db
     .prepare(`SELECT
@@ -158,7 +160,10 @@ export function readState(db: DatabaseSync): QueueState {
       (SELECT count(*) FROM delivery WHERE state = 'waiting') AS waiting,
       (SELECT count(*) FROM delivery WHERE state = 'blocked') AS blocked,
       (SELECT count(*) FROM delivery WHERE state = 'dead') AS dead,
-      (SELECT min(created_at) FROM delivery WHERE state IN ('blocked', 'ready', 'running', 'waiting')) AS oldest`)
+      (SELECT created_at FROM delivery WHERE key = (SELECT min(key) FROM (
+        SELECT min(key) AS key FROM delivery WHERE state = 'ready'
+        UNION ALL SELECT min(key) FROM delivery WHERE state = 'running'
+        UNION ALL SELECT min(key) FROM delivery WHERE state = 'waiting'))) AS oldest`)
     .get()
   const count = (name: string) => Number(row?.[name])
   const oldest = row?.['oldest']
@@ -168,6 +173,6 @@ export function readState(db: DatabaseSync): QueueState {
     waiting: count('waiting'),
     blocked: count('blocked'),
     dead: count('dead'),
-    oldestAt: oldest === null ? undefined : Number(oldest),
+    oldestAt: oldest === null || oldest === undefined ? undefined : Number(oldest),
   }
 }
