@@ -5,7 +5,7 @@ import { parseRefusedLine } from './journal/refused-line.ts'
 import { Refusal, refusalBody } from './refusal.ts'
 
 export interface ImportParts {
-  readonly tokens: Pick<Tokens, 'verify'>
+  readonly tokens: Pick<Tokens, 'verify' | 'values'>
   readonly journal: Pick<Journal, 'append'>
 }
 
@@ -27,7 +27,7 @@ export function addImportRoute(app: FastifyInstance, { tokens, journal }: Import
       tokens.verify({ auth: { application_token: token } })
       if (typeof request.body !== 'string') throw new Refusal('unsupported_media_type')
       const lines = request.body.split('\n').filter((line) => line !== '')
-      const events = lines.map((line) => parseRefusedLine(line) ?? notAnEvent())
+      const events = lines.map((line) => parseRefusedLine(line, tokens.values()) ?? notAnEvent())
       await Promise.all(events.map((event) => journal.append(event)))
       return { status: 'ok', journalled: events.length }
     } catch (error) {

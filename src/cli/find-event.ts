@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import { timeOfId } from '../journal/event-id.ts'
 import { follow, type JournalledEvent, oldest, type Position, positionBefore } from '../journal/follow.ts'
 
 const lengthOfId = 36
@@ -23,9 +24,8 @@ export interface FindParts {
 
 /** Every event whose id begins so. An id begins with its time, so most of the journal need not be read. */
 export async function findEvents({ dataDir, id, log, onRead }: FindParts): Promise<Found> {
-  const time = Number.parseInt(id.replaceAll('-', '').slice(0, 12).padEnd(12, '0'), 16)
   const { signal } = new AbortController()
-  const found = await search(await positionBefore(dataDir, new Date(time)))
+  const found = await search(await positionBefore(dataDir, new Date(timeOfId(id))))
   // The clock may have been put back meanwhile, or the files be copies that are older than what they hold.
   return found.count > 0 ? found : search(oldest)
 

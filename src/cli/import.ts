@@ -3,6 +3,7 @@ import { createInterface } from 'node:readline'
 import { pino } from 'pino'
 import { readConfig } from '../config.ts'
 import type { Event } from '../intake/event.ts'
+import { timeOfId } from '../journal/event-id.ts'
 import { follow, positionBefore } from '../journal/follow.ts'
 import { parseRefusedLine } from '../journal/refused-line.ts'
 import { openAppender } from './appender.ts'
@@ -35,9 +36,10 @@ export const importCommand = defineCommand({
     if (file === undefined) throw new UsageError('name the file that holds the lines, or - for stdin')
     const config = readConfig(process.env)
     const dataDir = findDataDir()
+    const held = config.tokens.map(({ value }) => value)
     const found = new Map<string, Event>()
     for await (const line of createInterface({ input: file === '-' ? process.stdin : createReadStream(file) })) {
-      const event = parseRefusedLine(line)
+      const event = parseRefusedLine(line, held)
       if (event) found.set(event.id, event)
       print.progress(`${found.size} events found`)
     }
@@ -82,12 +84,11 @@ function* batchesOf(events: readonly Event[]): Generator<Event[]> {
   if (batch.length > 0) yield batch
 }
 
-/** Those of them that the journal has. An id tells the millisecond at which it was made (UUIDv7). */
+/** Those of them that the journal has. */
 async function journalled(dataDir: string, events: ReadonlyMap<string, Event>): Promise<Set<string>> {
   const known = new Set<string>()
   if (events.size === 0) return known
-  const times = [...events.keys()].map((id) => Number.parseInt(id.replaceAll('-', '').slice(0, 12), 16))
-  const first = times.reduce((least, time) => Math.min(least, time))
+  const first = [...events.keys()].map(timeOfId).reduce((least, time) => Math.min(least, time))
   const from = await positionBefore(dataDir, new Date(first - clockSlack))
   const log = pino({ base: null }, process.stderr)
   for await (const { entries } of follow({ dataDir, from, signal: new AbortController().signal, wait: false, log }))

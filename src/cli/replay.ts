@@ -2,6 +2,7 @@ import { pino } from 'pino'
 import type { HandlerRecord } from '../dispatch/deliveries.ts'
 import { matcherOf } from '../dispatch/pattern.ts'
 import type { KnownHandler, NewDelivery } from '../dispatch/queue.ts'
+import { timeOfId } from '../journal/event-id.ts'
 import { follow, type JournalledEvent, oldest, type Position, positionBefore } from '../journal/follow.ts'
 import { defineCommand } from './command.ts'
 import { confirm } from './confirm.ts'
@@ -114,10 +115,10 @@ function chooseHandlers(known: readonly HandlerRecord[], names: readonly string[
     })
 }
 
-/** An id tells the millisecond at which it was made (UUIDv7); what was imported stands later. */
+/** What was imported stands later than its id says. */
 function startOf(dataDir: string, ids: readonly string[], since: Date | undefined): Promise<Position> | Position {
   for (const id of ids) if (!/^[\da-f]{8}-[\da-f]{4}-7/.test(id)) throw new UsageError(`"${id}" is no id of an event`)
-  const times = ids.map((id) => Number.parseInt(id.replaceAll('-', '').slice(0, 12), 16))
+  const times = ids.map(timeOfId)
   const first = times.length > 0 ? new Date(Math.min(...times) - clockSlack) : since
   return first === undefined ? oldest : positionBefore(dataDir, first)
 }

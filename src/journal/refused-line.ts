@@ -1,5 +1,6 @@
 import type { Event } from '../intake/event.ts'
 import type { Form, FormValue } from '../intake/form.ts'
+import { removeSecrets } from '../intake/secrets.ts'
 
 /** What a line of the journal may hold: the log of the receiver also has lines with an id and an event. */
 const names = new Set([
@@ -9,9 +10,12 @@ const names = new Set([
 
 /**
  * The event of a line that the journal did not take and that went to stderr instead, as far as the line is one: whatever
- * collected stderr may have put something of its own before it.
+ * collected stderr may have put something of its own before it. Of what we wrote secrets are gone; a line may have been
+ * made by hand.
+ *
+ * @param held tokens that must not reach the journal wherever they stand
  */
-export function parseRefusedLine(text: string): Event | undefined {
+export function parseRefusedLine(text: string, held: readonly string[]): Event | undefined {
   const line = readObject(text.slice(Math.max(0, text.indexOf('{"level":'))))
   if (line === undefined || Object.keys(line).some((name) => !names.has(name))) return undefined
   const { id, event, remote, object, webhook, shape, source, event_handler_id, ts, document_id, data, auth, query } =
@@ -25,7 +29,12 @@ export function parseRefusedLine(text: string): Event | undefined {
   if (document_id !== undefined && !isTexts(document_id)) return undefined
   if (data !== undefined && !isFormValue(data)) return undefined
   if ((auth !== undefined && !isForm(auth)) || (query !== undefined && !isForm(query))) return undefined
-  return { id, webhook, event, object, shape, source, event_handler_id, ts, document_id, data, auth, query, remote }
+  const form: Form = { event, ...(data !== undefined && { data }), ...(auth && { auth }) }
+  removeSecrets(form, query, held)
+  return {
+    ...{ id, webhook, event, object, shape, source, event_handler_id, ts, document_id },
+    ...{ data: form['data'], auth: isForm(form['auth']) ? form['auth'] : undefined, query, remote },
+  }
 }
 
 const uuid = /^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/

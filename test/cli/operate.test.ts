@@ -14,6 +14,7 @@ import {
   type ReceiverOptions,
   spawnReceiver,
   startReceiver,
+  TOKEN,
   temporaryFolder,
   until,
 } from '../support/receiver.ts'
@@ -442,6 +443,20 @@ describe('import', () => {
       `b24-receiver import: there is no journal in ${dataDir}: set DATA_DIR to the receiver's`,
     ])
     expect(existsSync(dataDir)).toBe(false)
+  })
+
+  test('of lines that somebody made by hand brings no secret into the journal', async () => {
+    const { lines } = await refused(1)
+    const auth = { domain: 'x', access_token: 'access0access0access0', application_token: TOKEN }
+    const made = { ...lines[0], data: { FIELDS: { ID: '1' }, NOTE: TOKEN, KEY: 'access0access0access0' }, auth }
+    for (const isRunning of [true, false]) {
+      const { env, receiver } = await start()
+      if (!isRunning) await receiver.stop()
+      expect(await runCli({ env, input: JSON.stringify(made) }, 'import', '-')).toMatchObject({ code: 0 })
+      expect(await receiver.journal()).toMatchObject([{ data: { FIELDS: { ID: '1' } }, auth: { domain: 'x' } }])
+      const written = readFileSync(join(receiver.dataDir, 'events.ndjson'), 'utf8')
+      expect([written.includes(TOKEN), written.includes('access0')]).toEqual([false, false])
+    }
   })
 
   test('from stdin', async () => {
