@@ -69,7 +69,11 @@ test('when the dispatcher is killed under edits no change of stage is missed, an
   }
   for (const id of ids) portal.edit(DEAL, id, { stageId: 'LOSE' })
   const isTold = (id: number) => marks().findLast((mark) => mark.id === id && mark.is === 'done')?.to === 'LOSE'
-  await until(`all are told\n${receiver.output()}`, () => ids.every(isTold), 60_000)
+  await until(
+    () => `all are told\n${receiver.output()}`,
+    () => ids.every(isTold),
+    60_000,
+  )
   await receiver.stop()
   const pairs = ids.flatMap((id) => {
     const own = marks().filter((mark) => mark.id === id)

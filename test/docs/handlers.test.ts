@@ -17,7 +17,10 @@ test.for(pagesWithHandlers)('the handlers of %s load', async (page) => {
   const names = Object.keys(handlers).filter((name) => !name.startsWith('_'))
   expect(names).not.toEqual([])
   const receiver = await startReceiver({ handlers, env })
-  await until(`all loaded\n${receiver.output()}`, () => receiver.logged('handler loaded').length === names.length)
+  await until(
+    () => `all loaded\n${receiver.output()}`,
+    () => receiver.logged('handler loaded').length === names.length,
+  )
 })
 
 test.for(pagesWithHandlers)(
@@ -58,7 +61,10 @@ test('the handler that writes to Bitrix24 does it once, though its own change fi
   portal.subscribe({ url: receiver.url, token: TOKEN, events: ['ONCRMDEALUPDATE'] })
   portal.edit(DEAL, 662, { title: 'Garden house' })
   const titled = () => receiver.logged('handled').filter((line) => line['handler'] === 'deal-titles')
-  await until(`handled, and its echo too\n${receiver.output()}`, () => titled().length === 2)
+  await until(
+    () => `handled, and its echo too\n${receiver.output()}`,
+    () => titled().length === 2,
+  )
   await portal.eventsSettled()
   expect(portal.records.get(DEAL, 662)?.fields).toMatchObject({ title: '#662 Garden house' })
   expect(portal.called()).toEqual(['crm.deal.get', 'crm.deal.update', 'crm.deal.get'])

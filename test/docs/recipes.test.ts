@@ -31,10 +31,13 @@ async function startRecipe(name: string, env: Record<string, string> = {}) {
   await until('it is loaded', () => receiver.logged('handler loaded').length === 1)
   portal.subscribe({ url: receiver.url, token: TOKEN })
   const handled = (count: number) =>
-    until(`${count} handled\n${receiver.output()}`, () => {
-      const ended = ['handled', 'gone'].flatMap((outcome) => receiver.logged(outcome))
-      return ended.length === count
-    })
+    until(
+      () => `${count} handled\n${receiver.output()}`,
+      () => {
+        const ended = ['handled', 'gone'].flatMap((outcome) => receiver.logged(outcome))
+        return ended.length === count
+      },
+    )
   return {
     portal,
     receiver,
@@ -138,7 +141,10 @@ test('alerts arrive in the chat that ALERT_URL names, which is the URL of a meth
   })
   const command = blockWith(page, 'for i in').replace('localhost:8080', `127.0.0.1:${receiver.port}`)
   expect(execFileSync('sh', ['-c', command], { encoding: 'utf8' })).toContain('invalid_application_token')
-  await until(`it is told\n${receiver.output()}`, () => portal.messages.length > 0)
+  await until(
+    () => `it is told\n${receiver.output()}`,
+    () => portal.messages.length > 0,
+  )
   expect(portal.messages).toEqual([
     { dialogId: 'chat42', from: 1, text: expect.stringContaining('10 posts with a wrong token were refused') },
   ])

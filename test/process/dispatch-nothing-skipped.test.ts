@@ -48,14 +48,20 @@ const reload = (receiver: Receiver) => receiver.child.kill('SIGHUP')
 
 /** Resolves with what `/readyz` says is wrong with the dispatcher, once it matches. */
 function troubleOf(receiver: Receiver, pattern: RegExp): Promise<string> {
-  return until(`trouble ${pattern}\n${receiver.output()}`, async () => {
-    const { status, dispatcher } = (await receiver.readyz()) as { status: string; dispatcher?: string }
-    return status === 'degraded' && pattern.test(dispatcher ?? '') ? dispatcher : undefined
-  })
+  return until(
+    () => `trouble ${pattern}\n${receiver.output()}`,
+    async () => {
+      const { status, dispatcher } = (await receiver.readyz()) as { status: string; dispatcher?: string }
+      return status === 'degraded' && pattern.test(dispatcher ?? '') ? dispatcher : undefined
+    },
+  )
 }
 
 const isReady = (receiver: Receiver) =>
-  until(`ready\n${receiver.output()}`, async () => ((await receiver.readyz()) as { status: string }).status === 'ready')
+  until(
+    () => `ready\n${receiver.output()}`,
+    async () => ((await receiver.readyz()) as { status: string }).status === 'ready',
+  )
 
 describe('a broken handler file', () => {
   test('at start: nothing is followed, file and line are named, and once mended every handler gets everything, once', async () => {

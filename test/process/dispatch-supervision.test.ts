@@ -30,7 +30,11 @@ test('while a handler loops for ever over one object, 2,000 posts are answered a
 
   writeFileSync(join(receiver.handlersDir, deals), scripted(folder, `mark('seen', event.object)`))
   receiver.child.kill('SIGHUP')
-  await until(`the mended one handles it\n${receiver.output().slice(-3_000)}`, () => seen().has('deal:666'), 60_000)
+  await until(
+    () => `the mended one handles it\n${receiver.output().slice(-3_000)}`,
+    () => seen().has('deal:666'),
+    60_000,
+  )
   const charged = new Set(receiver.logged('failed, will be tried again').map((line) => line['object']))
   expect([...charged]).toEqual(['deal:666'])
 })
@@ -155,7 +159,11 @@ test('a handler that ignores its timeout is replaced with its process, tried aga
   await receiver.post(dealBody(666))
   await receiver.post(dealBody(666))
   await receiver.post(dealBody(1))
-  await until(`all are handled\n${receiver.output()}`, () => receiver.logged('handled').length === 3, 30_000)
+  await until(
+    () => `all are handled\n${receiver.output()}`,
+    () => receiver.logged('handled').length === 3,
+    30_000,
+  )
   expect(receiver.logged('failed, will be tried again')).toMatchObject([{ object: 'deal:666', attempt: 1 }])
   const runs = linesOf(folder, 'runs').map((line) => line.split(' '))
   const [first] = runs[0] ?? []

@@ -36,17 +36,23 @@ test.skipIf(!hasPhp)(
 
     await now.stop()
     for (const body of bodies.slice(half)) expect(await first.post(body)).toMatchObject({ status: 200 })
-    await until(`it was tried\n${first.output()}`, () => first.logged('failed, will be tried again').length > 0)
+    await until(
+      () => `it was tried\n${first.output()}`,
+      () => first.logged('failed, will be tried again').length > 0,
+    )
     first.killGroup('SIGKILL')
     await first.exited
 
     await now.start()
     const second = await start()
     const keys = (await second.journal()).map(({ id }) => id)
-    await until(`the second half is there\n${second.output()}`, () => {
-      const there = new Set(now.posts().map(({ key }) => key))
-      return keys.every((key) => there.has(key))
-    })
+    await until(
+      () => `the second half is there\n${second.output()}`,
+      () => {
+        const there = new Set(now.posts().map(({ key }) => key))
+        return keys.every((key) => there.has(key))
+      },
+    )
 
     // What was under way when the receiver was killed may be there twice, but under one key.
     const arrived = new Map(now.posts().map(({ key, body }) => [key, body]))

@@ -48,7 +48,10 @@ test('what was not handled when the receiver stopped is handled after the next s
   for (let id = 1; id <= 20; id++) await first.post(dealBody(id))
   await first.stop()
   const second = await startReceiver({ dataDir: first.dataDir, handlers: { 'ONCRMDEALUPDATE.mjs': recorder(seen) } })
-  await until(`all handled\n${second.output()}`, () => readSeen(seen).length === 20)
+  await until(
+    () => `all handled\n${second.output()}`,
+    () => readSeen(seen).length === 20,
+  )
   expect(new Set(readSeen(seen).map((event) => event.object)).size).toBe(20)
 })
 
@@ -83,7 +86,10 @@ test('a handler file that cannot be loaded is named, no other handler passes its
 
   const mended = { 'good.mjs': recorder(seen), 'broken.mjs': recorder(seen) }
   const again = await startReceiver({ dataDir: receiver.dataDir, handlers: mended })
-  await until(`both handled it\n${again.output()}`, () => readSeen(seen).length === 2)
+  await until(
+    () => `both handled it\n${again.output()}`,
+    () => readSeen(seen).length === 2,
+  )
 })
 
 test('with --watch a handler that is saved is the one that runs', async () => {

@@ -117,7 +117,11 @@ test('a hook that dies under load, and then a portal that is gone: what needs it
     expect(callsOfRuns()).toBe(calls)
     expect(readsOf(read).length).toBeLessThan(edits - 9)
     await up()
-    await until(`all are handled\n${receiver.output().slice(-2_000)}`, () => readsOf(read).length === edits, 30_000)
+    await until(
+      () => `all are handled\n${receiver.output().slice(-2_000)}`,
+      () => readsOf(read).length === edits,
+      30_000,
+    )
     expect(await receiver.readyz()).toMatchObject({ status: 'ready' })
     return told
   }
@@ -225,7 +229,10 @@ test('a new hook in B24_HOOK_FILE and a SIGHUP: what waited for the old one is h
   expect(await hooksOf(receiver)).toHaveLength(1)
   writeFileSync(file, portal.hook())
   receiver.child.kill('SIGHUP')
-  await until(`handled\n${receiver.output()}`, () => readsOf(read).length === 9)
+  await until(
+    () => `handled\n${receiver.output()}`,
+    () => readsOf(read).length === 9,
+  )
   expect(new Set(readsOf(read).map(({ attempt }) => attempt))).toEqual(new Set([1]))
   expect(await receiver.readyz()).toMatchObject({ status: 'ready' })
 })

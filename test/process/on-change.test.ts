@@ -51,7 +51,10 @@ async function start(handlersOf: (folder: string) => Record<string, string>, env
     },
   })
   const { length } = Object.keys(handlers)
-  await until(`loaded\n${receiver.output()}`, () => receiver.logged('handler loaded').length === length)
+  await until(
+    () => `loaded\n${receiver.output()}`,
+    () => receiver.logged('handler loaded').length === length,
+  )
   portal.subscribe({ url: receiver.url, token: TOKEN })
   return {
     portal,
@@ -62,7 +65,10 @@ async function start(handlersOf: (folder: string) => Record<string, string>, env
     done: () => linesOf(folder, 'done'),
     /** So many runs, or none, ended so. */
     ended: (outcome: string, count: number) =>
-      until(`${count} ${outcome}\n${receiver.output()}`, () => receiver.logged(outcome).length === count),
+      until(
+        () => `${count} ${outcome}\n${receiver.output()}`,
+        () => receiver.logged(outcome).length === count,
+      ),
   }
 }
 
@@ -135,6 +141,7 @@ test('with coalesce a burst that ends where it began is no change, and one that 
   const { portal, receiver, mark, unmark, begun, done, ended } = await start((folder) => ({
     'mover.mjs': mover(folder, "{ onChange: ['stageId'], coalesce: true }"),
   }))
+  const queue = openSqliteDeliveries({ path: queuePath(receiver.dataDir), mode: 'read' })
   /** The first is run for, and the others wait behind it. */
   const burst = async (first: string, ...others: string[]) => {
     mark('hold')
@@ -142,7 +149,8 @@ test('with coalesce a burst that ends where it began is no change, and one that 
     stage(portal, first)
     await until('one runs', () => begun().length > runs)
     for (const to of others) stage(portal, to)
-    await portal.eventsSettled()
+    // Answered is not yet followed.
+    await until('they wait', async () => (await queue.state()).blocked === others.length)
     unmark('hold')
   }
   await burst('WON', 'LOSE', 'NEW', 'WON')
@@ -151,6 +159,7 @@ test('with coalesce a burst that ends where it began is no change, and one that 
   await ended('handled', 3)
   expect(receiver.logged('unchanged')).toMatchObject([{ coalesced: 3 }])
   expect(done()).toEqual(['deal:5 first WON 1', 'deal:5 WON LOSE 1', 'deal:5 LOSE NEW 3'])
+  await queue.close()
 })
 
 test('what is kept goes with the deal, whether a handler hears of the deletion or not', async () => {

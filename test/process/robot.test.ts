@@ -31,7 +31,10 @@ test('a robot is handled like any event, also after a kill, and its path is told
   })
   expect(await robot(second.origin, 4)).toMatchObject({ status: 200 })
   expect(await post(`${second.origin}/robots/${secret}`, '')).toMatchObject({ status: 404 })
-  await until(`all handled\n${second.output()}`, () => second.logged('handled').length === 4)
+  await until(
+    () => `all handled\n${second.output()}`,
+    () => second.logged('handled').length === 4,
+  )
   const handled = new Map(readSeen(seen).map(({ object, data }) => [object, data]))
   expect(handled).toEqual(new Map([1, 2, 3, 4].map((id) => [`deal:${id}`, { stage: 'NEW' }])))
   expect(second.logged('the documentation does not know this event: is it spelt right?')).toEqual([])

@@ -129,7 +129,10 @@ export default defineHandler(['ONCRMDEAL*'], (event: Event): void => appendFileS
 `,
     )
     const again = await startReceiver({ dataDir: receiver.dataDir, env: { HANDLERS_DIR: folder } })
-    await until(`handled\n${again.output()}`, () => again.logged('handled').length === 1)
+    await until(
+      () => `handled\n${again.output()}`,
+      () => again.logged('handled').length === 1,
+    )
     expect(readFileSync(seen, 'utf8')).toBe('own shared deal:1')
   })
 })

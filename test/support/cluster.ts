@@ -47,10 +47,13 @@ const cli = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 
 async function startWorker(options: ReceiverOptions): Promise<Receiver> {
   const worker = await spawnReceiver({ ...options, script: cli, args: ['work'] })
-  await until(`ready for deliveries\n${worker.output()}`, () => {
-    if (worker.child.exitCode !== null) throw new Error(`the worker ended at start:\n${worker.output()}`)
-    return worker.output().includes('ready for deliveries')
-  })
+  await until(
+    () => `ready for deliveries\n${worker.output()}`,
+    () => {
+      if (worker.child.exitCode !== null) throw new Error(`the worker ended at start:\n${worker.output()}`)
+      return worker.output().includes('ready for deliveries')
+    },
+  )
   return worker
 }
 

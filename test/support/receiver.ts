@@ -22,13 +22,17 @@ export function temporaryFolder(name: string): string {
   return folder
 }
 
-/** Resolves when `state` gives something; fails with `what` when it never does. */
-export async function until<T>(what: string, state: () => T | Promise<T>, ms = 15_000): Promise<NonNullable<T>> {
+/** Resolves when `state` gives something; fails with `what`, as it is then, when it never does. */
+export async function until<T>(
+  what: string | (() => string),
+  state: () => T | Promise<T>,
+  ms = 15_000,
+): Promise<NonNullable<T>> {
   const end = Date.now() + ms
   for (;;) {
     const value = await state()
     if (value) return value
-    if (Date.now() > end) throw new Error(`never happened: ${what}`)
+    if (Date.now() > end) throw new Error(`never happened: ${typeof what === 'string' ? what : what()}`)
     await sleep(20)
   }
 }
@@ -78,10 +82,13 @@ export interface ReceiverOptions {
 /** Starts the receiver as a user would, in a process group of its own, and ends it with the test. */
 export async function startReceiver(options: ReceiverOptions = {}) {
   const receiver = await spawnReceiver(options)
-  await until(`ready for events\n${receiver.output()}`, async () => {
-    if (receiver.child.exitCode !== null) throw new Error(`the receiver ended at start:\n${receiver.output()}`)
-    return receiver.output().includes('ready for events') && (await fetch(`${receiver.origin}/healthz`)).ok
-  })
+  await until(
+    () => `ready for events\n${receiver.output()}`,
+    async () => {
+      if (receiver.child.exitCode !== null) throw new Error(`the receiver ended at start:\n${receiver.output()}`)
+      return receiver.output().includes('ready for events') && (await fetch(`${receiver.origin}/healthz`)).ok
+    },
+  )
   return receiver
 }
 
