@@ -4,18 +4,10 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { freePort } from '../src/cli/free-port.ts'
 import { queuePath } from '../src/dispatch/sqlite-queue.ts'
 import { journalDir } from '../src/journal/segments.ts'
-import {
-  childrenOf,
-  cpuOf,
-  freePort,
-  loadCore,
-  type Running,
-  remove,
-  startServer,
-  temporaryFolder,
-} from './processes.ts'
+import { childrenOf, cpuOf, loadCore, type Running, remove, startServer, temporaryFolder } from './processes.ts'
 
 export interface Receiver extends Running {
   readonly dataDir: string

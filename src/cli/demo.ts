@@ -1,15 +1,16 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import { withoutSettings } from '../config.ts'
 import { stableName } from '../journal/segments.ts'
 import { onTerminal } from '../log.ts'
 import { type Simulation, simulate } from '../simulator/simulate.ts'
 import { defineCommand } from './command.ts'
+import { freePort } from './free-port.ts'
 
 const portal = {
   domain: 'example.bitrix24.com',
@@ -46,18 +47,14 @@ async function showDemo(): Promise<undefined> {
   say(`Starting a receiver that keeps its data in ${folder}`)
   const receiver = fork(fileURLToPath(new URL('../main.ts', import.meta.url)), {
     env: {
-      ...process.env,
+      // Those that are set, in .env for one, may be a real receiver's: its portal, its database.
+      ...withoutSettings(process.env),
       B24_APPLICATION_TOKEN: `demo=${portal.token}`,
       HOST: '127.0.0.1',
       PORT: String(port),
-      WEBHOOK_PATH: '/bitrix24',
+      ADMIN_PORT: '0',
       DATA_DIR: folder,
       HANDLERS_DIR: fileURLToPath(new URL('../handlers', import.meta.url)),
-      LOG_LEVEL: 'info',
-      // Somebody would look for what is wrong.
-      ALERT_URL: '',
-      ALERT_URL_FILE: '',
-      SILENCE_ALARM: '',
     },
     stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
   })
@@ -93,13 +90,4 @@ async function showDemo(): Promise<undefined> {
     await rm(folder, { recursive: true, force: true })
   }
   return undefined
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const address = probe.address()
-  probe.close()
-  await once(probe, 'close')
-  return typeof address === 'object' && address !== null ? address.port : 0
 }

@@ -1,4 +1,4 @@
-import { parseDuration } from '../config.ts'
+import { parseDuration } from '../config-values.ts'
 import { matcherOf } from '../dispatch/pattern.ts'
 import { type JournalledEvent, oldest, type Position, positionBefore, positionOfLast } from '../journal/follow.ts'
 import { UsageError } from './usage-error.ts'

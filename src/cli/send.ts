@@ -1,6 +1,7 @@
 import { isObject } from '../bitrix24/answer.ts'
 import { hookFor } from '../bitrix24/hook.ts'
-import { ConfigError, readHooks, readSettings, readTokens, type Token } from '../config.ts'
+import { ConfigError, readHooks, readSettings, readTokens } from '../config.ts'
+import type { Token } from '../config-values.ts'
 import { isDocumented } from '../events/catalogue.ts'
 import { nearestName } from '../events/nearest.ts'
 import { codeOf } from '../journal/segments.ts'

@@ -1,7 +1,7 @@
 import type { Logger } from 'pino'
 import type { Client } from '../bitrix24/client.ts'
 import type { LooseRecord, RecordOf } from '../bitrix24/record.ts'
-import { parseDuration } from '../config.ts'
+import { parseDuration } from '../config-values.ts'
 import type { EventName, EventOf, KindOf } from '../events/typed.ts'
 
 /** What a handler gets beside the event. */

@@ -1,5 +1,5 @@
 import { timingSafeEqual } from 'node:crypto'
-import type { Token } from '../config.ts'
+import type { Token } from '../config-values.ts'
 import { Refusal } from '../refusal.ts'
 import { isForm, shorten } from './event.ts'
 import type { Form, FormValue } from './form.ts'
