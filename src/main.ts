@@ -20,7 +20,7 @@ import { lockDataDir } from './journal/lock.ts'
 import { isJournalEmpty, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
 import { createReceiverMetrics } from './metrics/receiver.ts'
-import { reload, takeSignals } from './reload.ts'
+import { reload, reloadSignals, takeSignals } from './reload.ts'
 import { explainStart } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
 import { findMissed } from './sweep/pending-sweep.ts'
@@ -43,10 +43,9 @@ try {
 async function start(config: Config): Promise<void> {
   const { dataDir, allowedIps, shutdownGrace: grace } = config
   await ensureWritable(dataDir)
-  // Where somebody sits at the terminal, its hang-up means stop; elsewhere SIGHUP means reload.
-  const isTerminal = process.stdin.isTTY || process.stdout.isTTY
-  // `b24-receiver reload` cannot know whether we sit at a terminal; it may send its signal as soon as we hold the lock.
-  const onReload = takeSignals(isTerminal ? ['SIGUSR2'] : ['SIGUSR2', 'SIGHUP'])
+  const signals = reloadSignals()
+  // `b24-receiver reload` may send one as soon as we hold the lock.
+  const onReload = takeSignals(signals)
   const lock = lockDataDir(dataDir, 'receiver')
   const startedAt = Date.now()
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
@@ -107,8 +106,7 @@ async function start(config: Config): Promise<void> {
       log,
     })
 
-  const skip: ('SIGHUP' | 'SIGUSR2')[] = isTerminal ? ['SIGUSR2'] : ['SIGUSR2', 'SIGHUP']
-  closeWithGrace({ delay: grace + lastMoments, logger: log, skip }, async ({ signal, err }) => {
+  closeWithGrace({ delay: grace + lastMoments, logger: log, skip: signals }, async ({ signal, err }) => {
     if (err) log.fatal({ err }, 'the receiver cannot go on')
     else log.info({ signal }, 'stopping')
     await drain({ app, admin, journal, supervisor, published, alerter }, Math.max(0, grace - lastMoments))

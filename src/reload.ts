@@ -24,6 +24,14 @@ export async function reload({ tokens, supervisor, alerter, log }: ReloadParts):
   await supervisor?.reload()
 }
 
+/**
+ * What means reload. Where somebody sits at the terminal its hang-up means stop; and `b24-receiver reload` cannot know
+ * whether somebody does.
+ */
+export function reloadSignals(): ('SIGHUP' | 'SIGUSR2')[] {
+  return process.stdin.isTTY || process.stdout.isTTY ? ['SIGUSR2'] : ['SIGUSR2', 'SIGHUP']
+}
+
 /** A signal that comes before there is anything to reload must not end us: it is done when there is. */
 export function takeSignals(signals: readonly NodeJS.Signals[]): (reload: () => void) => void {
   let isDue = false

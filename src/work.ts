@@ -7,6 +7,7 @@ import { startAlerter } from './alerts/alerter.ts'
 import { dispatcherSnapshotOf } from './alerts/receiver-snapshot.ts'
 import type { Config } from './config.ts'
 import { createLog } from './log.ts'
+import { reloadSignals, takeSignals } from './reload.ts'
 import { superviseDispatcher } from './supervisor.ts'
 
 /** What remains of the grace for the exit, in milliseconds. */
@@ -21,6 +22,8 @@ const refuse = () => Promise.reject(new Error('a worker has no journal'))
  */
 export async function startWorker(config: Config): Promise<void> {
   const { shutdownGrace: grace } = config
+  const signals = reloadSignals()
+  const onReload = takeSignals(signals)
   const { log, close: closeLog } = createLog(config.logLevel, 'worker')
   // Its dispatcher's identity, and the lock that makes it the only one of that identity.
   const folder = mkdtempSync(join(tmpdir(), 'b24-worker-'))
@@ -40,9 +43,7 @@ export async function startWorker(config: Config): Promise<void> {
       log,
     })
   await admin.listen({ port: config.adminPort, host: config.adminHost })
-  const isTerminal = process.stdin.isTTY || process.stdout.isTTY
-  const skip: 'SIGHUP'[] = isTerminal ? [] : ['SIGHUP']
-  closeWithGrace({ delay: grace + lastMoments, logger: log, skip }, async ({ signal, err }) => {
+  closeWithGrace({ delay: grace + lastMoments, logger: log, skip: signals }, async ({ signal, err }) => {
     if (err) log.fatal({ err }, 'the worker cannot go on')
     else log.info({ signal }, 'stopping')
     const limit = Math.max(0, grace - lastMoments)
@@ -53,11 +54,10 @@ export async function startWorker(config: Config): Promise<void> {
     await closeLog()
     stopped.resolve()
   })
-  const reload = () => {
+  onReload(() => {
     alerter?.reload()
     void supervisor.reload()
-  }
-  if (!isTerminal) process.on('SIGHUP', reload)
+  })
   log.info(
     { handlers: config.handlersDir, readyz: `http://${config.adminHost}:${config.adminPort}/readyz` },
     'ready for deliveries',

@@ -1,4 +1,4 @@
-import { pino } from 'pino'
+import type { Logger } from 'pino'
 import { type Config, ConfigError } from '../config.ts'
 import { settleFirstStart } from '../dispatch/sqlite-queue.ts'
 import { importPath, importType } from '../import.ts'
@@ -16,8 +16,8 @@ export interface Appender {
 }
 
 /** Through the receiver that runs, or in the place of one that is stopped. */
-export function openAppender(config: Config): Promise<Appender> | Appender {
-  return findHolder(config.dataDir, 'receiver') ? throughReceiver(config) : inItsPlace(config)
+export function openAppender(config: Config, log: Logger): Promise<Appender> | Appender {
+  return findHolder(config.dataDir, 'receiver') ? throughReceiver(config) : inItsPlace(config, log)
 }
 
 function throughReceiver({ tokens: [token] }: Config): Appender {
@@ -36,12 +36,11 @@ function throughReceiver({ tokens: [token] }: Config): Appender {
   }
 }
 
-async function inItsPlace({ dataDir, segmentSize }: Config): Promise<Appender> {
+async function inItsPlace({ dataDir, segmentSize }: Config, log: Logger): Promise<Appender> {
   // Whoever reloads finds us in the receiver's place, and would end us.
   process.on('SIGUSR2', () => undefined)
   const lock = lockDataDir(dataDir, 'receiver')
   try {
-    const log = pino({ base: null, level: 'warn' }, process.stderr)
     const journal = await openJournal({ dataDir, segmentSize, log })
     settleFirstStart(dataDir, await isJournalEmpty(dataDir))
     return {

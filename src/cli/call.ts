@@ -2,7 +2,7 @@ import { createClient } from '../bitrix24/client.ts'
 import { realClock } from '../bitrix24/clock.ts'
 import type { Hook } from '../bitrix24/hook.ts'
 import { createLimits } from '../bitrix24/limits.ts'
-import { ConfigError, readHooks } from '../config.ts'
+import { ConfigError, readHooks, readSettings } from '../config.ts'
 import { defineCommand } from './command.ts'
 import { parseParameters } from './parameters.ts'
 import { UsageError } from './usage-error.ts'
@@ -30,8 +30,8 @@ export const call = defineCommand({
     if (!/^[A-Za-z][\w.]*$/.test(method)) throw new UsageError('name a method first, such as crm.contact.get')
     const parameters = parseParameters(words)
     const hook = chooseHook(readHooks(process.env), options.hook)
-    // The portal counts for itself; on Enterprise this is only slower than it could be.
-    const client = createClient({ hook, limits: createLimits({ rate: 2, burst: 50, clock: realClock }) })
+    const { B24_RATE: rate, B24_BURST: burst } = readSettings(process.env, 'B24_RATE', 'B24_BURST')
+    const client = createClient({ hook, limits: createLimits({ rate, burst, clock: realClock }) })
     const show = (value: unknown) => print.result(value ?? null, JSON.stringify(value ?? null, undefined, 2))
     if (!options.all) {
       await show(await client.call(method, parameters))

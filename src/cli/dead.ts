@@ -2,6 +2,7 @@ import type { DeadSelection, DeliveryRecord } from '../dispatch/deliveries.ts'
 import { defineCommand } from './command.ts'
 import { confirm } from './confirm.ts'
 import { findDataDir, openDeliveries } from './data.ts'
+import { recordToJson } from './delivery-story.ts'
 import { exitCodes } from './exit-codes.ts'
 import { localTime } from './local-time.ts'
 import { UsageError } from './usage-error.ts'
@@ -39,7 +40,8 @@ export const dead = defineCommand({
     try {
       const found = await deliveries.dead(selection)
       if (what === 'list') {
-        await print.table(found, columns, 'no delivery is dead')
+        if (print.json) for (const one of found) await print.line(JSON.stringify(recordToJson(one)))
+        else await print.table(found, columns, 'no delivery is dead')
         return undefined
       }
       const missing = ids.filter((id) => !found.some(({ event }) => event === id))

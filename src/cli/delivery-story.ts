@@ -18,24 +18,29 @@ export async function readStory(deliveries: Deliveries, record: DeliveryRecord):
   return { record, failures: await deliveries.failures(record), ran }
 }
 
-/** For programs. */
-export function storyToJson({ record, failures, ran }: DeliveryStory) {
-  const { handler, run, state, postponed, attempts, error } = record
-  const iso = (time: number | undefined) => time && new Date(time).toISOString()
+/** A delivery for programs: times are ISO 8601 in UTC. */
+export function recordToJson(record: DeliveryRecord) {
+  const { handler, event, name, object, run, state, postponed, attempts, error } = record
   return {
-    handler,
-    run,
-    state,
-    postponed,
-    attempts,
+    ...{ handler, event, name, object, run, state, postponed, attempts, error },
     createdAt: iso(record.createdAt),
     firstRunAt: iso(record.firstRunAt),
     due: iso(record.due),
     endedAt: iso(record.endedAt),
-    error,
+  }
+}
+
+/** For programs. */
+export function storyToJson({ record, failures, ran }: DeliveryStory) {
+  return {
+    ...recordToJson(record),
     coalescedInto: ran && { event: ran.event, run: ran.run, state: ran.state },
     failures: failures.map((failure) => ({ ...failure, at: iso(failure.at) })),
   }
+}
+
+function iso(time: number | undefined): string | undefined {
+  return time === undefined ? undefined : new Date(time).toISOString()
 }
 
 /** For a person: a line, and under it the times and the failures. */

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs'
 import { basename, extname } from 'node:path'
 import { readSettings } from '../config.ts'
+import { readLoadReport } from '../dispatch/load-report.ts'
 import { handlerFiles } from '../dispatch/registry.ts'
 import { findHolder } from '../journal/lock.ts'
 import { defineCommand } from './command.ts'
@@ -76,7 +77,7 @@ export async function readHandlerStates(): Promise<HandlerState[]> {
   const deliveries = await openDeliveries(findDataDir(), 'read')
   try {
     const known = await deliveries.handlers()
-    const errors = new Map((await deliveries.broken()).map(({ file, error }) => [nameOf(file), error]))
+    const errors = new Map(readLoadReport(findDataDir())?.broken.map(({ file, error }) => [nameOf(file), error]))
     const present = new Set(files.map(nameOf))
     const names = new Set([...known.map(({ name }) => name), ...present])
     return [...names].sort().map((name) => {

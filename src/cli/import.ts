@@ -1,6 +1,6 @@
 import { createReadStream } from 'node:fs'
 import { createInterface } from 'node:readline'
-import { pino } from 'pino'
+import type { Logger } from 'pino'
 import { readConfig } from '../config.ts'
 import type { Event } from '../intake/event.ts'
 import { timeOfId } from '../journal/event-id.ts'
@@ -9,6 +9,7 @@ import { parseRefusedLine } from '../journal/refused-line.ts'
 import { openAppender } from './appender.ts'
 import { defineCommand } from './command.ts'
 import { findDataDir } from './data.ts'
+import { createNoteLog } from './note-log.ts'
 import { UsageError } from './usage-error.ts'
 
 /** Events of one request, or of one wait for the disk. */
@@ -43,11 +44,11 @@ export const importCommand = defineCommand({
       if (event) found.set(event.id, event)
       print.progress(`${found.size} events found`)
     }
-    const known = await journalled(dataDir, found)
+    const known = await journalled(dataDir, found, createNoteLog(print))
     const events = [...found.values()].filter(({ id }) => !known.has(id))
     const summary = { found: found.size, known: known.size, imported: options['dry-run'] ? 0 : events.length }
     if (!options['dry-run']) {
-      const appender = await openAppender(config)
+      const appender = await openAppender(config, createNoteLog(print))
       try {
         let appended = 0
         for (const batch of batchesOf(events)) {
@@ -85,12 +86,11 @@ function* batchesOf(events: readonly Event[]): Generator<Event[]> {
 }
 
 /** Those of them that the journal has. */
-async function journalled(dataDir: string, events: ReadonlyMap<string, Event>): Promise<Set<string>> {
+async function journalled(dataDir: string, events: ReadonlyMap<string, Event>, log: Logger): Promise<Set<string>> {
   const known = new Set<string>()
   if (events.size === 0) return known
   const first = [...events.keys()].map(timeOfId).reduce((least, time) => Math.min(least, time))
   const from = await positionBefore(dataDir, new Date(first - clockSlack))
-  const log = pino({ base: null }, process.stderr)
   for await (const { entries } of follow({ dataDir, from, signal: new AbortController().signal, wait: false, log }))
     for (const { event } of entries) if (events.has(event.id)) known.add(event.id)
   return known

@@ -7,5 +7,5 @@ export function createNoteLog(print: Printer): Logger {
     const { level: _, msg, ...about }: Record<string, unknown> = JSON.parse(line)
     print.note(`${String(msg)}: ${JSON.stringify(about)}`)
   }
-  return pino({ base: null, timestamp: false }, { write })
+  return pino({ level: 'warn', base: null, timestamp: false }, { write })
 }

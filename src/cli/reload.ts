@@ -1,14 +1,16 @@
 import { hostname } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { readSettings } from '../config.ts'
-import type { Deliveries } from '../dispatch/deliveries.ts'
+import { type LoadReport, readLoadReport } from '../dispatch/load-report.ts'
 import { findHolder } from '../journal/lock.ts'
 import { defineCommand } from './command.ts'
-import { findDataDir, openDeliveries } from './data.ts'
+import { findDataDir } from './data.ts'
 import { exitCodes } from './exit-codes.ts'
 
 /** Milliseconds that loading the handlers may take, beside the end of those that run. */
 const patience = 15_000
+
+const never: LoadReport = { at: 0, loaded: [], broken: [] }
 
 /** Tells the running receiver to load handlers and secrets anew, and how that went. */
 export const reload = defineCommand({
@@ -36,29 +38,16 @@ export const reload = defineCommand({
       return undefined
     }
     for (const end = told + grace + patience; Date.now() < end; await sleep(100)) {
-      const { loaded, broken } = await look(dataDir, told)
-      if (broken.length > 0) {
+      const { at, loaded, broken, trouble } = readLoadReport(dataDir) ?? never
+      if (at >= told) {
+        if (trouble !== undefined) throw new Error(trouble)
         for (const { file, error } of broken) await print.result({ broken: file, error }, `${file}: ${error}`)
-        return exitCodes.failed
-      }
-      if (loaded.length > 0) {
-        await print.result({ pid: holder.pid, loaded }, `loaded: ${loaded.join(', ')}`)
+        if (broken.length > 0) return exitCodes.failed
+        await print.result({ pid: holder.pid, loaded }, `loaded: ${loaded.join(', ') || 'no handler is there'}`)
         return undefined
       }
       print.progress('waiting for the handlers to be loaded')
     }
-    throw new Error(`pid ${holder.pid} was told, but no handler was loaded: its log says why`)
+    throw new Error(`pid ${holder.pid} was told, but no dispatcher has loaded the handlers: its log says why`)
   },
 })
-
-/** What was loaded, and what could not be, since then. */
-async function look(dataDir: string, since: number) {
-  let deliveries: Deliveries | undefined
-  try {
-    deliveries = await openDeliveries(dataDir, 'read')
-    const loaded = (await deliveries.handlers()).filter(({ loadedAt = 0 }) => loadedAt >= since).map(({ name }) => name)
-    return { loaded, broken: (await deliveries.broken()).filter(({ at }) => at >= since) }
-  } finally {
-    await deliveries?.close()
-  }
-}

@@ -1,4 +1,4 @@
-import { pino } from 'pino'
+import type { Logger } from 'pino'
 import type { HandlerRecord } from '../dispatch/deliveries.ts'
 import { matcherOf } from '../dispatch/pattern.ts'
 import type { KnownHandler, NewDelivery } from '../dispatch/queue.ts'
@@ -8,6 +8,7 @@ import { defineCommand } from './command.ts'
 import { confirm } from './confirm.ts'
 import { findDataDir, openDeliveries } from './data.ts'
 import { exitCodes } from './exit-codes.ts'
+import { createNoteLog } from './note-log.ts'
 import { parseSelection, selectionOptions } from './selection.ts'
 import { UsageError } from './usage-error.ts'
 
@@ -47,12 +48,13 @@ export const replay = defineCommand({
       const matches = (event: JournalledEvent) => (ids.length > 0 ? wanted.has(event.id) : selection.matches(event))
       const needle = ids.length === 1 ? `"id":"${ids[0]}"` : selection.needle
       const from = await startOf(dataDir, ids, selection.since)
+      const log = createNoteLog(print)
 
       const found = new Set<string>()
       let events = 0
       let runs = 0
       let end = from
-      for await (const { entries, position } of readAll({ dataDir, from, needle })) {
+      for await (const { entries, position } of readAll({ dataDir, from, needle, log })) {
         for (const { event } of entries.filter(({ event }) => matches(event))) {
           if (wanted.has(event.id)) found.add(event.id)
           events++
@@ -83,7 +85,7 @@ export const replay = defineCommand({
         print.progress(`${added} of ${runs}`)
       }
       // Not what came while we were asked.
-      for await (const { entries } of readAll({ dataDir, from, needle, end }))
+      for await (const { entries } of readAll({ dataDir, from, needle, log, end }))
         for (const { event, at } of entries.filter(({ event }) => matches(event)))
           for (const { name, order, settle } of handlers.filter((handler) => handler.matches(event.event)))
             if (waiting.push({ handler: name, event, segment: at.segment, order, settle }) >= atOnce) await add()
@@ -130,14 +132,14 @@ interface Reading {
   readonly dataDir: string
   readonly from: Position
   readonly needle: string | undefined
+  readonly log: Logger
   /** Only what stands before it. */
   readonly end?: Position
 }
 
 async function* readAll({ end, ...reading }: Reading) {
-  const log = pino({ base: null }, process.stderr)
   const signal = new AbortController().signal
-  for await (const { entries, position } of follow({ ...reading, signal, wait: false, log })) {
+  for await (const { entries, position } of follow({ ...reading, signal, wait: false })) {
     const isBefore = (at: Position) =>
       end === undefined || at.segment < end.segment || (at.segment === end.segment && at.offset < end.offset)
     yield { entries: entries.filter(({ at }) => isBefore(at)), position }

@@ -11,6 +11,12 @@ import { exitCodes } from './exit-codes.ts'
 import { type HandlerState, readHandlerStates } from './handlers.ts'
 import { localTime } from './local-time.ts'
 
+/** As the engine counts them. */
+interface Owed extends Omit<QueueState, 'oldestAt'> {
+  /** ISO 8601. */
+  readonly oldestAt: string | undefined
+}
+
 interface Status {
   readonly dataDir: string
   /** `null`: none runs. */
@@ -24,7 +30,7 @@ interface Status {
     readonly behind: number | null
     readonly last: JournalledEvent | null
   }
-  readonly deliveries: QueueState | null
+  readonly deliveries: Owed | null
   readonly handlers: readonly HandlerState[]
   readonly disk: { readonly freeBytes: number; readonly bytes: number }
 }
@@ -77,7 +83,9 @@ async function readReadiness(): Promise<Record<string, unknown>> {
 async function readDeliveries(dataDir: string) {
   const deliveries = await openDeliveries(dataDir, 'read')
   try {
-    return { state: await deliveries.state(), position: await deliveries.position() }
+    const { oldestAt, ...counts } = await deliveries.state()
+    const oldest = oldestAt === undefined ? undefined : new Date(oldestAt).toISOString()
+    return { state: { ...counts, oldestAt: oldest }, position: await deliveries.position() }
   } finally {
     await deliveries.close()
   }
@@ -141,7 +149,7 @@ function pair(head: string, text: string): [string, string] {
   return [head, text]
 }
 
-function tellOwed({ ready, running, waiting, blocked, dead, oldestAt }: QueueState): string {
+function tellOwed({ ready, running, waiting, blocked, dead, oldestAt }: Owed): string {
   const oldest = oldestAt === undefined ? '' : `, the oldest from ${localTime(oldestAt)}`
   const counts = `${running} running, ${ready} ready, ${waiting} waiting, ${blocked} behind others of their object`
   return `${counts}${oldest}; ${dead} dead`

@@ -1,7 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { pino } from 'pino'
 import { isObject } from '../bitrix24/answer.ts'
 import { createClient } from '../bitrix24/client.ts'
 import { realClock } from '../bitrix24/clock.ts'
@@ -14,6 +13,7 @@ import { openAppender } from './appender.ts'
 import { chooseHook } from './call.ts'
 import { defineCommand } from './command.ts'
 import { findDataDir } from './data.ts'
+import { createNoteLog } from './note-log.ts'
 import { parseTime } from './selection.ts'
 import { UsageError } from './usage-error.ts'
 
@@ -58,13 +58,12 @@ export const sweepCommand = defineCommand({
     const targets = parse(plan.targets)
     const since = plan.since === undefined ? undefined : new Date(plan.since)
     const kinds = new Set(targets.map(({ name }) => name.replace(/:.*/, '')))
-    const log = pino({ base: null }, process.stderr)
-    const journalled = await readJournalled({ dataDir, hook, kinds, since, log })
+    const journalled = await readJournalled({ dataDir, hook, kinds, since, log: createNoteLog(print) })
     if (journalled.origin === undefined)
       print.note(`the journal has no event of ${hook.host} yet: what is swept has no order with its first events`)
 
     const isDry = options['dry-run']
-    const appender = isDry ? undefined : await openAppender(config)
+    const appender = isDry ? undefined : await openAppender(config, createNoteLog(print))
     let sum: Sum
     try {
       sum = await sweep({

@@ -6,7 +6,7 @@ export const work = defineCommand({
   usage: '',
   summary: 'runs handlers for the receivers on DATABASE_URL, until it is stopped',
   notes: [
-    'Any number may run, on any machine, with the same handlers. SIGHUP loads the handlers anew, SIGTERM stops it',
+    'Any number may run, on any machine, with the same handlers. SIGUSR2 and SIGHUP load the handlers anew, SIGTERM stops it',
     'within SHUTDOWN_GRACE. Its /readyz is on ADMIN_PORT; with several on one machine give each its own, or 0.',
   ],
   options: {},

@@ -48,14 +48,6 @@ export interface HandlerRecord {
   readonly dead: number
 }
 
-/** A file that a dispatcher could not load when it last tried. */
-export interface BrokenFile {
-  readonly file: string
-  readonly error: string
-  /** Unix milliseconds. */
-  readonly at: number
-}
-
 /** Which of the dead are meant; all of what is given must fit. */
 export interface DeadSelection {
   readonly handler?: string | undefined
@@ -73,7 +65,6 @@ export interface Deliveries {
   position(): Awaitable<Position | undefined>
   state(): Awaitable<QueueState>
   handlers(): Awaitable<readonly HandlerRecord[]>
-  broken(): Awaitable<readonly BrokenFile[]>
   /** Of one event, the oldest first. */
   ofEvent(id: string): Awaitable<readonly DeliveryRecord[]>
   /** Such as the one that was run for another. */

@@ -6,7 +6,7 @@ import { readIdentity } from './identity.ts'
 import { createLoopBreaker, type LoopBreaker } from './loop-breaker.ts'
 import { type OwnWrites, openOwnWrites } from './own-writes.ts'
 import type { Awaitable, Queue } from './queue.ts'
-import { knownHandlers, openSqliteQueue, queuePath, tellBroken } from './sqlite-queue.ts'
+import { knownHandlers, openSqliteQueue, queuePath } from './sqlite-queue.ts'
 
 /** Where deliveries are, and what is kept per object. */
 export interface Engine {
@@ -49,12 +49,6 @@ export async function findKnownHandlers({ config, log, onTrouble }: EngineParts)
   const rows = await database.persist(() => database.query('SELECT name FROM b24_receiver.handler ORDER BY name'))
   await database.close()
   return rows.map(({ name }) => String(name))
-}
-
-/** Tells whoever asks which files could not be loaded. */
-export function tellBrokenFiles({ dataDir, databaseUrl }: Config, problems: Parameters<typeof tellBroken>[1]): void {
-  // With Postgres the log and /readyz say it: it might not be there, and this process is about to end.
-  if (databaseUrl === undefined) tellBroken(dataDir, problems)
 }
 
 function openEmbedded({ config: { dataDir } }: EngineParts): Engine {

@@ -18,7 +18,8 @@ import { createLog } from '../log.ts'
 import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
 import { explainStart } from '../start-error.ts'
 import { startDispatcher } from './dispatcher.ts'
-import { type Engine, findKnownHandlers, openEngine, tellBrokenFiles } from './engine.ts'
+import { type Engine, findKnownHandlers, openEngine } from './engine.ts'
+import { type LoadReport, writeLoadReport } from './load-report.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import { resolveOurName } from './our-name.ts'
 import type { Queue } from './queue.ts'
@@ -102,6 +103,7 @@ async function run(): Promise<void> {
       onChange: onChange !== undefined,
     })),
   )
+  reportLoad({ loaded: handlers.map(({ name }) => name) })
   for (const [handler, owed] of await queue.handlers())
     if (owed > 0 && !handlers.some(({ name }) => name === handler))
       log.warn({ handler, owed }, 'the file of this handler is gone; what it is owed stays')
@@ -179,6 +181,15 @@ async function startPosition(engine: Engine): Promise<Position> {
   return from
 }
 
+/** For `b24-receiver reload` and `handlers`, which have nothing else to ask; the log says the same. */
+function reportLoad(report: Partial<LoadReport>): void {
+  try {
+    writeLoadReport(config.dataDir, report)
+  } catch (error) {
+    log.warn({ err: error }, 'whether the handlers were loaded cannot be written down')
+  }
+}
+
 function tellHandlers(handlers: readonly LoadedHandler[]): void {
   for (const { name, events } of handlers) log.info({ handler: name, events }, 'handler loaded')
   for (const handler of handlers)
@@ -253,10 +264,11 @@ async function tellMetrics(): Promise<void> {
 
 function tellWhy(error: unknown): void {
   if (error instanceof HandlersError) {
-    tellBrokenFiles(config, error.problems)
+    reportLoad({ broken: error.problems.map(({ file, error: err }) => ({ file, error: String(err) })) })
     for (const { file, at, error: err } of error.problems) log.error({ file, at, err }, 'a handler cannot be loaded')
     tell({ type: 'trouble', reason: error.message })
   } else if (error instanceof Waiting || (error instanceof Error && error.name === 'SchemaError')) {
+    reportLoad({ trouble: error.message })
     log.error(error.message)
     tell({ type: 'trouble', reason: error.message })
   } else log.fatal({ err: error }, 'the dispatcher cannot go on')

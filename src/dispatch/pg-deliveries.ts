@@ -103,8 +103,6 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
         }
       })
     },
-    // With Postgres the log of each process says it.
-    broken: () => [],
     async ofEvent(id) {
       const rows = await database.query('SELECT * FROM b24_receiver.delivery WHERE event_id = $1 ORDER BY key', [id])
       return rows.map(toRecord)

@@ -41,7 +41,6 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
         (SELECT count(*) FROM delivery WHERE handler = known.name AND state IN ('ready', 'running', 'waiting')) AS owed,
         (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'dead') AS dead
       FROM handler AS known ORDER BY known.name`),
-    broken: db.prepare('SELECT file, error, at FROM broken ORDER BY file'),
     ofEvent: db.prepare('SELECT * FROM delivery WHERE event_id = ? ORDER BY key'),
     ofKey: db.prepare('SELECT * FROM delivery WHERE key = ?'),
     kept: db.prepare('SELECT event FROM delivery WHERE event_id = ? AND event IS NOT NULL LIMIT 1'),
@@ -79,12 +78,6 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
         loadedAt: numberOf(row['loaded_at']),
         owed: Number(row['owed']),
         dead: Number(row['dead']),
-      })),
-    broken: () =>
-      sql.broken.all().map((row) => ({
-        file: String(row['file']),
-        error: String(row['error']),
-        at: Number(row['at']),
       })),
     ofEvent: (id) => sql.ofEvent.all(id).map(toRecord),
     ofKey: (key) => {

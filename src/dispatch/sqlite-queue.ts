@@ -6,7 +6,7 @@ import { type JournalledEvent, oldest } from '../journal/follow.ts'
 import { laneOf } from './lane.ts'
 import type { Delivery, Queue, SeenFields, Wanted } from './queue.ts'
 import { createLanes } from './sqlite-lanes.ts'
-import { inTransaction, isCurrent, migrate, readHandlers, readPosition, readState } from './sqlite-schema.ts'
+import { inTransaction, migrate, readHandlers, readPosition, readState } from './sqlite-schema.ts'
 
 export interface SqliteQueueParts {
   readonly path: string
@@ -18,22 +18,6 @@ const watchInterval = 1_000
 
 export function queuePath(dataDir: string): string {
   return join(dataDir, 'dispatch.db')
-}
-
-/** Tells whoever asks which files could not be loaded; a file of another version is left alone. */
-export function tellBroken(dataDir: string, problems: readonly { file: string; error: unknown }[]): void {
-  const path = queuePath(dataDir)
-  if (!existsSync(path)) return
-  const db = new DatabaseSync(path, { timeout: 5000 })
-  try {
-    if (!isCurrent(db)) return
-    db.exec('BEGIN IMMEDIATE; DELETE FROM broken')
-    const insert = db.prepare('INSERT OR REPLACE INTO broken (file, error, at) VALUES (?, ?, ?)')
-    for (const { file, error } of problems) insert.run(file, String(error), Date.now())
-    db.exec('COMMIT')
-  } finally {
-    db.close()
-  }
 }
 
 /** The handlers that ever ran, without touching the file: another dispatcher may be at work. */
@@ -122,7 +106,6 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     remember: db.prepare(`
       INSERT OR REPLACE INTO handler (name, events, ordered, settle, loaded_at)
       VALUES (:name, :events, :order, :settle, :now)`),
-    mended: db.prepare('DELETE FROM broken'),
     failed: db.prepare('INSERT INTO failure (delivery, attempt, at, error) VALUES (?, ?, ?, ?)'),
     version: db.prepare('PRAGMA data_version'),
     handlers: db.prepare(`
@@ -252,7 +235,6 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
           sql.remember.run({ name, events: JSON.stringify(events), order, settle, now: at })
           if (!onChange) sql.unseeAll.run(name)
         }
-        sql.mended.run()
       })
     },
     state: () => readState(db),

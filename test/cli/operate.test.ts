@@ -19,6 +19,9 @@ import {
   until,
 } from '../support/receiver.ts'
 
+/** A time, for programs. */
+const utc = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/
+
 const isRoot = process.getuid?.() === 0
 
 /** A receiver whose handler marks what it runs, and throws for good while the file `refuse` is there. */
@@ -186,7 +189,14 @@ describe('dead', () => {
     )
     expect(two).toContain('deal:2')
     expect(jsonLines((await cli('dead', '--object', 'deal:2', '--json')).stdout)).toMatchObject([
-      { object: 'deal:2', handler: 'ONCRMDEALUPDATE', attempts: 1, error: 'Error: the CRM said no' },
+      {
+        object: 'deal:2',
+        handler: 'ONCRMDEALUPDATE',
+        attempts: 1,
+        error: 'Error: the CRM said no',
+        createdAt: expect.stringMatching(utc),
+        endedAt: expect.stringMatching(utc),
+      },
     ])
   })
 
@@ -244,6 +254,15 @@ describe('handlers', () => {
     expect(broken.stdout).toMatch(/fresh\.mjs: TypeError: its default export must be a function/)
     expect(await states()).toEqual({ ONCRMDEALUPDATE: 'loaded', old: 'gone', fresh: 'broken' })
     expect((await cli('handlers')).stdout).toMatch(/^fresh +broken .*its default export must be a function/m)
+
+    put('fresh.mjs', 'export default () => {}')
+    expect(await cli('reload')).toMatchObject({ code: 0, stdout: 'loaded: ONCRMDEALUPDATE, fresh\n' })
+    expect(await states()).toEqual({ ONCRMDEALUPDATE: 'loaded', old: 'gone', fresh: 'loaded' })
+
+    for (const file of readdirSync(receiver.handlersDir)) rmSync(join(receiver.handlersDir, file))
+    const empty = await cli('reload')
+    expect([empty.code, empty.stdout]).toEqual([1, ''])
+    expect(empty.stderr).toMatch(/is empty, but ONCRMDEALUPDATE, fresh, old ran before: is a mount missing\?/)
   })
 
   test('forget drops what a handler is owed whose file was removed, and only then', async () => {

@@ -54,6 +54,9 @@ export default (_, { attempt }) => {
       deliveries: [
         {
           handler: 'ONCRMDEALUPDATE',
+          event: event?.id,
+          name: 'ONCRMDEALUPDATE',
+          object: event?.object,
           run: 1,
           state: 'dead',
           postponed: false,

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { expect, test } from 'vitest'
 import { openSqliteDeliveries } from '../../src/dispatch/sqlite-deliveries.ts'
-import { openSqliteQueue, queuePath, tellBroken } from '../../src/dispatch/sqlite-queue.ts'
+import { openSqliteQueue, queuePath } from '../../src/dispatch/sqlite-queue.ts'
 import { describeDeliveries } from '../support/deliveries-contract.ts'
 import { deliveryOf, eventOf, here, known } from '../support/queue-contract.ts'
 import { dealBody, readSeen, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
@@ -40,22 +40,6 @@ test('what is opened to read changes nothing', async () => {
   const deliveries = open(path)
   expect(() => deliveries.replay([deliveryOf(eventOf(1))])).toThrow('readonly database')
   await queue.close()
-})
-
-test('files that cannot be loaded are told until all of them are', async () => {
-  const dataDir = temporaryFolder('queue')
-  const queue = openSqliteQueue({ path: queuePath(dataDir) })
-  const deliveries = open(queuePath(dataDir))
-  tellBroken(dataDir, [
-    { file: 'b.ts', error: new SyntaxError('unexpected') },
-    { file: 'a.ts', error: 'no default export' },
-  ])
-  expect(await deliveries.broken()).toEqual([
-    { file: 'a.ts', error: 'no default export', at: expect.any(Number) },
-    { file: 'b.ts', error: 'SyntaxError: unexpected', at: expect.any(Number) },
-  ])
-  await queue.remember([known('a')])
-  expect(await deliveries.broken()).toEqual([])
 })
 
 test('what an older version wrote of a handler is not known', async () => {

@@ -1,0 +1,57 @@
+import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { isObject } from '../bitrix24/answer.ts'
+import { codeOf } from '../journal/segments.ts'
+
+/** What a dispatcher of this folder made of the handlers when it last tried to load them: all of them, or none. */
+export interface LoadReport {
+  /** Unix milliseconds. */
+  readonly at: number
+  /** Their names. */
+  readonly loaded: readonly string[]
+  readonly broken: readonly BrokenFile[]
+  /** Why it waits although no file is broken. */
+  readonly trouble?: string | undefined
+}
+
+export interface BrokenFile {
+  readonly file: string
+  readonly error: string
+}
+
+function pathOf(dataDir: string): string {
+  return join(dataDir, 'loaded.json')
+}
+
+/** For tools. It stands beside whichever engine: with Postgres each machine has files of its own, too. */
+export function writeLoadReport(dataDir: string, { loaded = [], broken = [], trouble }: Partial<LoadReport>): void {
+  const report: LoadReport = { at: Date.now(), loaded, broken, trouble }
+  const path = pathOf(dataDir)
+  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`)
+  renameSync(`${path}.next`, path)
+}
+
+/** `undefined` where none has tried. */
+export function readLoadReport(dataDir: string): LoadReport | undefined {
+  try {
+    const report: unknown = JSON.parse(readFileSync(pathOf(dataDir), 'utf8'))
+    if (!isReport(report)) throw new Error(`${pathOf(dataDir)} is not what a dispatcher wrote: delete it`)
+    return report
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+function isReport(value: unknown): value is LoadReport {
+  if (!isObject(value) || typeof value['at'] !== 'number') return false
+  const { loaded, broken, trouble } = value
+  const isFile = (one: unknown) => isObject(one) && typeof one['file'] === 'string' && typeof one['error'] === 'string'
+  return (
+    Array.isArray(loaded) &&
+    loaded.every((name) => typeof name === 'string') &&
+    Array.isArray(broken) &&
+    broken.every(isFile) &&
+    (trouble === undefined || typeof trouble === 'string')
+  )
+}
