@@ -2,12 +2,14 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import { globSync, mkdirSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { expect, test } from 'vitest'
+import { kinds } from '../../src/alerts/conditions.ts'
 import { webhookBody } from '../../src/simulator/webhook-body.ts'
+import { startAlertTarget } from '../support/alert-target.ts'
 import { blocksOf, blockWith, tableOf } from '../support/docs.ts'
 import { type Metric, parseExposition, readValue } from '../support/exposition.ts'
 import { dealBody, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
-const page = 'docs/operations.md'
+const page = 'docs/monitoring.md'
 const hasPromtool = spawnSync('promtool', ['--version']).error === undefined
 const portal = { domain: 'example.bitrix24.com', memberId: 'a223c6b3710f85df22e9377d6c4f7553', token: TOKEN }
 
@@ -28,6 +30,29 @@ async function scrape(): Promise<string> {
     return isTold ? text : undefined
   })
 }
+
+test('the table of alerts has every kind, and an alert is as it is shown', async () => {
+  expect(tableOf(page, '`kind`', 'when', 'over').map(([kind]) => kind)).toEqual(
+    Object.keys(kinds).map((kind) => `\`${kind}\``),
+  )
+  const target = await startAlertTarget()
+  const receiver = await startReceiver({
+    env: { ALERT_URL: target.url },
+    handlers: {
+      'ONCRMDEALUPDATE.mjs': `import { FinalError } from 'bitrix24-webhook-receiver'
+export default () => { throw new FinalError('no such deal') }`,
+    },
+  })
+  await receiver.post(dealBody(662))
+  const alert = await target.got('dead_delivery')
+  const [event] = await receiver.journal()
+  const shown = blockWith(page, '"kind":')
+    .replaceAll('hooks-1', alert.host)
+    .replaceAll('019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50', event?.id ?? '')
+  const expected: unknown = JSON.parse(shown)
+  expect(alert).toEqual({ ...Object(expected), at: alert.at, since: alert.since })
+  expect(Object.keys(alert)).toEqual(Object.keys(Object(expected)))
+})
 
 const rules = blockWith(page, 'groups:')
 const expressions = [...rules.matchAll(/^ +expr: (.*)$/gm)].map(([, expression = '']) => expression)

@@ -58,12 +58,19 @@ describe.for(pages)('%s', (page) => {
     const files = codeOf(page).filter((code) =>
       /^[A-Za-z.][\w.-]*\.(md|yaml|json)$|^Dockerfile$|^Caddyfile$/.test(code),
     )
-    const ours = files.filter((file) => !['tsconfig.json', 'ONCRMTHINGADD.json', 'allowed-ips.json'].includes(file))
+    const ours = files.filter(
+      (file) => !['tsconfig.json', 'ONCRMTHINGADD.json', 'allowed-ips.json', 'loaded.json'].includes(file),
+    )
     // A new event's fixture, in the recipe that makes it.
     const there = [...paths.filter((path) => !path.includes('ONCRMTHINGADD')), ...ours]
     expect(there.filter((path) => !existsSync(join(root, path)))).toEqual([])
-    const links = [...readText(page).matchAll(/\]\((?!https?:)([^)#]+)/g)].map(([, link = '']) => link)
-    expect(links.filter((link) => !existsSync(join(root, dirname(page), link)))).toEqual([])
+    const links = [...readText(page).matchAll(/\]\((?!https?:)([^)#]*)(#[^)]+)?\)/g)]
+    const targets = links.map(([, file = '', heading]) => ({
+      file: file === '' ? page : join(dirname(page), file),
+      heading,
+    }))
+    expect(targets.filter(({ file }) => !existsSync(join(root, file)))).toEqual([])
+    expect(targets.filter(({ file, heading }) => heading && !anchorsOf(file).includes(heading))).toEqual([])
   })
 
   test('shows JSON that is JSON', () => {
@@ -71,3 +78,14 @@ describe.for(pages)('%s', (page) => {
     for (const { text } of texts) expect(() => JSON.parse(text)).not.toThrow()
   })
 })
+
+/** As GitHub makes them of headings. */
+function anchorsOf(page: string): string[] {
+  return [...readText(page).matchAll(/^#+ (.*)$/gm)].map(
+    ([, heading = '']) =>
+      `#${heading
+        .toLowerCase()
+        .replaceAll(/[^\p{L}\p{N} _-]/gu, '')
+        .replaceAll(' ', '-')}`,
+  )
+}
