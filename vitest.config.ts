@@ -6,6 +6,9 @@ export default defineConfig({
     pool: 'forks',
     // Most of them wait for processes of their own.
     maxWorkers: 4,
-    testTimeout: 30_000,
+    // They bound what hangs, on a machine that has other things to do.
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
+    expect: { poll: { timeout: 60_000 } },
   },
 })

@@ -39,11 +39,11 @@ export function createOutput({ fd, longestBacklog, onDrained }: OutputParts): Ou
   let left = 0
   let isWriting = false
   let writing = Promise.resolve()
-  let since = 0
+  /** When the write began that is under way. */
+  let since: number | undefined
 
   async function writeAll(): Promise<void> {
     isWriting = true
-    since = Date.now()
     process.on('exit', onExit)
     // Posts that shared an fsync are told together: one write for all of them.
     writing = tick()
@@ -53,6 +53,7 @@ export function createOutput({ fd, longestBacklog, onDrained }: OutputParts): Ou
       since = Date.now()
       writing = writeWhole(fd, bytes)
       await writing
+      since = undefined
       left += bytes.length
     }
     process.off('exit', onExit)
@@ -70,7 +71,7 @@ export function createOutput({ fd, longestBacklog, onDrained }: OutputParts): Ou
   }
 
   function onExit(code: number): void {
-    if (Date.now() - since < held) writeRest()
+    if (since === undefined || Date.now() - since < held) writeRest()
     // exit(3) waits for every thread, also for one that is held. Another program in our place takes the code along.
     else process.execve?.(process.execPath, [process.execPath, '--eval', `process.exit(${code})`], {})
   }

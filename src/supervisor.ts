@@ -50,8 +50,8 @@ const lastWords = 1_000
 /** Milliseconds that a scrape waits for a dispatcher; Prometheus gives up after ten seconds. */
 const scrapePatience = 1_000
 
-/** Of a grace, what a dispatcher has to write down what it did not finish. */
-const lastMoments = 200
+/** Of a grace, what a dispatcher has to write down what it did not finish, in milliseconds: at most half of it. */
+const lastMoments = 500
 
 /**
  * Keeps one dispatcher process running. What it does, or fails to do, never reaches the receiver but by its messages and
@@ -185,7 +185,7 @@ export function superviseDispatcher({
   async function end(child: ChildProcess, limit: number): Promise<void> {
     if (!isAlive(child)) return
     const gone = once(child, 'exit')
-    send(child, { type: 'stop', grace: Math.max(0, limit - lastMoments) })
+    send(child, { type: 'stop', grace: Math.max(limit / 2, limit - lastMoments) })
     const killer = setTimeout(() => child.kill('SIGKILL'), limit)
     await gone
     clearTimeout(killer)

@@ -4,6 +4,8 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
+import { openSqliteDeliveries } from '../../src/dispatch/sqlite-deliveries.ts'
+import { queuePath } from '../../src/dispatch/sqlite-queue.ts'
 import { findHolder } from '../../src/journal/lock.ts'
 import { envOf, jsonLines, runCli } from '../support/cli.ts'
 import { deals, linesOf, scripted } from '../support/dispatcher.ts'
@@ -87,6 +89,10 @@ describe('replay', () => {
     await until('it ran', () => ran().length === 1)
     put('hold')
     await post(receiver, 7, 7)
+    const queue = openSqliteDeliveries({ path: queuePath(receiver.dataDir), mode: 'read' })
+    // Answered is not yet followed.
+    await until('one waits behind the other', async () => (await queue.state()).blocked === 1)
+    await queue.close()
     const [first = '', second = '', third = ''] = await idsOf(receiver)
     await cli('replay', first)
     put('go')
@@ -132,9 +138,9 @@ describe('replay', () => {
   })
 
   test('of an id that the journal has not does nothing at all', async () => {
-    const { receiver, cli, ran } = await start()
+    const { receiver, cli } = await start()
     await post(receiver, 1)
-    await until('it ran', () => ran().length === 1)
+    await until('it was handled', () => receiver.logged('handled').length === 1)
     const [first = ''] = await idsOf(receiver)
     const other = '019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50'
     const { code, stderr } = await cli('replay', first, other)
@@ -306,7 +312,7 @@ describe('handlers', () => {
     const again = await startReceiver({ dataDir: receiver.dataDir })
     await until('it waits', () => again.output().includes('b24-receiver handlers forget'))
     expect(await cli('handlers', 'forget', 'ONCRMDEALUPDATE', '--yes')).toMatchObject({ code: 0 })
-    await until('it goes on', async () => JSON.stringify(await again.readyz()).includes('"ready"'), 60_000)
+    await until('it goes on', async () => JSON.stringify(await again.readyz()).includes('"ready"'))
   })
 })
 

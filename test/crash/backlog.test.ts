@@ -66,9 +66,7 @@ test('with a long backlog waiting each object is still claimed in order, one at 
   expect(claimed).toHaveLength(objects)
 })
 
-test('with a long backlog waiting posts are answered, the dispatcher stays small, and what runs is done', {
-  timeout: 60_000,
-}, async () => {
+test('with a long backlog waiting posts are answered, the dispatcher stays small, and what runs is done', async () => {
   const flag = join(temporaryFolder('flag'), 'go')
   const handlers = {
     [`${handler}.mjs`]: `import { existsSync } from 'node:fs'

@@ -27,7 +27,7 @@ const victims = {
 
 test.for(Object.keys(victims) as (keyof typeof victims)[])(
   'when %s is killed under load, what was acknowledged is journalled once and handled',
-  { timeout: 60_000 + rounds * 10_000 },
+  { timeout: 120_000 + rounds * 10_000 },
   async (victim) => {
     const dataDir = temporaryFolder('data')
     const seen = join(temporaryFolder('seen'), 'seen')
@@ -59,14 +59,10 @@ test.for(Object.keys(victims) as (keyof typeof victims)[])(
 
     const last = await startReceiver({ dataDir, handlers })
     const handled = () => new Set(readSeen(seen).map((event) => event.object))
-    await until(
-      `all ${acknowledged.length} handled`,
-      () => {
-        const done = handled()
-        return acknowledged.every((object) => done.has(object))
-      },
-      30_000,
-    )
+    await until(`all ${acknowledged.length} handled`, () => {
+      const done = handled()
+      return acknowledged.every((object) => done.has(object))
+    })
     await last.stop()
     const times = new Map<unknown, number>()
     for (const { object } of await readJournal(dataDir)) times.set(object, (times.get(object) ?? 0) + 1)

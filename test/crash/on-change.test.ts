@@ -35,7 +35,7 @@ interface Mark {
 }
 
 test('when the dispatcher is killed under edits no change of stage is missed, and only what was killed is told twice', {
-  timeout: 60_000 + rounds * 15_000,
+  timeout: 120_000 + rounds * 15_000,
 }, async () => {
   const seen = join(temporaryFolder('seen'), 'seen')
   const portal = await startPortal({ limit: { rate: 1000, burst: 1000 } })
@@ -65,15 +65,18 @@ test('when the dispatcher is killed under edits no change of stage is missed, an
     })
     const loaded = receiver.logged('handler loaded').length
     process.kill(await dispatcherOf(receiver), 'SIGKILL')
-    await until('the next one', () => receiver.logged('handler loaded').length > loaded, 30_000)
+    await until('the next one', () => receiver.logged('handler loaded').length > loaded)
   }
   for (const id of ids) portal.edit(DEAL, id, { stageId: 'LOSE' })
   const isTold = (id: number) => marks().findLast((mark) => mark.id === id && mark.is === 'done')?.to === 'LOSE'
   await until(
     () => `all are told\n${receiver.output()}`,
     () => ids.every(isTold),
-    60_000,
   )
+  // The edits above may all have been changes of the stage.
+  const known = receiver.logged('unchanged').length
+  portal.edit(DEAL, 1, { title: 'The last' })
+  await until('another edit is no change', () => receiver.logged('unchanged').length > known)
   await receiver.stop()
   const pairs = ids.flatMap((id) => {
     const own = marks().filter((mark) => mark.id === id)
@@ -90,7 +93,6 @@ test('when the dispatcher is killed under edits no change of stage is missed, an
   process.stdout.write(
     `onChange: ${portal.fired.length} events over ${rounds} kills, ${countOf('begun')} runs, ${unchanged} unchanged, ${again} begun again\n`,
   )
-  expect(unchanged).toBeGreaterThan(0)
   // At most what ran when it was killed.
   expect(again).toBeLessThanOrEqual(rounds * ids.length)
 })

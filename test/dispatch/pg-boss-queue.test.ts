@@ -19,8 +19,8 @@ beforeAll(async () => {
   postgres = await startPostgres({ flags: ['-c', 'fsync=off'] })
   installed = await postgres.createDatabase()
   await (await openDatabase({ url: postgres.url(installed), log })).close()
-}, 60_000)
-afterAll(() => postgres.remove(), 60_000)
+})
+afterAll(() => postgres.remove())
 
 /** Queues on a database of their own, all by one name: each takes the one before for dead. */
 async function openStore(now: () => number) {
@@ -44,7 +44,7 @@ describeQueue('pg-boss', async (now) => {
 })
 
 test('whatever is delivered, claimed, failed, and whenever it crashes, each object is in order, alone, and nothing is lost', {
-  timeout: 30_000 + rounds * 10_000,
+  timeout: 120_000 + rounds * 10_000,
 }, async () => {
   let forgetLast = async (): Promise<unknown> => undefined
   const stores = await checkQueue(async (now) => {

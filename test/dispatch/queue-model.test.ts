@@ -8,7 +8,7 @@ import { temporaryFolder } from '../support/receiver.ts'
 const rounds = Number(process.env['ROUNDS'] ?? 2)
 
 test('whatever is delivered, claimed, failed, and whenever it crashes, each object is in order, alone, and nothing is lost', {
-  timeout: 30_000 + rounds * 10_000,
+  timeout: 120_000 + rounds * 10_000,
 }, async () => {
   const folder = temporaryFolder('queue')
   let files = 0

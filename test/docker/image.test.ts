@@ -78,7 +78,7 @@ describe('a container, as far as a folder can be one', () => {
 
 /** The container's command, as its user, with its environment. */
 async function run(image: Image) {
-  const port = await freePort()
+  const [port, adminPort] = [await freePort(), await freePort()]
   const isRoot = process.getuid?.() === 0
   const env: Record<string, string> = {
     PATH: `${image.inside('/usr/local/bin')}:${dirname(process.execPath)}:/usr/bin:/bin`,
@@ -86,6 +86,8 @@ async function run(image: Image) {
     PORT: String(port),
   }
   for (const [name, value] of Object.entries(image.env)) env[name] = value.startsWith('/') ? image.inside(value) : value
+  // The one thing that a container has for itself and a folder has not.
+  env['ADMIN_PORT'] = String(adminPort)
   const options = { cwd: image.inside(image.workdir), env, ...(isRoot && { uid: image.uid, gid: image.uid }) }
   const [command = '', ...args] = image.command
   const child: ChildProcess = spawn(command, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'] })
@@ -99,10 +101,13 @@ async function run(image: Image) {
     child.kill('SIGKILL')
     await exited
   })
-  await until(`ready\n${output}`, () => {
-    if (child.exitCode !== null) throw new Error(`it ended at start:\n${output}`)
-    return output.includes('ready for events')
-  })
+  await until(
+    () => `ready\n${output}`,
+    () => {
+      if (child.exitCode !== null) throw new Error(`it ended at start:\n${output}`)
+      return output.includes('ready for events')
+    },
+  )
   const [probe = '', ...probeArgs] = image.healthcheck
   return {
     child,

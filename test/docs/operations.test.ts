@@ -13,10 +13,10 @@ const page = 'docs/operations.md'
 test('the files it names are those of a data folder, and its queries say what is there', async () => {
   const receiver = await startReceiver({
     handlers: {
-      'ONCRMDEALUPDATE.mjs': `import { FinalError } from 'bitrix24-webhook-receiver'
+      'ONCRMDEALUPDATE.mjs': `import { FinalError, RetryAfter } from 'bitrix24-webhook-receiver'
 export default ({ object }) => {
   if (object === 'deal:2') throw new FinalError('no such deal')
-  if (object === 'deal:3') throw new Error('not now')
+  if (object === 'deal:3') throw new RetryAfter('1h')
 }`,
     },
   })
@@ -46,7 +46,7 @@ export default ({ object }) => {
   expect(more).toEqual([])
   expect(position).toEqual([{ segment: 1 }])
   expect(postponed).toEqual([])
-  expect(waiting).toMatchObject([{ handler: 'ONCRMDEALUPDATE', attempts: 1, error: 'Error: not now' }])
+  expect(waiting).toMatchObject([{ handler: 'ONCRMDEALUPDATE', attempts: 1, error: 'RetryAfter: retry after 1h' }])
 })
 
 test('the messages it explains are messages of the source', () => {

@@ -261,7 +261,7 @@ describe('after a restart', () => {
 })
 
 describe('many who wait together', () => {
-  test.skipIf(!canTrace)('share one fsync (strace)', { timeout: 20_000 }, async () => {
+  test.skipIf(!canTrace)('share one fsync (strace)', async () => {
     const folder = temporaryFolder('group')
     const trace = join(folder, 'trace')
     const source = (path: string) => pathToFileURL(join(import.meta.dirname, '../../src', path)).href

@@ -14,7 +14,6 @@ const isGnu = spawnSync('tail', ['--version'], { encoding: 'utf8' }).stdout?.inc
 
 test.skipIf(!isGnu)(
   'GNU tail -F on the stable name misses no line and shows none twice, over many segments and a restart',
-  { timeout: 60_000 },
   async () => {
     const dataDir = temporaryFolder('tail')
     // Some ten lines to a kilobyte: a new segment every 200 lines.
@@ -45,7 +44,10 @@ test.skipIf(!isGnu)(
         journal = await openJournal(parts)
       }
     }
-    await until(`tail shows all\n${said}`, () => shown.length >= events)
+    await until(
+      () => `tail shows all\n${said}`,
+      () => shown.length >= events,
+    )
     await journal.close()
     expect(shown).toEqual(Array.from({ length: events }, (_, id) => id))
     const segments = (await listSegments(dataDir)).length

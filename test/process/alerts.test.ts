@@ -21,7 +21,7 @@ import {
 
 const preload = (name: string) => `--import=${fileURLToPath(new URL(`../support/preload/${name}.ts`, import.meta.url))}`
 
-/** In its alerter a minute passes within a second. */
+/** In its alerter a minute passes within three seconds. */
 async function startWithAlerts({ env, ...options }: ReceiverOptions = {}) {
   const target = await startAlertTarget()
   const receiver = await startReceiver({
@@ -146,7 +146,7 @@ test('a target that does not answer takes nothing from the receiver', async () =
   const statuses = await Promise.all(Array.from({ length: 200 }, (_, id) => receiver.post(dealBody(id + 10))))
   expect(new Set(statuses.map(({ status }) => status))).toEqual(new Set([200]))
   expect(await receiver.readyz()).toMatchObject({ status: 'ready' })
-  const alerter = alerterOf(receiver) ?? 0
+  const alerter = await until('an alerter', () => alerterOf(receiver))
   expect(await receiver.stop()).toEqual({ code: 0, signal: null })
   expect(isGone(alerter)).toBe(true)
 })
@@ -155,10 +155,12 @@ test('an alerter that is killed is started again, tells again what lasts, and th
   const { target, receiver } = await startWithAlerts({ handlers: failing })
   await receiver.post(dealBody(1))
   await target.got('dead_delivery')
-  const alerter = alerterOf(receiver) ?? 0
+  await receiver.post(dealBody(2))
+  await until('two are known to be dead', async () => JSON.stringify(await receiver.readyz()).includes('"dead":2'))
+  const alerter = await until('an alerter', () => alerterOf(receiver))
   process.kill(alerter, 'SIGKILL')
   await until('it is gone', () => isGone(alerter))
-  expect((await receiver.post(dealBody(2))).status).toBe(200)
+  expect((await receiver.post(dealBody(3).replace('UPDATE', 'ADD'))).status).toBe(200)
   await until('the next one tells', () => target.took.length === 2)
   expect(target.took[1]).toMatchObject({ kind: 'dead_delivery', state: 'on', details: { dead: 2 } })
   expect(receiver.logged('the alerter ended; no alert is sent meanwhile')).toMatchObject([{ signal: 'SIGKILL' }])
@@ -166,7 +168,6 @@ test('an alerter that is killed is started again, tells again what lasts, and th
 
 test.skipIf(!canTrace)(
   'an alerter that cannot be started for want of memory is tried again, and the receiver goes on (strace)',
-  { timeout: 40_000 },
   async () => {
     const { receiver } = await startWithAlerts()
     const alerter = await until('an alerter', () => alerterOf(receiver))
@@ -208,7 +209,8 @@ test('the URL is in nothing that a receiver leaves behind, whatever its target d
   target.answer((response) => response.writeHead(500).end(target.url))
   await until('an error is told', () => reasons().has(`${target.host} answered with 500`))
   target.answer((response) => response.destroy())
-  await until('a lost connection is told', () => reasons().size === 3)
+  const answered = / answered with /
+  await until('a lost connection is told', () => [...reasons()].some((reason) => !answered.test(String(reason))))
   target.answer((response) => response.end())
   await target.got('dead_delivery')
   expect(elsewhere.requests()).toBe(0)
@@ -246,7 +248,7 @@ test('a dispatcher by itself tells what it knows, its receiver the rest, and not
   discardDead(receiver)
   await target.got('dead_delivery', 'over')
   expect(target.took).toHaveLength(3)
-  const alerter = alerterOf(dispatcher) ?? 0
+  const alerter = await until('an alerter', () => alerterOf(dispatcher))
   expect(await dispatcher.stop()).toEqual({ code: 0, signal: null })
   await until('its alerter is gone', () => isGone(alerter))
 })

@@ -13,7 +13,8 @@ test('while a handler loops for ever over one object, 2,000 posts are answered a
 }, async () => {
   const folder = temporaryFolder('talk')
   const receiver = await startReceiver({
-    env: { HANDLER_STALL: '1s' },
+    // Longer than a slow machine holds a loop that turns.
+    env: { HANDLER_STALL: '3s' },
     handlers: { [deals]: scripted(folder, `if (isGuilty) for (;;); mark('seen', event.object)`) },
   })
   await receiver.post(dealBody(666))
@@ -21,7 +22,10 @@ test('while a handler loops for ever over one object, 2,000 posts are answered a
   expect(statuses.filter((status) => status === 200)).toHaveLength(2_000)
   expect(await receiver.journal()).toHaveLength(2_001)
   const seen = () => new Set(linesOf(folder, 'seen'))
-  await until(`2,000 innocents are handled, ${seen().size} were`, () => seen().size === 2_000, 60_000)
+  await until(
+    () => `2,000 innocents are handled, ${seen().size} were`,
+    () => seen().size === 2_000,
+  )
   await until(
     'it was killed',
     () => receiver.logged('a handler blocks the event loop of the dispatcher: killed').length > 0,
@@ -33,15 +37,12 @@ test('while a handler loops for ever over one object, 2,000 posts are answered a
   await until(
     () => `the mended one handles it\n${receiver.output().slice(-3_000)}`,
     () => seen().has('deal:666'),
-    60_000,
   )
   const charged = new Set(receiver.logged('failed, will be tried again').map((line) => line['object']))
   expect([...charged]).toEqual(['deal:666'])
 })
 
-test('a receiver killed while a handler loops takes its dispatcher along, and the next start handles everything', {
-  timeout: 60_000,
-}, async () => {
+test('a receiver killed while a handler loops takes its dispatcher along, and the next start handles everything', async () => {
   const folder = temporaryFolder('talk')
   const first = await startReceiver({
     handlers: { [deals]: scripted(folder, `if (isGuilty) { mark('loops'); for (;;); } mark('seen', event.object)`) },
@@ -57,7 +58,7 @@ test('a receiver killed while a handler loops takes its dispatcher along, and th
     handlers: { [deals]: scripted(folder, `mark('seen', event.object)`) },
   })
   expect((await second.post(dealBody(2_000))).status).toBe(200)
-  await until('all are handled', () => new Set(linesOf(folder, 'seen')).size === 302, 30_000)
+  await until('all are handled', () => new Set(linesOf(folder, 'seen')).size === 302)
 })
 
 test('a receiver killed while a handler file blocks the process that loads it takes that along', async () => {
@@ -93,7 +94,7 @@ test('of several that ran when a handler ended the process only the one that did
   await until('the innocents are handled', () => receiver.logged('handled').length === 4)
   await until('the guilty is charged', () => receiver.logged('failed, will be tried again').length > 0)
   writeFileSync(join(folder, 'mended'), '')
-  await until('all are handled', () => receiver.logged('handled').length === 5, 30_000)
+  await until('all are handled', () => receiver.logged('handled').length === 5)
   const charges = receiver.logged('failed, will be tried again')
   expect(new Set(charges.map((line) => line['object']))).toEqual(new Set(['deal:666']))
   expect(charges[0]).toMatchObject({ attempt: 1, err: { message: 'the dispatcher died while this ran' } })
@@ -106,9 +107,7 @@ test('of several that ran when a handler ended the process only the one that did
   )
 })
 
-test('a handler that crashes its process, whichever way, costs a dispatcher and nothing else', {
-  timeout: 60_000,
-}, async () => {
+test('a handler that crashes its process, whichever way, costs a dispatcher and nothing else', async () => {
   const crimes = {
     'deal:661': `void Promise.reject(new Error('floating')); await sleep(60_000)`,
     'deal:662': `setTimeout(() => { throw new Error('late') }); await sleep(60_000)`,
@@ -162,7 +161,6 @@ test('a handler that ignores its timeout is replaced with its process, tried aga
   await until(
     () => `all are handled\n${receiver.output()}`,
     () => receiver.logged('handled').length === 3,
-    30_000,
   )
   expect(receiver.logged('failed, will be tried again')).toMatchObject([{ object: 'deal:666', attempt: 1 }])
   const runs = linesOf(folder, 'runs').map((line) => line.split(' '))
@@ -183,7 +181,7 @@ test('a dispatcher may take longer to start than a handler may block it, and is 
     handlers: { [deals]: scripted(folder, 'await sleep(2_500)') },
   })
   await receiver.post(dealBody(1))
-  await until('handled', () => receiver.logged('handled').length === 1, 25_000)
+  await until('handled', () => receiver.logged('handled').length === 1)
   expect(receiver.logged('handled')).toMatchObject([{ object: 'deal:1' }])
 })
 

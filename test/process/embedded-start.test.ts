@@ -9,6 +9,7 @@ test('who has no DATABASE_URL does not load Postgres', async () => {
   })
   await receiver.post(dealBody(1))
   await until('a run', () => receiver.logged('handled').length === 1)
+  await receiver.stop()
   expect(receiver.output()).not.toMatch(/pg(-boss)? is imported/)
 })
 

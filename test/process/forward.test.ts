@@ -15,7 +15,6 @@ const bodies = samples
 
 test.skipIf(!hasPhp)(
   'an existing hook.php cannot tell the receiver in front of it from Bitrix24, also when the receiver is killed (php)',
-  { timeout: 60_000 },
   async () => {
     expect(bodies.length).toBeGreaterThan(70)
     const before = await startPhp()

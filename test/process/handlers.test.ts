@@ -97,7 +97,8 @@ test('with --watch a handler that is saved is the one that runs', async () => {
   const receiver = await startReceiver({ args: ['--watch'], handlers: { '_none.mjs': '' } })
   await until('no handlers yet', () => receiver.logged('no handlers: events are journalled only').length === 1)
   writeFileSync(join(receiver.handlersDir, 'deals.mjs'), recorder(seen))
-  await until('loaded', () => receiver.logged('handler loaded').length === 1)
+  // Twice, where what was written came in two steps.
+  await until('loaded', () => receiver.logged('handler loaded').length > 0)
   await receiver.post(dealBody(7))
   await until('handled', () => receiver.logged('handled').length === 1)
   expect(receiver.logged('handled')).toMatchObject([{ handler: 'deals', object: 'deal:7' }])
@@ -122,7 +123,10 @@ test('an event whose data is not as documented is accepted, marked, counted and 
   expect((await post(null)).status).toBe(200)
   await receiver.post(dealBody(662))
   await until('handled', () => readSeen(seen).length === 3)
-  for (const events of [readSeen(seen), await receiver.journal()])
+  const journal = await receiver.journal()
+  // In the order of the journal: the three are about different objects.
+  const handled = journal.flatMap(({ id }) => readSeen(seen).find((event) => event.id === id) ?? [])
+  for (const events of [handled, journal])
     expect(events.map(({ shape, object }) => [shape, object])).toEqual([
       ['unexpected', undefined],
       ['unexpected', undefined],

@@ -2,7 +2,9 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { fileURLToPath } from 'node:url'
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
+import { openSqliteDeliveries } from '../../src/dispatch/sqlite-deliveries.ts'
+import { queuePath } from '../../src/dispatch/sqlite-queue.ts'
 import { dispatcherOf } from '../support/dispatcher.ts'
 import { RestError } from '../support/portal/rest-error.ts'
 import { type Portal, type PortalOptions, startPortal } from '../support/portal.ts'
@@ -85,7 +87,7 @@ function deliveryStates({ dataDir }: Receiver) {
 }
 
 test('a hook that dies under load, and then a portal that is gone: what needs it waits, uncharged, and is handled after, in order', {
-  timeout: 90_000,
+  timeout: 240_000,
 }, async () => {
   const folder = temporaryFolder('seen')
   const [read, noted] = [join(folder, 'read'), join(folder, 'noted')]
@@ -95,6 +97,10 @@ test('a hook that dies under load, and then a portal that is gone: what needs it
     'note.mjs': recorder(noted, 'ONCRMDEALUPDATE'),
   })
   portal.subscribe({ url: receiver.url, token: TOKEN })
+  await until('it is loaded', () => receiver.logged('handler loaded').length === 2)
+  await until('it follows', async () => JSON.stringify(await receiver.readyz()).includes('"ready"'))
+  const queue = openSqliteDeliveries({ path: queuePath(receiver.dataDir), mode: 'read' })
+  onTestFinished(() => queue.close())
   let edits = 0
   const edit = (times: number) => {
     for (const end = edits + times; edits < end; edits++)
@@ -111,6 +117,7 @@ test('a hook that dies under load, and then a portal that is gone: what needs it
     const told = await hooksOf(receiver)
     expect(await receiver.readyz()).toMatchObject({ status: 'degraded' })
     await until('the handler that calls nobody goes on', () => readSeen(noted).length === edits)
+    await until('what waits has stopped calling', async () => (await queue.state()).running === 0)
     const calls = callsOfRuns()
     edit(9)
     await until('it still does', () => readSeen(noted).length === edits)
@@ -120,7 +127,6 @@ test('a hook that dies under load, and then a portal that is gone: what needs it
     await until(
       () => `all are handled\n${receiver.output().slice(-2_000)}`,
       () => readsOf(read).length === edits,
-      30_000,
     )
     expect(await receiver.readyz()).toMatchObject({ status: 'ready' })
     return told
@@ -150,6 +156,7 @@ test('a hook that dies under load, and then a portal that is gone: what needs it
   ) => of.filter((one) => one.object === object).map(({ id }) => id)
   for (const { object } of events) expect(idsOf(reads, object)).toEqual(idsOf(events, object))
   expect(new Set(reads.map(({ attempt }) => attempt))).toEqual(new Set([1]))
+  await until('the last is done', async () => (await queue.state()).running === 0)
   expect(deliveryStates(receiver)).toEqual([{ state: 'done', attempts: 1 }])
   const said = (msg: string) => receiver.logged(msg).map((line) => [line['level'], line['hook']])
   expect(said('a hook does not work; what needs it waits')).toEqual([50, 50].map((level) => [level, hook]))

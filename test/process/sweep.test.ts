@@ -33,7 +33,7 @@ async function start(options: ReceiverOptions & { portal?: Portal } = {}) {
     receiver,
     env,
     cli: (...args: string[]) => runCli({ env }, ...args),
-    seen: () => (existsSync(seen) ? readFileSync(seen, 'utf8').trimEnd().split('\n') : []),
+    seen: () => (existsSync(seen) ? readFileSync(seen, 'utf8').split('\n').slice(0, -1) : []),
   }
 }
 
@@ -202,7 +202,7 @@ describe('SWEEP_ON_START', () => {
     await until('it did not get through', () => again.logged('a sweep did not get through, will be tried again').length)
     await portal.plugIn()
     process.kill(await dispatcherOf(again), 'SIGKILL')
-    await until('handlers got them', () => seen().length >= 121, 60_000)
+    await until('handlers got them', () => seen().length >= 121)
     expect(new Set(seen()).size).toBe(121)
     await until('told', () => again.logged('swept: what was missed is journalled').length === 1)
     expect(await again.journal()).toHaveLength(121)
@@ -262,7 +262,7 @@ describe('SWEEP_ON_START', () => {
 /** With ROUNDS the 10,000 of the promise. */
 const many = process.env['ROUNDS'] ? 10_000 : 1_000
 
-test('records are swept a page at a time, within the limits of the portal', { timeout: 120_000 }, async () => {
+test('records are swept a page at a time, within the limits of the portal', async () => {
   const { portal, receiver, env } = await start({ portal: await startPortal({ limit: { rate: 100, burst: 50 } }) })
   addDeals(portal, many)
   const limits = { B24_RATE: '100', B24_BURST: '50' }

@@ -71,6 +71,10 @@ export function jsonLines(text: string): Record<string, unknown>[] {
   return linesOf(text).map((line): Record<string, unknown> => JSON.parse(line))
 }
 
+/** Of a text that still comes, the lines that are whole. */
 export function linesOf(text: string): string[] {
-  return text.split('\n').filter((line) => line !== '')
+  return text
+    .split('\n')
+    .slice(0, -1)
+    .filter((line) => line !== '')
 }

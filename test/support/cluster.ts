@@ -1,7 +1,7 @@
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Event } from '../../src/intake/event.ts'
+import { linesOf } from './dispatcher.ts'
 import type { Postgres } from './postgres.ts'
 import { type Receiver, type ReceiverOptions, spawnReceiver, startReceiver, until } from './receiver.ts'
 
@@ -24,7 +24,7 @@ export async function createCluster({ postgres, handlers, env = {} }: ClusterPar
     startWorker: (more: ReceiverOptions = {}) =>
       startWorker({ ...shared, ...more, env: { ...shared.env, ...more.env } }),
     /** Resolves when nothing is owed any more. */
-    async drained(count: number, ms = 60_000): Promise<void> {
+    async drained(count: number, ms?: number): Promise<void> {
       await until(
         `${count} deliveries done`,
         async () => {
@@ -82,14 +82,7 @@ export default async (event, { attempt, signal }) => {
 }
 
 export function marksIn(folder: string): Mark[] {
-  try {
-    return readFileSync(join(folder, 'runs'), 'utf8')
-      .split('\n')
-      .filter((line) => line.endsWith('}'))
-      .map((line): Mark => JSON.parse(line))
-  } catch {
-    return []
-  }
+  return linesOf(folder, 'runs').map((line): Mark => JSON.parse(line))
 }
 
 /** In the order of the journals, which have to have no object in common. */

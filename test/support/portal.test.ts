@@ -326,7 +326,7 @@ describe('events', () => {
       expect(portal.fired).toEqual([{ event: 'ONCRMDEALADD', id: 662, status: 200 }])
     }
     const titles = () => new Set(receiver.logged('read back').map((line) => line['title']))
-    await expect.poll(titles, { timeout: 15_000 }).toEqual(new Set(['Boat 0', 'Boat 1']))
+    await expect.poll(titles).toEqual(new Set(['Boat 0', 'Boat 1']))
   })
 })
 

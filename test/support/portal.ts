@@ -7,6 +7,7 @@ import { createEvents, newMemberId, type OutgoingWebhook } from './portal/events
 import type { JsonObject } from './portal/php.ts'
 import { createRecords, type RecordType } from './portal/records.ts'
 import { createRest, type PortalRequest, type RestOptions } from './portal/rest.ts'
+import { freePort } from './receiver.ts'
 
 export interface PortalOptions extends RestOptions {
   /** An address of the loopback network, 127.0.0.1 to 127.0.0.9: portals of different addresses have different hosts. */
@@ -31,7 +32,8 @@ export async function startPortal(options: PortalOptions = {}) {
     sockets.add(socket)
     socket.once('close', () => sockets.delete(socket))
   })
-  server.listen(0, address)
+  // Not one that the kernel gives to connections: while it is unplugged somebody's could get it.
+  server.listen(await freePort(), address)
   await once(server, 'listening')
   const { port } = readAddress(server.address())
   const host = `${address}:${port}`

@@ -57,7 +57,7 @@ export async function startPostgres({
   async function end(signal: 'SIGINT' | 'SIGQUIT' | 'SIGKILL'): Promise<void> {
     const pid = pidOf()
     process.kill(pid, signal)
-    await until('the end of Postgres', () => isGone(pid), 30_000)
+    await until('the end of Postgres', () => isGone(pid))
   }
 
   return {

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -26,7 +26,7 @@ export function temporaryFolder(name: string): string {
 export async function until<T>(
   what: string | (() => string),
   state: () => T | Promise<T>,
-  ms = 15_000,
+  ms = 60_000,
 ): Promise<NonNullable<T>> {
   const end = Date.now() + ms
   for (;;) {
@@ -121,10 +121,19 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
     },
   })
   let output = ''
-  for (const stream of [child.stdout, child.stderr])
-    stream.setEncoding('utf8').on('data', (text: string) => {
-      output += text
+  for (const stream of [child.stdout, child.stderr]) {
+    // Whole lines only: what comes in two pieces may have one of the other stream's between them.
+    let rest = ''
+    const take = (text: string) => {
+      const end = (rest + text).lastIndexOf('\n') + 1
+      output += (rest + text).slice(0, end)
+      rest = (rest + text).slice(end)
+    }
+    stream.setEncoding('utf8').on('data', take)
+    stream.on('end', () => {
+      output += rest
     })
+  }
   const exited = once(child, 'close').then(() => ({ code: child.exitCode, signal: child.signalCode }))
   const killGroup = (signal: NodeJS.Signals) => {
     try {
@@ -155,7 +164,7 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
     /** What a scrape is answered. */
     scrape,
     metrics: async () => parseExposition(await scrape()),
-    /** Everything it wrote to stdout and stderr. */
+    /** Every line that it wrote to stdout and stderr, and that came. */
     output: () => output,
     /** The log's lines that have this message. */
     logged: (msg: string) => logLines(output).filter((line) => line['msg'] === msg),
@@ -171,17 +180,18 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
 function logLines(output: string): Record<string, unknown>[] {
   return output
     .split('\n')
+    .slice(0, -1)
     .filter((line) => line.startsWith('{') && line.endsWith('}'))
     .map((line) => JSON.parse(line))
 }
 
-/** Every line of every segment, in order; a line that is no JSON fails the test. */
+/** Every whole line of every segment, in order; one that is no JSON fails the test. */
 export async function readJournal(dataDir: string): Promise<Event[]> {
   const segments = await listSegments(dataDir)
   return segments.flatMap(({ path }) =>
     readFileSync(path, 'utf8')
       .split('\n')
-      .filter((line) => line !== '')
+      .slice(0, -1)
       .map((line): Event => JSON.parse(line)),
   )
 }
@@ -195,14 +205,10 @@ export default defineHandler(${JSON.stringify(events)}, (event) => appendFileSyn
 }
 
 export function readSeen(seen: string): Event[] {
-  try {
-    return readFileSync(seen, 'utf8')
-      .split('\n')
-      .filter((line) => line !== '')
-      .map((line): Event => JSON.parse(line))
-  } catch {
-    return []
-  }
+  if (!existsSync(seen)) return []
+  // A line that is being written has no end yet.
+  const lines = readFileSync(seen, 'utf8').split('\n').slice(0, -1)
+  return lines.map((line): Event => JSON.parse(line))
 }
 
 export function makeFolder(...parts: string[]): string {
