@@ -1,10 +1,9 @@
-import type { ChildProcess } from 'node:child_process'
 import { on, once } from 'node:events'
 import type { Logger } from 'pino'
 import type { Dead, FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
 import type { QueueState } from './dispatch/queue.ts'
 import type { Event } from './intake/event.ts'
-import { startChild } from './start-child.ts'
+import { type Child, isAlive, startChild } from './start-child.ts'
 
 export interface SupervisorParts {
   /** Milliseconds that running handlers get when their dispatcher is replaced. */
@@ -40,6 +39,8 @@ export interface Supervisor {
   /** Resolves when it is gone, after `grace` milliseconds at most. */
   stop(grace: number): Promise<void>
 }
+
+type Dispatcher = Child<FromDispatcher, ToDispatcher>
 
 const shortestPause = 500
 const longestPause = 30_000
@@ -77,26 +78,26 @@ export function superviseDispatcher({
   let isSwept = false
   let isStopping = false
   /** Those that run: while one takes the place of another there are two. */
-  const children = new Set<ChildProcess>()
-  let loading: ChildProcess | undefined
+  const children = new Set<Dispatcher>()
+  let loading: Dispatcher | undefined
   let reloading = Promise.resolve()
   let isReloadDue = false
   let asking: Promise<string | undefined> | undefined
   let current = start()
 
-  function start(): ChildProcess {
+  function start(): Dispatcher {
     const args = [
       ...(isSwept || sweepSince === undefined ? [] : [`--sweep-since=${sweepSince.toISOString()}`]),
       ...(workerDir === undefined ? [] : [`--worker=${workerDir}`]),
     ]
-    const child = startChild(new URL('dispatch/main.ts', import.meta.url), args, {
+    const child: Dispatcher = startChild(new URL('dispatch/main.ts', import.meta.url), args, [
       // A handlers folder needs no package.json, and node:sqlite is no experiment to us.
-      execArgv: ['--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    })
+      '--disable-warning=ExperimentalWarning',
+      '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON',
+    ])
     children.add(child)
     watchLoop(child)
-    listen(child, (message) => {
+    child.channel.events.on('message', (message) => {
       // Also one that is being replaced: it ends what it runs.
       if (message.type === 'dead') dead = { count: dead.count + 1, last: message.dead }
       if (message.type === 'append') void journal(child, message)
@@ -111,12 +112,17 @@ export function superviseDispatcher({
       if (message.type === 'state') state = message.state
       if (message.type === 'worked') pause = shortestPause
     })
+    // Who wrote to it may do so again, and what it hides, such as that all is well, is lost.
+    child.channel.events.once('garbage', () => {
+      log.error('a handler wrote to the channel of the dispatcher: killed')
+      child.process.kill('SIGKILL')
+    })
     // One that could not be started, for want of processes or descriptors, has no exit.
-    child.once('error', (error) => {
+    child.process.once('error', (error) => {
       log.error({ err: error }, 'the dispatcher cannot be started')
       if (!isAlive(child)) startAgain(child)
     })
-    child.once('exit', (code, signal) => {
+    child.process.once('exit', (code, signal) => {
       if (!isStopping && child === current)
         log.error({ exit_code: code, signal }, 'the dispatcher ended; events wait in the journal')
       startAgain(child)
@@ -124,17 +130,12 @@ export function superviseDispatcher({
     return child
   }
 
-  async function journal(child: ChildProcess, { request, events }: Extract<FromDispatcher, { type: 'append' }>) {
+  async function journal(child: Dispatcher, { request, events }: Extract<FromDispatcher, { type: 'append' }>) {
     const error = await append(events).then(
       () => undefined,
       (error: unknown) => String(error),
     )
-    send(child, { type: 'appended', request, ...(error !== undefined && { error }) })
-  }
-
-  function send(child: ChildProcess, message: ToDispatcher): void {
-    // The channel may close while we speak: then it is ending already.
-    if (child.connected) child.send(message, () => undefined)
+    child.channel.send({ type: 'appended', request, ...(error !== undefined && { error }) })
   }
 
   function tellHook({ label, trouble: why }: Extract<FromDispatcher, { type: 'hook' }>): void {
@@ -142,7 +143,7 @@ export function superviseDispatcher({
     else hookTroubles.set(label, why)
   }
 
-  function startAgain(ended: ChildProcess): void {
+  function startAgain(ended: Dispatcher): void {
     children.delete(ended)
     if (isStopping || ended !== current) return
     ends++
@@ -156,15 +157,15 @@ export function superviseDispatcher({
   }
 
   /** A handler in an endless loop: nobody in that process can say so. */
-  function watchLoop(child: ChildProcess): void {
+  function watchLoop({ process: child, channel }: Dispatcher): void {
     const interval = Math.min(1_000, stall / 2)
     // Not the time of day, which may be put forward.
     let heard = performance.now()
-    child.on('message', () => {
+    channel.events.on('message', () => {
       heard = performance.now()
     })
     // From its first sign on: a process may need longer to start than a handler may block it.
-    child.once('message', () => {
+    channel.events.once('message', () => {
       let looked = performance.now()
       const watch = setInterval(() => {
         const now = performance.now()
@@ -182,11 +183,11 @@ export function superviseDispatcher({
     })
   }
 
-  async function end(child: ChildProcess, limit: number): Promise<void> {
+  async function end(child: Dispatcher, limit: number): Promise<void> {
     if (!isAlive(child)) return
-    const gone = once(child, 'exit')
-    send(child, { type: 'stop', grace: Math.max(limit / 2, limit - lastMoments) })
-    const killer = setTimeout(() => child.kill('SIGKILL'), limit)
+    const gone = once(child.process, 'exit')
+    child.channel.send({ type: 'stop', grace: Math.max(limit / 2, limit - lastMoments) })
+    const killer = setTimeout(() => child.process.kill('SIGKILL'), limit)
     await gone
     clearTimeout(killer)
   }
@@ -226,7 +227,7 @@ export function superviseDispatcher({
     },
     reload() {
       // What still loads may have read a file before it was mended, or wait for something for ever.
-      loading?.kill('SIGKILL')
+      loading?.process.kill('SIGKILL')
       if (!isReloadDue) reloading = reloading.then(replace)
       isReloadDue = true
       return reloading
@@ -239,21 +240,10 @@ export function superviseDispatcher({
   }
 }
 
-/** The channel is the handlers', too: what they send over it by mistake must not end us. */
-function listen(child: ChildProcess, hear: (message: FromDispatcher) => void): void {
-  child.on('message', (message: FromDispatcher | null) => {
-    if (message !== null) hear(message)
-  })
-}
-
-function isAlive(child: ChildProcess): boolean {
-  return child.pid !== undefined && child.exitCode === null && child.signalCode === null
-}
-
 /** Resolves to whether every handler was loaded. */
-function hasLoaded(child: ChildProcess): Promise<boolean> {
+function hasLoaded({ process: child, channel }: Dispatcher): Promise<boolean> {
   return new Promise((resolve) => {
-    listen(child, (message) => {
+    channel.events.on('message', (message) => {
       if (message.type === 'loaded') resolve(true)
       if (message.type === 'trouble') resolve(false)
     })
@@ -263,14 +253,13 @@ function hasLoaded(child: ChildProcess): Promise<boolean> {
 }
 
 /** One whose event loop does not turn must not hold the one who asks. */
-async function askForMetrics(child: ChildProcess): Promise<string | undefined> {
-  if (!child.connected) return undefined
-  const question: ToDispatcher = { type: 'metrics' }
+async function askForMetrics({ channel }: Dispatcher): Promise<string | undefined> {
+  if (!channel.isOpen()) return undefined
   try {
-    const messages = on(child, 'message', { signal: AbortSignal.timeout(scrapePatience), close: ['exit'] })
-    child.send(question, () => undefined)
-    for await (const [message] of messages as AsyncIterable<[FromDispatcher | null]>)
-      if (message?.type === 'metrics') return message.text
+    const messages = on(channel.events, 'message', { signal: AbortSignal.timeout(scrapePatience), close: ['close'] })
+    channel.send({ type: 'metrics' })
+    for await (const [message] of messages as AsyncIterable<[FromDispatcher]>)
+      if (message.type === 'metrics') return message.text
   } catch {
     // The time is up, or the process is failing, which is told elsewhere.
   }

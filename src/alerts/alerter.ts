@@ -1,7 +1,6 @@
-import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import type { Logger } from 'pino'
-import { startChild } from '../start-child.ts'
+import { type Child, isAlive, startChild } from '../start-child.ts'
 import type { Snapshot, ToAlerter } from './snapshot.ts'
 
 export interface AlerterParts {
@@ -38,14 +37,11 @@ export function startAlerter({ snapshot, log }: AlerterParts): Alerter {
     if (!isTelling) tellSnapshot()
   }, interval)
 
-  function start(): ChildProcess {
-    const fresh = startChild(new URL('main.ts', import.meta.url), [], {
-      execArgv: [],
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    })
+  function start(): Child<never, ToAlerter> {
+    const fresh: Child<never, ToAlerter> = startChild(new URL('main.ts', import.meta.url), [])
     // One that could not be started has no exit.
-    fresh.once('error', (error) => again({ err: error }))
-    fresh.once('exit', (code, signal) => again({ exit_code: code, signal }))
+    fresh.process.once('error', (error) => again({ err: error }))
+    fresh.process.once('exit', (code, signal) => again({ exit_code: code, signal }))
     return fresh
   }
 
@@ -62,29 +58,24 @@ export function startAlerter({ snapshot, log }: AlerterParts): Alerter {
 
   function tellSnapshot(): void {
     isTelling = true
-    tell({ type: 'snapshot', snapshot: snapshot() }, () => {
+    child.channel.send({ type: 'snapshot', snapshot: snapshot() }, () => {
       isTelling = false
     })
-  }
-
-  function tell(message: ToAlerter, told: () => void): void {
-    if (child.connected) child.send(message, told)
-    else told()
   }
 
   // The counters begin here: what they grow by until it listens is told it as growth.
   tellSnapshot()
 
   return {
-    reload: () => tell({ type: 'reload' }, () => undefined),
+    reload: () => child.channel.send({ type: 'reload' }),
     async stop(grace) {
       isStopping = true
       clearInterval(telling)
       clearTimeout(restart)
-      if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
-      const gone = once(child, 'exit')
-      if (child.connected) child.disconnect()
-      const killer = setTimeout(() => child.kill('SIGKILL'), Math.min(grace, longestEnd))
+      if (!isAlive(child)) return
+      const gone = once(child.process, 'exit')
+      child.channel.close()
+      const killer = setTimeout(() => child.process.kill('SIGKILL'), Math.min(grace, longestEnd))
       await gone
       clearTimeout(killer)
     },

@@ -2,6 +2,7 @@ import { statfs } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { type Config, readConfig } from '../config.ts'
 import { createLog } from '../log.ts'
+import { openParent } from '../start-child.ts'
 import { explainStart } from '../start-error.ts'
 import { createAlerts } from './alerts.ts'
 import { createConditions, type Disk } from './conditions.ts'
@@ -16,7 +17,8 @@ const alerts = createAlerts({ host: hostname(), post: (alert) => postAlert(url, 
 let disk: Disk | undefined
 let isLookingAtDisk = false
 
-process.on('message', (message: ToAlerter) => {
+const parent = openParent<ToAlerter, never>()
+parent.events.on('message', (message) => {
   if (message.type === 'reload') return reload()
   const { snapshot } = message
   if (snapshot.journal) void lookAtDisk()
@@ -26,7 +28,7 @@ process.on('message', (message: ToAlerter) => {
 // Signals of the terminal reach us, too; who started us decides what they mean.
 process.on('SIGINT', () => undefined)
 process.on('SIGHUP', () => undefined)
-process.on('disconnect', () => void closeLog().then(() => process.exit(0)))
+parent.events.on('close', () => void closeLog().then(() => process.exit(0)))
 
 /** A disk that does not answer is asked once. */
 async function lookAtDisk(): Promise<void> {

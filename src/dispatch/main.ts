@@ -16,6 +16,7 @@ import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
 import { journalDir, listSegments } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
 import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
+import { hasParent, openParent } from '../start-child.ts'
 import { explainStart } from '../start-error.ts'
 import { startDispatcher } from './dispatcher.ts'
 import { type Engine, findKnownHandlers, openEngine } from './engine.ts'
@@ -41,11 +42,13 @@ class Waiting extends Error {
 }
 
 /** Of a process that only runs handlers: the folder, its own, that it takes instead of a receiver's. */
-const { values: words } = parseArgs({ options: { worker: { type: 'string' }, 'sweep-since': { type: 'string' } } })
+const { values: words } = parseArgs({
+  options: { worker: { type: 'string' }, 'sweep-since': { type: 'string' }, [hasParent]: { type: 'boolean' } },
+})
 const isWorker = words.worker !== undefined
 const config = readSettings()
-/** Without a receiver that started it. */
-const isAlone = process.send === undefined
+/** To the receiver that started it; without one it is alone. */
+const parent = words[hasParent] ? openParent<ToDispatcher, FromDispatcher>() : undefined
 /** What one that is alone has told nobody but its alerter. */
 const heard: { readonly hooks: Map<string, string>; dead: NonNullable<Snapshot['dead']> } = {
   hooks: new Map(),
@@ -66,7 +69,7 @@ let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
 let resumeDispatcher: () => void = () => undefined
 
 listen()
-if (isAlone && config.alertUrl !== undefined) tellAlerter()
+if (parent === undefined && config.alertUrl !== undefined) tellAlerter()
 try {
   await run()
 } catch (error) {
@@ -134,7 +137,7 @@ async function run(): Promise<void> {
   resumeDispatcher = dispatcher.resume
   isFollowing = true
   tell(trouble === undefined ? { type: 'following' } : { type: 'trouble', reason: trouble })
-  if (sweepSince !== undefined && config.sweepOnStart !== undefined && process.send) {
+  if (sweepSince !== undefined && config.sweepOnStart !== undefined && parent) {
     const { dataDir, sweepOnStart: targets } = config
     const parts = { dataDir, targets, since: sweepSince, append, signal: sweeping.signal, log }
     void sweepOnStart({ ...parts, accesses: portals.all() }).then((isDone) => {
@@ -275,17 +278,17 @@ function tellWhy(error: unknown): void {
 }
 
 function listen(): void {
+  const stop = () => void end(0, config.shutdownGrace)
+  process.on('SIGTERM', stop)
   // Signals of the terminal reach both of us; the receiver decides what they mean.
-  process.on('SIGINT', () => void (isAlone && end(0, config.shutdownGrace)))
-  process.on('SIGHUP', () => void (isAlone && end(0, config.shutdownGrace)))
-  process.on('SIGTERM', () => void end(0, config.shutdownGrace))
-  process.on('message', (message: ToDispatcher) => {
+  for (const signal of ['SIGINT', 'SIGHUP'] as const) process.on(signal, parent ? () => undefined : stop)
+  if (parent === undefined) return
+  parent.events.on('message', (message) => {
     if (message.type === 'stop') void end(0, message.grace)
     else if (message.type === 'appended') settleAppend(message)
     else void tellMetrics()
   })
-  process.on('disconnect', () => void end(0, config.shutdownGrace))
-  if (isAlone) return
+  parent.events.on('close', stop)
   const alive = () => tell({ type: 'alive' })
   alive()
   setInterval(alive, Math.min(1_000, config.handlerStall / 4))
@@ -319,9 +322,8 @@ function hear(message: FromDispatcher): void {
 }
 
 function tell(message: FromDispatcher): void {
-  if (isAlone) hear(message)
-  // The channel closes when the receiver ends, and then so do we: a message that does not get through is no error.
-  if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
+  if (parent) parent.send(message)
+  else hear(message)
 }
 
 function readSweepSince(): Date | undefined {

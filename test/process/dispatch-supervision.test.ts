@@ -1,7 +1,8 @@
-import { execFileSync, fork } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chownSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { Duplex } from 'node:stream'
 import { expect, onTestFinished, test } from 'vitest'
 import { deals, dispatcherOf, dispatcherScript, isGone, linesOf, scripted } from '../support/dispatcher.ts'
 import { canTrace, forbidChildren } from '../support/faults.ts'
@@ -225,27 +226,48 @@ test.skipIf(!canTrace)(
 )
 
 test('a dispatcher whose receiver was gone before it was up does not stay', async () => {
-  const dispatcher = fork(dispatcherScript, {
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-    env: { PATH: process.env['PATH'], DATA_DIR: temporaryFolder('data'), HANDLERS_DIR: temporaryFolder('handlers') },
+  const dispatcher = spawn(process.execPath, [dispatcherScript, '--has-parent'], {
+    stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
+    env: {
+      PATH: process.env['PATH'],
+      NODE_OPTIONS: '--disable-warning=ExperimentalWarning',
+      DATA_DIR: temporaryFolder('data'),
+      HANDLERS_DIR: temporaryFolder('handlers'),
+    },
   })
   onTestFinished(() => void dispatcher.kill('SIGKILL'))
   const exited = once(dispatcher, 'exit')
-  dispatcher.disconnect()
+  const [, , , channel] = dispatcher.stdio
+  if (channel instanceof Duplex) channel.destroy()
   expect(await exited).toEqual([0, null])
 })
 
-test.each(['null', '7', "'ready'", '{}'])(
-  'a handler that sends its parent %s, as if that were its own, costs nothing',
-  async (message) => {
-    const folder = temporaryFolder('talk')
-    const receiver = await startReceiver({
-      handlers: { [deals]: scripted(folder, `process.send(${message}); mark('seen', event.object)`) },
-    })
-    for (const id of [1, 2]) {
-      expect((await receiver.post(dealBody(id))).status).toBe(200)
-      await until('it is handled', () => linesOf(folder, 'seen').length === id)
-    }
-    expect(receiver.child.exitCode).toBeNull()
-  },
-)
+test.each([
+  ['null and a line end', 'null\n'],
+  ['an object without a type', '{}\n'],
+  ['half a message', '{"type":"al'],
+  ['bytes', '\u0000\u0007\u009b'],
+])('a handler that writes %s to the channel of its process costs a dispatcher, and no post', async (_, text) => {
+  const folder = temporaryFolder('talk')
+  const receiver = await startReceiver({
+    handlers: {
+      [deals]: scripted(
+        folder,
+        `if (isGuilty && !has('written')) {
+          mark('written')
+          writeSync(3, ${JSON.stringify(text)})
+          await marked('never')
+        }
+        mark('seen', event.object)`,
+      ).replace('import { ', 'import { writeSync, '),
+    },
+  })
+  for (const id of [1, 666, 2]) expect((await receiver.post(dealBody(id))).status).toBe(200)
+  await until(
+    () => `all are handled\n${receiver.output()}`,
+    () => new Set(linesOf(folder, 'seen')).size === 3,
+  )
+  expect(receiver.logged('a handler wrote to the channel of the dispatcher: killed')).toHaveLength(1)
+  expect((await receiver.post(dealBody(3))).status).toBe(200)
+  expect(receiver.child.exitCode).toBeNull()
+})
