@@ -119,7 +119,7 @@ const migrations = [
      seen_at bigint NOT NULL
    );
    CREATE INDEX loop_seen ON b24_receiver.loop (seen_at)`,
-  // Of the last minute only: unlogged, since after a crash of the database it is worth nothing.
+  // How many requests a portal was sent lately. Not logged: what a crash wipes out is worth nothing a minute later.
   `CREATE UNLOGGED TABLE b24_receiver.budget (
      portal text PRIMARY KEY,
      level double precision NOT NULL, -- requests that have not leaked away
