@@ -12,8 +12,8 @@ const deals = 45
 let postgres: Postgres
 beforeAll(async () => {
   postgres = await startPostgres()
-}, 60_000)
-afterAll(() => postgres.remove(), 60_000)
+})
+afterAll(() => postgres.remove())
 
 const reads = `export default async ({ object }, { bitrix24 }) => {
   await bitrix24.call('crm.item.get', { entityTypeId: 2, id: object.slice('deal:'.length) })
@@ -38,9 +38,7 @@ async function postAll(receiver: Receiver, portal: Portal): Promise<void> {
   for (let id = 1; id <= deals; id++) await receiver.post(dealBody(id, { domain: portal.host }))
 }
 
-test('three workers with a backlog for one portal are never refused: together they keep to its limit', {
-  timeout: 90_000,
-}, async () => {
+test('three workers with a backlog for one portal are never refused: together they keep to its limit', async () => {
   // Their burst is half of what the portal lets in: requests arrive closer together than they were sent.
   const portal = await startFull({ limit: { rate: 5, burst: 20 } })
   const cluster = await createCluster({ postgres, handlers: { 'ONCRMDEALUPDATE.mjs': reads }, env: envOf(portal) })
@@ -52,9 +50,7 @@ test('three workers with a backlog for one portal are never refused: together th
   expect(portal.called()).toHaveLength(deals)
 })
 
-test('a run that calls while Postgres is away is not held: its worker keeps to a limit of its own', {
-  timeout: 90_000,
-}, async () => {
+test('a run that calls while Postgres is away is not held: its worker keeps to a limit of its own', async () => {
   const go = join(temporaryFolder('rate'), 'go')
   const portal = await startFull({ limit: { rate: 1000, burst: 1000 } })
   const cluster = await createCluster({
