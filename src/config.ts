@@ -116,7 +116,7 @@ export const settings = {
   B24_RATE: {
     parse: wholeNumber(1, 1000),
     default: '2',
-    about: 'requests a second to a portal; the Enterprise plan allows 5',
+    about: 'requests a second to a portal, of all workers together; the Enterprise plan allows 5',
   },
   B24_BURST: {
     parse: wholeNumber(1, 10_000),

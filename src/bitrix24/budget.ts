@@ -17,11 +17,18 @@ export interface Budget {
   readonly waiting: number
 }
 
+export interface BudgetParts extends Rate {
+  readonly clock: Clock
+}
+
+/** @param parts `portal` is its host */
+export type OpenBudget = (parts: BudgetParts & { readonly portal: string }) => Budget
+
 /**
  * The same leaky bucket as Bitrix24's. One for each portal and process: Bitrix24 counts by portal and source address,
- * whichever hook or handler it is.
+ * whichever hook or handler it is. Of processes that share Postgres see pg-budget.ts.
  */
-export function createBudget({ rate, burst, clock }: Rate & { readonly clock: Clock }): Budget {
+export function createBudget({ rate, burst, clock }: BudgetParts): Budget {
   let level = 0
   let leakedAt = clock.now()
   let closedUntil = leakedAt

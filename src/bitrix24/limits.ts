@@ -1,5 +1,4 @@
-import { createBudget, type Rate } from './budget.ts'
-import type { Clock } from './clock.ts'
+import { type Budget, type BudgetParts, createBudget } from './budget.ts'
 
 /** The limits of one portal, for the whole process. */
 export interface Limits {
@@ -22,8 +21,8 @@ const bucket = 60_000
  * Both limits of https://apidocs.bitrix24.com/limits.html: how many requests a second, and how long one method may take
  * in ten minutes. The second is learnt from refusals only: what it is differs, and many portals have none.
  */
-export function createLimits({ clock, ...rate }: Rate & { readonly clock: Clock }): Limits {
-  const budget = createBudget({ ...rate, clock })
+export function createLimits(parts: BudgetParts & { readonly budget?: Budget }): Limits {
+  const { clock, budget = createBudget(parts) } = parts
   /** By method: when its oldest time is forgotten, and until when it is blocked. */
   const resetAt = new Map<string, number>()
   const blockedUntil = new Map<string, number>()

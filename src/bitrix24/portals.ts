@@ -1,6 +1,6 @@
 import { robotEvent } from '../events/robot.ts'
 import type { Bitrix24Error } from './bitrix24-error.ts'
-import type { Rate } from './budget.ts'
+import { createBudget, type OpenBudget, type Rate } from './budget.ts'
 import type { Clock } from './clock.ts'
 import { type Hook, hookFor, isHookOf } from './hook.ts'
 import { createHookHealth, type HookHealth } from './hook-health.ts'
@@ -41,6 +41,8 @@ export interface PortalsParts extends Rate {
   readonly onChange: (hook: Hook, trouble: Bitrix24Error | undefined) => void
   /** Instead of the transport alone, for what goes round each request of a handler. */
   readonly connect?: Connect
+  /** For those whose limit is not theirs alone. */
+  readonly openBudget?: OpenBudget
   /** Milliseconds between two probes of a hook that is down. */
   readonly probeEvery?: number
   /** Milliseconds that a probe is waited for. */
@@ -48,12 +50,15 @@ export interface PortalsParts extends Rate {
 }
 
 export function createPortals(parts: PortalsParts): Portals {
-  const { hooks, clock, onChange, rate, burst, connect = createTransport, ...probing } = parts
+  const { hooks, onChange, connect = createTransport, openBudget = createBudget, ...probing } = parts
+  const { rate, burst, clock } = parts
   const limitsByHost = new Map<string, Limits>()
   const accesses = new Map<Hook, Access>()
   const stopping = new AbortController()
   for (const hook of hooks) {
-    const limits = limitsByHost.get(hook.host) ?? createLimits({ rate, burst, clock })
+    const own = { rate, burst, clock }
+    const limits =
+      limitsByHost.get(hook.host) ?? createLimits({ ...own, budget: openBudget({ ...own, portal: hook.host }) })
     limitsByHost.set(hook.host, limits)
     const health = createHookHealth({
       ...probing,

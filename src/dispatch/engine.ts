@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import { createBudget, type OpenBudget } from '../bitrix24/budget.ts'
 import type { Config } from '../config.ts'
 import { oldest, type Position } from '../journal/follow.ts'
 import { isJournalEmpty } from '../journal/segments.ts'
@@ -13,6 +14,8 @@ export interface Engine {
   readonly queue: Queue
   readonly ownWrites: OwnWrites
   readonly loopBreaker: LoopBreaker
+  /** Of all that share the engine. */
+  readonly openBudget: OpenBudget
   /**
    * Where to follow the journal from; `undefined` where nobody knows.
    *
@@ -59,6 +62,7 @@ function openEmbedded({ config: { dataDir } }: EngineParts): Engine {
     queue,
     ownWrites,
     loopBreaker: createLoopBreaker(),
+    openBudget: createBudget,
     async startPosition(newest) {
       const position = await queue.position()
       if (position !== undefined && position.segment <= newest) return position

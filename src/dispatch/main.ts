@@ -113,7 +113,7 @@ async function run(): Promise<void> {
 
   if (isStopping) return
   const runs = isWorker || config.worker || config.databaseUrl === undefined
-  const portals = createPortals({ ...config, clock: realClock, onChange: tellHook })
+  const portals = createPortals({ ...config, ...engine, clock: realClock, onChange: tellHook })
   const dispatcher = await startDispatcher({
     ...config,
     ...engine,

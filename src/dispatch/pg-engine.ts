@@ -4,6 +4,7 @@ import { isJournalEmpty } from '../journal/segments.ts'
 import type { Engine, EngineParts } from './engine.ts'
 import { heartbeatOf, markKnown, settleIdentity } from './identity.ts'
 import { openPgBossQueue } from './pg-boss-queue.ts'
+import { openPgBudget } from './pg-budget.ts'
 import { openDatabase } from './pg-database.ts'
 import { openPgLoopBreaker } from './pg-loop-breaker.ts'
 import { openPgOwnWrites } from './pg-own-writes.ts'
@@ -31,6 +32,7 @@ export async function openPostgresEngine({
     queue,
     ownWrites: openPgOwnWrites({ database }),
     loopBreaker: openPgLoopBreaker({ database }),
+    openBudget: (parts) => openPgBudget({ ...parts, database, log }),
     async startPosition(newest) {
       if (isLeft) return undefined
       const position = identity.isNew ? undefined : await queue.position()

@@ -119,6 +119,12 @@ const migrations = [
      seen_at bigint NOT NULL
    );
    CREATE INDEX loop_seen ON b24_receiver.loop (seen_at)`,
+  // How many requests a portal was sent lately. Not logged: what a crash wipes out is worth nothing a minute later.
+  `CREATE UNLOGGED TABLE b24_receiver.budget (
+     portal text PRIMARY KEY,
+     level double precision NOT NULL, -- requests that have not leaked away
+     leaked_at bigint NOT NULL -- in the future after a penalty
+   )`,
 ]
 
 /** The database holds what this version cannot use. */
