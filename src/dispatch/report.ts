@@ -1,0 +1,156 @@
+import type { Logger } from 'pino'
+import { startAlerter } from '../alerts/alerter.ts'
+import type { Snapshot } from '../alerts/snapshot.ts'
+import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
+import type { Hook } from '../bitrix24/hook.ts'
+import type { Channel } from '../channel.ts'
+import type { Config } from '../config.ts'
+import type { Event } from '../intake/event.ts'
+import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
+import { type LoadReport, writeLoadReport } from './load-report.ts'
+import type { FromDispatcher, ToDispatcher } from './messages.ts'
+import type { Queue } from './queue.ts'
+import { type LoadedHandler, unknownEvents } from './registry.ts'
+import type { Outcome } from './runner.ts'
+
+/** What a dispatcher says of itself: to its receiver, or, without one, to an alerter of its own; in the log; to tools. */
+export interface Report {
+  readonly tell: (message: FromDispatcher) => void
+  readonly handlers: (loaded: readonly LoadedHandler[]) => void
+  /** For `b24-receiver reload` and `handlers`, which have nothing else to ask; the log says the same. */
+  readonly load: (report: Partial<LoadReport>) => void
+  readonly hook: (hook: Hook, trouble: Bitrix24Error | undefined) => void
+  /** Why the engine cannot be used; `undefined` once it can. What needs it waits; it is not this process that is ill. */
+  readonly engine: (trouble: string | undefined) => void
+  /** It follows the journal, or, as a worker, claims deliveries. */
+  readonly following: () => void
+  /** Tells, again and again, how much is owed. @returns ends that */
+  readonly owed: (queue: Queue) => () => void
+  readonly outcome: (ended: Outcome) => void
+  /** Lets the receiver journal them, for nobody else writes there. Resolves when they are on disk. */
+  readonly append: (events: readonly Event[]) => Promise<void>
+  /** What the receiver answered to `append`. */
+  readonly appended: (answer: Extract<ToDispatcher, { type: 'appended' }>) => void
+  readonly metrics: () => Promise<void>
+}
+
+export interface ReportParts {
+  readonly config: Config
+  /** The receiver that started this process. */
+  readonly parent: Channel<ToDispatcher, FromDispatcher> | undefined
+  readonly log: Logger
+}
+
+/** Milliseconds between two looks at how much is owed. */
+const interval = 2_000
+
+export function createReport({ config, parent, log }: ReportParts): Report {
+  const metrics = createDispatcherMetrics(config)
+  const appending = new Map<number, PromiseWithResolvers<void>>()
+  let requests = 0
+  let engineTrouble: string | undefined
+  let isFollowing = false
+  const tell = parent ? parent.send : tellAlerter({ config, log })
+
+  return {
+    tell: (message) => tell(message),
+
+    handlers(loaded) {
+      for (const { name, events } of loaded) log.info({ handler: name, events }, 'handler loaded')
+      for (const handler of loaded)
+        for (const unknown of unknownEvents(handler))
+          log.warn(
+            { handler: handler.name, ...unknown },
+            'the documentation does not know this event: is it spelt right?',
+          )
+      if (loaded.length === 0) log.warn({ dir: config.handlersDir }, 'no handlers: events are journalled only')
+      tell({ type: 'loaded' })
+    },
+
+    load(report) {
+      try {
+        writeLoadReport(config.dataDir, report)
+      } catch (error) {
+        log.warn({ err: error }, 'whether the handlers were loaded cannot be written down')
+      }
+    },
+
+    hook(hook, trouble) {
+      const { label } = hook
+      metrics.hookIs(hook, trouble === undefined)
+      if (trouble) log.error({ hook: label, reason: trouble.message }, 'a hook does not work; what needs it waits')
+      else log.info({ hook: label }, 'a hook works again; what waited for it goes on')
+      tell({ type: 'hook', label, ...(trouble && { trouble: trouble.message }) })
+    },
+
+    engine(trouble) {
+      engineTrouble = trouble
+      if (trouble !== undefined) tell({ type: 'trouble', reason: trouble })
+      else if (isFollowing) tell({ type: 'following' })
+    },
+
+    following() {
+      isFollowing = true
+      tell(engineTrouble === undefined ? { type: 'following' } : { type: 'trouble', reason: engineTrouble })
+    },
+
+    owed(queue) {
+      let told = ''
+      const look = async () => {
+        const state = await queue.state()
+        const text = JSON.stringify(state)
+        if (text !== told) tell({ type: 'state', state })
+        told = text
+      }
+      // A queue that cannot be asked says so by its other calls.
+      const now = () => void look().catch(() => undefined)
+      now()
+      const timer = setInterval(now, interval)
+      return () => clearInterval(timer)
+    },
+
+    outcome(ended) {
+      const { handler, event, outcome, reason = '' } = ended
+      metrics.ended(ended)
+      tell({ type: 'worked' })
+      if (outcome !== 'dead') return
+      tell({ type: 'dead', dead: { handler, id: event.id, event: event.event, object: event.object, reason } })
+    },
+
+    append(events) {
+      const request = ++requests
+      const answer = Promise.withResolvers<void>()
+      appending.set(request, answer)
+      tell({ type: 'append', request, events })
+      return answer.promise
+    },
+
+    appended({ request, error }) {
+      const answer = appending.get(request)
+      appending.delete(request)
+      if (error === undefined) answer?.resolve()
+      else answer?.reject(new Error(error))
+    },
+
+    async metrics() {
+      try {
+        tell({ type: 'metrics', text: await metrics.exposition() })
+      } catch (error) {
+        log.error({ err: error }, 'the metrics cannot be told')
+      }
+    },
+  }
+}
+
+/** Its receiver knows the rest, but not what a dispatcher of its own would tell it. */
+function tellAlerter({ config, log }: Pick<ReportParts, 'config' | 'log'>): (message: FromDispatcher) => void {
+  const hooks = new Map<string, string>()
+  let dead: NonNullable<Snapshot['dead']> = { queued: 0, count: 0, last: undefined }
+  if (config.alertUrl !== undefined) startAlerter({ snapshot: () => ({ hooks: Object.fromEntries(hooks), dead }), log })
+  return (message) => {
+    if (message.type === 'dead') dead = { ...dead, count: dead.count + 1, last: message.dead }
+    if (message.type === 'state') dead = { ...dead, queued: message.state.dead }
+    if (message.type === 'hook' && message.trouble !== undefined) hooks.set(message.label, message.trouble)
+    if (message.type === 'hook' && message.trouble === undefined) hooks.delete(message.label)
+  }
+}
