@@ -32,6 +32,9 @@ const backlog = 4096
 /** What remains of the grace for fsync and exit after the last connection was cut, in milliseconds. */
 const lastMoments = 500
 
+/** So much more a slow machine may take before its end counts as failed, in milliseconds; Docker kills a second later. */
+const overtime = 1_000
+
 try {
   await start(readConfig(process.env))
 } catch (error) {
@@ -106,7 +109,7 @@ async function start(config: Config): Promise<void> {
       log,
     })
 
-  closeWithGrace({ delay: grace + lastMoments, logger: log, skip: signals }, async ({ signal, err }) => {
+  closeWithGrace({ delay: grace + overtime, logger: log, skip: signals }, async ({ signal, err }) => {
     if (err) log.fatal({ err }, 'the receiver cannot go on')
     else log.info({ signal }, 'stopping')
     await drain({ app, admin, journal, supervisor, published, alerter }, Math.max(0, grace - lastMoments))

@@ -13,6 +13,9 @@ import { superviseDispatcher } from './supervisor.ts'
 /** What remains of the grace for the exit, in milliseconds. */
 const lastMoments = 500
 
+/** So much more a slow machine may take before its end counts as failed, in milliseconds. */
+const overtime = 1_000
+
 /** It has no journal, and is not asked to look for what it should hold. */
 const refuse = () => Promise.reject(new Error('a worker has no journal'))
 
@@ -43,7 +46,7 @@ export async function startWorker(config: Config): Promise<void> {
       log,
     })
   await admin.listen({ port: config.adminPort, host: config.adminHost })
-  closeWithGrace({ delay: grace + lastMoments, logger: log, skip: signals }, async ({ signal, err }) => {
+  closeWithGrace({ delay: grace + overtime, logger: log, skip: signals }, async ({ signal, err }) => {
     if (err) log.fatal({ err }, 'the worker cannot go on')
     else log.info({ signal }, 'stopping')
     const limit = Math.max(0, grace - lastMoments)

@@ -2,7 +2,7 @@
 export interface RunTimer {
   /** Aborts when the run has taken its time. */
   readonly signal: AbortSignal
-  /** Resolves when it has taken that twice: its handler ignores the signal. */
+  /** Resolves when it has taken as long again after the signal: its handler ignores it. */
   readonly overdue: Promise<void>
   /** Waits that overlap count once. */
   readonly whileWaiting: <T>(wait: Promise<T>) => Promise<T>
@@ -17,6 +17,7 @@ export function createRunTimer(timeout: number, interrupt?: AbortSignal): RunTim
   const late = new AbortController()
   const overdue = Promise.withResolvers<void>()
   let taken = 0
+  let isLate = false
   let waits = 0
   /** `undefined` while it stands still. */
   let since: number | undefined
@@ -26,7 +27,7 @@ export function createRunTimer(timeout: number, interrupt?: AbortSignal): RunTim
   function go(): void {
     since = performance.now()
     // It must not keep a process that has nothing else to do.
-    timer = setTimeout(look, (taken < timeout ? timeout : 2 * timeout) - taken).unref()
+    timer = setTimeout(look, (isLate ? 2 * timeout : timeout) - taken).unref()
   }
 
   function halt(): void {
@@ -37,10 +38,19 @@ export function createRunTimer(timeout: number, interrupt?: AbortSignal): RunTim
 
   function look(): void {
     halt()
+    if (isLate && taken >= 2 * timeout) overdue.resolve()
+    else {
+      if (!isLate && taken >= timeout) tellLate()
+      go()
+    }
+  }
+
+  function tellLate(): void {
+    isLate = true
+    // It has taken much longer where the whole process stood still, and could not know.
+    taken = timeout
     // As AbortSignal.timeout.
-    if (taken >= timeout) late.abort(new DOMException('The operation was aborted due to timeout', 'TimeoutError'))
-    if (taken >= 2 * timeout) overdue.resolve()
-    else go()
+    late.abort(new DOMException('The operation was aborted due to timeout', 'TimeoutError'))
   }
 
   interrupt?.addEventListener('abort', () => late.abort(interrupt.reason), { once: true })

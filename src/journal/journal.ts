@@ -58,6 +58,12 @@ const mostWaiting = 10 * 1024 ** 2
 /** Milliseconds that the first line of a group waits for company: a fraction of what Bitrix24's way to us takes. */
 const longestWait = 3
 
+/**
+ * The patience is counted in so many steps: one in which this process stood still, as in a container that is frozen for a
+ * while, is not the disk's.
+ */
+const steps = 10
+
 /** Milliseconds between two looks at a disk that refused. */
 const probeInterval = 1_000
 
@@ -184,7 +190,8 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     })
   }
 
-  async function writeGroup({ lines, size, durable, timer }: Group): Promise<void> {
+  async function writeGroup(current: Group): Promise<void> {
+    const { lines, size, durable } = current
     const bytes = Buffer.from(lines.join(''))
     if (file && (file.durable >= segmentSize || file.date !== utcDate(now()))) {
       const { fd } = file
@@ -200,7 +207,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     file.durable += bytes.length
     used = file.segment.number
     lastEventAt = now().getTime()
-    clearTimeout(timer)
+    clearTimeout(current.timer)
     waiting -= size
     recover()
     durable.resolve()
@@ -258,6 +265,10 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     refused.durable.reject(refusal)
   }
 
+  function watch(current: Group, left = steps): void {
+    current.timer = setTimeout(() => (left > 1 ? watch(current, left - 1) : giveUp(current)), patience / steps)
+  }
+
   /** The disk takes too long: those who wait are told so. A group that is being written may still reach the disk. */
   function giveUp(late: Group): void {
     trouble = `the disk took longer than ${patience} ms`
@@ -278,7 +289,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
       const length = current.lines.at(-1)?.length ?? 0
       current.size += length
       waiting += length
-      current.timer ??= setTimeout(giveUp, patience, current)
+      if (current.timer === undefined) watch(current)
       writing ??= writeGroups()
       return current.durable.promise
     },

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest'
 import { createRunTimer } from '../../src/dispatch/run-timer.ts'
 
 beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] }))
@@ -29,6 +29,16 @@ test('the signal aborts when the time is up, as AbortSignal.timeout would, and t
     name: 'TimeoutError',
     message: 'The operation was aborted due to timeout',
   })
+  expect(await pass(999)).toBe('late')
+  expect(await pass(1)).toBe('overdue')
+})
+
+test('a run is told by its signal before it is overdue, also where the whole process stood still meanwhile', async () => {
+  const { pass } = start(1_000)
+  const now = performance.now.bind(performance)
+  const frozen = vi.spyOn(performance, 'now').mockImplementation(() => now() + 60_000)
+  onTestFinished(() => frozen.mockRestore())
+  expect(await pass(1_000)).toBe('late')
   expect(await pass(999)).toBe('late')
   expect(await pass(1)).toBe('overdue')
 })

@@ -342,6 +342,18 @@ describe('a disk that does not answer', () => {
     expect(journal.rescued).toEqual([])
   })
 
+  test('is not taken for the one that keeps an event waiting when the process itself stood still', async () => {
+    const dataDir = temporaryFolder('journal')
+    const journal = await open(dataDir, { patience: 500 })
+    const appended = journal.append(event(1))
+    // As in a container that is frozen for a while.
+    for (const end = Date.now() + 700; Date.now() < end; );
+    await expect(appended).resolves.toBeUndefined()
+    await journal.close()
+    expect(await journalled(dataDir)).toEqual([1])
+    expect(journal.rescued).toEqual([])
+  })
+
   test('is given up after the patience: every event has gone to the last resort, once, before its refusal', async () => {
     const dataDir = temporaryFolder('journal')
     let rescued: string[] = []

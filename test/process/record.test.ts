@@ -1,18 +1,19 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
+import { dispatcherOf } from '../support/dispatcher.ts'
 import { type Portal, startPortal } from '../support/portal.ts'
 import { dealBody, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 const DEAL = 2
 const plenty = { rate: 1000, burst: 1000 }
 
-async function startAll(handlers: Record<string, string>) {
+async function startAll(handlers: Record<string, string>, env: Record<string, string> = {}) {
   const portal = await startPortal({ limit: plenty })
   for (let id = 1; id <= 40; id++) portal.records.add(DEAL, { title: `Deal ${id}`, opportunity: 0 }, 7, id)
   const receiver = await startReceiver({
     handlers,
-    env: { ...portal.env, B24_HOOK: portal.hook(), B24_RATE: '1000', B24_BURST: '1000' },
+    env: { ...portal.env, B24_HOOK: portal.hook(), B24_RATE: '1000', B24_BURST: '1000', ...env },
   })
   await until(
     'the handlers are loaded',
@@ -67,10 +68,15 @@ export default defineHandler('ONCRMDEAL*', async (event, { record }) => {
 
 test('a thousand updates of 40 deals cost 40 or so runs and reads, and are all in the journal', async () => {
   const seen = join(temporaryFolder('seen'), 'seen')
-  const { portal, receiver } = await startAll({ 'teller.mjs': teller(seen, "{ coalesce: true, settle: '2s' }") })
+  const options = "{ coalesce: true, settle: '2s' }"
+  const { portal, receiver } = await startAll({ 'teller.mjs': teller(seen, options) }, { HANDLER_STALL: '10m' })
+  // It follows them when all are there, so that they are a burst on any machine.
+  const dispatcher = await dispatcherOf(receiver)
+  process.kill(dispatcher, 'SIGSTOP')
   const bodies = Array.from({ length: 1000 }, (_, index) => deal(portal, 1 + (index % 40)))
   for (let at = 0; at < bodies.length; at += 50)
     await Promise.all(bodies.slice(at, at + 50).map((body) => receiver.post(body)))
+  process.kill(dispatcher, 'SIGCONT')
   const events = () => linesOf(seen).reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0)
   await until('all were handled', () => events() === 1000)
   expect(await receiver.journal()).toHaveLength(1000)

@@ -173,6 +173,8 @@ describe('SWEEP_ON_START', () => {
     await until('a second is over', () => Date.now() - (portal.records.get(DEAL, 2)?.updatedTime ?? 0) > 1100)
     portal.edit(DEAL, 1, { title: 'missed' })
     addDeals(portal, 1, 50)
+    // The next one has the same port.
+    await portal.eventsSettled()
     const again = await startReceiver({
       dataDir: receiver.dataDir,
       env: { ...env, HANDLERS_DIR: receiver.handlersDir, SWEEP_ON_START: 'deal' },
@@ -194,6 +196,7 @@ describe('SWEEP_ON_START', () => {
     await until('it was handled', () => seen().length === 1)
     await receiver.stop()
     addDeals(portal, 120, 100)
+    await portal.eventsSettled()
     await portal.unplug()
     const again = await startReceiver({
       dataDir: receiver.dataDir,

@@ -86,7 +86,7 @@ test('an abort ends it when what is on its way is answered', async () => {
   const seen: number[] = []
   const outcomes = await simulate(
     `http://127.0.0.1:${server.port}/bitrix24`,
-    { ...deal, count: 1000, rate: 1 },
+    { ...deal, count: 1000, rate: 0.001 },
     {
       signal: stop.signal,
       onOutcome: ({ status }) => {

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
@@ -37,15 +38,16 @@ export async function until<T>(
   }
 }
 
-// Each worker has ports of its own, below those that the kernel gives to connections: one that was just free could be
-// the source of somebody's post a moment later.
-const portsOfWorker = 1000
-const firstPort = 10_000 + (Number(process.env['VITEST_POOL_ID'] ?? 0) % 20) * portsOfWorker
-let nextPort = Math.floor(Math.random() * portsOfWorker)
+// Below those that the kernel gives to connections: one that was just free could be the source of somebody's post a moment
+// later.
+const [firstPort, ports] = [10_000, 20_000]
+let nextPort = Math.floor(Math.random() * ports)
 
+/** One that nobody has, and no other process of tests is given before this one ends. */
 export async function freePort(): Promise<number> {
   for (;;) {
-    const port = firstPort + (nextPort++ % portsOfWorker)
+    const port = firstPort + (nextPort++ % ports)
+    if (!(await claim(port))) continue
     const probe = createServer().listen(port, '127.0.0.1')
     const isFree = await once(probe, 'listening').then(
       () => true,
@@ -53,6 +55,19 @@ export async function freePort(): Promise<number> {
     )
     probe.close()
     if (isFree) return port
+  }
+}
+
+/** By the same port of UDP, which leaves that of TCP free. */
+async function claim(port: number): Promise<boolean> {
+  const socket = createSocket('udp4').unref()
+  socket.bind({ port, address: '127.0.0.1', exclusive: true })
+  try {
+    await once(socket, 'listening')
+    return true
+  } catch {
+    socket.close()
+    return false
   }
 }
 
