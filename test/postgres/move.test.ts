@@ -38,7 +38,7 @@ ${marking(
       encoding: 'utf8',
     })
   const start = (open: string, env: Record<string, string> = {}) =>
-    startReceiver({ dataDir, handlers: handlers(open), env: { SHUTDOWN_GRACE: '1s', ...env } })
+    startReceiver({ dataDir, handlers: handlers(open), env: { SHUTDOWN_GRACE: '3s', ...env } })
   /** Resolves when so much waits, with what was there before. */
   const postAll = async (receiver: Receiver, expected: { readonly owed: number; readonly dead: number }) => {
     for (const deal of [1, 2, 1, 2, 1, 8, 9, 8]) expect((await receiver.post(dealBody(deal))).status).toBe(200)
@@ -86,8 +86,10 @@ ${marking(
     return true
   })
   const events = idsByObject((await back.journal()).filter(({ object }) => object !== 'deal:9'))
-  await until('all of them', () =>
-    [...events.values()].flat().every((id) => marksIn(folder).some((mark) => mark.what === 'end' && mark.id === id)),
+  await until(
+    () => `all of them\n${back.output()}`,
+    () =>
+      [...events.values()].flat().every((id) => marksIn(folder).some((mark) => mark.what === 'end' && mark.id === id)),
   )
   expect(wrongsOf(marksIn(folder), events)).toEqual({ lost: [], overlaps: [], disordered: [] })
 })

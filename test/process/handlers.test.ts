@@ -95,8 +95,8 @@ test('with --watch a handler that is saved is the one that runs', async () => {
   const receiver = await startReceiver({ args: ['--watch'], handlers: { '_none.mjs': '' } })
   await until('no handlers yet', () => receiver.logged('no handlers: events are journalled only').length === 1)
   writeFileSync(join(receiver.handlersDir, 'deals.mjs'), recorder(seen))
-  // Twice, where what was written came in two steps.
-  await until('loaded', () => receiver.logged('handler loaded').length > 0)
+  // Loaded is not enough: until then the one before, which has none, follows the journal. Twice, where it was read half.
+  await until('it took over', () => receiver.logged('handlers were loaded anew').length > 0)
   await receiver.post(dealBody(7))
   await until('handled', () => receiver.logged('handled').length === 1)
   expect(receiver.logged('handled')).toMatchObject([{ handler: 'deals', object: 'deal:7' }])
