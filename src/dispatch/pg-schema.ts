@@ -1,5 +1,6 @@
 import type { Position } from '../journal/follow.ts'
 import type { Session, Transaction } from './pg-database.ts'
+import { functions } from './pg-functions.ts'
 import type { QueueState } from './queue.ts'
 
 /** Of pg-boss, which has its tables for itself. Ours are in `b24_receiver`. */
@@ -119,6 +120,7 @@ const migrations = [
      seen_at bigint NOT NULL
    );
    CREATE INDEX loop_seen ON b24_receiver.loop (seen_at)`,
+  functions,
 ]
 
 /** The database holds what this version cannot use. */
