@@ -170,12 +170,7 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       return row && toDelivery(row)
     },
     async nextDue() {
-      const [row] = await database.persist(() =>
-        database.query(
-          "SELECT min(due) - b24_receiver.at($1) AS delay FROM b24_receiver.delivery WHERE state = 'waiting'",
-          [at()],
-        ),
-      )
+      const [row] = await database.persist(() => database.query('SELECT b24_receiver.next_due($1) AS delay', [at()]))
       const delay = row?.['delay'] ?? null
       return delay === null ? undefined : local() + Number(delay)
     },

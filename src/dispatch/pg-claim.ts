@@ -20,25 +20,13 @@ export interface PlanParts {
 }
 
 export async function planRuns(session: Session, { wanted, limit, at }: PlanParts): Promise<Plan> {
-  const [row] = await session.query(
-    `WITH wanted AS (SELECT * FROM json_to_recordset($1::text::json) AS wanted (handler text, most integer)),
-     ready AS (
-       SELECT one.handler FROM wanted CROSS JOIN LATERAL (
-         SELECT handler, key FROM b24_receiver.delivery
-         WHERE state = 'ready' AND NOT suspect AND handler = wanted.handler ORDER BY key LIMIT wanted.most
-       ) AS one ORDER BY one.key LIMIT $2
-     )
-     SELECT
-       EXISTS (SELECT FROM b24_receiver.delivery
-         WHERE state = 'waiting' AND (due <= b24_receiver.at($3) OR since > b24_receiver.at($3))) AS due,
-       (SELECT handler FROM b24_receiver.delivery
-         WHERE state = 'ready' AND suspect AND handler IN (SELECT handler FROM wanted) ORDER BY key LIMIT 1) AS suspect,
-       (SELECT coalesce(json_agg(counted), '[]') FROM (
-         SELECT handler, count(*)::integer AS count FROM ready GROUP BY handler) AS counted) AS counts`,
-    [JSON.stringify(wanted.map(({ handler, limit: most }) => ({ handler, most: Math.max(0, most) }))), limit, at],
-  )
+  const [row] = await session.query('SELECT * FROM b24_receiver.plan_runs($1, $2, $3)', [
+    JSON.stringify(wanted.map(({ handler, limit: most }) => ({ handler, most: Math.max(0, most) }))),
+    limit,
+    at,
+  ])
   return {
-    isDue: row?.['due'] === true,
+    isDue: row?.['is_due'] === true,
     suspect: typeof row?.['suspect'] === 'string' ? row['suspect'] : undefined,
     counts: Array.isArray(row?.['counts']) ? row['counts'] : [],
   }
@@ -75,21 +63,13 @@ export async function startRuns(transaction: Transaction, { jobs, coalesce, work
   const ids = jobs.map(({ id }) => id)
   const merging = [...coalesce].flatMap(([handler, how]) => (how === false ? [] : [handler]))
   const newest = merging.length > 0 ? await mergeLines(transaction, { keys, ids, merging, coalesce, at }) : []
-  const rows = await transaction.query(
-    `UPDATE b24_receiver.delivery AS one
-     SET state = 'running', worker = $4, job = head.job, attempts = head.attempts + 1, suspect = head.suspect,
-       coalesced = coalesce(merged.coalesced, one.coalesced), postponed = false,
-       first_run_at = coalesce(one.first_run_at, b24_receiver.at($3)), since = NULL, due = NULL
-     FROM unnest($1::bigint[], $2::uuid[]) AS taken (head, job)
-     JOIN b24_receiver.delivery AS head
-       ON head.key = taken.head AND head.job = taken.job AND head.state IN ('ready', 'coalesced')
-     LEFT JOIN json_to_recordset($5::text::json) AS merged (head bigint, key bigint, coalesced integer)
-       ON merged.head = head.key
-     WHERE one.key = coalesce(merged.key, head.key)
-     RETURNING one.key, one.handler, one.event, one.attempts, one.coalesced, one.suspect, one.job,
-       head.key AS head, b24_receiver.at($3) - one.first_run_at AS age`,
-    [keys, ids, at, worker, JSON.stringify(newest)],
-  )
+  const rows = await transaction.query('SELECT * FROM b24_receiver.start_runs($1, $2, $3, $4, $5)', [
+    keys,
+    ids,
+    JSON.stringify(newest),
+    worker,
+    at,
+  ])
   return [...rows].sort((a, b) => Number(a['head']) - Number(b['head']))
 }
 

@@ -1,9 +1,9 @@
 import { setImmediate as tick } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { laneOf } from './lane.ts'
-import type { Database, Row, Transaction } from './pg-database.ts'
+import type { Database, Transaction } from './pg-database.ts'
 import type { Job, Jobs } from './pg-jobs.ts'
-import { hasLane, lockLanes, promote, textOf } from './pg-lanes.ts'
+import { textOf } from './pg-lanes.ts'
 import { keepSeen } from './pg-seen.ts'
 import type { Delivery, SeenFields } from './queue.ts'
 
@@ -107,54 +107,24 @@ async function endRuns(transaction: Transaction, { ends, jobs, worker, at }: End
     alone,
     error: error === undefined ? null : textOf(error),
     attempt: delivery.attempt,
+    handler: textOf(delivery.handler),
+    lane: laneOf(delivery.event),
   }))
-  await lockLanes(
-    transaction,
-    ends.flatMap(({ delivery: { handler, event }, how }) =>
-      how === 'done' || how === 'dead' ? [{ handler, lane: laneOf(event) }] : [],
-    ),
-  )
-  const ended = await transaction.query(
-    `WITH clock AS (SELECT b24_receiver.at($2) AS at),
-     told AS (
-       SELECT * FROM json_to_recordset($1::text::json)
-         AS told (key bigint, job uuid, how text, delay bigint, alone boolean, error text, attempt integer)
-     ),
-     ended AS (
-       UPDATE b24_receiver.delivery AS one
-       SET state = CASE how WHEN 'done' THEN 'done' WHEN 'dead' THEN 'dead' WHEN 'released' THEN 'ready' ELSE 'waiting' END,
-         attempts = attempts - CASE WHEN how IN ('postponed', 'released') THEN 1 ELSE 0 END,
-         suspect = CASE how WHEN 'postponed' THEN suspect ELSE told.alone END,
-         postponed = how = 'postponed',
-         first_run_at = CASE WHEN how <> 'postponed' THEN first_run_at END,
-         since = CASE WHEN how IN ('retry', 'postponed') THEN at END,
-         due = CASE WHEN how IN ('retry', 'postponed') THEN at + told.delay END,
-         ended_at = CASE WHEN how IN ('done', 'dead') THEN at END,
-         error = coalesce(told.error, one.error),
-         event = CASE WHEN how <> 'done' THEN event END,
-         job = CASE how WHEN 'released' THEN gen_random_uuid() END,
-         worker = NULL
-       FROM told, clock
-       WHERE one.key = told.key AND one.job = told.job AND one.state = 'running' AND one.worker = $3
-       RETURNING one.key, handler, lane, one.job, suspect, how, told.error, told.attempt
-     ),
-     failed AS (
-       INSERT INTO b24_receiver.failure (delivery, attempt, at, error)
-       SELECT key, attempt, at, error FROM ended, clock WHERE how IN ('retry', 'dead') AND error IS NOT NULL
-     )
-     SELECT key, handler, lane, job, suspect, how FROM ended`,
-    [JSON.stringify(rows), at, worker],
-  )
-  const ours = new Set(ended.map(({ key }) => Number(key)))
+  const changed = await transaction.query('SELECT * FROM b24_receiver.end_runs($1, $2, $3)', [
+    JSON.stringify(rows),
+    worker,
+    at,
+  ])
+  const ours = new Set(changed.filter(({ ended }) => ended === true).map(({ key }) => Number(key)))
   await keepSeen(
     transaction,
     ends.flatMap(({ delivery, seen }) =>
       ours.has(delivery.key) && seen !== undefined ? [{ about: delivery, seen }] : [],
     ),
   )
-  const gone = ended.filter(({ how }) => how === 'done' || how === 'dead')
-  const next = await promote(transaction, gone.filter(hasLane), at)
-  const ready: Row[] = [...ended.filter(({ job }) => job !== null), ...next]
-  await jobs.issue(transaction, ready)
+  await jobs.issue(
+    transaction,
+    changed.filter(({ job }) => job !== null),
+  )
   return ours
 }

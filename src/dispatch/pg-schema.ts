@@ -1,5 +1,6 @@
 import type { Position } from '../journal/follow.ts'
 import type { Session, Transaction } from './pg-database.ts'
+import { functions } from './pg-functions.ts'
 import type { QueueState } from './queue.ts'
 
 /** Of pg-boss, which has its tables for itself. Ours are in `b24_receiver`. */
@@ -125,6 +126,7 @@ const migrations = [
      level double precision NOT NULL, -- requests that have not leaked away
      leaked_at bigint NOT NULL -- in the future after a penalty
    )`,
+  functions,
 ]
 
 /** The database holds what this version cannot use. */

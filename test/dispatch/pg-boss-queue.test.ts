@@ -59,6 +59,35 @@ test('whatever is delivered, claimed, failed, and whenever it crashes, each obje
   expect(stores).toBeGreaterThanOrEqual(rounds * 10)
 })
 
+test('a schema of version 1 is migrated: what it holds is run on', async () => {
+  const name = await postgres.createDatabase(installed)
+  const open = async () => {
+    const database = await openDatabase({ url: postgres.url(name), log })
+    onTestFinished(() => database.close())
+    return openPgBossQueue({ database, receiver: 'one', worker: 'one', heartbeat: 45_000, log })
+  }
+  const before = await open()
+  await before.add(
+    [1, 2].map((id) => deliveryOf(eventOf(id, 'deal:1'))),
+    here,
+  )
+  // It had this one function.
+  await postgres.query(
+    `DO $$ DECLARE one regprocedure; BEGIN
+       FOR one IN SELECT oid FROM pg_proc WHERE pronamespace = 'b24_receiver'::regnamespace AND proname <> 'at'
+       LOOP EXECUTE 'DROP FUNCTION ' || one; END LOOP;
+     END $$;
+     UPDATE b24_receiver.version SET version = 1`,
+    name,
+  )
+  const after = await open()
+  for (const id of ['1', '2']) {
+    const [delivery, ...none] = await after.claim([want()], 100)
+    expect([delivery?.event.id, none]).toEqual([id, []])
+    if (delivery) await after.done(delivery)
+  }
+})
+
 describe('two workers', () => {
   /** Two processes on one database, and the first one's heart, which can stop for some of its deliveries. */
   async function startTwo() {
