@@ -5,7 +5,7 @@ import { codeOf } from '../journal/segments.ts'
 
 /** What a dispatcher of this folder made of the handlers when it last tried to load them: all of them, or none. */
 export interface LoadReport {
-  /** Unix milliseconds. */
+  /** When that dispatcher began, in Unix milliseconds: what it made of them was true then. */
   readonly at: number
   /** Their names. */
   readonly loaded: readonly string[]
@@ -24,8 +24,7 @@ function pathOf(dataDir: string): string {
 }
 
 /** For tools. It stands beside whichever engine: with Postgres each machine has files of its own, too. */
-export function writeLoadReport(dataDir: string, { loaded = [], broken = [], trouble }: Partial<LoadReport>): void {
-  const report: LoadReport = { at: Date.now(), loaded, broken, trouble }
+export function writeLoadReport(dataDir: string, report: LoadReport): void {
   const path = pathOf(dataDir)
   writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`)
   renameSync(`${path}.next`, path)

@@ -18,7 +18,7 @@ export interface Report {
   readonly tell: (message: FromDispatcher) => void
   readonly handlers: (loaded: readonly LoadedHandler[]) => void
   /** For `b24-receiver reload` and `handlers`, which have nothing else to ask; the log says the same. */
-  readonly load: (report: Partial<LoadReport>) => void
+  readonly load: (report: Partial<Omit<LoadReport, 'at'>>) => void
   readonly hook: (hook: Hook, trouble: Bitrix24Error | undefined) => void
   /** Why the engine cannot be used; `undefined` once it can. What needs it waits; it is not this process that is ill. */
   readonly engine: (trouble: string | undefined) => void
@@ -45,6 +45,7 @@ export interface ReportParts {
 const interval = 2_000
 
 export function createReport({ config, parent, log }: ReportParts): Report {
+  const startedAt = Date.now()
   const metrics = createDispatcherMetrics(config)
   const appending = new Map<number, PromiseWithResolvers<void>>()
   let requests = 0
@@ -67,9 +68,9 @@ export function createReport({ config, parent, log }: ReportParts): Report {
       tell({ type: 'loaded' })
     },
 
-    load(report) {
+    load({ loaded = [], broken = [], trouble }) {
       try {
-        writeLoadReport(config.dataDir, report)
+        writeLoadReport(config.dataDir, { at: startedAt, loaded, broken, trouble })
       } catch (error) {
         log.warn({ err: error }, 'whether the handlers were loaded cannot be written down')
       }

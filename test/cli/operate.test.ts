@@ -271,6 +271,24 @@ describe('handlers', () => {
     expect(empty.stderr).toMatch(/is empty, but ONCRMDEALUPDATE, fresh, old ran before: is a mount missing\?/)
   })
 
+  test('a reload is not taken in by a dispatcher that began before it, and says only then what it made of the files', async () => {
+    const folder = temporaryFolder('gate')
+    const { receiver, cli } = await start({
+      handlers: {
+        'slow.mjs': `import { existsSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+while (!existsSync(${JSON.stringify(join(folder, 'open'))})) await sleep(20)
+export default () => {}`,
+      },
+    })
+    writeFileSync(join(receiver.handlersDir, 'late.mjs'), 'export default 3')
+    const reloading = cli('reload')
+    await until('it is told', () => receiver.logged('reloading').length === 1)
+    writeFileSync(join(folder, 'open'), '')
+    const { code, stdout } = await reloading
+    expect([code, stdout]).toEqual([1, expect.stringContaining('late.mjs: TypeError: its default export')])
+  })
+
   test('forget drops what a handler is owed whose file was removed, and only then', async () => {
     const { receiver, cli, put, ran } = await start()
     put('refuse')

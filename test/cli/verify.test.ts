@@ -4,7 +4,7 @@ import { queuePath } from '../../src/dispatch/sqlite-queue.ts'
 import { listSegments } from '../../src/journal/segments.ts'
 import { jsonLines, runCli } from '../support/cli.ts'
 import { writeJournal } from '../support/journal.ts'
-import { dealBody, recorder, startReceiver, temporaryFolder } from '../support/receiver.ts'
+import { dealBody, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
 test('beside a receiver that writes, begins segments and follows them, it never cries wolf', async () => {
   const seen = temporaryFolder('seen')
@@ -16,6 +16,7 @@ test('beside a receiver that writes, begins segments and follows them, it never 
   const posting = [1, 2, 3].map(async (deal) => {
     while (!isOver) await receiver.post(dealBody(deal))
   })
+  await until('two segments are full', async () => (await listSegments(receiver.dataDir)).length > 2)
   for (let round = 1; round <= 3; round++) {
     const { code, stdout, stderr } = await runCli({ env: { DATA_DIR: receiver.dataDir } }, 'verify', '--json')
     expect([code, stderr]).toEqual([0, ''])
