@@ -19,10 +19,12 @@ export const move = defineCommand({
     if (to !== 'postgres' && to !== 'embedded') throw new UsageError('it is move postgres, or move embedded')
     const url = readDatabaseUrl(process.env)
     if (url === undefined) throw new ConfigError(['DATABASE_URL is required: the Postgres to move to, or back from'])
-    const { moveToEmbedded, moveToPostgres } = await import('../dispatch/move.ts')
     const { HANDLER_STALL: stall } = readSettings(process.env, 'HANDLER_STALL')
     const parts = { dataDir: findDataDir(), url, heartbeat: heartbeatOf(stall) }
-    const { deliveries, owed } = to === 'postgres' ? await moveToPostgres(parts) : await moveToEmbedded(parts)
+    const { deliveries, owed } =
+      to === 'postgres'
+        ? await (await import('../dispatch/move-to-postgres.ts')).moveToPostgres(parts)
+        : await (await import('../dispatch/move-to-embedded.ts')).moveToEmbedded(parts)
     await print.result({ deliveries, owed }, `${deliveries} deliveries moved, ${owed} of them to be run`)
     return undefined
   },
