@@ -5,18 +5,20 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { PgBoss } from 'pg-boss'
 import { pino } from 'pino'
+import { settleIdentity } from '../src/dispatch/identity.ts'
 import { openPgBossQueue } from '../src/dispatch/pg-boss-queue.ts'
 import { openDatabase } from '../src/dispatch/pg-database.ts'
 import type { Queue } from '../src/dispatch/queue.ts'
 import { openSqliteQueue, queuePath } from '../src/dispatch/sqlite-queue.ts'
 import { post } from '../src/simulator/post.ts'
 import { type Postgres, startPostgres } from '../test/support/postgres.ts'
-import { eventOf } from './deliveries.ts'
+import { eventOf, writeEvents } from './deliveries.ts'
 import { dealBody, loadCore, remove, serverCore, spawnPinned, temporaryFolder } from './processes.ts'
 import { emptyHandler, startReceiver, writeHandlers } from './receiver.ts'
-import { percentile, printTable, progress } from './table.ts'
+import { percentile, printTable, progress, say } from './table.ts'
 
 const log = pino({ level: 'silent' })
+const dispatcherScript = fileURLToPath(new URL('../src/dispatch/main.ts', import.meta.url))
 const count = 20_000
 const posts = 200
 const large = 100_000
@@ -25,6 +27,7 @@ const large = 100_000
 export async function cluster(): Promise<void> {
   const postgres = await startPostgres()
   const rows: string[][] = []
+  let forwarded = ''
   try {
     rows.push(['embedded', await rateOfEmbedded(), await delayOf({}), ...(await claimsOfEmbedded())])
     for (const workers of [1, 2, 4]) {
@@ -36,6 +39,7 @@ export async function cluster(): Promise<void> {
           : ['', '', '']
       rows.push([`Postgres, ${workers} worker${workers === 1 ? '' : 's'}`, rate, ...rest])
     }
+    forwarded = await rateOfForwarder(postgres)
     rows.push(['pg-boss alone, key_strict_fifo', '', '', ...(await claimsOfFifo(postgres))])
   } finally {
     await postgres.remove()
@@ -52,6 +56,7 @@ export async function cluster(): Promise<void> {
     ],
     rows,
   )
+  say(`Forwarded by one receiver, whose handlers run elsewhere: ${forwarded} deliveries a second`)
 }
 
 async function databaseOf(postgres: Postgres): Promise<string> {
@@ -121,13 +126,43 @@ async function rateOf(postgres: Postgres, workers: number): Promise<string> {
   }
 }
 
+/** Of one receiver's journal, from the first transaction to the last. */
+async function rateOfForwarder(postgres: Postgres): Promise<string> {
+  const url = await databaseOf(postgres)
+  const dataDir = temporaryFolder()
+  settleIdentity(dataDir, true)
+  await writeEvents(dataDir, count)
+  progress('forwarding them')
+  const env = {
+    DATABASE_URL: url,
+    DATA_DIR: dataDir,
+    HANDLERS_DIR: writeHandlers(dataDir, emptyHandler),
+    WORKERS: '0',
+    LOG_LEVEL: 'warn',
+  }
+  const { stop } = spawnPinned([process.execPath, dispatcherScript], env)
+  const name = new URL(url).pathname.slice(1)
+  const isThere = "SELECT to_regclass('b24_receiver.seen') AS made"
+  for (; ; await sleep(200)) {
+    if (!(await postgres.query(isThere, name))[0]?.['made']) continue
+    const [row] = await postgres.query(
+      'SELECT count(*) AS count, max(created_at) - min(created_at) AS took FROM b24_receiver.delivery',
+      name,
+    )
+    if (Number(row?.['count']) < count) continue
+    await stop()
+    remove(dataDir)
+    return (count / (Number(row?.['took']) / 1_000)).toFixed(0)
+  }
+}
+
 async function rateOfEmbedded(): Promise<string> {
   progress('the embedded engine')
   const dataDir = temporaryFolder()
   const queue = openSqliteQueue({ path: queuePath(dataDir) })
   await fill(queue, 0, count)
   await queue.close()
-  const child = spawnPinned([process.execPath, fileURLToPath(new URL('../src/dispatch/main.ts', import.meta.url))], {
+  const child = spawnPinned([process.execPath, dispatcherScript], {
     DATA_DIR: dataDir,
     HANDLERS_DIR: writeHandlers(dataDir, emptyHandler),
     DISPATCH_FROM: 'oldest',

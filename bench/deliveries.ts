@@ -25,11 +25,7 @@ export async function dispatcher(): Promise<void> {
 async function followed(): Promise<void> {
   const events = 50_000
   const dataDir = temporaryFolder()
-  const journal = await openJournal({ dataDir, segmentSize: 64 * 1024 ** 2, log })
-  progress(`writing ${events} events`)
-  for (let id = 0; id < events; id += 1000)
-    await Promise.all(Array.from({ length: 1000 }, (_, index) => journal.append(eventOf(id + index))))
-  await journal.close()
+  await writeEvents(dataDir, events)
   void openSqliteQueue({ path: queuePath(dataDir) }).close()
   progress('following them')
   const script = fileURLToPath(new URL('../src/dispatch/main.ts', import.meta.url))
@@ -50,6 +46,14 @@ async function followed(): Promise<void> {
   say(
     `Dispatcher: ${events} events followed and handled in ${seconds.toFixed(1)} s, ${(events / seconds).toFixed(0)} a second (an empty handler)`,
   )
+}
+
+export async function writeEvents(dataDir: string, events: number): Promise<void> {
+  progress(`writing ${events} events`)
+  const journal = await openJournal({ dataDir, segmentSize: 64 * 1024 ** 2, log })
+  for (let id = 0; id < events; id += 1000)
+    await Promise.all(Array.from({ length: 1000 }, (_, index) => journal.append(eventOf(id + index))))
+  await journal.close()
 }
 
 /** Milliseconds from the line's own time, which has no finer one, to the first line of the handler. */
