@@ -41,7 +41,8 @@ export const reload = defineCommand({
       const { at, loaded, broken, trouble } = readLoadReport(dataDir) ?? never
       if (at >= told) {
         if (trouble !== undefined) throw new Error(trouble)
-        for (const { file, error } of broken) await print.result({ broken: file, error }, `${file}: ${error}`)
+        for (const { file, place, error } of broken)
+          await print.result({ broken: file, place, error }, `${place}: ${error}`)
         if (broken.length > 0) return exitCodes.failed
         await print.result({ pid: holder.pid, loaded }, `loaded: ${loaded.join(', ') || 'no handler is there'}`)
         return undefined

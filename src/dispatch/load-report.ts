@@ -16,6 +16,8 @@ export interface LoadReport {
 
 export interface BrokenFile {
   readonly file: string
+  /** The file and the line, where that is known. */
+  readonly place: string
   readonly error: string
 }
 
@@ -45,7 +47,8 @@ export function readLoadReport(dataDir: string): LoadReport | undefined {
 function isReport(value: unknown): value is LoadReport {
   if (!isObject(value) || typeof value['at'] !== 'number') return false
   const { loaded, broken, trouble } = value
-  const isFile = (one: unknown) => isObject(one) && typeof one['file'] === 'string' && typeof one['error'] === 'string'
+  const isFile = (one: unknown) =>
+    isObject(one) && ['file', 'place', 'error'].every((name) => typeof one[name] === 'string')
   return (
     Array.isArray(loaded) &&
     loaded.every((name) => typeof name === 'string') &&

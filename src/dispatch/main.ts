@@ -170,7 +170,7 @@ async function startPosition(engine: Engine): Promise<Position> {
 
 function tellWhy(error: unknown): void {
   if (error instanceof HandlersError) {
-    report.load({ broken: error.problems.map(({ file, error: err }) => ({ file, error: String(err) })) })
+    report.load({ broken: error.problems.map(({ file, at, error: err }) => ({ file, place: at, error: String(err) })) })
     for (const { file, at, error: err } of error.problems) log.error({ file, at, err }, 'a handler cannot be loaded')
     report.tell({ type: 'trouble', reason: error.message })
   } else if (error instanceof Waiting || (error instanceof Error && error.name === 'SchemaError')) {

@@ -254,6 +254,8 @@ describe('handlers', () => {
     expect(await cli('reload')).toMatchObject({ code: 0, stdout: 'loaded: ONCRMDEALUPDATE, fresh\n' })
     expect(await states()).toEqual({ ONCRMDEALUPDATE: 'loaded', old: 'gone', fresh: 'loaded' })
 
+    put('fresh.mjs', '\n\nexport default (')
+    expect((await cli('reload')).stdout).toMatch(/fresh\.mjs:3: SyntaxError: /)
     put('fresh.mjs', 'export default 3')
     const broken = await cli('reload')
     expect(broken.code).toBe(1)

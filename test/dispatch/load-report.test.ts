@@ -8,7 +8,11 @@ test('what was made of the handlers is read as it was last written, and is one f
   const dataDir = temporaryFolder('load')
   expect(readLoadReport(dataDir)).toBeUndefined()
   const reports: LoadReport[] = [
-    { at: 1, loaded: [], broken: [{ file: '/handlers/a.ts', error: 'SyntaxError: unexpected' }] },
+    {
+      at: 1,
+      loaded: [],
+      broken: [{ file: '/handlers/a.ts', place: '/handlers/a.ts:3', error: 'SyntaxError: unexpected' }],
+    },
     { at: 2, loaded: ['a', 'b'], broken: [] },
     { at: 3, loaded: [], broken: [], trouble: 'the folder is empty' },
   ]
@@ -24,7 +28,7 @@ test.each([
   'null',
   '{"at":"now","loaded":[],"broken":[]}',
   '{"at":1,"loaded":[2],"broken":[]}',
-  '{"at":1,"loaded":[],"broken":[{"file":"a"}]}',
+  '{"at":1,"loaded":[],"broken":[{"file":"a","error":"b"}]}',
   '{"at":1,"loaded":[],"broken":[],"trouble":1}',
 ])('a file that says %s is none of ours, and the error says what to do', (text) => {
   const dataDir = temporaryFolder('load')
