@@ -26,7 +26,7 @@ export interface Channel<In, Out> {
   readonly close: () => void
 }
 
-/** Characters of a message. The longest ordinary ones are metrics, and what a handler throws may be longer. */
+/** Characters of a message. The longest ordinary ones are metrics and events that were missed. */
 const longest = 64 * 1024 ** 2
 
 /**

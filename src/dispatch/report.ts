@@ -44,6 +44,9 @@ export interface ReportParts {
 /** Milliseconds between two looks at how much is owed. */
 const interval = 2_000
 
+/** Characters of why a delivery is dead: the receiver keeps the last, and tells it to its alerter every second. */
+const longestReason = 4_000
+
 export function createReport({ config, parent, log }: ReportParts): Report {
   const startedAt = Date.now()
   const metrics = createDispatcherMetrics(config)
@@ -115,7 +118,8 @@ export function createReport({ config, parent, log }: ReportParts): Report {
       metrics.ended(ended)
       tell({ type: 'worked' })
       if (outcome !== 'dead') return
-      tell({ type: 'dead', dead: { handler, id: event.id, event: event.event, object: event.object, reason } })
+      const { id, object } = event
+      tell({ type: 'dead', dead: { handler, id, event: event.event, object, reason: reason.slice(0, longestReason) } })
     },
 
     append(events) {

@@ -69,6 +69,19 @@ test('a dead delivery is told with its reason, and when none is left, that it is
   expect(target.took).toHaveLength(2)
 })
 
+test('a reason may be as long as a handler likes: its dispatcher lives, and what is told of it is short', async () => {
+  const { target, receiver } = await startWithAlerts({
+    handlers: { [deals]: failing[deals].replace(`'no such deal'`, `'no such deal '.repeat(6 * 1024 ** 2)`) },
+  })
+  const pid = await dispatcherOf(receiver)
+  await receiver.post(dealBody(662))
+  const { text } = await target.got('dead_delivery')
+  expect(text).toContain('gave up ONCRMDEALUPDATE deal:662')
+  expect(text).toContain('FinalError: no such deal no such deal')
+  expect(text.length).toBeLessThan(2_000)
+  expect(isGone(pid)).toBe(false)
+})
+
 test('a handler file that cannot be loaded is told by its name, because the dispatcher ends again and again', async () => {
   const { target } = await startWithAlerts({ handlers: { 'stages.mjs': 'export default (' } })
   const { text } = await target.got('dispatcher_restarting')
