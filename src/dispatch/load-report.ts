@@ -28,19 +28,29 @@ function pathOf(dataDir: string): string {
 /** For tools. It stands beside whichever engine: with Postgres each machine has files of its own, too. */
 export function writeLoadReport(dataDir: string, report: LoadReport): void {
   const path = pathOf(dataDir)
-  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`)
+  // A power cut leaves the one before, not half a file.
+  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`, { flush: true })
   renameSync(`${path}.next`, path)
 }
 
 /** `undefined` where none has tried. */
 export function readLoadReport(dataDir: string): LoadReport | undefined {
   try {
-    const report: unknown = JSON.parse(readFileSync(pathOf(dataDir), 'utf8'))
-    if (!isReport(report)) throw new Error(`${pathOf(dataDir)} is not what a dispatcher wrote: delete it`)
+    const report = parse(readFileSync(pathOf(dataDir), 'utf8'))
+    if (report === undefined) throw new Error(`${pathOf(dataDir)} is not what a dispatcher wrote: delete it`)
     return report
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return undefined
     throw error
+  }
+}
+
+function parse(text: string): LoadReport | undefined {
+  try {
+    const report: unknown = JSON.parse(text)
+    return isReport(report) ? report : undefined
+  } catch {
+    return undefined
   }
 }
 

@@ -24,6 +24,8 @@ test('what was made of the handlers is read as it was last written, and is one f
 })
 
 test.each([
+  '',
+  '{"at":1,"loaded":[',
   '[]',
   'null',
   '{"at":"now","loaded":[],"broken":[]}',
