@@ -30,6 +30,7 @@ export async function startWorker(config: Config): Promise<void> {
   const { log, close: closeLog } = createLog(config.logLevel, 'worker')
   // Its dispatcher's identity, and the lock that makes it the only one of that identity.
   const folder = mkdtempSync(join(tmpdir(), 'b24-worker-'))
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
   const stopped = Promise.withResolvers<void>()
   const supervisor = superviseDispatcher({ grace, stall: config.handlerStall, workerDir: folder, append: refuse, log })
   const admin = createAdminServer({
@@ -39,20 +40,25 @@ export async function startWorker(config: Config): Promise<void> {
     deliveries: () => supervisor.state(),
     metrics: async () => (await supervisor.metrics()) ?? '',
   })
+  try {
+    await admin.listen({ port: config.adminPort, host: config.adminHost })
+  } catch (error) {
+    // Its dispatcher would run on, and keep this process.
+    await supervisor.stop(0)
+    throw error
+  }
   const alerter =
     config.alertUrl &&
     startAlerter({
       snapshot: () => dispatcherSnapshotOf(supervisor),
       log,
     })
-  await admin.listen({ port: config.adminPort, host: config.adminHost })
   closeWithGrace({ delay: grace + overtime, logger: log, skip: signals }, async ({ signal, err }) => {
     if (err) log.fatal({ err }, 'the worker cannot go on')
     else log.info({ signal }, 'stopping')
     const limit = Math.max(0, grace - lastMoments)
     await Promise.all([supervisor.stop(limit), alerter?.stop(limit)])
     await admin.close()
-    rmSync(folder, { recursive: true, force: true })
     log.info('stopped')
     await closeLog()
     stopped.resolve()
