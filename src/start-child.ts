@@ -17,8 +17,8 @@ interface Message {
 /** Behind stdin, stdout and stderr. */
 const channelFd = 3
 
-/** Tells a process of ours that it was started by another. */
-export const hasParent = 'has-parent'
+/** Tells a process of ours which other one started it, by its id. */
+export const parentOption = 'parent'
 
 /**
  * Starts another Node of ours, which finds its end of the channel with `openParent`. One that cannot be started always says
@@ -30,7 +30,7 @@ export function startChild<In extends Message, Out extends Message>(
   args: readonly string[],
   nodeArgs: readonly string[] = [],
 ): Child<In, Out> {
-  const child = start([...nodeArgs, fileURLToPath(script), `--${hasParent}`, ...args])
+  const child = start([...nodeArgs, fileURLToPath(script), `--${parentOption}=${process.pid}`, ...args])
   // Of one that could not be started there may be none.
   const stream = child.stdio?.[channelFd]
   return { process: child, channel: openChannel(stream instanceof Duplex ? stream : closed()) }

@@ -10,7 +10,7 @@ import { oldest, type Position, positionOfLast, positionOfTime } from '../journa
 import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
 import { journalDir, listSegments } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
-import { hasParent, openParent } from '../start-child.ts'
+import { openParent, parentOption } from '../start-child.ts'
 import { explainStart } from '../start-error.ts'
 import { startDispatcher } from './dispatcher.ts'
 import { type Engine, findKnownHandlers, openEngine } from './engine.ts'
@@ -32,12 +32,12 @@ class Waiting extends Error {
 
 /** Of a process that only runs handlers: the folder, its own, that it takes instead of a receiver's. */
 const { values: words } = parseArgs({
-  options: { worker: { type: 'string' }, 'sweep-since': { type: 'string' }, [hasParent]: { type: 'boolean' } },
+  options: { worker: { type: 'string' }, 'sweep-since': { type: 'string' }, [parentOption]: { type: 'string' } },
 })
 const isWorker = words.worker !== undefined
 const config = readSettings()
 /** To the receiver that started it; without one it is alone. */
-const parent = words[hasParent] ? openParent<ToDispatcher, FromDispatcher>() : undefined
+const parent = words[parentOption] ? openParent<ToDispatcher, FromDispatcher>() : undefined
 const { log, close: closeLog } = createLog(config.logLevel, 'dispatcher')
 /** Given by a receiver that has just started. */
 const sweepSince = readSweepSince()
@@ -195,8 +195,8 @@ function listen(): void {
   const alive = () => report.tell({ type: 'alive' })
   alive()
   setInterval(alive, Math.min(1_000, config.handlerStall / 4))
-  // It is told who the receiver is: by the time it runs, that may be gone.
-  new Worker(new URL('parent-watch.ts', import.meta.url), { workerData: process.ppid }).unref()
+  // It is told who the receiver is: that may be gone already.
+  new Worker(new URL('parent-watch.ts', import.meta.url), { workerData: Number(words[parentOption]) }).unref()
 }
 
 /** Ends this process; of several that ask, the most impatient decides. Never resolves: nothing may run on. */

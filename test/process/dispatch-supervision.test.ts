@@ -226,7 +226,7 @@ test.skipIf(!canTrace)(
 )
 
 test('a dispatcher whose receiver was gone before it was up does not stay', async () => {
-  const dispatcher = spawn(process.execPath, [dispatcherScript, '--has-parent'], {
+  const dispatcher = spawn(process.execPath, [dispatcherScript, `--parent=${process.pid}`], {
     stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
     env: {
       PATH: process.env['PATH'],
@@ -240,6 +240,26 @@ test('a dispatcher whose receiver was gone before it was up does not stay', asyn
   const [, , , channel] = dispatcher.stdio
   if (channel instanceof Duplex) channel.destroy()
   expect(await exited).toEqual([0, null])
+})
+
+test('nor does one that a handler file blocks by then', async () => {
+  const folder = temporaryFolder('talk')
+  const handlersDir = temporaryFolder('handlers')
+  writeFileSync(join(handlersDir, deals), `${scripted(folder, '')}\nmark('pid', process.pid)\nfor (;;);`)
+  // A receiver that starts it and is gone at once; whoever is its parent then is not.
+  const receiver = spawn('sh', ['-c', '"$0" "$1" --parent=$$ &', process.execPath, dispatcherScript], {
+    stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
+    env: {
+      PATH: process.env['PATH'],
+      NODE_OPTIONS: '--disable-warning=ExperimentalWarning',
+      DATA_DIR: temporaryFolder('data'),
+      HANDLERS_DIR: handlersDir,
+    },
+  })
+  expect(await once(receiver, 'exit')).toEqual([0, null])
+  const pid = await until('it loads', () => Number(linesOf(folder, 'pid')[0]))
+  onTestFinished(() => void (isGone(pid) || process.kill(pid, 'SIGKILL')))
+  await until('it is gone', () => isGone(pid))
 })
 
 test.each([
