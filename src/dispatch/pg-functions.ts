@@ -3,8 +3,8 @@ const longestSettle = 10
 
 /**
  * To plan these statements takes longer than to run them: each is planned once in a connection, perhaps while the tables
- * are empty, for when they are not. Their indexes are made for them; a LIMIT of 1 makes the planner look up each lane, where
- * it would read all heads and join.
+ * are empty, for when they are not. Their indexes are made for them; a LIMIT of 1 makes the planner look up what it needs,
+ * where it would read all that wait, which are few by then.
  */
 const plannedOnce = 'LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off'
 
@@ -121,8 +121,9 @@ BEGIN
     ) AS one ORDER BY one.key LIMIT plan_runs.most
   )
   SELECT
-    coalesce((SELECT min(due) FROM b24_receiver.delivery WHERE state = 'waiting') <= now, false)
-      OR coalesce((SELECT max(since) FROM b24_receiver.delivery WHERE state = 'waiting') > now, false),
+    coalesce((SELECT due FROM b24_receiver.delivery WHERE state = 'waiting' ORDER BY due LIMIT 1) <= now, false)
+      OR coalesce((SELECT since FROM b24_receiver.delivery WHERE state = 'waiting' AND since IS NOT NULL
+        ORDER BY since DESC LIMIT 1) > now, false),
     (SELECT handler FROM b24_receiver.delivery
       WHERE state = 'ready' AND suspect AND handler IN (SELECT handler FROM wanted) ORDER BY key LIMIT 1),
     (SELECT coalesce(json_agg(counted), '[]') FROM (
@@ -132,7 +133,7 @@ END $$;
 -- Milliseconds until the first of those that wait is due.
 CREATE OR REPLACE FUNCTION b24_receiver.next_due(given bigint) RETURNS bigint ${plannedOnce} AS $$
 BEGIN
-  RETURN (SELECT min(due) FROM b24_receiver.delivery WHERE state = 'waiting') - b24_receiver.at(given);
+  RETURN (SELECT due FROM b24_receiver.delivery WHERE state = 'waiting' ORDER BY due LIMIT 1) - b24_receiver.at(given);
 END $$;
 
 -- Runs begin, of deliveries whose jobs were taken, or of those that they are one with: told is [{head, key, coalesced}].
