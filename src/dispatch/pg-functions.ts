@@ -3,7 +3,8 @@ const longestSettle = 10
 
 /**
  * To plan these statements takes longer than to run them: each is planned once in a connection, perhaps while the tables
- * are empty, for when they are not. Their indexes are made for them.
+ * are empty, for when they are not. Their indexes are made for them; a LIMIT of 1 makes the planner look up what it needs,
+ * where it would read all that wait, which are few by then.
  */
 const plannedOnce = 'LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off'
 
@@ -41,10 +42,11 @@ BEGIN
       SELECT created_at FROM b24_receiver.delivery
       WHERE handler = touched.handler AND lane = touched.lane AND state = 'blocked' ORDER BY key DESC LIMIT 1
     ) AS newest
-    WHERE NOT EXISTS (
-      SELECT FROM b24_receiver.delivery
-      WHERE handler = touched.handler AND lane = touched.lane AND state IN ('ready', 'running', 'waiting')
-    )
+    LEFT JOIN LATERAL (
+      SELECT key FROM b24_receiver.delivery
+      WHERE handler = touched.handler AND lane = touched.lane AND state IN ('ready', 'running', 'waiting') LIMIT 1
+    ) AS standing ON true
+    WHERE standing.key IS NULL
   ),
   promoted AS (
     UPDATE b24_receiver.delivery AS head
@@ -92,12 +94,15 @@ BEGIN
       RETURN NEXT;
     END IF;
   END LOOP;
-  -- A head that waits for quiet waits anew.
+  -- A head that waits for quiet waits anew. It is told by its time: by its state the planner would read all that wait.
   UPDATE b24_receiver.delivery AS head
   SET since = now, due = least(now + settle, created_at + ${longestSettle} * settle)
   FROM (SELECT DISTINCT handler, lane FROM unnest(handlers, lanes) AS one (handler, lane)) AS touched
-  WHERE head.handler = touched.handler AND head.lane = touched.lane
-    AND state = 'waiting' AND attempts = 0 AND NOT postponed;
+  CROSS JOIN LATERAL (
+    SELECT key, due, state = 'waiting' AND attempts = 0 AND NOT postponed AS settles FROM b24_receiver.delivery
+    WHERE handler = touched.handler AND lane = touched.lane AND state IN ('ready', 'running', 'waiting') LIMIT 1
+  ) AS standing
+  WHERE standing.settles AND head.key = standing.key AND head.due = standing.due;
   RETURN QUERY SELECT * FROM b24_receiver.promote(handlers, lanes, given);
 END $$;
 
@@ -116,8 +121,9 @@ BEGIN
     ) AS one ORDER BY one.key LIMIT plan_runs.most
   )
   SELECT
-    coalesce((SELECT min(due) FROM b24_receiver.delivery WHERE state = 'waiting') <= now, false)
-      OR coalesce((SELECT max(since) FROM b24_receiver.delivery WHERE state = 'waiting') > now, false),
+    coalesce((SELECT due FROM b24_receiver.delivery WHERE state = 'waiting' ORDER BY due LIMIT 1) <= now, false)
+      OR coalesce((SELECT since FROM b24_receiver.delivery WHERE state = 'waiting' AND since IS NOT NULL
+        ORDER BY since DESC LIMIT 1) > now, false),
     (SELECT handler FROM b24_receiver.delivery
       WHERE state = 'ready' AND suspect AND handler IN (SELECT handler FROM wanted) ORDER BY key LIMIT 1),
     (SELECT coalesce(json_agg(counted), '[]') FROM (
@@ -127,7 +133,7 @@ END $$;
 -- Milliseconds until the first of those that wait is due.
 CREATE OR REPLACE FUNCTION b24_receiver.next_due(given bigint) RETURNS bigint ${plannedOnce} AS $$
 BEGIN
-  RETURN (SELECT min(due) FROM b24_receiver.delivery WHERE state = 'waiting') - b24_receiver.at(given);
+  RETURN (SELECT due FROM b24_receiver.delivery WHERE state = 'waiting' ORDER BY due LIMIT 1) - b24_receiver.at(given);
 END $$;
 
 -- Runs begin, of deliveries whose jobs were taken, or of those that they are one with: told is [{head, key, coalesced}].

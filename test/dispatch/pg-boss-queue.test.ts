@@ -5,6 +5,7 @@ import { type Database, openDatabase } from '../../src/dispatch/pg-database.ts'
 import { type Postgres, startPostgres } from '../support/postgres.ts'
 import { deliveryOf, describeQueue, eventOf, here, want } from '../support/queue-contract.ts'
 import { checkQueue } from '../support/queue-model.ts'
+import { until } from '../support/receiver.ts'
 
 /** `npm run test:crash` does not run this one; ROUNDS=25 makes it long all the same. */
 const rounds = Number(process.env['ROUNDS'] ?? 2)
@@ -57,6 +58,35 @@ test('whatever is delivered, claimed, failed, and whenever it crashes, each obje
     }
   }, rounds * 10)
   expect(stores).toBeGreaterThanOrEqual(rounds * 10)
+})
+
+test('what was planned while nothing was owed reads no more than its own objects when much is', async () => {
+  const name = await postgres.createDatabase(installed)
+  const database = await openDatabase({ url: postgres.url(name), log })
+  const queue = openPgBossQueue({ database, receiver: 'one', worker: 'one', heartbeat: 45_000, log })
+  const round = async (id: number) => {
+    await queue.add([deliveryOf(eventOf(id, `deal:${id}`))], here)
+    const [delivery] = await queue.claim([want()], 1)
+    expect(delivery?.event.id).toBe(String(id))
+    if (delivery) await queue.done(delivery)
+  }
+  await round(1)
+  await postgres.query(
+    `INSERT INTO b24_receiver.delivery
+       (event_id, handler, lane, name, event, receiver, segment, created_at, state, since, due)
+     SELECT 'old' || id, 'other', id::text, '', '{}', 'one', 1, 0, 'waiting', 0, 1e15 FROM generate_series(1, 5000) AS id`,
+    name,
+  )
+  const readSoFar = async () => {
+    const sum = "SELECT sum(idx_tup_read) AS read FROM pg_stat_user_indexes WHERE relname = 'delivery'"
+    return Number((await postgres.query(sum, name))[0]?.['read'])
+  }
+  const before = await readSoFar()
+  await round(2)
+  // A connection that ends tells what it has read.
+  await database.close()
+  await until('it is told', async () => (await readSoFar()) > before)
+  expect((await readSoFar()) - before).toBeLessThan(1_000)
 })
 
 test('a schema of version 1 is migrated: what it holds is run on', async () => {
