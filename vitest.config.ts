@@ -3,6 +3,7 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
+    globalSetup: 'test/support/suite-folder.ts',
     pool: 'forks',
     // Most of them wait for processes of their own.
     maxWorkers: 4,

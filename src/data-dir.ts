@@ -1,7 +1,8 @@
 import { existsSync } from 'node:fs'
 import { access, constants, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { codeOf, journalDir } from './journal/segments.ts'
+import { codeOf } from './error-code.ts'
+import { journalDir } from './journal/segments.ts'
 import { StartError } from './start-error.ts'
 
 /** @throws {StartError} that says who may not write where, and what to run */

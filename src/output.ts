@@ -1,6 +1,6 @@
 import { write, writeSync } from 'node:fs'
 import { setImmediate as tick } from 'node:timers/promises'
-import { codeOf } from './journal/segments.ts'
+import { codeOf } from './error-code.ts'
 
 export interface Output {
   /** `false` when too much waits already: these lines are dropped. */

@@ -1,3 +1,4 @@
+import { isObject } from '../is-object.ts'
 export interface Refused {
   /** `NO_CODE` where the portal gave none, as crm.deal.get does for what is not there. */
   readonly code: string
@@ -11,10 +12,6 @@ export function readRefusal(body: unknown): Refused | undefined {
   const code = isObject(error) ? error['code'] : error
   const description = isObject(error) ? error['message'] : body['error_description']
   return { code: textOf(code) || 'NO_CODE', description: textOf(description) || 'no description' }
-}
-
-export function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null
 }
 
 export function textOf(value: unknown): string {

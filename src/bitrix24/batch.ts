@@ -1,5 +1,6 @@
 import qs from 'qs'
-import { isObject, readRefusal } from './answer.ts'
+import { isObject } from '../is-object.ts'
+import { readRefusal } from './answer.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
 import type { Commands, Settled } from './client.ts'
 import type { Hook } from './hook.ts'

@@ -1,5 +1,6 @@
 import qs from 'qs'
-import { isObject, textOf } from './answer.ts'
+import { isObject } from '../is-object.ts'
+import { textOf } from './answer.ts'
 import type { Sent } from './client.ts'
 import { isRead } from './reads.ts'
 import type { Envelope, Send } from './transport.ts'

@@ -1,4 +1,5 @@
-import { isObject, textOf } from './answer.ts'
+import { isObject } from '../is-object.ts'
+import { textOf } from './answer.ts'
 
 /** Who changed a record last, and in which second: Bitrix24 tells no less. */
 export interface LastChange {

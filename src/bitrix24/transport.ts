@@ -1,5 +1,6 @@
 import type { B24Hook } from '@bitrix24/b24jssdk'
-import { isObject, readRefusal, textOf } from './answer.ts'
+import { isObject } from '../is-object.ts'
+import { readRefusal, textOf } from './answer.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
 import type { Hook } from './hook.ts'
 

@@ -1,4 +1,5 @@
-import { isObject, textOf } from './answer.ts'
+import { isObject } from '../is-object.ts'
+import { textOf } from './answer.ts'
 
 /** What a call did to an object, in the words of `src/events/catalogue.ts`. */
 export interface Write {

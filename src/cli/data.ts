@@ -4,7 +4,8 @@ import type { Deliveries } from '../dispatch/deliveries.ts'
 import { heartbeatOf, readIdentity } from '../dispatch/identity.ts'
 import { openSqliteDeliveries } from '../dispatch/sqlite-deliveries.ts'
 import { queuePath } from '../dispatch/sqlite-queue.ts'
-import { codeOf, journalDir } from '../journal/segments.ts'
+import { codeOf } from '../error-code.ts'
+import { journalDir } from '../journal/segments.ts'
 import type { Printer } from './printer.ts'
 
 /** The data directory of the environment. @throws when no receiver has written there, or this user may not read it */

@@ -1,6 +1,6 @@
 import { stat, statfs } from 'node:fs/promises'
-import { isObject } from '../bitrix24/answer.ts'
 import type { QueueState } from '../dispatch/queue.ts'
+import { isObject } from '../is-object.ts'
 import { type JournalledEvent, lastEvent, type Position } from '../journal/follow.ts'
 import { findHolder, type Holder } from '../journal/lock.ts'
 import { listSegments } from '../journal/segments.ts'

@@ -1,7 +1,7 @@
+import { codeOf } from '../error-code.ts'
+import { httpBuildQuery, type PhpArray, type PhpValue } from '../http-build-query.ts'
 import type { FormValue } from '../intake/form.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
-import { codeOf } from '../journal/segments.ts'
-import { httpBuildQuery, type PhpArray, type PhpValue } from '../simulator/http-build-query.ts'
 import { defineHandler, FinalError, type HandlerDefinition, type HandlerOptions, RetryAfter } from './handler.ts'
 
 /** How events are posted on, and, as for any handler, how it is run. */

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
-import { codeOf } from '../journal/segments.ts'
+import { codeOf } from '../error-code.ts'
+import { isObject } from '../is-object.ts'
 
 /** By which name Postgres knows a data directory. */
 export interface Identity {
@@ -26,9 +27,9 @@ function pathOf(dataDir: string): string {
 export function readIdentity(dataDir: string): Identity | undefined {
   try {
     const found: unknown = JSON.parse(readFileSync(pathOf(dataDir), 'utf8'))
-    const isOne = typeof found === 'object' && found !== null && 'id' in found && typeof found.id === 'string'
-    if (!isOne) throw new Error(`${pathOf(dataDir)} is no identity: was it edited?`)
-    return { id: String(found.id), isNew: 'isNew' in found && found.isNew === true }
+    if (!isObject(found) || typeof found['id'] !== 'string')
+      throw new Error(`${pathOf(dataDir)} is no identity: was it edited?`)
+    return { id: found['id'], isNew: found['isNew'] === true }
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return undefined
     throw error

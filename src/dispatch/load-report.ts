@@ -1,7 +1,7 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { isObject } from '../bitrix24/answer.ts'
-import { codeOf } from '../journal/segments.ts'
+import { codeOf } from '../error-code.ts'
+import { isObject } from '../is-object.ts'
 
 /** What a dispatcher of this folder made of the handlers when it last tried to load them: all of them, or none. */
 export interface LoadReport {

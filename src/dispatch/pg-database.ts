@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Db, PgBoss } from 'pg-boss'
 import type { Logger } from 'pino'
+import { codeOf } from '../error-code.ts'
 import { bossSchema, migrate } from './pg-schema.ts'
 
 /** A row as Postgres gives it: `bigint` is a text, JSON is parsed. */
@@ -147,13 +148,9 @@ async function rowsOf(db: Db, text: string, values: readonly unknown[] = []): Pr
   return rows
 }
 
-function codeOf(error: unknown): string {
-  return error instanceof Error && 'code' in error ? String(error.code) : ''
-}
-
 /** Two transactions stood in each other's way, and Postgres has ended one: https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html */
 function isConflict(error: unknown): boolean {
-  return codeOf(error).startsWith('40')
+  return codeOf(error)?.startsWith('40') === true
 }
 
 /**
@@ -165,7 +162,7 @@ function isConflict(error: unknown): boolean {
 export function reasonOf(error: unknown): string | undefined {
   if (!(error instanceof Error) || error instanceof TypeError || error.name === 'AssertionError') return undefined
   if (error.name === 'SchemaError') return undefined
-  const code = codeOf(error)
+  const code = codeOf(error) ?? ''
   const text = error.message === '' ? code : error.message
   if (code === '42501')
     return `${text}: for the first start the user of DATABASE_URL needs CREATE on the database (docs/scaling.md)`

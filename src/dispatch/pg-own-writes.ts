@@ -1,4 +1,5 @@
 import { type LastChange, lastChangeOf } from '../bitrix24/last-change.ts'
+import { isRead } from '../bitrix24/reads.ts'
 import { writeOf } from '../bitrix24/writes.ts'
 import { candidatesOf, judge, type OwnWrite, type Question } from './echo.ts'
 import { laneOf } from './lane.ts'
@@ -15,9 +16,6 @@ import {
 } from './own-writes.ts'
 import type { Database, Row, Session, Transaction } from './pg-database.ts'
 import { lockLanes, textOf } from './pg-lanes.ts'
-
-/** Where a method is not known to, it may write. */
-const onlyReads = /\.(get|list|fields|getlist|getfields)$/i
 
 /** Locks are for lanes of handlers; those of what is written have none. */
 const written = 'written'
@@ -91,7 +89,7 @@ export function openPgOwnWrites({ database, now = Date.now }: { database: Databa
     async sending(writer, commands) {
       const lanes = commands.flatMap((one) => laneOfWrite(writer, writeOf({ ...one, result: undefined })) ?? [])
       // What only reads needs no database. Of what is added the object is not known before the answer.
-      if (commands.every(({ method }) => onlyReads.test(method))) return () => []
+      if (commands.every(({ method }) => isRead(method))) return () => []
       const sentAt = now()
       const [request] = await database.persist(() =>
         database.query('INSERT INTO b24_receiver.own_request (lanes, at) VALUES ($1, $2) RETURNING place', [

@@ -1,6 +1,6 @@
 import { readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { codeOf } from '../journal/segments.ts'
+import { codeOf } from '../error-code.ts'
 import { readAddresses } from './published-list.ts'
 
 /** A list of addresses as it last was. */

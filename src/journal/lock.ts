@@ -2,8 +2,8 @@ import { accessSync, constants, existsSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
+import { codeOf } from '../error-code.ts'
 import { StartError } from '../start-error.ts'
-import { codeOf } from './segments.ts'
 
 /** Another process has the part of the data directory that we wanted. The message names it. */
 export class DataDirInUse extends StartError {

@@ -14,6 +14,7 @@ import {
 } from 'node:fs/promises'
 import { basename, join, relative } from 'node:path'
 import type { Logger } from 'pino'
+import { codeOf } from '../error-code.ts'
 
 /** One file of the journal. The number orders them, not the clock. */
 export interface Segment {
@@ -161,8 +162,4 @@ async function syncFolder(path: string): Promise<void> {
   } finally {
     await folder.close()
   }
-}
-
-export function codeOf(error: unknown): string | undefined {
-  return error instanceof Error && 'code' in error ? String(error.code) : undefined
 }

@@ -1,4 +1,4 @@
-import { httpBuildQuery } from './http-build-query.ts'
+import { httpBuildQuery } from '../http-build-query.ts'
 import { addressOf, type Portal } from './webhook-body.ts'
 
 export interface RobotPost {

@@ -1,7 +1,7 @@
 import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
-import { codeOf } from '../journal/segments.ts'
+import { codeOf } from '../error-code.ts'
 
 /** What is to be swept since the receiver was away; kept on disk, because a start may end before it is. */
 export interface PendingSweep {

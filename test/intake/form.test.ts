@@ -1,8 +1,8 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { httpBuildQuery, type PhpValue } from '../../src/http-build-query.ts'
 import { decodeForm, type FormValue } from '../../src/intake/form.ts'
 import { Refusal } from '../../src/refusal.ts'
-import { httpBuildQuery, type PhpValue } from '../../src/simulator/http-build-query.ts'
 import { catchRefusal, samples } from '../support/intake.ts'
 import { asPhpReadsIt, isPhpArray } from '../support/php.ts'
 

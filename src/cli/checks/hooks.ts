@@ -1,4 +1,4 @@
-import { isObject, textOf } from '../../bitrix24/answer.ts'
+import { textOf } from '../../bitrix24/answer.ts'
 import { Bitrix24Error } from '../../bitrix24/bitrix24-error.ts'
 import { createClient } from '../../bitrix24/client.ts'
 import { realClock } from '../../bitrix24/clock.ts'
@@ -6,6 +6,7 @@ import type { Hook } from '../../bitrix24/hook.ts'
 import { createLimits } from '../../bitrix24/limits.ts'
 import { createTransport } from '../../bitrix24/transport.ts'
 import { readHooks, readSettings } from '../../config.ts'
+import { isObject } from '../../is-object.ts'
 import { type Check, reasonOf } from './check.ts'
 
 /** Milliseconds for all calls of a hook. */

@@ -3,8 +3,8 @@ import https from 'node:https'
 import { BlockList, isIPv6 } from 'node:net'
 import { text as readText } from 'node:stream/consumers'
 import { TLSSocket } from 'node:tls'
-import { isObject } from '../../bitrix24/answer.ts'
-import { codeOf } from '../../journal/segments.ts'
+import { codeOf } from '../../error-code.ts'
+import { isObject } from '../../is-object.ts'
 import { type Check, reasonOf } from './check.ts'
 
 /** Milliseconds; Bitrix24's own patience is not documented. */

@@ -1,10 +1,10 @@
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { isObject } from '../../bitrix24/answer.ts'
 import { readSettings } from '../../config.ts'
+import { codeOf } from '../../error-code.ts'
+import { isObject } from '../../is-object.ts'
 import { findHolder, type Holder } from '../../journal/lock.ts'
-import { codeOf } from '../../journal/segments.ts'
 import { askAdmin, toUrlHost } from '../admin.ts'
 import { type Check, reasonOf } from './check.ts'
 

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { getCACertificates, setDefaultCACertificates } from 'node:tls'
@@ -82,8 +82,7 @@ function asn1Time(date: Date): string {
 }
 
 function makeCertificate(): NonNullable<typeof made> {
-  const dir = mkdtempSync(join(tmpdir(), 'b24-ca-'))
-  process.once('exit', () => rmSync(dir, { recursive: true, force: true }))
+  const dir = mkdtempSync(join(process.env['B24_SUITE_FOLDER'] ?? tmpdir(), 'b24-ca-'))
   const path = (name: string) => join(dir, name)
   writeFileSync(
     path('openssl.cnf'),
