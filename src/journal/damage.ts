@@ -6,8 +6,6 @@ import type { Position } from './follow.ts'
 /** A whole line of the journal that cannot be read. It costs its own events and no others. */
 export interface Damage {
   readonly at: Position
-  /** Bytes of the line. */
-  readonly bytes: number
   /** The ids of its events, as far as they can still be read; there are two where the newline between two lines is gone. */
   readonly events: readonly string[]
 }

@@ -165,9 +165,11 @@ export async function* follow(parts: FollowParts): AsyncGenerator<Batch> {
 
   function skip(line: Buffer, at: Position): void {
     const events = readableIds(line)
-    const damage = { bytes: line.length, ...(events.length > 0 && { events }) }
-    log.error({ ...at, ...damage, skipped: ++skipped }, 'a line of the journal is no event; skipped')
-    onDamage({ at, bytes: line.length, events })
+    log.error(
+      { ...at, ...(events.length > 0 && { events }), skipped: ++skipped },
+      'a line of the journal is no event; skipped',
+    )
+    onDamage({ at, events })
   }
 }
 

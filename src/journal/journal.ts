@@ -5,10 +5,13 @@ import { type Logger, pino } from 'pino'
 import type { Event } from '../intake/event.ts'
 import { Refusal } from '../refusal.ts'
 import { createLastResort } from './last-resort.ts'
+import { highestOf, readNumbers, withEmpty, writeNumbers } from './numbers.ts'
 import {
   createSegment,
   cutSegment,
   listSegments,
+  nameOf,
+  numberOf,
   pointStableName,
   type Segment,
   sealLast,
@@ -44,6 +47,8 @@ export interface JournalParts {
   readonly dataDir: string
   /** Bytes after which a segment is full. */
   readonly segmentSize: number
+  /** A number that others know a segment to have had: it is not used again. */
+  readonly usedNumber?: number
   readonly log: Logger
   readonly now?: () => Date
   readonly lastResort?: (lines: readonly string[]) => Promise<void>
@@ -101,6 +106,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
   const {
     dataDir,
     segmentSize,
+    usedNumber,
     log,
     now = () => new Date(),
     lastResort = createLastResort(),
@@ -115,9 +121,13 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
   let lastEventAt: number | undefined
   let isFailureTold = false
   const last = await sealLast(dataDir, log)
-  let number = last?.segment.number ?? 0
+  let { newest, empty } = await readNumbers(dataDir)
+  let number = highestOf(last?.segment.number, newest === undefined ? 0 : numberOf(newest), usedNumber)
   // The last number that has lines; what comes after it is empty.
-  let used = last?.isEmpty ? number - 1 : number
+  let used = last?.isEmpty ? last.segment.number - 1 : number
+  if (last?.isEmpty) empty = withEmpty(empty, last.segment.number, last.segment.number)
+  // From this number on no segment has had a line.
+  let unused = number + 1
   let file: Writing | undefined = await openSegment()
 
   // pino makes the line and hands it over before info() returns.
@@ -130,8 +140,11 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     const at = now()
     let fd: number | undefined
     try {
-      // A number is never used twice, whatever fails on the way.
-      const segment = await createSegment(dataDir, ++number, at)
+      // A number is never used twice, whatever fails on the way, and whatever is removed afterwards.
+      newest = nameOf(++number, at)
+      empty = withEmpty(empty, unused, number - 1)
+      await writeNumbers(dataDir, { newest, empty })
+      const segment = await createSegment(dataDir, number, at)
       fd = await disk.open(segment.path, 'a')
       await pointStableName(dataDir, segment)
       return { segment, fd, date: utcDate(at), durable: 0 }
@@ -206,6 +219,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     onSync({ lines: lines.length, ms: performance.now() - started })
     file.durable += bytes.length
     used = file.segment.number
+    unused = used + 1
     lastEventAt = now().getTime()
     clearTimeout(current.timer)
     waiting -= size

@@ -25,6 +25,12 @@ export interface Segment {
 
 const fileName = /^(\d{12})-\d{4}-\d{2}-\d{2}\.ndjson$/
 
+/** `undefined` when it is no segment's name. */
+export function numberOf(name: string): number | undefined {
+  const digits = fileName.exec(name)?.[1]
+  return digits === undefined ? undefined : Number(digits)
+}
+
 export function journalDir(dataDir: string): string {
   return join(dataDir, 'journal')
 }
@@ -39,9 +45,9 @@ export async function listSegments(dataDir: string): Promise<Segment[]> {
   const dir = journalDir(dataDir)
   const names = await readdir(dir)
   return names
-    .map((name) => ({ number: Number(fileName.exec(name)?.[1] ?? Number.NaN), path: join(dir, name) }))
+    .map((name) => ({ number: numberOf(name) ?? Number.NaN, path: join(dir, name) }))
     .filter((segment) => !Number.isNaN(segment.number))
-    .sort((a, b) => a.number - b.number)
+    .sort((a, b) => a.number - b.number || (a.path < b.path ? -1 : 1))
 }
 
 /** `undefined` when it was removed since it was listed. */
@@ -77,11 +83,14 @@ export async function isJournalEmpty(dataDir: string): Promise<boolean> {
 export async function createSegment(dataDir: string, number: number, now: Date): Promise<Segment> {
   const dir = journalDir(dataDir)
   await mkdir(dir, { recursive: true })
-  const name = `${String(number).padStart(12, '0')}-${utcDate(now)}.ndjson`
-  const segment = { number, path: join(dir, name) }
+  const segment = { number, path: join(dir, nameOf(number, now)) }
   await (await open(segment.path, 'ax')).close()
   for (const folder of [dir, dataDir]) await syncFolder(folder)
   return segment
+}
+
+export function nameOf(number: number, now: Date): string {
+  return `${String(number).padStart(12, '0')}-${utcDate(now)}.ndjson`
 }
 
 /**

@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs'
 import { type FileHandle, stat } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Block, newline, readBlocks } from './blocks.ts'
+import { misfitIn, twinsOf } from './fit.ts'
 import type { Position } from './follow.ts'
 import { createIdSet } from './id-set.ts'
 import { checkLine } from './line-check.ts'
@@ -52,18 +53,13 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
   }
 
   const segments = await listSegments(dataDir)
-  for (const [index, segment] of segments.entries()) {
-    if (segment.number === segments[index - 1]?.number)
-      await tell(segment.path, undefined, 'has a number that is taken')
+  const twins = twinsOf(segments)
+  for (const segment of segments) {
+    if (twins.some(([, twin]) => twin === segment)) await tell(segment.path, undefined, 'has a number that is taken')
     await verifySegment(segment)
   }
-  const newest = segments.at(-1)
-  if (position && position.segment > (newest?.number ?? 0))
-    await tell(
-      dataDir,
-      undefined,
-      `the journal was followed into segment ${position.segment}, and there is none so new`,
-    )
+  const misfit = position && (await misfitIn(dataDir, segments, position))
+  if (misfit) await tell(dataDir, undefined, misfit)
   if (!(await isStableNameRight(dataDir)))
     await tell(stableName(dataDir), undefined, 'is not the newest segment, so tail -F shows nothing new')
   return { ...counted, first, last }

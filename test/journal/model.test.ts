@@ -186,7 +186,7 @@ async function readIds(dataDir: string): Promise<string[]> {
   const texts = (await listSegments(dataDir)).map(({ path }) => readFileSync(path, 'latin1'))
   for (const text of texts) expect(text).toMatch(/^([^\n]+\n)*$/)
   const lines = texts.flatMap((text) => text.split('\n').slice(0, -1))
-  return lines.filter((line) => !line.includes('\0')).map((line) => JSON.parse(line).id)
+  return lines.filter((line) => !/\0|torn/.test(line)).map((line) => JSON.parse(line).id)
 }
 
 const duplicates = (ids: readonly string[]) => ids.filter((id, index) => ids.indexOf(id) !== index)
