@@ -164,6 +164,8 @@ export async function cutSegment(segment: Segment, size: number, log: Logger): P
 
 /** Resolves when the disk takes and keeps as much as a large event. */
 export async function tryDisk(dataDir: string): Promise<void> {
+  // It may have been removed.
+  await mkdir(journalDir(dataDir), { recursive: true })
   const path = join(journalDir(dataDir), 'probe')
   try {
     const file = await open(path, 'w')
@@ -183,7 +185,7 @@ export function utcDate(date: Date): string {
   return date.toISOString().slice(0, 10)
 }
 
-async function syncFolder(path: string): Promise<void> {
+export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r')
   try {
     await folder.sync()
