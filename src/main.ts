@@ -89,6 +89,7 @@ async function start(config: Config): Promise<void> {
     journalTrouble: journal.trouble,
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
     hookTroubles: () => [...(supervisor?.hookTroubles().values() ?? [])],
+    damagedLines: () => supervisor?.damaged(),
     deliveries: () => supervisor?.state(),
     metrics: metrics.exposition,
   })

@@ -108,6 +108,8 @@ async function run(): Promise<void> {
     concurrency: runs ? config.concurrency : 0,
     log,
     onOutcome: report.outcome,
+    onDamage: ({ at: { segment, offset }, events }) =>
+      report.tell({ type: 'damaged', line: { segment, offset, events } }),
     // Where others run them, that is all there is to do.
     onForwarded: () => void (runs || report.tell({ type: 'worked' })),
   })

@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs'
 import { type FileHandle, stat } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Block, newline, readBlocks } from './blocks.ts'
+import { readableIds } from './damage.ts'
 import { misfitIn, twinsOf } from './fit.ts'
 import type { Position } from './follow.ts'
 import { createIdSet } from './id-set.ts'
@@ -102,7 +103,7 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
       if (at === wanted?.offset) isFound = true
       counted.lines++
       const line = checkLine(bytes.subarray(start, end))
-      if (typeof line === 'string') await tell(path, at, line)
+      if (typeof line === 'string') await tell(path, at, line + nameEvents(bytes.subarray(start, end)))
       else {
         if (!ids.add(line.id)) await tell(path, at, `has the id of an earlier line, ${line.id}`)
         first ??= line.time
@@ -134,6 +135,12 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
   async function isSealed({ number }: Segment): Promise<boolean> {
     return (await listSegments(dataDir)).some((segment) => segment.number > number)
   }
+}
+
+/** What stood in a line that cannot be read, as far as that can be told. */
+function nameEvents(line: Buffer): string {
+  const ids = readableIds(line)
+  return ids.length === 0 ? '' : ` (event ${ids.join(', ')})`
 }
 
 /** Between two looks at a name that is wrong, in milliseconds: a segment has its number before it has the name. */
