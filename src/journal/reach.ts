@@ -4,7 +4,7 @@ import { basename, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import type { Logger } from 'pino'
 import { codeOf } from '../error-code.ts'
-import { journalDir, listSegments, type Segment, stableName, syncFolder } from './segments.ts'
+import { firstId, journalDir, listSegments, openToRead, type Segment, stableName, syncFolder } from './segments.ts'
 
 // What an open file is written to outlives its name: a folder that is removed, moved or mounted over takes every write
 // and every fsync, and nothing of it is there after a restart.
@@ -91,9 +91,22 @@ export async function bringBack(
   const segments = await listSegments(dataDir)
   const known = await Promise.all(segments.map(({ path }) => isReachable(path, found)))
   if (known.includes(true)) return
+  // A copy of DATA_DIR that made two files of one: a segment has all that it holds.
+  const first = await firstIdIn(stable)
+  const others = await Promise.all(segments.map(({ path: other }) => firstIdIn(other)))
+  if (first !== undefined && others.includes(first)) return
   const isFree = name !== undefined && segments.every(({ path }) => basename(path) !== name)
   const path = join(journalDir(dataDir), isFree ? name : otherwise())
   await link(stable, path)
   await syncFolder(journalDir(dataDir))
   log.warn({ segment: path }, 'a segment whose name was removed is back')
+}
+
+async function firstIdIn(path: string): Promise<string | undefined> {
+  const handle = await openToRead({ path })
+  try {
+    return handle && (await firstId(handle))
+  } finally {
+    await handle?.close()
+  }
 }

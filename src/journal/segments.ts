@@ -51,7 +51,7 @@ export async function listSegments(dataDir: string): Promise<Segment[]> {
 }
 
 /** `undefined` when it was removed since it was listed. */
-export async function openToRead({ path }: Segment): Promise<FileHandle | undefined> {
+export async function openToRead({ path }: Pick<Segment, 'path'>): Promise<FileHandle | undefined> {
   try {
     return await open(path, 'r')
   } catch (error) {

@@ -26,7 +26,9 @@ export default ({ object }) => {
   await until('waiting', () => receiver.logged('failed, will be tried again').length === 1)
 
   const named = tableOf(page, 'in `DATA_DIR`', 'what').flatMap((cells) => [
-    ...cells.join(' ').matchAll(/`(dispatch\.db|events\.ndjson|journal\.json|loaded\.json|receiver\.lock|dispatcher\.lock)/g),
+    ...cells
+      .join(' ')
+      .matchAll(/`(dispatch\.db|events\.ndjson|journal\.json|loaded\.json|receiver\.lock|dispatcher\.lock)/g),
   ])
   const there = readdirSync(receiver.dataDir)
   expect(there).toEqual(expect.arrayContaining(named.map(([, name]) => name)))

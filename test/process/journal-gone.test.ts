@@ -157,3 +157,15 @@ test('a start brings a segment back that only events.ndjson still has, and handl
   await until('handled', () => readSeen(seen).length === taken.length)
   await again.stop()
 })
+
+test('a copy of DATA_DIR in which events.ndjson is a file of its own has no event twice', async () => {
+  const life = await begin()
+  await life.receiver.stop()
+  // The next start makes a segment of its own.
+  await (await startReceiver({ dataDir: life.dataDir, env: { DISPATCHER: 'off' } })).stop()
+  const [first] = await listSegments(life.dataDir)
+  rmSync(join(life.dataDir, 'events.ndjson'))
+  execFileSync('cp', [first?.path ?? '', join(life.dataDir, 'events.ndjson')])
+  const { taken, found } = await afterRestart(life)
+  expect(found).toEqual(taken)
+})
