@@ -1,12 +1,14 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import type { QueueState } from './dispatch/queue.ts'
 import { contentType } from './metrics/receiver.ts'
+import type { Supervisor } from './supervisor.ts'
 
 /** What `/readyz` asks: why something does not work, or nothing; and `/metrics`. */
 export interface AdminParts {
   readonly journalTrouble: () => string | undefined
   readonly dispatcherTrouble: () => string | undefined
   readonly hookTroubles: () => readonly string[]
+  readonly damagedLines: () => ReturnType<Supervisor['damaged']> | undefined
   readonly deliveries: () => QueueState | undefined
   /** In Prometheus' text format. */
   readonly metrics: () => Promise<string>
@@ -24,13 +26,16 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
     const dispatcher = parts.dispatcherTrouble()
     const hooks = parts.hookTroubles()
     const deliveries = parts.deliveries()
-    const isDegraded = dispatcher !== undefined || hooks.length > 0
+    const damaged = parts.damagedLines()
+    const damage = damaged && tellDamage(damaged)
+    const isDegraded = dispatcher !== undefined || hooks.length > 0 || damage !== undefined
     if (journal !== undefined) reply.code(503)
     return {
       status: journal !== undefined ? 'unavailable' : isDegraded ? 'degraded' : 'ready',
       ...(journal !== undefined && { journal }),
       ...(dispatcher !== undefined && { dispatcher }),
       ...(hooks.length > 0 && { hooks }),
+      ...(damage !== undefined && { damage }),
       ...(deliveries && { backlog: backlogOf(deliveries) }),
     }
   })
@@ -42,4 +47,13 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
 function backlogOf({ ready, running, waiting, blocked, dead, oldestAt }: QueueState) {
   const oldest = oldestAt === undefined ? undefined : new Date(oldestAt).toISOString()
   return { owed: ready + running + waiting + blocked, waiting, dead, oldest }
+}
+
+/** `undefined` while every line of the journal could be read. */
+export function tellDamage({ count, last }: ReturnType<Supervisor['damaged']>): string | undefined {
+  if (last === undefined) return undefined
+  const { segment, offset, events } = last
+  const lines = count === 1 ? 'a line' : `${count} lines`
+  const ids = events.length === 0 ? 'its event cannot be named' : `event ${events.join(', ')}`
+  return `${lines} of the journal cannot be read, no handler gets what stood there; the last: segment ${segment}, byte ${offset} (${ids}). Run "b24-receiver verify"`
 }

@@ -14,7 +14,9 @@ export async function ensureWritable(dir: string): Promise<void> {
     for (path of [
       dir,
       journalDir(dir),
-      ...['receiver.lock', 'dispatcher.lock', 'dispatch.db', 'identity.json'].map((name) => join(dir, name)),
+      ...['receiver.lock', 'dispatcher.lock', 'dispatch.db', 'identity.json', 'journal.json'].map((name) =>
+        join(dir, name),
+      ),
     ])
       if (existsSync(path)) await access(path, constants.W_OK)
   } catch (error) {

@@ -5,7 +5,7 @@ import { snapshotOf } from './alerts/receiver-snapshot.ts'
 import { type Config, readConfig } from './config.ts'
 import { ensureWritable } from './data-dir.ts'
 import { settleIdentity } from './dispatch/identity.ts'
-import { settleFirstStart } from './dispatch/sqlite-queue.ts'
+import { followedSegment, settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { drain } from './drain.ts'
 import { addImportRoute } from './import.ts'
 import { createAllowedAddresses } from './intake/allowed-addresses.ts'
@@ -64,9 +64,12 @@ async function start(config: Config): Promise<void> {
     journalTrouble: () => journal.trouble(),
     ...(config.dispatcher && { supervisor: () => supervisor }),
   })
-  const journal = await openJournal({ ...config, log, onSync: metrics.synced })
+  const usedNumber = config.databaseUrl === undefined ? followedSegment(dataDir) : 0
+  const journal = await openJournal({ ...config, usedNumber, log, onSync: metrics.synced })
   if (lastAt !== undefined) metrics.lastEventWas(new Date(lastAt))
   const isNew = await isJournalEmpty(dataDir)
+  if (isNew && usedNumber > 0)
+    log.error({ segment: usedNumber }, 'the journal is empty, and was followed before: what was not followed is lost')
   if (config.databaseUrl === undefined) settleFirstStart(dataDir, isNew)
   else settleIdentity(dataDir, isNew)
   const missed = await findMissed({ ...config, lastAt, log })
@@ -86,6 +89,7 @@ async function start(config: Config): Promise<void> {
     journalTrouble: journal.trouble,
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
     hookTroubles: () => [...(supervisor?.hookTroubles().values() ?? [])],
+    damagedLines: () => supervisor?.damaged(),
     deliveries: () => supervisor?.state(),
     metrics: metrics.exposition,
   })

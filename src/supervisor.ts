@@ -1,6 +1,6 @@
 import { on, once } from 'node:events'
 import type { Logger } from 'pino'
-import type { Dead, FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
+import type { DamagedLine, Dead, FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
 import type { QueueState } from './dispatch/queue.ts'
 import type { Event } from './intake/event.ts'
 import { type Child, isAlive, startChild } from './start-child.ts'
@@ -32,6 +32,8 @@ export interface Supervisor {
   ends(): number
   /** The last delivery that was given up since the start, and how many were. */
   dead(): { readonly count: number; readonly last: Dead | undefined }
+  /** The last line of the journal that could not be read since the start, and how many could not. */
+  damaged(): { readonly count: number; readonly last: DamagedLine | undefined }
   /** Those that the dispatcher has, in Prometheus' text format; `undefined` when it does not tell them within a second. */
   metrics(): Promise<string | undefined>
   /** Starts another dispatcher and, when it has loaded every handler, ends the one before. */
@@ -75,6 +77,9 @@ export function superviseDispatcher({
   let state: QueueState | undefined
   let ends = 0
   let dead: { count: number; last: Dead | undefined } = { count: 0, last: undefined }
+  /** By its place: a dispatcher that died before it kept the position reads on from the one before. */
+  const damagedPlaces = new Set<string>()
+  let lastDamaged: DamagedLine | undefined
   let isSwept = false
   let isStopping = false
   /** Those that run: while one takes the place of another there are two. */
@@ -100,6 +105,10 @@ export function superviseDispatcher({
     child.channel.events.on('message', (message) => {
       // Also one that is being replaced: it ends what it runs.
       if (message.type === 'dead') dead = { count: dead.count + 1, last: message.dead }
+      if (message.type === 'damaged') {
+        lastDamaged = message.line
+        damagedPlaces.add(`${message.line.segment}:${message.line.offset}`)
+      }
       if (message.type === 'append') void journal(child, message)
       if (message.type === 'swept') {
         isSwept = true
@@ -219,6 +228,7 @@ export function superviseDispatcher({
     state: () => state,
     ends: () => ends,
     dead: () => dead,
+    damaged: () => ({ count: damagedPlaces.size, last: lastDamaged }),
     metrics() {
       asking ??= askForMetrics(current).finally(() => {
         asking = undefined

@@ -36,6 +36,7 @@ export async function startWorker(config: Config): Promise<void> {
   const admin = createAdminServer({
     journalTrouble: () => undefined,
     dispatcherTrouble: () => supervisor.trouble(),
+    damagedLines: () => undefined,
     hookTroubles: () => [...supervisor.hookTroubles().values()],
     deliveries: () => supervisor.state(),
     metrics: async () => (await supervisor.metrics()) ?? '',

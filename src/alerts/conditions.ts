@@ -7,6 +7,7 @@ export const kinds = {
   dead_delivery: 'no dead delivery is left',
   silence: 'events come again',
   journal_unavailable: 'the journal can be written again',
+  journal_damaged: 'the receiver was started again: "b24-receiver verify" still tells the lines',
   dispatcher_restarting: 'the dispatcher has not ended by itself for 10 minutes',
   hook_refused: 'no hook is known to fail any more',
   wrong_tokens: 'no post came with a wrong token for 10 minutes',
@@ -96,6 +97,11 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
     return { kind: 'journal_unavailable', text, news: 0, details: { reason } }
   }
 
+  function journalDamaged({ damaged }: Snapshot): Condition | undefined {
+    if (damaged?.text === undefined) return undefined
+    return { kind: 'journal_damaged', text: cut(damaged.text), news: damaged.count, details: { lines: damaged.count } }
+  }
+
   function dispatcherRestarting({ dispatcher }: Snapshot, at: number): Condition | undefined {
     if (dispatcher === undefined) return undefined
     const ends = burstOfEnds(dispatcher.ends, at)
@@ -140,6 +146,7 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
       deadDelivery(snapshot),
       silence(snapshot, at),
       journalUnavailable(snapshot, at),
+      journalDamaged(snapshot),
       dispatcherRestarting(snapshot, at),
       hookRefused(snapshot, at),
       wrongTokens(snapshot, at),

@@ -1,3 +1,4 @@
+import { tellDamage } from '../admin.ts'
 import type { RefusalLog } from '../intake/refusal-log.ts'
 import type { Journal } from '../journal/journal.ts'
 import type { Supervisor } from '../supervisor.ts'
@@ -28,6 +29,7 @@ export function snapshotOf({ journal, lastEventAt, refusals: { counts }, supervi
 export function dispatcherSnapshotOf(supervisor: Supervisor): Snapshot {
   return {
     dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
+    damaged: { count: supervisor.damaged().count, text: tellDamage(supervisor.damaged()) },
     hooks: Object.fromEntries(supervisor.hookTroubles()),
     dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
   }

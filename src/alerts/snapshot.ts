@@ -21,6 +21,12 @@ export interface Snapshot {
     readonly ends: number
     readonly trouble: string | undefined
   }
+  /** Lines of the journal that no handler gets. */
+  readonly damaged?: {
+    /** Counts those that were found. */
+    readonly count: number
+    readonly text: string | undefined
+  }
   /** Of each hook that does not work, by its label, why. */
   readonly hooks?: Readonly<Record<string, string>>
   readonly dead?: {

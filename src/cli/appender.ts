@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import { type Config, ConfigError } from '../config.ts'
-import { settleFirstStart } from '../dispatch/sqlite-queue.ts'
+import { followedSegment, settleFirstStart } from '../dispatch/sqlite-queue.ts'
 import { importPath, importType } from '../import.ts'
 import type { Event } from '../intake/event.ts'
 import { openJournal } from '../journal/journal.ts'
@@ -36,12 +36,13 @@ function throughReceiver({ tokens: [token] }: Config): Appender {
   }
 }
 
-async function inItsPlace({ dataDir, segmentSize }: Config, log: Logger): Promise<Appender> {
+async function inItsPlace({ dataDir, segmentSize, databaseUrl }: Config, log: Logger): Promise<Appender> {
   // Whoever reloads finds us in the receiver's place, and would end us.
   process.on('SIGUSR2', () => undefined)
   const lock = lockDataDir(dataDir, 'receiver')
   try {
-    const journal = await openJournal({ dataDir, segmentSize, log })
+    const usedNumber = databaseUrl === undefined ? followedSegment(dataDir) : 0
+    const journal = await openJournal({ dataDir, segmentSize, usedNumber, log })
     settleFirstStart(dataDir, await isJournalEmpty(dataDir))
     return {
       append: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),

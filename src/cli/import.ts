@@ -5,7 +5,7 @@ import { readConfig } from '../config.ts'
 import type { Event } from '../intake/event.ts'
 import { timeOfId } from '../journal/event-id.ts'
 import { follow, positionBefore } from '../journal/follow.ts'
-import { parseRefusedLine } from '../journal/refused-line.ts'
+import { parseRefusedLines } from '../journal/refused-line.ts'
 import { openAppender } from './appender.ts'
 import { defineCommand } from './command.ts'
 import { findDataDir } from './data.ts'
@@ -21,13 +21,13 @@ const mostAtOnce = 2 * 1024 ** 2
 /** Milliseconds by which the clock may have been put back between an event and its segment. */
 const clockSlack = 3_600_000
 
-/** Brings back events that went to stderr because the journal could not be written. */
+/** Brings back events that went to stderr because the journal could not be written, or that were cut from it. */
 export const importCommand = defineCommand({
   name: 'import',
   usage: 'FILE|-',
-  summary: 'brings back the events that went to stderr while the journal could not be written',
+  summary: 'brings back events that went to stderr while the journal could not be written, or that were cut from it',
   notes: [
-    'FILE is what collected stderr; lines that are no events are passed over, and so are events that the journal has. It works',
+    'FILE is what collected stderr, a .cut beside a segment, or a damaged segment. Lines that are no events are passed over, and so are events that the journal has. It works',
     'through the receiver that runs (ADMIN_HOST, ADMIN_PORT, B24_APPLICATION_TOKEN), or takes the place of one that is stopped.',
   ],
   options: { 'dry-run': { type: 'boolean', about: 'only say how many' } },
@@ -40,8 +40,7 @@ export const importCommand = defineCommand({
     const held = config.tokens.map(({ value }) => value)
     const found = new Map<string, Event>()
     for await (const line of createInterface({ input: file === '-' ? process.stdin : createReadStream(file) })) {
-      const event = parseRefusedLine(line, held)
-      if (event) found.set(event.id, event)
+      for (const event of parseRefusedLines(line, held)) found.set(event.id, event)
       print.progress(`${found.size} events found`)
     }
     const known = await journalled(dataDir, found, createNoteLog(print))

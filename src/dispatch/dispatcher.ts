@@ -3,6 +3,7 @@ import { setTimeout as sleep, setImmediate as tick } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Portals } from '../bitrix24/portals.ts'
 import { isDeletion } from '../events/catalogue.ts'
+import type { Damage } from '../journal/damage.ts'
 import { follow, type JournalledEvent, type Position } from '../journal/follow.ts'
 import { listSegments } from '../journal/segments.ts'
 import { laneOf } from './lane.ts'
@@ -32,6 +33,8 @@ export interface DispatcherParts {
   readonly log: Logger
   /** A run ended, one way or another: this process is able to work. */
   readonly onOutcome?: (outcome: Outcome) => void
+  /** A line of the journal cannot be read. */
+  readonly onDamage?: (damage: Damage) => void
   /** Deliveries were added. */
   readonly onForwarded?: () => void
 }
@@ -54,7 +57,7 @@ const day = 24 * hour
 /** follow → match → queue → run. */
 export async function startDispatcher(parts: DispatcherParts): Promise<Dispatcher> {
   const { dataDir, from, handlers, queue, concurrency, retentionDays, log } = parts
-  const { onOutcome = () => undefined, onForwarded = () => undefined } = parts
+  const { onOutcome = () => undefined, onForwarded = () => undefined, onDamage = () => undefined } = parts
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
@@ -86,7 +89,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   }
 
   async function followJournal(from: Position): Promise<void> {
-    for await (const { entries, position } of follow({ dataDir, from, signal: stopping.signal, log })) {
+    for await (const { entries, position } of follow({ dataDir, from, signal: stopping.signal, onDamage, log })) {
       const deliveries = entries.flatMap(({ event, at: { segment } }) =>
         handlers
           .filter((handler) => handler.matches(event.event))

@@ -1,6 +1,7 @@
 import type { Logger } from 'pino'
 import { createBudget, type OpenBudget } from '../bitrix24/budget.ts'
 import type { Config } from '../config.ts'
+import { misfitOf } from '../journal/fit.ts'
 import { oldest, type Position } from '../journal/follow.ts'
 import { isJournalEmpty } from '../journal/segments.ts'
 import { readIdentity } from './identity.ts'
@@ -16,16 +17,12 @@ export interface Engine {
   readonly loopBreaker: LoopBreaker
   /** Of all that share the engine. */
   readonly openBudget: OpenBudget
-  /**
-   * Where to follow the journal from; `undefined` where nobody knows.
-   *
-   * @param newest the number of the journal's newest segment: a position beyond it is another journal's
-   */
-  startPosition(newest: number): Promise<Position | undefined>
-  /** Why nobody knows. */
-  readonly lost: string
+  startPosition(): Promise<Start>
   close(): Awaitable<void>
 }
+
+/** Where to follow the journal from, or why nobody knows. */
+export type Start = { readonly from: Position } | { readonly lost: string }
 
 export interface EngineParts {
   readonly config: Config
@@ -33,6 +30,8 @@ export interface EngineParts {
   /** Why the engine cannot be used; `undefined` once it can. */
   readonly onTrouble: (reason: string | undefined) => void
 }
+
+const unknown = 'does not say how far the journal was followed: it was lost, or the journal was'
 
 /** To be called while this process has the data directory for itself. */
 export async function openEngine(parts: EngineParts): Promise<Engine> {
@@ -63,16 +62,18 @@ function openEmbedded({ config: { dataDir } }: EngineParts): Engine {
     ownWrites,
     loopBreaker: createLoopBreaker(),
     openBudget: createBudget,
-    async startPosition(newest) {
+    async startPosition() {
       const position = await queue.position()
-      if (position !== undefined && position.segment <= newest) return position
-      if (!(await isJournalEmpty(dataDir))) return undefined
-      await queue.add([], oldest)
-      return oldest
+      const misfit = position && (await misfitOf(dataDir, position))
+      if (position && misfit === undefined) return { from: position }
+      if (await isJournalEmpty(dataDir)) {
+        await queue.add([], oldest)
+        return { from: oldest }
+      }
+      if (readIdentity(dataDir))
+        return { lost: 'the deliveries are in Postgres: set DATABASE_URL, or run "b24-receiver move embedded"' }
+      return { lost: misfit ? `${path} does not fit its journal: ${misfit}` : `${path} ${unknown}` }
     },
-    lost: readIdentity(dataDir)
-      ? `the deliveries are in Postgres: set DATABASE_URL, or run "b24-receiver move embedded"`
-      : `${path} does not say how far the journal was followed: it was lost, or the journal was`,
     async close() {
       ownWrites.close()
       await queue.close()

@@ -8,7 +8,7 @@ import { loadSdk } from '../bitrix24/transport.ts'
 import { type Config, readConfig } from '../config.ts'
 import { oldest, type Position, positionOfLast, positionOfTime } from '../journal/follow.ts'
 import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
-import { journalDir, listSegments } from '../journal/segments.ts'
+import { journalDir } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
 import { openParent, parentOption } from '../start-child.ts'
 import { explainStart } from '../start-error.ts'
@@ -108,6 +108,8 @@ async function run(): Promise<void> {
     concurrency: runs ? config.concurrency : 0,
     log,
     onOutcome: report.outcome,
+    onDamage: ({ at: { segment, offset }, events }) =>
+      report.tell({ type: 'damaged', line: { segment, offset, events } }),
     // Where others run them, that is all there is to do.
     onForwarded: () => void (runs || report.tell({ type: 'worked' })),
   })
@@ -151,11 +153,11 @@ async function waitForLock(): Promise<{ release(): void } | undefined> {
 
 /** A position that is lost, or belongs to another journal, is not guessed. */
 async function startPosition(engine: Engine): Promise<Position> {
-  const position = await engine.startPosition((await listSegments(config.dataDir)).at(-1)?.number ?? 0)
-  if (position !== undefined) return position
+  const start = await engine.startPosition()
+  if ('from' in start) return start.from
   if (config.dispatchFrom === undefined)
     throw new Waiting(
-      `${engine.lost}. Start with DISPATCH_FROM=oldest (all handlers run again for every event there is), DISPATCH_FROM=now (what was owed is dropped) or DISPATCH_FROM=2026-11-23T08:00:00Z`,
+      `${start.lost}. Start with DISPATCH_FROM=oldest (all handlers run again for every event there is), DISPATCH_FROM=now (what was owed is dropped) or DISPATCH_FROM=2026-11-23T08:00:00Z`,
     )
   const from =
     config.dispatchFrom === 'oldest'

@@ -11,6 +11,13 @@ export interface Dead {
   readonly reason: string
 }
 
+/** A line of the journal that it could not read, see journal/damage.ts. */
+export interface DamagedLine {
+  readonly segment: number
+  readonly offset: number
+  readonly events: readonly string[]
+}
+
 /** What a dispatcher tells its receiver. */
 export type FromDispatcher =
   /** Its event loop turns. */
@@ -26,6 +33,7 @@ export type FromDispatcher =
   /** A run ended. */
   | { readonly type: 'worked' }
   | { readonly type: 'dead'; readonly dead: Dead }
+  | { readonly type: 'damaged'; readonly line: DamagedLine }
   /** To be journalled; answered with `appended` and the same number. */
   | { readonly type: 'append'; readonly request: number; readonly events: readonly Event[] }
   /** What was missed while the receiver was down is journalled. */

@@ -50,9 +50,9 @@ export async function moveToPostgres({ dataDir, url, heartbeat }: MoveParts): Pr
       }
       await moveTheRest(transaction, db, keys)
       await transaction.query(
-        `INSERT INTO b24_receiver.position (receiver, segment, "offset") VALUES ($1, $2, $3)
+        `INSERT INTO b24_receiver.position (receiver, segment, "offset", first) VALUES ($1, $2, $3, $4)
          ON CONFLICT (receiver) DO NOTHING`,
-        [identity.id, position.segment, position.offset],
+        [identity.id, position.segment, position.offset, position.first ?? null],
       )
       return { deliveries: keys.size, owed }
     })

@@ -140,9 +140,10 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
             unseen.map((about) => ({ about, seen: null })),
           )
           await transaction.query(
-            `INSERT INTO b24_receiver.position (receiver, segment, "offset") VALUES ($1, $2, $3)
-               ON CONFLICT (receiver) DO UPDATE SET segment = excluded.segment, "offset" = excluded."offset"`,
-            [receiver, position.segment, position.offset],
+            `INSERT INTO b24_receiver.position (receiver, segment, "offset", first) VALUES ($1, $2, $3, $4)
+               ON CONFLICT (receiver) DO UPDATE
+               SET segment = excluded.segment, "offset" = excluded."offset", first = excluded.first`,
+            [receiver, position.segment, position.offset, position.first ?? null],
           )
         })
       }

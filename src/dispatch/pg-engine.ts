@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs'
+import { misfitOf } from '../journal/fit.ts'
 import { oldest } from '../journal/follow.ts'
 import { isJournalEmpty } from '../journal/segments.ts'
 import type { Engine, EngineParts } from './engine.ts'
@@ -27,24 +28,25 @@ export async function openPostgresEngine({
     heartbeat: heartbeatOf(handlerStall),
     log,
   })
-  const isLeft = existsSync(queuePath(dataDir))
   return {
     queue,
     ownWrites: openPgOwnWrites({ database }),
     loopBreaker: openPgLoopBreaker({ database }),
     openBudget: (parts) => openPgBudget({ ...parts, database, log }),
-    async startPosition(newest) {
-      if (isLeft) return undefined
+    async startPosition() {
+      if (existsSync(queuePath(dataDir)))
+        return { lost: `${queuePath(dataDir)} still has the deliveries: run "b24-receiver move postgres" first` }
       const position = identity.isNew ? undefined : await queue.position()
-      if (position !== undefined && position.segment <= newest) return position
-      if (!identity.isNew && !(await isJournalEmpty(dataDir))) return undefined
-      await queue.add([], oldest)
-      markKnown(dataDir, identity)
-      return oldest
+      const misfit = position && (await misfitOf(dataDir, position))
+      if (position && misfit === undefined) return { from: position }
+      if (identity.isNew || (await isJournalEmpty(dataDir))) {
+        await queue.add([], oldest)
+        markKnown(dataDir, identity)
+        return { from: oldest }
+      }
+      if (misfit) return { lost: `the position in the database does not fit the journal: ${misfit}` }
+      return { lost: 'the database does not say how far the journal was followed: it was lost, or the journal was' }
     },
-    lost: isLeft
-      ? `${queuePath(dataDir)} still has the deliveries: run "b24-receiver move postgres" first`
-      : 'the database does not say how far the journal was followed: it was lost, or the journal was',
     async close() {
       await queue.close()
       await database.close()

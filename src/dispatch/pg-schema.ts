@@ -2,6 +2,7 @@ import type { Position } from '../journal/follow.ts'
 import type { Session, Transaction } from './pg-database.ts'
 import { functions } from './pg-functions.ts'
 import type { QueueState } from './queue.ts'
+import { toPosition } from './sqlite-schema.ts'
 
 /** Of pg-boss, which has its tables for itself. Ours are in `b24_receiver`. */
 export const bossSchema = 'b24_receiver_jobs'
@@ -131,6 +132,8 @@ const migrations = [
   // all of them look alike, and the plan stays when much is.
   `DROP INDEX b24_receiver.delivery_owed;
    CREATE INDEX delivery_owed ON b24_receiver.delivery (created_at) WHERE ended_at IS NULL`,
+  // The id of the segment's first event; NULL until it is known.
+  'ALTER TABLE b24_receiver.position ADD COLUMN first text',
 ]
 
 /** The database holds what this version cannot use. */
@@ -163,10 +166,10 @@ export async function migrate(session: Transaction): Promise<void> {
 }
 
 export async function readPosition(session: Session, receiver: string): Promise<Position | undefined> {
-  const [row] = await session.query('SELECT segment, "offset" FROM b24_receiver.position WHERE receiver = $1', [
+  const [row] = await session.query('SELECT segment, "offset", first FROM b24_receiver.position WHERE receiver = $1', [
     receiver,
   ])
-  return row && { segment: Number(row['segment']), offset: Number(row['offset']) }
+  return row && toPosition(row)
 }
 
 /** Counts through the partial indexes: what is done, however much, costs nothing. */

@@ -33,6 +33,25 @@ export function knownHandlers(dataDir: string): string[] {
 }
 
 /**
+ * The number of the segment into which the journal was followed, and 0 where that is not known: what is wrong with the file
+ * the dispatcher says. Without touching it, as above.
+ */
+export function followedSegment(dataDir: string): number {
+  const path = queuePath(dataDir)
+  if (!existsSync(path)) return 0
+  try {
+    const db = new DatabaseSync(path, { readOnly: true })
+    try {
+      return Number(db.prepare('SELECT segment FROM position').get()?.['segment'] ?? 0)
+    } finally {
+      db.close()
+    }
+  } catch {
+    return 0
+  }
+}
+
+/**
  * Where the journal is empty, following begins at its start: settled on disk before the first post is accepted, so that a
  * `dispatch.db` that is missing later is known to be lost.
  */
@@ -68,7 +87,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
   let watching: NodeJS.Timeout | undefined
 
   const sql = {
-    setPosition: db.prepare('INSERT OR REPLACE INTO position (one, segment, offset) VALUES (1, ?, ?)'),
+    setPosition: db.prepare('INSERT OR REPLACE INTO position (one, segment, offset, first) VALUES (1, ?, ?, ?)'),
     // A wait that began in the future, or ends later than it may, began before the clock was put back.
     wakeDue: db.prepare(
       "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND due <= ?",
@@ -172,7 +191,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       inTransaction(db, () => {
         for (const delivery of deliveries) lanes.add(delivery)
         for (const { handler, event } of unseen) sql.unsee.run(handler, laneOf(event))
-        sql.setPosition.run(position.segment, position.offset)
+        sql.setPosition.run(position.segment, position.offset, position.first ?? null)
       })
     },
     claim(wanted, limit) {

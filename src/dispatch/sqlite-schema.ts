@@ -99,6 +99,8 @@ const migrations = [
    ) STRICT, WITHOUT ROWID`,
   // A file beside it says it now, see load-report.ts.
   'DROP TABLE broken',
+  // The id of the segment's first event; NULL until it is known.
+  'ALTER TABLE position ADD COLUMN first TEXT',
 ]
 
 function versionOf(db: DatabaseSync): number {
@@ -136,8 +138,13 @@ export function inTransaction<T>(db: DatabaseSync, work: () => T): T {
 }
 
 export function readPosition(db: DatabaseSync): Position | undefined {
-  const row = db.prepare('SELECT segment, offset FROM position').get()
-  return row && { segment: Number(row['segment']), offset: Number(row['offset']) }
+  const row = db.prepare('SELECT segment, offset, first FROM position').get()
+  return row && toPosition(row)
+}
+
+/** As either engine keeps it. */
+export function toPosition({ segment, offset, first }: Readonly<Record<string, unknown>>): Position {
+  return { segment: Number(segment), offset: Number(offset), ...(typeof first === 'string' && { first }) }
 }
 
 /** The handlers that ever ran, from a file of any version, without migrating it. */

@@ -1,14 +1,18 @@
+import { isUtf8 } from 'node:buffer'
 import { existsSync, type FSWatcher, watch } from 'node:fs'
 import { type FileHandle, stat } from 'node:fs/promises'
 import { type Logger, pino } from 'pino'
 import type { Event } from '../intake/event.ts'
 import { type Block, type Blocks, newline, readBlocks } from './blocks.ts'
-import { journalDir, listSegments, openToRead } from './segments.ts'
+import { type Damage, readableIds } from './damage.ts'
+import { firstId, journalDir, listSegments, openToRead, type Segment } from './segments.ts'
 
 /** The next byte to read. A position in a segment that is gone, or past the end of a sealed one, means the next one. */
 export interface Position {
   readonly segment: number
   readonly offset: number
+  /** The id of the segment's first event, where it is known: whether a segment of that number is the one, see fit.ts. */
+  readonly first?: string | undefined
 }
 
 /** A line of the journal: the event, and what pino adds. */
@@ -34,6 +38,7 @@ export interface FollowParts {
   readonly wait?: boolean
   /** Only lines that hold this text are read, which is much faster than reading all. */
   readonly needle?: string | undefined
+  readonly onDamage?: (damage: Damage) => void
   readonly log: Logger
 }
 
@@ -52,11 +57,13 @@ const pollInterval = 1000
  * Reads the journal on from a position, across segments, and waits for more like `tail -F`. Only whole lines are read; a
  * whole line that is no event is skipped and logged with its place.
  */
-export async function* follow({ dataDir, from, signal, wait = true, needle, log }: FollowParts): AsyncGenerator<Batch> {
+export async function* follow(parts: FollowParts): AsyncGenerator<Batch> {
+  const { dataDir, from, signal, wait = true, needle, onDamage = () => undefined, log } = parts
   const bell = createBell(journalDir(dataDir), signal)
   const sought = needle === undefined ? undefined : Buffer.from(needle)
-  let file: { readonly handle: FileHandle; readonly blocks: Blocks } | undefined
+  let file: (Segment & { readonly handle: FileHandle; readonly blocks: Blocks }) | undefined
   let position = from
+  let next: Segment | undefined
   let skipped = 0
   try {
     while (!signal.aborted) {
@@ -64,7 +71,7 @@ export async function* follow({ dataDir, from, signal, wait = true, needle, log 
       file ??= await openSegment(position)
       let block = await file?.blocks.next()
       if (block === undefined) {
-        const next = (await listSegments(dataDir)).find((segment) => segment.number > position.segment)
+        next = (await listSegments(dataDir)).find(isBehind)
         if (next === undefined && !wait) return
         if (next === undefined) {
           await bell.rung()
@@ -83,7 +90,9 @@ export async function* follow({ dataDir, from, signal, wait = true, needle, log 
       }
       const { segment } = position
       const entries = sought === undefined ? readAll(block, segment) : search(block, segment, sought)
-      position = { segment, offset: block.offset + block.bytes.length }
+      // Before it has a line a segment cannot be told from another.
+      const first = position.first ?? (file && (await firstId(file.handle)))
+      position = { segment, offset: block.offset + block.bytes.length, ...(first !== undefined && { first }) }
       yield { entries, position }
     }
   } finally {
@@ -91,15 +100,28 @@ export async function* follow({ dataDir, from, signal, wait = true, needle, log 
     await file?.handle.close()
   }
 
-  async function openSegment({ segment, offset }: Position) {
-    const found = (await listSegments(dataDir)).find(({ number }) => number === segment)
-    if (found === undefined) return undefined
-    // An empty one goes when there is a later one.
-    const handle = await openToRead(found)
-    return handle && { handle, blocks: readBlocks(handle, offset, needle === undefined ? chunkSize : searchSize) }
+  /** By its path where two have one number: neither is passed over. */
+  function isBehind({ number, path }: Segment): boolean {
+    return number > position.segment || (number === position.segment && file !== undefined && path > file.path)
+  }
+
+  async function openSegment({ segment, offset, first }: Position) {
+    for (const found of await listSegments(dataDir)) {
+      if (next === undefined ? found.number !== segment : found.path !== next.path) continue
+      // An empty one goes when there is a later one.
+      const handle = await openToRead(found)
+      if (handle === undefined) continue
+      const known = next === undefined && first !== undefined ? await firstId(handle) : undefined
+      if (known === undefined || known === first)
+        return { ...found, handle, blocks: readBlocks(handle, offset, sought === undefined ? chunkSize : searchSize) }
+      await handle.close()
+    }
+    return undefined
   }
 
   function readAll({ bytes, offset }: Block, segment: number): Batch['entries'] {
+    // Of what is no UTF-8 the text would be longer than the bytes.
+    if (!isUtf8(bytes)) return readDamaged({ bytes, offset }, segment)
     let at = { segment, offset }
     return bytes
       .toString()
@@ -111,13 +133,25 @@ export async function* follow({ dataDir, from, signal, wait = true, needle, log 
       })
   }
 
+  function readDamaged({ bytes, offset }: Block, segment: number): Batch['entries'] {
+    const entries: Batch['entries'][number][] = []
+    for (let start = 0, end = 0; start < bytes.length; start = end + 1) {
+      end = bytes.indexOf(newline, start)
+      const at = { segment, offset: offset + start }
+      const line = bytes.subarray(start, end)
+      if (isUtf8(line)) entries.push(...(line.length === 0 ? [] : parse(line.toString(), at)))
+      else skip(line, at)
+    }
+    return entries
+  }
+
   /** Only what is found is made a text: that is what costs the time. */
   function search({ bytes, offset }: Block, segment: number, sought: Buffer): Batch['entries'] {
-    const entries: { event: JournalledEvent; at: Position }[] = []
+    const entries: Batch['entries'][number][] = []
     for (let found = bytes.indexOf(sought); found !== -1; ) {
       const start = bytes.lastIndexOf(newline, found) + 1
       const end = bytes.indexOf(newline, found)
-      entries.push(...parse(bytes.toString('utf8', start, end), { segment, offset: offset + start }))
+      entries.push(...readDamaged({ bytes: bytes.subarray(start, end + 1), offset: offset + start }, segment))
       found = bytes.indexOf(sought, end)
     }
     return entries
@@ -125,8 +159,17 @@ export async function* follow({ dataDir, from, signal, wait = true, needle, log 
 
   function parse(line: string, at: Position): Batch['entries'] {
     const event = parseEvent(line)
-    if (event === undefined) log.error({ ...at, skipped: ++skipped }, 'a line of the journal is no event; skipped')
+    if (event === undefined) skip(Buffer.from(line), at)
     return event === undefined ? [] : [{ event, at }]
+  }
+
+  function skip(line: Buffer, at: Position): void {
+    const events = readableIds(line)
+    log.error(
+      { ...at, ...(events.length > 0 && { events }), skipped: ++skipped },
+      'a line of the journal is no event; skipped',
+    )
+    onDamage({ at, events })
   }
 }
 

@@ -1,14 +1,28 @@
-import { close, fdatasync, open as openFile, write } from 'node:fs'
-import { rm, truncate } from 'node:fs/promises'
+import { close, fdatasync, ftruncate, open as openFile, write } from 'node:fs'
+import { mkdir, rm, truncate } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import { type Logger, pino } from 'pino'
 import type { Event } from '../intake/event.ts'
 import { Refusal } from '../refusal.ts'
 import { createLastResort } from './last-resort.ts'
+import { highestOf, readNumbers, withEmpty, writeNumbers } from './numbers.ts'
+import {
+  bringBack,
+  isReachable,
+  type Place,
+  placeOf,
+  placeOfOpen,
+  requireHome,
+  requireReachable,
+  restoreSegment,
+} from './reach.ts'
 import {
   createSegment,
   cutSegment,
+  journalDir,
   listSegments,
+  nameOf,
+  numberOf,
   pointStableName,
   type Segment,
   sealLast,
@@ -44,6 +58,8 @@ export interface JournalParts {
   readonly dataDir: string
   /** Bytes after which a segment is full. */
   readonly segmentSize: number
+  /** A number that others know a segment to have had: it is not used again. */
+  readonly usedNumber?: number
   readonly log: Logger
   readonly now?: () => Date
   readonly lastResort?: (lines: readonly string[]) => Promise<void>
@@ -81,6 +97,7 @@ interface Group {
 interface Writing {
   readonly segment: Segment
   readonly fd: number
+  readonly place: Place
   readonly date: string
   durable: number
 }
@@ -90,6 +107,7 @@ const disk = {
   open: promisify(openFile),
   write: promisify(write),
   fdatasync: promisify(fdatasync),
+  ftruncate: promisify(ftruncate),
   close: promisify(close),
 }
 
@@ -101,6 +119,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
   const {
     dataDir,
     segmentSize,
+    usedNumber,
     log,
     now = () => new Date(),
     lastResort = createLastResort(),
@@ -114,10 +133,16 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
   let trouble: string | undefined
   let lastEventAt: number | undefined
   let isFailureTold = false
+  let { newest, empty } = await readNumbers(dataDir)
+  await bringBackLast()
   const last = await sealLast(dataDir, log)
-  let number = last?.segment.number ?? 0
+  const home = await placeOf(dataDir)
+  let number = highestOf(last?.segment.number, numberOf(newest ?? ''), usedNumber)
   // The last number that has lines; what comes after it is empty.
-  let used = last?.isEmpty ? number - 1 : number
+  let used = last?.isEmpty ? last.segment.number - 1 : number
+  if (last?.isEmpty) empty = withEmpty(empty, last.segment.number, last.segment.number)
+  // From this number on no segment has had a line.
+  let unused = number + 1
   let file: Writing | undefined = await openSegment()
 
   // pino makes the line and hands it over before info() returns.
@@ -126,15 +151,28 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     { write: (line) => void group.lines.push(line) },
   )
 
+  /** Where journal.json says its name, under that; else behind all others, for whoever follows to read it. */
+  async function bringBackLast(): Promise<void> {
+    await mkdir(journalDir(dataDir), { recursive: true })
+    const highest = (await listSegments(dataDir)).at(-1)?.number
+    const otherwise = () => nameOf(highestOf(highest, numberOf(newest ?? ''), usedNumber) + 1, now())
+    await bringBack(dataDir, numberOf(newest ?? '') === undefined ? undefined : newest, otherwise, log)
+  }
+
   async function openSegment(): Promise<Writing> {
     const at = now()
     let fd: number | undefined
     try {
-      // A number is never used twice, whatever fails on the way.
-      const segment = await createSegment(dataDir, ++number, at)
-      fd = await disk.open(segment.path, 'a')
+      await requireHome(dataDir, home)
+      // A number is never used twice, whatever fails on the way, and whatever is removed afterwards.
+      newest = nameOf(++number, at)
+      empty = withEmpty(empty, unused, number - 1)
+      await writeNumbers(dataDir, { newest, empty })
+      const segment = await createSegment(dataDir, number, at)
+      // To be read, too, where its name is lost.
+      fd = await disk.open(segment.path, 'a+')
       await pointStableName(dataDir, segment)
-      return { segment, fd, date: utcDate(at), durable: 0 }
+      return { segment, fd, place: await placeOfOpen(fd), date: utcDate(at), durable: 0 }
     } catch (error) {
       if (fd !== undefined) await disk.close(fd)
       throw error
@@ -194,18 +232,21 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     const { lines, size, durable } = current
     const bytes = Buffer.from(lines.join(''))
     if (file && (file.durable >= segmentSize || file.date !== utcDate(now()))) {
-      const { fd } = file
+      const full = file
       file = undefined
+      await restoreIfLost(full)
       // All of it is on disk: a close that fails loses nothing.
-      await disk.close(fd).catch(() => undefined)
+      await disk.close(full.fd).catch(() => undefined)
     }
     file ??= await openSegment()
     await writeWhole(file.fd, bytes)
     const started = performance.now()
     await disk.fdatasync(file.fd)
     onSync({ lines: lines.length, ms: performance.now() - started })
+    await requireReachable(file.segment.path, file.place)
     file.durable += bytes.length
     used = file.segment.number
+    unused = used + 1
     lastEventAt = now().getTime()
     clearTimeout(current.timer)
     waiting -= size
@@ -226,6 +267,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
 
   async function probe(): Promise<void> {
     try {
+      await requireHome(dataDir, home)
       await tryDisk(dataDir)
       file ??= await openSegment()
       recover()
@@ -244,8 +286,10 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
     const abandoned = file
     file = undefined
     if (abandoned === undefined) return
+    const wasLost = await restoreIfLost(abandoned)
     // The descriptor is gone either way.
     await disk.close(abandoned.fd).catch(() => undefined)
+    if (wasLost) return
     try {
       // Of one that never had a line nothing is kept, so that a disk that fails for long does not fill with what was refused.
       if (abandoned.durable === 0) await truncate(abandoned.segment.path)
@@ -254,6 +298,20 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
       // What was refused may stay in the journal then, and be handled: less harm than a line that is lost.
       log.error({ err: error, segment: abandoned.segment.path }, 'a segment could not be cut after a failed write')
     }
+  }
+
+  /** A segment whose name is gone, with lines that were acknowledged. @returns whether it was so */
+  async function restoreIfLost({ segment, fd, place, durable }: Writing): Promise<boolean> {
+    try {
+      if (await isReachable(segment.path, place)) return false
+      // Somewhere it still is what it was, and nothing may be written where DATA_DIR is another folder.
+      if (!(await isReachable(dataDir, home))) await disk.ftruncate(fd, durable)
+      else await restoreSegment(segment, dataDir, fd, durable)
+      log.error({ segment: segment.path, bytes: durable }, 'the segment being written was removed or moved')
+    } catch (error) {
+      log.error({ err: error, segment: segment.path }, 'a segment that was removed cannot be put back')
+    }
+    return true
   }
 
   /** Gives the events to the last resort, and only then tells those who wait. */
@@ -299,6 +357,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
       closed = true
       clearInterval(probing)
       await writing
+      if (file) await restoreIfLost(file)
       if (file) await disk.close(file.fd)
       file = undefined
     },

@@ -37,6 +37,20 @@ export function parseRefusedLine(text: string, held: readonly string[]): Event |
   }
 }
 
+/**
+ * The events of a line as `parseRefusedLine` reads them. A disk that damages a line may take the newline between two, or
+ * leave bytes of its own around them.
+ */
+export function parseRefusedLines(text: string, held: readonly string[]): readonly Event[] {
+  const starts = [...text.matchAll(/\{"level":\d+,/g)].map(({ index }) => index)
+  // One that was made by hand may begin with anything.
+  if (starts.length === 0) return [parseRefusedLine(text, held)].filter((event) => event !== undefined)
+  return starts.flatMap((start, at) => {
+    const one = text.slice(start, starts[at + 1])
+    return parseRefusedLine(one.slice(0, one.lastIndexOf('}') + 1), held) ?? []
+  })
+}
+
 const uuid = /^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/
 
 function readObject(text: string): Record<string, unknown> | undefined {

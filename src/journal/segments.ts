@@ -15,6 +15,7 @@ import {
 import { basename, join, relative } from 'node:path'
 import type { Logger } from 'pino'
 import { codeOf } from '../error-code.ts'
+import { lengthOfWhole, readableIds } from './damage.ts'
 
 /** One file of the journal. The number orders them, not the clock. */
 export interface Segment {
@@ -23,6 +24,12 @@ export interface Segment {
 }
 
 const fileName = /^(\d{12})-\d{4}-\d{2}-\d{2}\.ndjson$/
+
+/** `undefined` when it is no segment's name. */
+export function numberOf(name: string): number | undefined {
+  const digits = fileName.exec(name)?.[1]
+  return digits === undefined ? undefined : Number(digits)
+}
 
 export function journalDir(dataDir: string): string {
   return join(dataDir, 'journal')
@@ -38,13 +45,13 @@ export async function listSegments(dataDir: string): Promise<Segment[]> {
   const dir = journalDir(dataDir)
   const names = await readdir(dir)
   return names
-    .map((name) => ({ number: Number(fileName.exec(name)?.[1] ?? Number.NaN), path: join(dir, name) }))
+    .map((name) => ({ number: numberOf(name) ?? Number.NaN, path: join(dir, name) }))
     .filter((segment) => !Number.isNaN(segment.number))
-    .sort((a, b) => a.number - b.number)
+    .sort((a, b) => a.number - b.number || (a.path < b.path ? -1 : 1))
 }
 
 /** `undefined` when it was removed since it was listed. */
-export async function openToRead({ path }: Segment): Promise<FileHandle | undefined> {
+export async function openToRead({ path }: Pick<Segment, 'path'>): Promise<FileHandle | undefined> {
   try {
     return await open(path, 'r')
   } catch (error) {
@@ -52,6 +59,16 @@ export async function openToRead({ path }: Segment): Promise<FileHandle | undefi
     throw error
   }
 }
+
+/** The id of the first event; `undefined` where there is none yet, or it cannot be read. */
+export async function firstId(handle: FileHandle): Promise<string | undefined> {
+  const { buffer, bytesRead } = await handle.read(Buffer.alloc(idIsWithin), 0, idIsWithin, 0)
+  const [line = ''] = buffer.toString('latin1', 0, bytesRead).split('\n')
+  return /"id":"([^"]{1,64})"/.exec(line)?.[1]
+}
+
+/** Bytes: pino's level and time, and then the id, stand before whatever a portal sent. */
+const idIsWithin = 160
 
 /** Whether no event was ever journalled here, or all of them are gone. */
 export async function isJournalEmpty(dataDir: string): Promise<boolean> {
@@ -66,11 +83,14 @@ export async function isJournalEmpty(dataDir: string): Promise<boolean> {
 export async function createSegment(dataDir: string, number: number, now: Date): Promise<Segment> {
   const dir = journalDir(dataDir)
   await mkdir(dir, { recursive: true })
-  const name = `${String(number).padStart(12, '0')}-${utcDate(now)}.ndjson`
-  const segment = { number, path: join(dir, name) }
+  const segment = { number, path: join(dir, nameOf(number, now)) }
   await (await open(segment.path, 'ax')).close()
   for (const folder of [dir, dataDir]) await syncFolder(folder)
   return segment
+}
+
+export function nameOf(number: number, now: Date): string {
+  return `${String(number).padStart(12, '0')}-${utcDate(now)}.ndjson`
 }
 
 /**
@@ -93,8 +113,8 @@ export async function pointStableName(dataDir: string, segment: Segment): Promis
 }
 
 /**
- * Seals the last segment of an earlier process: what follows its last whole line, or the first NUL that a power cut left
- * where data should be, was never acknowledged and is cut.
+ * Seals the last segment of an earlier process: what follows its last whole line is cut. A line before it that is damaged
+ * stays in its place: those behind it may have been acknowledged, and a position must not come to mean another line.
  *
  * @returns the last segment, and whether it holds nothing and never did; `undefined` on the first start
  */
@@ -106,8 +126,7 @@ export async function sealLast(
   const segment = (await listSegments(dataDir)).at(-1)
   if (segment === undefined) return undefined
   const bytes = await readFile(segment.path)
-  const nul = bytes.indexOf(0)
-  const end = bytes.subarray(0, nul === -1 ? bytes.length : nul).lastIndexOf('\n') + 1
+  const end = lengthOfWhole(bytes)
   try {
     if (end < bytes.length) await cutSegment(segment, end, log)
   } catch (error) {
@@ -117,7 +136,10 @@ export async function sealLast(
   return { segment, isEmpty: end === 0 }
 }
 
-/** Cuts a segment to this many bytes; what was behind them goes to a file beside it, if there is room. */
+/**
+ * Cuts a segment to this many bytes; what was behind them goes to a file beside it, if there is room. An event in it was
+ * most likely never acknowledged, but a disk may also damage a line that was: what can be read of it is named.
+ */
 export async function cutSegment(segment: Segment, size: number, log: Logger): Promise<void> {
   const rest = (await readFile(segment.path)).subarray(size)
   if (rest.length === 0) return
@@ -128,14 +150,22 @@ export async function cutSegment(segment: Segment, size: number, log: Logger): P
     () => rm(beside, { force: true }).then(() => false),
   )
   await truncate(segment.path, size)
+  const events = readableIds(rest)
   log.warn(
-    { segment: segment.path, bytes: rest.length, ...(isKept && { kept_in: beside }) },
+    {
+      segment: segment.path,
+      bytes: rest.length,
+      ...(isKept && { kept_in: beside, to_bring_back: `b24-receiver import ${beside}` }),
+      ...(events.length > 0 && { events }),
+    },
     'the end of a segment was cut',
   )
 }
 
 /** Resolves when the disk takes and keeps as much as a large event. */
 export async function tryDisk(dataDir: string): Promise<void> {
+  // It may have been removed.
+  await mkdir(journalDir(dataDir), { recursive: true })
   const path = join(journalDir(dataDir), 'probe')
   try {
     const file = await open(path, 'w')
@@ -155,7 +185,7 @@ export function utcDate(date: Date): string {
   return date.toISOString().slice(0, 10)
 }
 
-async function syncFolder(path: string): Promise<void> {
+export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r')
   try {
     await folder.sync()

@@ -2,6 +2,8 @@ import { existsSync } from 'node:fs'
 import { type FileHandle, stat } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Block, newline, readBlocks } from './blocks.ts'
+import { readableIds } from './damage.ts'
+import { misfitIn, twinsOf } from './fit.ts'
 import type { Position } from './follow.ts'
 import { createIdSet } from './id-set.ts'
 import { checkLine } from './line-check.ts'
@@ -52,18 +54,13 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
   }
 
   const segments = await listSegments(dataDir)
-  for (const [index, segment] of segments.entries()) {
-    if (segment.number === segments[index - 1]?.number)
-      await tell(segment.path, undefined, 'has a number that is taken')
+  const twins = twinsOf(segments)
+  for (const segment of segments) {
+    if (twins.some(([, twin]) => twin === segment)) await tell(segment.path, undefined, 'has a number that is taken')
     await verifySegment(segment)
   }
-  const newest = segments.at(-1)
-  if (position && position.segment > (newest?.number ?? 0))
-    await tell(
-      dataDir,
-      undefined,
-      `the journal was followed into segment ${position.segment}, and there is none so new`,
-    )
+  const misfit = position && (await misfitIn(dataDir, segments, position))
+  if (misfit) await tell(dataDir, undefined, misfit)
   if (!(await isStableNameRight(dataDir)))
     await tell(stableName(dataDir), undefined, 'is not the newest segment, so tail -F shows nothing new')
   return { ...counted, first, last }
@@ -106,7 +103,7 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
       if (at === wanted?.offset) isFound = true
       counted.lines++
       const line = checkLine(bytes.subarray(start, end))
-      if (typeof line === 'string') await tell(path, at, line)
+      if (typeof line === 'string') await tell(path, at, line + nameEvents(bytes.subarray(start, end)))
       else {
         if (!ids.add(line.id)) await tell(path, at, `has the id of an earlier line, ${line.id}`)
         first ??= line.time
@@ -138,6 +135,12 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
   async function isSealed({ number }: Segment): Promise<boolean> {
     return (await listSegments(dataDir)).some((segment) => segment.number > number)
   }
+}
+
+/** What stood in a line that cannot be read, as far as that can be told. */
+function nameEvents(line: Buffer): string {
+  const ids = readableIds(line)
+  return ids.length === 0 ? '' : ` (event ${ids.join(', ')})`
 }
 
 /** Between two looks at a name that is wrong, in milliseconds: a segment has its number before it has the name. */

@@ -14,7 +14,7 @@ export interface ReceiverMetricsParts {
   readonly supervisor?: () => Supervised | undefined
 }
 
-type Supervised = Pick<Supervisor, 'trouble' | 'state' | 'ends' | 'metrics'>
+type Supervised = Pick<Supervisor, 'trouble' | 'state' | 'ends' | 'damaged' | 'metrics'>
 
 export interface ReceiverMetrics extends Omit<PostMetrics, 'exposition'> {
   readonly synced: (sync: Sync) => void
@@ -97,6 +97,15 @@ function addDispatcher(
     collect() {
       this.reset()
       this.inc(supervisor()?.ends() ?? 0)
+    },
+  })
+  new Counter({
+    name: 'b24_journal_damaged_lines_total',
+    help: 'Lines of the journal that the dispatcher could not read and passed over.',
+    registers,
+    collect() {
+      this.reset()
+      this.inc(supervisor()?.damaged().count ?? 0)
     },
   })
   new Gauge({

@@ -26,14 +26,16 @@ export default ({ object }) => {
   await until('waiting', () => receiver.logged('failed, will be tried again').length === 1)
 
   const named = tableOf(page, 'in `DATA_DIR`', 'what').flatMap((cells) => [
-    ...cells.join(' ').matchAll(/`(dispatch\.db|events\.ndjson|loaded\.json|receiver\.lock|dispatcher\.lock)/g),
+    ...cells
+      .join(' ')
+      .matchAll(/`(dispatch\.db|events\.ndjson|journal\.json|loaded\.json|receiver\.lock|dispatcher\.lock)/g),
   ])
   const there = readdirSync(receiver.dataDir)
   expect(there).toEqual(expect.arrayContaining(named.map(([, name]) => name)))
   expect(
     there.filter(
       (name) =>
-        !/^(dispatch\.db(-wal|-shm)?|events\.ndjson|loaded\.json|(receiver|dispatcher)\.lock(-journal)?|journal)$/.test(
+        !/^(dispatch\.db(-wal|-shm)?|events\.ndjson|(journal|loaded)\.json|(receiver|dispatcher)\.lock(-journal)?|journal)$/.test(
           name,
         ),
     ),

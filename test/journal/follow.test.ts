@@ -6,6 +6,7 @@ import { pathToFileURL } from 'node:url'
 import fc from 'fast-check'
 import { pino } from 'pino'
 import { expect, onTestFinished, test } from 'vitest'
+import type { Damage } from '../../src/journal/damage.ts'
 import {
   type Batch,
   follow,
@@ -106,6 +107,39 @@ test('a line that is no event is skipped and told with its place', async () => {
   const { ids, log } = await read(dataDir, oldest, 2)
   expect(ids).toEqual([1, 2])
   expect(log).toContain(`"segment":1,"offset":${line(1).length}`)
+})
+
+test('where a line is damaged the others come, each with its place, and the events that it held are named', async () => {
+  const ours = (id: number) => `{"level":30,"time":"2026-11-23T08:00:00.000Z","id":"${id}","event":"E","more":"я"}\n`
+  const lines = [1, 2, 3, 4, 5].map((id) => Buffer.from(ours(id)))
+  const joined = Buffer.from(`${ours(6).trimEnd()}x${ours(7)}`)
+  lines[1]?.fill(0, 70, 71)
+  lines[3]?.fill(0xff, 75, 76)
+  const { dataDir, paths } = await journalOf('')
+  const all = [...lines, joined, Buffer.from(ours(8))]
+  writeFileSync(paths[0] ?? '', Buffer.concat(all))
+  const offsetOf = (index: number) => all.slice(0, index).reduce((sum, { length }) => sum + length, 0)
+  const damages: Damage[] = []
+  const { signal } = new AbortController()
+  const { log, lines: logged } = collectLog()
+  const parts = { dataDir, from: oldest, signal, wait: false, log, onDamage: (one: Damage) => void damages.push(one) }
+  for (const needle of [undefined, '"event"']) {
+    damages.length = 0
+    const entries: Batch['entries'][number][] = []
+    for await (const batch of follow({ ...parts, needle })) entries.push(...batch.entries)
+    expect(entries.map(({ event, at }) => [event.id, at.offset])).toEqual([
+      ['1', offsetOf(0)],
+      ['3', offsetOf(2)],
+      ['5', offsetOf(4)],
+      ['8', offsetOf(6)],
+    ])
+    expect(damages.map(({ at, events }) => [at.offset, events])).toEqual([
+      [offsetOf(1), ['2']],
+      [offsetOf(3), ['4']],
+      [offsetOf(5), ['6', '7']],
+    ])
+  }
+  expect(logged.join('')).toContain(`"segment":1,"offset":${offsetOf(5)},"events":["6","7"]`)
 })
 
 test('a position past the end of a sealed segment, or in one that is gone, means the next', async () => {

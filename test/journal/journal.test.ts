@@ -159,7 +159,11 @@ describe('after a restart', () => {
     { what: 'half of the first line of two', tail: '{"level":30,"id":"3"}\n{"lev', kept: 22 },
     { what: 'the NUL bytes of a power cut', tail: Buffer.alloc(5000), kept: 0 },
     { what: 'half a line and NUL bytes', tail: Buffer.from(`{"id":"3${'\0'.repeat(4096)}`), kept: 0 },
-    { what: 'NUL bytes and old data', tail: Buffer.from(`${'\0'.repeat(512)}","id":"old"}\n{"id":"old"}\n`), kept: 0 },
+    { what: 'NUL bytes and the end of old data', tail: Buffer.from(`${'\0'.repeat(512)}","id":"old"}\n`), kept: 0 },
+    { what: 'a line that is damaged', tail: '{"level":30,"id":"3"\0\n', kept: 0 },
+    { what: 'a line that is no object', tail: '7\n', kept: 0 },
+    { what: 'an empty line', tail: '\n', kept: 0 },
+    { what: '64 KB of NUL bytes', tail: Buffer.alloc(64 * 1024), kept: 0 },
     { what: 'one byte', tail: '{', kept: 0 },
   ]
   test.for(ends)('$what at the end of the last segment is cut, kept beside it and reported', async ({ tail, kept }) => {
@@ -182,6 +186,48 @@ describe('after a restart', () => {
     await after.close()
     expect(await lastPath(dataDir)).not.toBe(path)
     expect((await journalled(dataDir)).filter((id) => id !== 3)).toEqual([1, 2, 4])
+  })
+
+  const damages: { what: string; damage: (line: Buffer) => Buffer }[] = [
+    { what: 'a NUL byte', damage: (line) => withByte(line, 40) },
+    { what: 'a NUL byte where it begins', damage: (line) => withByte(line, 0) },
+    { what: 'NUL bytes all over', damage: (line) => Buffer.concat([Buffer.alloc(line.length - 1), line.subarray(-1)]) },
+    { what: 'a byte that is no UTF-8', damage: (line) => withByte(line, 90, 0xff) },
+    { what: 'a newline within', damage: (line) => withByte(line, 60, 10) },
+    { what: 'no newline at its end', damage: (line) => withByte(line, line.length - 1, 'x'.charCodeAt(0)) },
+  ]
+  test.for(damages)('$what in a line costs none of those behind it', async ({ damage }) => {
+    const dataDir = temporaryFolder('journal')
+    const before = await open(dataDir)
+    await append(before, ...count(20))
+    await before.close()
+    const path = await lastPath(dataDir)
+    const lines = readFileSync(path, 'latin1').match(/.*\n/g) ?? []
+    const damaged = Buffer.concat(
+      lines.map((line, index) => (index === 4 ? damage(Buffer.from(line)) : Buffer.from(line))),
+    )
+    writeFileSync(path, damaged)
+    const after = await open(dataDir)
+    await append(after, 21)
+    await after.close()
+    expect(readFileSync(path)).toEqual(damaged)
+    expect(readdirSync(journalDir(dataDir)).filter((name) => name.endsWith('.cut'))).toEqual([])
+    expect(after.logged('the end of a segment was cut')).toEqual([])
+  })
+
+  test('what is cut is named as far as it can be read, and how to bring it back', async () => {
+    const dataDir = temporaryFolder('journal')
+    const before = await open(dataDir)
+    await append(before, ...count(3))
+    await before.close()
+    const path = await lastPath(dataDir)
+    const bytes = readFileSync(path)
+    writeFileSync(path, withByte(bytes, bytes.length - 5))
+    const after = await open(dataDir)
+    await after.close()
+    expect(after.logged('the end of a segment was cut')).toMatchObject([
+      { events: ['3'], to_bring_back: `b24-receiver import ${path}.cut` },
+    ])
   })
 
   test('a segment that ends well is neither cut nor appended to', async () => {
@@ -502,6 +548,12 @@ describe('a disk that refuses', () => {
     expect((await listSegments(dataDir)).length).toBeLessThan(4)
   })
 })
+
+function withByte(bytes: Buffer, at: number, byte = 0): Buffer {
+  const copy = Buffer.from(bytes)
+  copy[at] = byte
+  return copy
+}
 
 async function segmentsIfAny(dataDir: string) {
   return readdirSync(dataDir).length === 0 ? [] : listSegments(dataDir)

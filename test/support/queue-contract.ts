@@ -129,9 +129,9 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       const { queue, reopen } = await start()
       expect(await queue.position()).toBeUndefined()
       await queue.add([deliveryOf(eventOf(1))], { segment: 1, offset: 100 })
-      await queue.add([deliveryOf(eventOf(1)), deliveryOf(eventOf(2))], { segment: 2, offset: 7 })
+      await queue.add([deliveryOf(eventOf(1)), deliveryOf(eventOf(2))], { segment: 2, offset: 7, first: '1' })
       const next = await reopen()
-      expect(await next.position()).toEqual({ segment: 2, offset: 7 })
+      expect(await next.position()).toEqual({ segment: 2, offset: 7, first: '1' })
       expect(await tools(next).ids()).toEqual(['1', '2'])
     })
 

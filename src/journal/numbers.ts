@@ -1,0 +1,74 @@
+import { type FileHandle, open, readFile, rename } from 'node:fs/promises'
+import { join } from 'node:path'
+import { codeOf } from '../error-code.ts'
+import { isObject } from '../is-object.ts'
+
+/** From the first to the last number of a row. */
+type Range = readonly [first: number, last: number]
+
+/**
+ * What numbers the segments of a journal have had. The files alone do not tell: the newest may be removed, and its number
+ * must not come to mean another segment.
+ */
+export interface Numbers {
+  /** The name of the newest segment ever made, with its number; `undefined` where that is not known. */
+  readonly newest: string | undefined
+  /** Numbers of segments that went because no line of theirs was acknowledged. The last hundred rows of them. */
+  readonly empty: readonly Range[]
+}
+
+const mostRows = 100
+
+/** Twelve digits stand in a name; a damaged number must not use them up. */
+const largest = 999_999_999
+
+function pathOf(dataDir: string): string {
+  return join(dataDir, 'journal.json')
+}
+
+/** What is no such file is known as little as one that is missing: the start must not depend on it. */
+export async function readNumbers(dataDir: string): Promise<Numbers> {
+  try {
+    const found: unknown = JSON.parse(await readFile(pathOf(dataDir), 'utf8'))
+    if (isObject(found) && typeof found['newest'] === 'string' && Array.isArray(found['empty']))
+      return { newest: found['newest'], empty: found['empty'].filter(isRange) }
+  } catch (error) {
+    if (!(error instanceof SyntaxError) && codeOf(error) !== 'ENOENT') throw error
+  }
+  return { newest: undefined, empty: [] }
+}
+
+function isRange(value: unknown): value is Range {
+  return Array.isArray(value) && value.length === 2 && value.every((one) => Number.isSafeInteger(one))
+}
+
+/** The file is on disk when this resolves; its name is when the folder is synced. */
+export async function writeNumbers(dataDir: string, numbers: Numbers): Promise<void> {
+  const path = pathOf(dataDir)
+  const file: FileHandle = await open(`${path}.next`, 'w')
+  try {
+    await file.writeFile(`${JSON.stringify(numbers)}\n`)
+    await file.datasync()
+  } finally {
+    await file.close()
+  }
+  // A power cut leaves the one before, not half a file.
+  await rename(`${path}.next`, path)
+}
+
+/** @returns the greatest that may be a segment's number, and 0 where none may */
+export function highestOf(...numbers: readonly (number | undefined)[]): number {
+  return Math.max(0, ...numbers.filter((one = 0) => Number.isSafeInteger(one) && one <= largest).map((one = 0) => one))
+}
+
+export function withEmpty(ranges: readonly Range[], first: number, last: number): readonly Range[] {
+  if (last < first) return ranges
+  const before = ranges.at(-1)
+  if (before && before[0] <= first && first <= before[1] + 1)
+    return [...ranges.slice(0, -1), [before[0], Math.max(last, before[1])]]
+  return [...ranges, [first, last] as const].slice(-mostRows)
+}
+
+export function wasEmpty({ empty }: Numbers, number: number): boolean {
+  return empty.some(([first, last]) => first <= number && number <= last)
+}

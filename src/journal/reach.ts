@@ -1,0 +1,112 @@
+import { fstat, ftruncate, read, type Stats, stat } from 'node:fs'
+import { link, lstat, mkdir, open } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { promisify } from 'node:util'
+import type { Logger } from 'pino'
+import { codeOf } from '../error-code.ts'
+import { firstId, journalDir, listSegments, openToRead, type Segment, stableName, syncFolder } from './segments.ts'
+
+// What an open file is written to outlives its name: a folder that is removed, moved or mounted over takes every write
+// and every fsync, and nothing of it is there after a restart.
+
+/** Of a file or a folder, whatever names it. */
+export type Place = Pick<Stats, 'dev' | 'ino'>
+
+// The promise-based ones cost twice the CPU, and this is the way of every post.
+const look = { stat: promisify(stat), fstat: promisify(fstat), read: promisify(read), ftruncate: promisify(ftruncate) }
+
+export const placeOf: (path: string) => Promise<Place> = look.stat
+
+export const placeOfOpen: (fd: number) => Promise<Place> = look.fstat
+
+/** @throws when the name is of something else, or of nothing */
+export async function requireReachable(path: string, written: Place): Promise<void> {
+  if (!(await isReachable(path, written)))
+    throw new Error(`${path} is no longer the file that is written: was it removed, moved, or is a mount gone?`)
+}
+
+/** @throws when the data directory is another folder than at the start: its lock is not ours, and it may be a mount point */
+export async function requireHome(dataDir: string, home: Place): Promise<void> {
+  if (!(await isReachable(dataDir, home)))
+    throw new Error(
+      `DATA_DIR ${dataDir} is no longer the folder of the start: was it removed, moved, or is a mount gone? Put it back, or restart the receiver`,
+    )
+}
+
+export async function isReachable(path: string, { dev, ino }: Place): Promise<boolean> {
+  try {
+    const named = await look.stat(path)
+    return named.ino === ino && named.dev === dev
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes(codeOf(error) ?? '')) return false
+    throw error
+  }
+}
+
+/**
+ * Gives a segment whose name is gone its name back, with the lines that were acknowledged: through the stable name where
+ * that still has it, otherwise from the open file.
+ */
+export async function restoreSegment({ path }: Segment, dataDir: string, fd: number, durable: number): Promise<void> {
+  await look.ftruncate(fd, durable)
+  if (durable === 0) return
+  await mkdir(dirname(path), { recursive: true })
+  if (await isReachable(stableName(dataDir), await look.fstat(fd))) await link(stableName(dataDir), path)
+  else await copy(fd, durable, path)
+  for (const folder of [dirname(path), dataDir]) await syncFolder(folder)
+}
+
+async function copy(fd: number, size: number, path: string): Promise<void> {
+  const bytes = Buffer.alloc(size)
+  for (let done = 0; done < size; ) {
+    const { bytesRead } = await look.read(fd, bytes, done, size - done, done)
+    if (bytesRead === 0) throw new Error(`of ${size} bytes only ${done} can be read`)
+    done += bytesRead
+  }
+  const file = await open(path, 'wx')
+  try {
+    await file.writeFile(bytes)
+    await file.datasync()
+  } finally {
+    await file.close()
+  }
+}
+
+/**
+ * Gives a segment that only the stable name still has its name back, before that one is let point elsewhere: it may be
+ * the last link of lines that nobody has read.
+ *
+ * @param name what it is called where that is known and free
+ * @param otherwise what it is called else
+ */
+export async function bringBack(
+  dataDir: string,
+  name: string | undefined,
+  otherwise: () => string,
+  log: Logger,
+): Promise<void> {
+  const stable = stableName(dataDir)
+  const found = await lstat(stable).catch(() => undefined)
+  if (!found?.isFile() || found.size === 0) return
+  const segments = await listSegments(dataDir)
+  const known = await Promise.all(segments.map(({ path }) => isReachable(path, found)))
+  if (known.includes(true)) return
+  // A copy of DATA_DIR that made two files of one: a segment has all that it holds.
+  const first = await firstIdIn(stable)
+  const others = await Promise.all(segments.map(({ path: other }) => firstIdIn(other)))
+  if (first !== undefined && others.includes(first)) return
+  const isFree = name !== undefined && segments.every(({ path }) => basename(path) !== name)
+  const path = join(journalDir(dataDir), isFree ? name : otherwise())
+  await link(stable, path)
+  await syncFolder(journalDir(dataDir))
+  log.warn({ segment: path }, 'a segment whose name was removed is back')
+}
+
+async function firstIdIn(path: string): Promise<string | undefined> {
+  const handle = await openToRead({ path })
+  try {
+    return handle && (await firstId(handle))
+  } finally {
+    await handle?.close()
+  }
+}
