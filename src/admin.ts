@@ -7,6 +7,8 @@ export interface AdminParts {
   readonly journalTrouble: () => string | undefined
   readonly dispatcherTrouble: () => string | undefined
   readonly hookTroubles: () => readonly string[]
+  /** What is wrong and stops no handler. */
+  readonly warnings: () => readonly string[]
   readonly deliveries: () => QueueState | undefined
   /** In Prometheus' text format. */
   readonly metrics: () => Promise<string>
@@ -23,14 +25,16 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
     const journal = parts.journalTrouble()
     const dispatcher = parts.dispatcherTrouble()
     const hooks = parts.hookTroubles()
+    const warnings = parts.warnings()
     const deliveries = parts.deliveries()
-    const isDegraded = dispatcher !== undefined || hooks.length > 0
+    const isDegraded = dispatcher !== undefined || hooks.length > 0 || warnings.length > 0
     if (journal !== undefined) reply.code(503)
     return {
       status: journal !== undefined ? 'unavailable' : isDegraded ? 'degraded' : 'ready',
       ...(journal !== undefined && { journal }),
       ...(dispatcher !== undefined && { dispatcher }),
       ...(hooks.length > 0 && { hooks }),
+      ...(warnings.length > 0 && { warnings }),
       ...(deliveries && { backlog: backlogOf(deliveries) }),
     }
   })

@@ -37,6 +37,7 @@ export async function startWorker(config: Config): Promise<void> {
     journalTrouble: () => undefined,
     dispatcherTrouble: () => supervisor.trouble(),
     hookTroubles: () => [...supervisor.hookTroubles().values()],
+    warnings: () => supervisor.warnings(),
     deliveries: () => supervisor.state(),
     metrics: async () => (await supervisor.metrics()) ?? '',
   })
