@@ -9,6 +9,8 @@ export interface AdminParts {
   readonly dispatcherTrouble: () => string | undefined
   readonly hookTroubles: () => readonly string[]
   readonly damagedLines: () => ReturnType<Supervisor['damaged']> | undefined
+  /** What is wrong and stops no handler. */
+  readonly warnings: () => readonly string[]
   readonly deliveries: () => QueueState | undefined
   /** In Prometheus' text format. */
   readonly metrics: () => Promise<string>
@@ -25,10 +27,11 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
     const journal = parts.journalTrouble()
     const dispatcher = parts.dispatcherTrouble()
     const hooks = parts.hookTroubles()
+    const warnings = parts.warnings()
     const deliveries = parts.deliveries()
     const damaged = parts.damagedLines()
     const damage = damaged && tellDamage(damaged)
-    const isDegraded = dispatcher !== undefined || hooks.length > 0 || damage !== undefined
+    const isDegraded = dispatcher !== undefined || hooks.length + warnings.length > 0 || damage !== undefined
     if (journal !== undefined) reply.code(503)
     return {
       status: journal !== undefined ? 'unavailable' : isDegraded ? 'degraded' : 'ready',
@@ -36,6 +39,7 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
       ...(dispatcher !== undefined && { dispatcher }),
       ...(hooks.length > 0 && { hooks }),
       ...(damage !== undefined && { damage }),
+      ...(warnings.length > 0 && { warnings }),
       ...(deliveries && { backlog: backlogOf(deliveries) }),
     }
   })

@@ -5,19 +5,17 @@ import { codeOf } from './error-code.ts'
 import { journalDir } from './journal/segments.ts'
 import { StartError } from './start-error.ts'
 
-/** @throws {StartError} that says who may not write where, and what to run */
+/**
+ * Only what posts need: what the dispatcher alone writes, it says by itself, and events wait in the journal meanwhile.
+ *
+ * @throws {StartError} that says who may not write where, and what to run
+ */
 export async function ensureWritable(dir: string): Promise<void> {
   let path = dir
   try {
     await mkdir(dir, { recursive: true })
     // What an earlier run left there may belong to another user.
-    for (path of [
-      dir,
-      journalDir(dir),
-      ...['receiver.lock', 'dispatcher.lock', 'dispatch.db', 'identity.json', 'journal.json'].map((name) =>
-        join(dir, name),
-      ),
-    ])
+    for (path of [dir, journalDir(dir), join(dir, 'receiver.lock'), join(dir, 'journal.json')])
       if (existsSync(path)) await access(path, constants.W_OK)
   } catch (error) {
     const user = process.getuid?.()

@@ -4,7 +4,7 @@ import { startAlerter } from './alerts/alerter.ts'
 import { snapshotOf } from './alerts/receiver-snapshot.ts'
 import { type Config, readConfig } from './config.ts'
 import { ensureWritable } from './data-dir.ts'
-import { settleIdentity } from './dispatch/identity.ts'
+import { settleFirstIdentity } from './dispatch/identity.ts'
 import { followedSegment, settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { drain } from './drain.ts'
 import { addImportRoute } from './import.ts'
@@ -52,6 +52,7 @@ async function start(config: Config): Promise<void> {
   const lock = lockDataDir(dataDir, 'receiver')
   const startedAt = Date.now()
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
+  if (lock.wasDamaged) log.warn('receiver.lock was damaged, and was emptied')
   const published = allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log }) : undefined
   const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
   const lastAt = Date.parse((await lastEvent(dataDir))?.time ?? '') || undefined
@@ -71,7 +72,7 @@ async function start(config: Config): Promise<void> {
   if (isNew && usedNumber > 0)
     log.error({ segment: usedNumber }, 'the journal is empty, and was followed before: what was not followed is lost')
   if (config.databaseUrl === undefined) settleFirstStart(dataDir, isNew)
-  else settleIdentity(dataDir, isNew)
+  else settleFirstIdentity(dataDir, isNew)
   const missed = await findMissed({ ...config, lastAt, log })
   const tokens = createTokens(config.tokens)
   const app = createServer({
@@ -90,6 +91,7 @@ async function start(config: Config): Promise<void> {
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
     hookTroubles: () => [...(supervisor?.hookTroubles().values() ?? [])],
     damagedLines: () => supervisor?.damaged(),
+    warnings: () => supervisor?.warnings() ?? [],
     deliveries: () => supervisor?.state(),
     metrics: metrics.exposition,
   })

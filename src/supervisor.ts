@@ -26,6 +26,8 @@ export interface Supervisor {
   trouble(): string | undefined
   /** Of each hook that does not work, by its label, why. */
   hookTroubles(): ReadonlyMap<string, string>
+  /** What is wrong and stops no handler. */
+  warnings(): readonly string[]
   /** How much is owed, as the dispatcher last said; `undefined` until it has. */
   state(): QueueState | undefined
   /** How often a dispatcher ended by itself since the start. */
@@ -74,6 +76,7 @@ export function superviseDispatcher({
   let trouble: string | undefined = 'the dispatcher is starting'
   /** By hook, as the current dispatcher has found it. */
   const hookTroubles = new Map<string, string>()
+  const warnings = new Map<string, string>()
   let state: QueueState | undefined
   let ends = 0
   let dead: { count: number; last: Dead | undefined } = { count: 0, last: undefined }
@@ -118,6 +121,10 @@ export function superviseDispatcher({
       if (message.type === 'trouble') trouble = message.reason
       if (message.type === 'following') trouble = undefined
       if (message.type === 'hook') tellHook(message)
+      if (message.type === 'warning') {
+        if (message.text === undefined) warnings.delete(message.about)
+        else warnings.set(message.about, message.text)
+      }
       if (message.type === 'state') state = message.state
       if (message.type === 'worked') pause = shortestPause
     })
@@ -225,6 +232,7 @@ export function superviseDispatcher({
   return {
     trouble: () => trouble,
     hookTroubles: () => hookTroubles,
+    warnings: () => [...warnings.values()],
     state: () => state,
     ends: () => ends,
     dead: () => dead,

@@ -12,6 +12,7 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['handlers', async () => (await import('./handlers.ts')).handlers],
   ['reload', async () => (await import('./reload.ts')).reload],
   ['verify', async () => (await import('./verify.ts')).verify],
+  ['repair', async () => (await import('./repair.ts')).repair],
   ['try', async () => (await import('./try.ts')).tryCommand],
   ['send', async () => (await import('./send.ts')).send],
   ['call', async () => (await import('./call.ts')).call],

@@ -2,6 +2,7 @@ import { accessSync, constants, existsSync } from 'node:fs'
 import { readDatabaseUrl, readSettings } from '../config.ts'
 import type { Deliveries } from '../dispatch/deliveries.ts'
 import { heartbeatOf, readIdentity } from '../dispatch/identity.ts'
+import { explainQueueFile } from '../dispatch/queue-file.ts'
 import { openSqliteDeliveries } from '../dispatch/sqlite-deliveries.ts'
 import { queuePath } from '../dispatch/sqlite-queue.ts'
 import { codeOf } from '../error-code.ts'
@@ -33,6 +34,12 @@ export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): P
   return openPgDeliveries({ url, receiver: identity.id, heartbeat: heartbeatOf(stall) })
 }
 
+/** An error with the name of the file that is to blame, where that is `dispatch.db`. */
+export function explainData(error: unknown): unknown {
+  const { DATA_DIR: dataDir } = readSettings(process.env, 'DATA_DIR')
+  return explainQueueFile(error, queuePath(dataDir))
+}
+
 /** Whether anybody ever followed the journal. */
 export function isFollowed(dataDir: string): boolean {
   return readDatabaseUrl(process.env) === undefined
@@ -50,7 +57,8 @@ export async function openDeliveriesIfPossible(dataDir: string, print: Printer):
   try {
     return await openDeliveries(dataDir, 'read')
   } catch (error) {
-    print.note(`the deliveries cannot be read: ${error instanceof Error ? error.message : String(error)}`)
+    const reason = explainData(error)
+    print.note(`the deliveries cannot be read: ${reason instanceof Error ? reason.message : String(reason)}`)
     return undefined
   }
 }

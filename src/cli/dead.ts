@@ -47,6 +47,12 @@ export const dead = defineCommand({
       const missing = ids.filter((id) => !found.some(({ event }) => event === id))
       if (missing.length > 0)
         throw new Error(`no dead delivery is of the event ${missing.join(', ')}: nothing was done`)
+      const unreadable = what === 'retry' ? found.filter((one) => one.unreadable !== undefined) : []
+      for (const { event, handler } of unreadable)
+        print.note(
+          `${event} of ${handler} cannot be tried again: its event cannot be read, see show ${event} --raw; dead drop ${event} gives it up`,
+        )
+      if (unreadable.length > 0 && unreadable.length === found.length) return exitCodes.failed
       if (found.length === 0) throw new Error('no such delivery is dead')
       const deed = what === 'retry' ? 'tried again' : 'dropped'
       const told = `${found.length === 1 ? '1 dead delivery is' : `${found.length} dead deliveries are`} to be ${deed}`

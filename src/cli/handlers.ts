@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { basename, extname } from 'node:path'
 import { readSettings } from '../config.ts'
-import { readLoadReport } from '../dispatch/load-report.ts'
+import { type LoadReport, readLoadReport } from '../dispatch/load-report.ts'
 import { handlerFiles } from '../dispatch/registry.ts'
 import { findHolder } from '../journal/lock.ts'
 import { defineCommand } from './command.ts'
@@ -41,11 +41,11 @@ export const handlers = defineCommand({
   words: 2,
   async run({ options, words: [what, name], print }) {
     if (what === undefined) {
-      await print.table(await readHandlerStates(), columns, 'no handler was ever loaded')
+      await print.table(await readHandlerStates((reason) => print.note(reason)), columns, 'no handler was ever loaded')
       return undefined
     }
     if (what !== 'forget' || name === undefined) throw new UsageError('it is handlers, or handlers forget NAME')
-    const states = await readHandlerStates()
+    const states = await readHandlerStates((reason) => print.note(reason))
     const found = states.find((handler) => handler.name === name)
     if (found === undefined) throw new Error(`no handler "${name}" was ever loaded`)
     if (found.state !== 'gone')
@@ -70,14 +70,24 @@ export const handlers = defineCommand({
   },
 })
 
+/** Without it only what is broken is not known. */
+function readReport(onUnreadable: (reason: string) => void): LoadReport | undefined {
+  try {
+    return readLoadReport(findDataDir())
+  } catch (error) {
+    onUnreadable(error instanceof Error ? error.message : String(error))
+    return undefined
+  }
+}
+
 /** Of the files that are there, and of what the dispatcher knows. */
-export async function readHandlerStates(): Promise<HandlerState[]> {
+export async function readHandlerStates(onUnreadable: (reason: string) => void): Promise<HandlerState[]> {
   const { HANDLERS_DIR: dir } = readSettings(process.env, 'HANDLERS_DIR')
   const files = existsSync(dir) ? await handlerFiles(dir) : []
   const deliveries = await openDeliveries(findDataDir(), 'read')
   try {
     const known = await deliveries.handlers()
-    const errors = new Map(readLoadReport(findDataDir())?.broken.map(({ file, error }) => [nameOf(file), error]))
+    const errors = new Map(readReport(onUnreadable)?.broken.map(({ file, error }) => [nameOf(file), error]))
     const present = new Set(files.map(nameOf))
     const names = new Set([...known.map(({ name }) => name), ...present])
     return [...names].sort().map((name) => {

@@ -22,9 +22,17 @@ async function main([name = '', ...args]: readonly string[]): Promise<number> {
     readEnvFile()
     return await command.run(args)
   } catch (error) {
-    const message = (error instanceof Error ? error.message : String(error)).replaceAll(/\s+/g, ' ')
+    const named = error instanceof ConfigError ? error : await explain(error)
+    const message = (named instanceof Error ? named.message : String(named)).replaceAll(/\s+/g, ' ')
     return fail(`b24-receiver ${name}: ${printable(message)}`, exitCodeOf(error))
   }
+}
+
+/** What SQLite throws names no file. Loaded when it is wanted: most commands touch no data. */
+async function explain(error: unknown): Promise<unknown> {
+  if (!(error instanceof Error && 'errcode' in error)) return error
+  const { explainData } = await import('./data.ts')
+  return explainData(error)
 }
 
 /** As npm start does it; what is set already wins. It holds secrets: who may only read the data need not have it. */

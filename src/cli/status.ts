@@ -5,8 +5,9 @@ import { type JournalledEvent, lastEvent, type Position } from '../journal/follo
 import { findHolder, type Holder } from '../journal/lock.ts'
 import { listSegments } from '../journal/segments.ts'
 import { askAdmin } from './admin.ts'
+import { reasonOf } from './checks/check.ts'
 import { defineCommand } from './command.ts'
-import { findDataDir, isFollowed, openDeliveries } from './data.ts'
+import { explainData, findDataDir, isFollowed, openDeliveries } from './data.ts'
 import { exitCodes } from './exit-codes.ts'
 import { type HandlerState, readHandlerStates } from './handlers.ts'
 import { localTime } from './local-time.ts'
@@ -31,6 +32,8 @@ interface Status {
     readonly last: JournalledEvent | null
   }
   readonly deliveries: Owed | null
+  /** Files that cannot be read, each with what to do; the rest is told all the same. */
+  readonly unreadable: readonly string[]
   readonly handlers: readonly HandlerState[]
   readonly disk: { readonly freeBytes: number; readonly bytes: number }
 }
@@ -51,23 +54,37 @@ export const status = defineCommand({
     const found = await readStatus(findDataDir())
     if (print.json) await print.line(JSON.stringify(found))
     else for (const [head, text] of rowsOf(found)) await print.line(`${head.padEnd(11)} ${text}`)
-    return found.readyz?.['status'] === 'ready' ? exitCodes.done : exitCodes.failed
+    return found.readyz?.['status'] === 'ready' && found.unreadable.length === 0 ? exitCodes.done : exitCodes.failed
   },
 })
 
 async function readStatus(dataDir: string): Promise<Status> {
-  const receiver = findHolder(dataDir, 'receiver') ?? null
+  const unreadable: string[] = []
+  const note = (error: unknown) => void unreadable.push(reasonOf(explainData(error)))
+  const receiver = await orNote(() => findHolder(dataDir, 'receiver'), note)
   const { bavail, blocks, bsize } = await statfs(dataDir)
   const isKnown = isFollowed(dataDir)
-  const { state, position } = isKnown ? await readDeliveries(dataDir) : { state: null, position: undefined }
+  const known = isKnown ? await orNote(() => readDeliveries(dataDir), note) : undefined
+  const handlers = isKnown ? await orNote(() => readHandlerStates((reason) => void unreadable.push(reason)), note) : []
   return {
     dataDir,
-    receiver,
-    readyz: receiver && (await readReadiness()),
-    journal: await readJournal(dataDir, position),
-    deliveries: state,
-    handlers: isKnown ? await readHandlerStates() : [],
+    receiver: receiver ?? null,
+    readyz: receiver ? await readReadiness() : null,
+    journal: await readJournal(dataDir, known?.position),
+    deliveries: known?.state ?? null,
+    handlers: handlers ?? [],
+    unreadable: [...new Set(unreadable)],
     disk: { freeBytes: bavail * bsize, bytes: blocks * bsize },
+  }
+}
+
+/** What is damaged stops only what needs it. */
+async function orNote<T>(read: () => T | Promise<T>, note: (error: unknown) => void): Promise<T | undefined> {
+  try {
+    return await read()
+  } catch (error) {
+    note(error)
+    return undefined
   }
 }
 
@@ -115,7 +132,16 @@ async function readJournal(dataDir: string, position: Position | undefined): Pro
   }
 }
 
-function rowsOf({ receiver, readyz, journal, deliveries, handlers, disk, dataDir }: Status): [string, string][] {
+function rowsOf({
+  receiver,
+  readyz,
+  journal,
+  deliveries,
+  handlers,
+  disk,
+  dataDir,
+  unreadable,
+}: Status): [string, string][] {
   const { status, ...reasons } = readyz ?? {}
   const told = Object.entries(reasons).map(([name, reason]) => `${name}: ${toText(reason)}`)
   return [
@@ -141,6 +167,7 @@ function rowsOf({ receiver, readyz, journal, deliveries, handlers, disk, dataDir
     ],
     ...(deliveries ? [pair('deliveries', tellOwed(deliveries))] : []),
     ['handlers', handlers.map(({ name, state }) => `${name} (${state})`).join(', ') || 'none'],
+    ...unreadable.map((reason) => pair('unreadable', reason)),
     ['disk', `${toSize(disk.freeBytes)} free of ${toSize(disk.bytes)}`],
   ]
 }

@@ -131,8 +131,11 @@ function resumePlan(path: string, names: string | undefined, { since, all, hook 
 
 function readPlan(path: string): Plan {
   if (!existsSync(path)) throw new Error('there is no sweep to resume')
-  const plan: unknown = JSON.parse(readFileSync(path, 'utf8'))
-  if (!isObject(plan) || typeof plan['targets'] !== 'string') throw new Error(`${path} is not what a sweep wrote`)
+  const plan = parsePlan(readFileSync(path, 'utf8'))
+  if (!isObject(plan) || typeof plan['targets'] !== 'string')
+    throw new Error(
+      `${path} is not what a sweep wrote: where it was is not known; sweep again with --since, which tells nothing twice`,
+    )
   const text = (value: unknown) => (typeof value === 'string' ? value : undefined)
   const place = isObject(plan['place']) ? plan['place'] : {}
   const [target, after] = [text(place['target']), text(place['after'])]
@@ -142,6 +145,14 @@ function readPlan(path: string): Plan {
     hook: text(plan['hook']),
     host: text(plan['host']),
     place: target !== undefined && after !== undefined ? { target, after } : undefined,
+  }
+}
+
+function parsePlan(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
   }
 }
 

@@ -25,6 +25,8 @@ export interface DeliveryRecord {
   readonly error: string | undefined
   /** The key of the delivery that was run for it. */
   readonly coalescedInto: number | undefined
+  /** Why the event that is kept for it cannot be read. */
+  readonly unreadable: string | undefined
 }
 
 /** A run that failed. */
@@ -71,10 +73,12 @@ export interface Deliveries {
   ofKey(key: number): Awaitable<DeliveryRecord | undefined>
   /** The event itself, while a delivery of it is owed or dead, whether the journal has it or not. */
   keptEvent(id: string): Awaitable<JournalledEvent | undefined>
+  /** The bytes that are kept for it, whether they are an event or not. */
+  keptBytes(id: string): Awaitable<Uint8Array | undefined>
   failures(delivery: DeliveryRecord): Awaitable<readonly FailureRecord[]>
   /** The oldest first. */
   dead(selection: DeadSelection): Awaitable<readonly DeliveryRecord[]>
-  /** Each that is still dead is replayed, with all its attempts. The number of those that were. */
+  /** Each that is still dead is replayed, with all its attempts, where its event can be read. The number of those that were. */
   retry(dead: readonly DeliveryRecord[]): Awaitable<number>
   /** The number of those that were dead. */
   drop(dead: readonly DeliveryRecord[]): Awaitable<number>

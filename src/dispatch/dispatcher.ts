@@ -6,6 +6,7 @@ import { isDeletion } from '../events/catalogue.ts'
 import type { Damage } from '../journal/damage.ts'
 import { follow, type JournalledEvent, type Position } from '../journal/follow.ts'
 import { listSegments } from '../journal/segments.ts'
+import { findInJournal } from './from-journal.ts'
 import { laneOf } from './lane.ts'
 import { createLoopBreaker, type LoopBreaker } from './loop-breaker.ts'
 import type { OwnWrites } from './own-writes.ts'
@@ -37,6 +38,8 @@ export interface DispatcherParts {
   readonly onDamage?: (damage: Damage) => void
   /** Deliveries were added. */
   readonly onForwarded?: () => void
+  /** Why segments stay that are older than the retention; `undefined` where none does. */
+  readonly onRetained?: (trouble: string | undefined) => void
 }
 
 export interface Dispatcher {
@@ -57,12 +60,13 @@ const day = 24 * hour
 /** follow → match → queue → run. */
 export async function startDispatcher(parts: DispatcherParts): Promise<Dispatcher> {
   const { dataDir, from, handlers, queue, concurrency, retentionDays, log } = parts
-  const { onOutcome = () => undefined, onForwarded = () => undefined, onDamage = () => undefined } = parts
+  const { onOutcome = () => undefined, onForwarded = () => undefined } = parts
+  const { onDamage = () => undefined, onRetained = () => undefined } = parts
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
   /** Their object was deleted while they ran. */
-  const outlived = new WeakSet<Delivery>()
+  const outlived = new Set<number>()
   const failure = Promise.withResolvers<never>()
   let alarm: NodeJS.Timeout | undefined
   let claiming: Promise<unknown> = Promise.resolve()
@@ -77,7 +81,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     onStuck: giveUp,
     onOutcome,
     resume,
-    keepsNothing: (delivery) => outlived.has(delivery),
+    keepsNothing: ({ key }) => outlived.has(key),
   })
 
   /** This process cannot go on: it begins nothing more, and whoever started us stops us. */
@@ -98,7 +102,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
       const unseen = entries.flatMap(({ event }) => keepersNotTold(event).map(({ name }) => ({ handler: name, event })))
       for (const { handler, event } of unseen)
         for (const delivery of running.keys())
-          if (delivery.handler === handler && laneOf(delivery.event) === laneOf(event)) outlived.add(delivery)
+          if (delivery.handler === handler && laneOf(delivery.event) === laneOf(event)) outlived.add(delivery.key)
       await queue.add(deliveries, position, unseen)
       followed = position
       if (deliveries.length === 0) continue
@@ -142,17 +146,32 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   function run(delivery: Delivery): void {
     const handler = byName.get(delivery.handler)
     if (handler === undefined) throw new Error(`the queue gave a delivery of ${delivery.handler}, which is not loaded`)
-    const ended = runner
-      .run(delivery, handler)
+    const ended = runIfReadable(delivery, handler)
       .catch((error: unknown) => {
         // What was released is the next process's, and the queue may be closed.
         if (running.has(delivery)) giveUp(error)
       })
       .finally(() => {
         running.delete(delivery)
+        outlived.delete(delivery.key)
         fill()
       })
     running.set(delivery, ended)
+  }
+
+  /** The journal is what was acknowledged: where the queue's copy of an event cannot be read, its line is taken. */
+  async function runIfReadable(delivery: Delivery, handler: LoadedHandler): Promise<void> {
+    const { unreadable, ...rest } = delivery
+    if (unreadable === undefined) return runner.run(delivery, handler)
+    const { id, event: name } = delivery.event
+    const event = await findInJournal(dataDir, { id, name, lane: laneOf(delivery.event) })
+    if (event === undefined) return runner.giveUp(delivery, unreadable)
+    await queue.restore(delivery, event)
+    log.warn(
+      { id, handler: handler.name, reason: unreadable },
+      'a stored event cannot be read; its line in the journal is',
+    )
+    return runner.run({ ...rest, event }, handler)
   }
 
   function resume(): void {
@@ -179,13 +198,27 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   /** Removes the segments that were followed and are older than the retention. */
   async function retire(): Promise<void> {
     const segments = await listSegments(dataDir)
+    const kept = new Map<string, unknown>()
     for (const { number, path } of segments.slice(0, -1)) {
-      if (stopping.signal.aborted || followed === undefined || number >= followed.segment) return
-      if ((await stat(path)).mtimeMs > Date.now() - retentionDays * day) return
+      if (stopping.signal.aborted || followed === undefined || number >= followed.segment) break
+      try {
+        if ((await stat(path)).mtimeMs > Date.now() - retentionDays * day) break
+      } catch (error) {
+        kept.set(path, error)
+        continue
+      }
       await queue.prune(number)
-      await rm(path)
-      log.info({ segment: path }, 'a segment was followed and is older than RETENTION_DAYS: removed')
+      // It costs room, and no event: what handlers run for does not depend on it.
+      const error = await rm(path, { force: true }).catch((error: unknown) => error)
+      if (error !== undefined) kept.set(path, error)
+      else log.info({ segment: path }, 'a segment was followed and is older than RETENTION_DAYS: removed')
     }
+    for (const [segment, err] of kept)
+      log.error({ segment, err }, 'a segment is older than RETENTION_DAYS and cannot be removed')
+    const [first] = kept
+    onRetained(
+      first && `${kept.size} segments are older than RETENTION_DAYS and cannot be removed: ${String(first[1])}`,
+    )
   }
 
   async function disposeAll(): Promise<void> {

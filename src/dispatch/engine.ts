@@ -8,6 +8,7 @@ import { readIdentity } from './identity.ts'
 import { createLoopBreaker, type LoopBreaker } from './loop-breaker.ts'
 import { type OwnWrites, openOwnWrites } from './own-writes.ts'
 import type { Awaitable, Queue } from './queue.ts'
+import { checkQueueFile, explainQueueFile } from './queue-file.ts'
 import { knownHandlers, openSqliteQueue, queuePath } from './sqlite-queue.ts'
 
 /** Where deliveries are, and what is kept per object. */
@@ -53,10 +54,9 @@ export async function findKnownHandlers({ config, log, onTrouble }: EngineParts)
   return rows.map(({ name }) => String(name))
 }
 
-function openEmbedded({ config: { dataDir } }: EngineParts): Engine {
+async function openEmbedded({ config: { dataDir }, log }: EngineParts): Promise<Engine> {
   const path = queuePath(dataDir)
-  const queue = openSqliteQueue({ path })
-  const ownWrites = openOwnWrites({ path })
+  const { queue, ownWrites } = await openFile(path, log)
   return {
     queue,
     ownWrites,
@@ -70,7 +70,7 @@ function openEmbedded({ config: { dataDir } }: EngineParts): Engine {
         await queue.add([], oldest)
         return { from: oldest }
       }
-      if (readIdentity(dataDir))
+      if (isInPostgres(dataDir))
         return { lost: 'the deliveries are in Postgres: set DATABASE_URL, or run "b24-receiver move embedded"' }
       return { lost: misfit ? `${path} does not fit its journal: ${misfit}` : `${path} ${unknown}` }
     },
@@ -78,5 +78,26 @@ function openEmbedded({ config: { dataDir } }: EngineParts): Engine {
       ownWrites.close()
       await queue.close()
     },
+  }
+}
+
+async function openFile(path: string, log: Logger) {
+  // It may be damaged where nothing that is asked of it would notice.
+  await checkQueueFile(path)
+  try {
+    const onUnreadable = (what: string) => log.warn({ what }, 'a row of dispatch.db cannot be read')
+    const queue = openSqliteQueue({ path, onUnreadable })
+    return { queue, ownWrites: openOwnWrites({ path, onUnreadable }) }
+  } catch (error) {
+    throw explainQueueFile(error, path)
+  }
+}
+
+function isInPostgres(dataDir: string): boolean {
+  try {
+    return readIdentity(dataDir) !== undefined
+  } catch {
+    // There is one, though nobody can read it.
+    return true
   }
 }

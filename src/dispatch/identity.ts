@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { codeOf } from '../error-code.ts'
 import { isObject } from '../is-object.ts'
@@ -24,17 +24,41 @@ function pathOf(dataDir: string): string {
   return join(dataDir, 'identity.json')
 }
 
+/** It is not known by which name Postgres knows the data directory. */
+export class IdentityError extends Error {
+  override readonly name = 'IdentityError'
+}
+
+/** @throws {IdentityError} when there is one, and it cannot be read */
 export function readIdentity(dataDir: string): Identity | undefined {
+  let text: string
   try {
-    const found: unknown = JSON.parse(readFileSync(pathOf(dataDir), 'utf8'))
-    if (!isObject(found) || typeof found['id'] !== 'string')
-      throw new Error(`${pathOf(dataDir)} is no identity: was it edited?`)
-    return { id: found['id'], isNew: found['isNew'] === true }
+    text = readFileSync(pathOf(dataDir), 'utf8')
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return undefined
     throw error
   }
+  const found = parse(text)
+  if (found === undefined)
+    throw new IdentityError(
+      `${pathOf(dataDir)} is not what a receiver wrote, so nobody knows whose position in Postgres is this journal's. Posts are accepted meanwhile. Put the file back from a backup, or write the id that is in b24_receiver.position into it: {"id":"…"}; or remove it, and start with DISPATCH_FROM`,
+    )
+  return found
 }
+
+function parse(text: string): Identity | undefined {
+  try {
+    const found: unknown = JSON.parse(text)
+    // Another name would be a stranger's: nothing that is nearly one is taken.
+    if (!isObject(found) || typeof found['id'] !== 'string' || !uuid.test(found['id'])) return undefined
+    if (found['isNew'] !== undefined && typeof found['isNew'] !== 'boolean') return undefined
+    return { id: found['id'], isNew: found['isNew'] === true }
+  } catch {
+    return undefined
+  }
+}
+
+const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
 /**
  * Where the journal is empty, following begins at its start: settled on disk before the first post is accepted, so that a
@@ -44,6 +68,16 @@ export function settleIdentity(dataDir: string, isJournalEmpty: boolean): Identi
   const found = readIdentity(dataDir)
   if (found && (found.isNew || !isJournalEmpty)) return found
   return writeIdentity(dataDir, { id: found?.id ?? randomUUID(), isNew: isJournalEmpty })
+}
+
+/** As `settleIdentity`, for the receiver: what is wrong with a file that was there, the dispatcher says, and posts are taken without it. */
+export function settleFirstIdentity(dataDir: string, isJournalEmpty: boolean): void {
+  const wasThere = existsSync(pathOf(dataDir))
+  try {
+    settleIdentity(dataDir, isJournalEmpty)
+  } catch (error) {
+    if (!wasThere) throw error
+  }
 }
 
 /** From now on its position is in Postgres. */

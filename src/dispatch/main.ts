@@ -7,7 +7,7 @@ import { createPortals } from '../bitrix24/portals.ts'
 import { loadSdk } from '../bitrix24/transport.ts'
 import { type Config, readConfig } from '../config.ts'
 import { oldest, type Position, positionOfLast, positionOfTime } from '../journal/follow.ts'
-import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
+import { DataDirInUse, type Lock, lockDataDir } from '../journal/lock.ts'
 import { journalDir } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
 import { openParent, parentOption } from '../start-child.ts'
@@ -16,8 +16,10 @@ import { startDispatcher } from './dispatcher.ts'
 import { type Engine, findKnownHandlers, openEngine } from './engine.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import { resolveOurName } from './our-name.ts'
+import { explainQueueFile } from './queue-file.ts'
 import { HandlersError, loadHandlers } from './registry.ts'
 import { createReport } from './report.ts'
+import { queuePath } from './sqlite-queue.ts'
 import { sweepOnStart } from './sweep-on-start.ts'
 
 resolveOurName()
@@ -29,6 +31,9 @@ const patience = 100
 class Waiting extends Error {
   override readonly name = 'Waiting'
 }
+
+/** Errors whose message says all: what is wrong, and what to do. */
+const named = new Set(['SchemaError', 'QueueFileError', 'IdentityError', 'LockError'])
 
 /** Of a process that only runs handlers: the folder, its own, that it takes instead of a receiver's. */
 const { values: words } = parseArgs({
@@ -51,7 +56,7 @@ listen()
 try {
   await run()
 } catch (error) {
-  tellWhy(error)
+  tellWhy(config.databaseUrl === undefined ? explainQueueFile(error, queuePath(config.dataDir)) : error)
   // The other handlers may end; they did nothing wrong.
   await end(1, config.shutdownGrace)
 }
@@ -69,6 +74,7 @@ async function run(): Promise<void> {
   await mkdir(journalDir(config.dataDir), { recursive: true })
   const lock = await waitForLock()
   if (lock === undefined) return
+  if (lock.wasDamaged) log.warn('dispatcher.lock was damaged, and was emptied')
   // Not before: a handler that ignored its signal may run to the very end.
   process.on('exit', () => lock.release())
   const engine = await openEngine(parts)
@@ -110,6 +116,7 @@ async function run(): Promise<void> {
     onOutcome: report.outcome,
     onDamage: ({ at: { segment, offset }, events }) =>
       report.tell({ type: 'damaged', line: { segment, offset, events } }),
+    onRetained: report.retained,
     // Where others run them, that is all there is to do.
     onForwarded: () => void (runs || report.tell({ type: 'worked' })),
   })
@@ -135,7 +142,7 @@ async function run(): Promise<void> {
   await dispatcher.failed
 }
 
-async function waitForLock(): Promise<{ release(): void } | undefined> {
+async function waitForLock(): Promise<Lock | undefined> {
   const started = performance.now()
   for (let isTold = false; !isStopping; isTold = true) {
     try {
@@ -175,7 +182,7 @@ function tellWhy(error: unknown): void {
     report.load({ broken: error.problems.map(({ file, at, error: err }) => ({ file, place: at, error: String(err) })) })
     for (const { file, at, error: err } of error.problems) log.error({ file, at, err }, 'a handler cannot be loaded')
     report.tell({ type: 'trouble', reason: error.message })
-  } else if (error instanceof Waiting || (error instanceof Error && error.name === 'SchemaError')) {
+  } else if (error instanceof Waiting || (error instanceof Error && named.has(error.name))) {
     report.load({ trouble: error.message })
     log.error(error.message)
     report.tell({ type: 'trouble', reason: error.message })

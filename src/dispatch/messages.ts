@@ -28,6 +28,8 @@ export type FromDispatcher =
   | { readonly type: 'following' }
   /** It does not follow, and why; what it waits for is mended by hand. */
   | { readonly type: 'trouble'; readonly reason: string }
+  /** Something that stops no handler is wrong, or, without text, is not any more. */
+  | { readonly type: 'warning'; readonly about: 'retention'; readonly text?: string }
   /** A hook went down, or, without trouble, is up again. */
   | { readonly type: 'hook'; readonly label: string; readonly trouble?: string }
   /** A run ended. */

@@ -7,6 +7,7 @@ import type { Row, Transaction } from './pg-database.ts'
 import { createJobs } from './pg-jobs.ts'
 import { queuePath } from './sqlite-queue.ts'
 import { isCurrent, readPosition as readSqlitePosition } from './sqlite-schema.ts'
+import { readNames } from './stored.ts'
 
 const atOnce = 500
 
@@ -134,7 +135,7 @@ async function moveTheRest(transaction: Transaction, db: DatabaseSync, keys: Rea
      SELECT name, coalesce(events, '[]'), coalesce(ordered, 'object'), coalesce(settle, 0), coalesce(loaded_at, 0)
      FROM json_to_recordset($1::text::json) AS old (name text, events text, ordered text, settle bigint, loaded_at bigint)
      ON CONFLICT DO NOTHING`,
-    of('handler'),
+    of('handler').map(({ events, ...row }) => ({ ...row, events: readNames(events) ? events : null })),
   )
   await insert(
     `INSERT INTO b24_receiver.seen (handler, lane, fields, doubt)
@@ -149,6 +150,7 @@ async function moveTheRest(transaction: Transaction, db: DatabaseSync, keys: Rea
        ARRAY(SELECT json_array_elements_text(accounted::json))
      FROM json_to_recordset($1::text::json) AS old (lane text, handler text, "user" text, event text, sent_at bigint,
        first bigint, last bigint, certain integer, content text, accounted text)`,
-    of('own_write'),
+    // Of one whose subscriptions cannot be read, an echo runs its handler.
+    of('own_write').filter(({ accounted }) => readNames(accounted)),
   )
 }

@@ -9,6 +9,7 @@ import type { JournalledEvent } from '../journal/follow.ts'
 import { candidatesOf, judge, type OwnWrite, type Question, type Verdict } from './echo.ts'
 import { laneOf } from './lane.ts'
 import type { Awaitable } from './queue.ts'
+import { readNames } from './stored.ts'
 
 /** A run, as far as what it writes is concerned. */
 export interface Writer {
@@ -53,7 +54,15 @@ export const lifetime = 10 * 60_000
 export const longestRequest = 2 * 60_000
 
 /** @param parts.path of `dispatch.db`, which the queue has migrated */
-export function openOwnWrites({ path, now = Date.now }: { path: string; now?: () => number }) {
+export function openOwnWrites({
+  path,
+  now = Date.now,
+  onUnreadable = () => undefined,
+}: {
+  path: string
+  now?: () => number
+  onUnreadable?: (what: string) => void
+}) {
   const db = new DatabaseSync(path)
   db.exec('PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 5000')
   const sql = {
@@ -152,7 +161,7 @@ export function openOwnWrites({ path, now = Date.now }: { path: string; now?: ()
       if (lane === null) return 'run'
       const ask = (): Question => ({
         ...aboutArrived({ handler, event, coalesced }),
-        writes: rowsOf(lane).map(toOwnWrite),
+        writes: rowsOf(lane).map((row) => toOwnWrite(row, onUnreadable)),
         isComplete: isAlone(lane),
       })
       let lastChange: LastChange | undefined
@@ -228,17 +237,20 @@ function contentOf(result: unknown): string {
   return createHash('sha256').update(text).digest('base64')
 }
 
-function toOwnWrite(row: Record<string, SQLOutputValue>): OwnWrite {
-  const accounted: unknown = JSON.parse(String(row['accounted']))
+function toOwnWrite(row: Record<string, SQLOutputValue>, onUnreadable: (what: string) => void): OwnWrite {
+  const accounted = readNames(row['accounted'])
+  if (accounted === undefined)
+    onUnreadable(`own_write ${Number(row['key'])} of ${String(row['handler'])}: its echo runs the handler`)
   return {
     key: Number(row['key']),
     handler: String(row['handler']),
     user: String(row['user']),
-    event: row['event'] === null ? undefined : String(row['event']),
+    // For whom its event has come is not known then, so no event is taken for it.
+    event: row['event'] === null || accounted === undefined ? undefined : String(row['event']),
     sentAt: Number(row['sent_at']),
     first: Number(row['first']),
     last: Number(row['last']),
     isCertain: row['certain'] === 1,
-    accounted: Array.isArray(accounted) ? accounted.map(String) : [],
+    accounted: accounted ?? [],
   }
 }

@@ -1,14 +1,14 @@
 import type { Logger } from 'pino'
-import type { JournalledEvent } from '../journal/follow.ts'
 import { planRuns, startRuns, wakeDue } from './pg-claim.ts'
 import { createClaims } from './pg-claims.ts'
-import type { Database, Row, Transaction } from './pg-database.ts'
+import type { Database, Row, Session, Transaction } from './pg-database.ts'
 import { createEnder } from './pg-ends.ts'
 import { createJobs } from './pg-jobs.ts'
 import { addDeliveries } from './pg-lanes.ts'
 import { readPosition, readState } from './pg-schema.ts'
 import { doubtSeen, keepSeen, readSeen } from './pg-seen.ts'
 import type { Delivery, Queue, Wanted } from './queue.ts'
+import { eventIn, readStoredEvent, standInFor } from './stored.ts'
 
 export interface PgBossQueueParts {
   readonly database: Database
@@ -106,19 +106,31 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       }
       // Of deliveries that are no more, such as those that an operator dropped.
       await jobs.remove(transaction, [...byId.values()])
-      return rows.map(toDelivery)
+      return toDeliveries(transaction, rows)
     })
   }
 
-  function toDelivery(row: Row): Delivery {
-    return {
+  /** What was claimed does not say what it is about. That is asked only where an event cannot be read: each claim would pay. */
+  async function toDeliveries(session: Session, rows: readonly Row[]): Promise<Delivery[]> {
+    const read = rows.map((row) => ({ row, value: eventIn(row['event']) }))
+    const damaged = read.filter(({ value }) => value === undefined).map(({ row }) => row['key'])
+    const about = new Map(
+      (damaged.length === 0
+        ? []
+        : await session.query(
+            'SELECT key, event_id, name, lane, event, created_at FROM b24_receiver.delivery WHERE key = ANY($1::bigint[])',
+            [damaged],
+          )
+      ).map((row) => [Number(row['key']), row]),
+    )
+    return read.map(({ row, value }) => ({
       key: Number(row['key']),
       handler: String(row['handler']),
       attempt: Number(row['attempts']),
       coalesced: Number(row['coalesced']),
       firstRunAt: local() - Number(row['age']),
-      event: JSON.parse(String(row['event'])) as JournalledEvent,
-    }
+      ...(value ? { event: value } : whatIsKnown(about.get(Number(row['key'])) ?? row)),
+    }))
   }
 
   const until = (due: number) => Math.round(due - local())
@@ -153,6 +165,11 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     seen: (delivery) => database.persist(() => readSeen(database, delivery)),
     doubt: (delivery) => database.persist(() => doubtSeen(database, delivery)),
     dead: (delivery, error) => ender.end(delivery, { how: 'dead', error }),
+    async restore({ key }, event) {
+      await database.persist(() =>
+        database.query('UPDATE b24_receiver.delivery SET event = $2 WHERE key = $1', [key, JSON.stringify(event)]),
+      )
+    },
     retry: (delivery, { due, error, alone = false }) =>
       ender.end(delivery, { how: 'retry', delay: until(due), error, alone }),
     postpone: (delivery, { due, error }) => ender.end(delivery, { how: 'postponed', delay: until(due), error }),
@@ -167,8 +184,10 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       })
     },
     async recover() {
-      const row = await claiming((transaction) => claims.takeOver(transaction, at()))
-      return row && toDelivery(row)
+      return claiming(async (transaction) => {
+        const row = await claims.takeOver(transaction, at())
+        return row && (await toDeliveries(transaction, [row]))[0]
+      })
     },
     async nextDue() {
       const [row] = await database.persist(() => database.query('SELECT b24_receiver.next_due($1) AS delay', [at()]))
@@ -234,5 +253,18 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       claims.stop()
       await ender.idle()
     },
+  }
+}
+
+function whatIsKnown(row: Row): Pick<Delivery, 'event' | 'unreadable'> {
+  const about = {
+    id: String(row['event_id']),
+    name: String(row['name']),
+    lane: typeof row['lane'] === 'string' ? row['lane'] : null,
+  }
+  const stored = readStoredEvent(row['event'], about)
+  return {
+    unreadable: 'unreadable' in stored ? stored.unreadable : 'it was not a moment ago',
+    event: standInFor(about, Number(row['created_at'])),
   }
 }

@@ -7,6 +7,7 @@ import { createJobs } from './pg-jobs.ts'
 import { addDeliveries } from './pg-lanes.ts'
 import { readPosition, readState } from './pg-schema.ts'
 import type { NewDelivery } from './queue.ts'
+import { eventIn, readLane, readNames, readStoredEvent, type Stored } from './stored.ts'
 
 export interface PgDeliveriesParts {
   readonly url: string
@@ -80,6 +81,12 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
       return gone.length
     })
 
+  const keptOf = (id: string) =>
+    database.query(
+      "SELECT *, convert_to(event, 'UTF8') AS bytes FROM b24_receiver.delivery WHERE event_id = $1 AND event IS NOT NULL ORDER BY key",
+      [id],
+    )
+
   return {
     position: () => readPosition(database, receiver),
     state: () => readState(database),
@@ -91,10 +98,9 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
           (SELECT count(*) FROM b24_receiver.delivery WHERE handler = known.name AND state = 'dead') AS dead
         FROM b24_receiver.handler AS known ORDER BY known.name COLLATE "C"`)
       return rows.map((row) => {
-        const events: unknown = JSON.parse(String(row['events']))
         return {
           name: String(row['name']),
-          events: Array.isArray(events) ? events.map(String) : [],
+          events: readNames(row['events']),
           order: row['ordered'] === 'none' ? ('none' as const) : ('object' as const),
           settle: Number(row['settle']),
           loadedAt: Number(row['loaded_at']),
@@ -112,11 +118,14 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
       return row && toRecord(row)
     },
     async keptEvent(id) {
-      const [row] = await database.query(
-        'SELECT event FROM b24_receiver.delivery WHERE event_id = $1 AND event IS NOT NULL LIMIT 1',
-        [id],
-      )
-      return row && (JSON.parse(String(row['event'])) as JournalledEvent)
+      const rows = await keptOf(id)
+      return rows.flatMap((row) => readableOf(row) ?? [])[0]
+    },
+    async keptBytes(id) {
+      const rows = await keptOf(id)
+      // Of several those that cannot be read are the ones that are asked for.
+      const row = rows.find((one) => readableOf(one) === undefined) ?? rows[0]
+      return row?.['bytes'] instanceof Uint8Array ? row['bytes'] : undefined
     },
     async failures({ key }) {
       const rows = await database.query(
@@ -146,14 +155,13 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
         )
         const again = await withRuns(
           transaction,
-          rows.map((row) => ({
-            key: Number(row['key']),
-            handler: String(row['handler']),
-            event: JSON.parse(String(row['event'])),
-            segment: Number(row['segment']),
-            order: row['lane'] === null ? ('none' as const) : ('object' as const),
-            settle: 0,
-          })),
+          rows.flatMap((row) => {
+            const event = readableOf(row)
+            if (event === undefined) return []
+            const order = row['lane'] === null ? ('none' as const) : ('object' as const)
+            const [key, segment] = [Number(row['key']), Number(row['segment'])]
+            return [{ key, handler: String(row['handler']), event, segment, order, settle: 0 }]
+          }),
         )
         await add(transaction, again)
         // They went into the later ones: what they failed of stays with them.
@@ -163,7 +171,7 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
            WHERE old.key = again.key AND new.event_id = old.event_id AND new.handler = old.handler AND new.run = again.run`,
           [again.map(({ key }) => key), again.map(({ run }) => run)],
         )
-        return rows.length
+        return again.length
       }),
     async drop(dead) {
       const rows = await database.query(
@@ -201,12 +209,13 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
 }
 
 function toRecord(row: Row): DeliveryRecord {
+  const stored = storedOf(row)
   return {
     key: Number(row['key']),
     handler: String(row['handler']),
     event: String(row['event_id']),
     name: String(row['name']),
-    object: objectOf(row),
+    object: stored && 'event' in stored ? stored.event.object : readLane(row['lane'])[1],
     run: Number(row['run']),
     state: row['state'] as DeliveryRecord['state'],
     postponed: row['postponed'] === true,
@@ -217,15 +226,23 @@ function toRecord(row: Row): DeliveryRecord {
     endedAt: numberOf(row['ended_at']),
     error: typeof row['error'] === 'string' ? row['error'] : undefined,
     coalescedInto: numberOf(row['coalesced_into']),
+    unreadable: stored && 'unreadable' in stored ? stored.unreadable : undefined,
   }
 }
 
-/** From the event, while it is kept; else from its lane, which is none where the handler wants no order. */
-function objectOf({ event, lane }: Row): string | undefined {
-  const kept: { object?: string } | undefined = typeof event === 'string' ? JSON.parse(event) : undefined
-  if (kept !== undefined) return kept.object
-  const [, object]: string[] = typeof lane === 'string' ? JSON.parse(lane) : []
-  return object
+/** `undefined` where none is kept, as of what is done. */
+function storedOf(row: Row): Stored | undefined {
+  const { event = null } = row
+  if (event === null) return undefined
+  const lane = typeof row['lane'] === 'string' ? row['lane'] : null
+  const read = eventIn(event)
+  if (read) return { event: read }
+  return readStoredEvent(event, { id: String(row['event_id']), name: String(row['name']), lane })
+}
+
+function readableOf(row: Row): JournalledEvent | undefined {
+  const stored = storedOf(row)
+  return stored && 'event' in stored ? stored.event : undefined
 }
 
 function numberOf(value: unknown): number | undefined {

@@ -3,6 +3,7 @@ import { laneOf } from './lane.ts'
 import type { Session, Transaction } from './pg-database.ts'
 import { textOf } from './pg-lanes.ts'
 import type { Seen, SeenFields } from './queue.ts'
+import { readSeenFields } from './stored.ts'
 
 /** What is kept of an object for a handler with `onChange`, see `Queue`. */
 export interface About {
@@ -15,7 +16,10 @@ export async function readSeen(session: Session, { handler, event }: About): Pro
     textOf(handler),
     laneOf(event),
   ])
-  return row && { fields: JSON.parse(String(row['fields'])) as SeenFields, isInDoubt: row['doubt'] === true }
+  if (row === undefined) return undefined
+  const fields = readSeenFields(row['fields'])
+  // What nobody can read is not taken for unchanged.
+  return { fields: fields ?? {}, isInDoubt: fields === undefined || row['doubt'] === true }
 }
 
 export async function doubtSeen(session: Session, { handler, event }: About): Promise<void> {

@@ -23,6 +23,8 @@ export interface Delivery {
   readonly coalesced: number
   /** When its first run began, in Unix milliseconds. */
   readonly firstRunAt: number
+  /** Why the event that was kept for it cannot be read: `event` is only what the delivery's other columns say of it. */
+  readonly unreadable?: string
 }
 
 /** What a handler with `onChange` saw of an object: field → text, see on-change.ts. */
@@ -101,6 +103,8 @@ export interface Queue {
   doubt(delivery: Delivery): Awaitable<void>
   retry(delivery: Delivery, again: Retry): Awaitable<void>
   dead(delivery: Delivery, error: string): Awaitable<void>
+  /** Keeps the event, which somebody else had, in the place of one that cannot be read. */
+  restore(delivery: Delivery, event: JournalledEvent): Awaitable<void>
   /** It was not run to its end and that is not its fault: it is ready again and the attempt is not counted. */
   release(delivery: Delivery): Awaitable<void>
   /**

@@ -22,6 +22,8 @@ export interface Report {
   readonly hook: (hook: Hook, trouble: Bitrix24Error | undefined) => void
   /** Why the engine cannot be used; `undefined` once it can. What needs it waits; it is not this process that is ill. */
   readonly engine: (trouble: string | undefined) => void
+  /** Why segments stay that are older than the retention; `undefined` where none does. */
+  readonly retained: (trouble: string | undefined) => void
   /** It follows the journal, or, as a worker, claims deliveries. */
   readonly following: () => void
   /** Tells, again and again, how much is owed. @returns ends that */
@@ -92,6 +94,8 @@ export function createReport({ config, parent, log }: ReportParts): Report {
       if (trouble !== undefined) tell({ type: 'trouble', reason: trouble })
       else if (isFollowing) tell({ type: 'following' })
     },
+
+    retained: (text) => tell({ type: 'warning', about: 'retention', ...(text !== undefined && { text }) }),
 
     following() {
       isFollowing = true

@@ -49,6 +49,8 @@ export interface Runner {
   run(delivery: Delivery, handler: LoadedHandler): Promise<void>
   /** Charges the run that, alone, took its process down with it. */
   chargeCrash(delivery: Delivery, handler: LoadedHandler): Promise<void>
+  /** The event cannot be read, here nor in the journal. Nothing is guessed: it is dead, its bytes stay. */
+  giveUp(delivery: Delivery, unreadable: string): Promise<void>
 }
 
 /** Nothing waits for ever for a word that was missed: it looks for itself. */
@@ -176,6 +178,13 @@ export function createRunner(parts: RunnerParts): Runner {
 
   return {
     run,
+    async giveUp(delivery, unreadable) {
+      const { handler, event } = delivery
+      const reason = `the event kept for it cannot be read (${unreadable}), and the journal here has none of this id, name and object: "b24-receiver show ${event.id} --raw" prints its bytes`
+      await queue.dead(delivery, reason)
+      log.error({ ...aboutOf(delivery), reason }, 'failed for good: this delivery is dead')
+      onOutcome({ handler, event, outcome: 'dead', ms: 0, reason })
+    },
     chargeCrash: (delivery, handler) =>
       fail(delivery, handler, { error: new Error('the dispatcher died while this ran'), alone: true }),
   }

@@ -3,10 +3,11 @@ import { dirname } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
-import type { JournalledEvent } from '../journal/follow.ts'
 import type { Deliveries, DeliveryRecord } from './deliveries.ts'
+import { explainQueueFile } from './queue-file.ts'
 import { createLanes } from './sqlite-lanes.ts'
 import { inTransaction, isCurrent, readPosition, readState } from './sqlite-schema.ts'
+import { readLane, readNames, readStoredEvent, type Stored } from './stored.ts'
 
 export interface SqliteDeliveriesParts {
   readonly path: string
@@ -28,8 +29,8 @@ const breath = 5
  * @throws {Error} when there is no such file, this user may not read it, or another version wrote it
  */
 export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliveriesParts): Deliveries {
-  const db = mode === 'write' ? openToWrite(path) : openToRead(path)
-  if (!isCurrent(db)) {
+  const db = named(() => (mode === 'write' ? openToWrite(path) : openToRead(path)), path)
+  if (!named(() => isCurrent(db), path)) {
     db.close()
     throw new Error(`${path} was written by another version of the receiver: use its tools, or start this one`)
   }
@@ -43,7 +44,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
       FROM handler AS known ORDER BY known.name`),
     ofEvent: db.prepare('SELECT * FROM delivery WHERE event_id = ? ORDER BY key'),
     ofKey: db.prepare('SELECT * FROM delivery WHERE key = ?'),
-    kept: db.prepare('SELECT event FROM delivery WHERE event_id = ? AND event IS NOT NULL LIMIT 1'),
+    kept: db.prepare('SELECT *, CAST(event AS BLOB) AS bytes FROM delivery WHERE event_id = ? AND event IS NOT NULL'),
     failures: db.prepare('SELECT attempt, at, error FROM failure WHERE delivery = ? ORDER BY rowid'),
     dead: db.prepare("SELECT * FROM delivery WHERE state = 'dead' ORDER BY key"),
     deadOne: db.prepare("SELECT * FROM delivery WHERE key = ? AND state = 'dead'"),
@@ -72,7 +73,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
     handlers: () =>
       sql.handlers.all().map((row) => ({
         name: String(row['name']),
-        events: row['events'] === null ? undefined : namesOf(row['events']),
+        events: readNames(row['events']),
         order: row['ordered'] === 'none' ? 'none' : row['ordered'] === 'object' ? 'object' : undefined,
         settle: numberOf(row['settle']),
         loadedAt: numberOf(row['loaded_at']),
@@ -85,8 +86,17 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
       return row && toRecord(row)
     },
     keptEvent: (id) => {
-      const row = sql.kept.get(id)
-      return row && (JSON.parse(String(row['event'])) as JournalledEvent)
+      for (const row of sql.kept.all(id)) {
+        const stored = storedOf(row, bytesOf(row))
+        if (stored && 'event' in stored) return stored.event
+      }
+      return undefined
+    },
+    keptBytes: (id) => {
+      const rows = sql.kept.all(id)
+      // Of several those that cannot be read are the ones that are asked for.
+      const row = rows.find((one) => 'unreadable' in (storedOf(one, bytesOf(one)) ?? {})) ?? rows[0]
+      return row && bytesOf(row)
     },
     failures: ({ key }) =>
       sql.failures.all(key).map((row) => ({
@@ -108,11 +118,13 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
           const row = sql.deadOne.get(key)
           if (row === undefined) continue
           const { event_id: id = null, handler = null } = row
+          const stored = storedOf(row, bytesOf(sql.kept.all(id).find((one) => one['key'] === key) ?? {}))
+          if (!stored || !('event' in stored)) continue
           const run = nextRun(String(id), String(handler))
           lanes.add(
             {
               handler: String(handler),
-              event: JSON.parse(String(row['event'])),
+              event: stored.event,
               segment: Number(row['segment']),
               order: row['lane'] === null ? 'none' : 'object',
               settle: 0,
@@ -155,6 +167,15 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
   }
 }
 
+/** What SQLite throws names no file. */
+function named<T>(open: () => T, path: string): T {
+  try {
+    return open()
+  } catch (error) {
+    throw explainQueueFile(error, path)
+  }
+}
+
 function openToWrite(path: string): DatabaseSync {
   if (!existsSync(path)) throw new Error(`${path} is not there: no handler has run yet`)
   try {
@@ -193,12 +214,13 @@ function openToRead(path: string): DatabaseSync {
 
 function toRecord(row: Record<string, SQLOutputValue>): DeliveryRecord {
   const { lane = null } = row
+  const stored = storedOf(row)
   return {
     key: Number(row['key']),
     handler: String(row['handler']),
     event: String(row['event_id']),
     name: String(row['name']),
-    object: objectOf(row['event'] ?? null, lane),
+    object: stored && 'event' in stored ? stored.event.object : readLane(lane)[1],
     run: Number(row['run']),
     state: row['state'] as DeliveryRecord['state'],
     postponed: row['postponed'] === 1,
@@ -209,20 +231,20 @@ function toRecord(row: Record<string, SQLOutputValue>): DeliveryRecord {
     endedAt: numberOf(row['ended_at']),
     error: row['error'] === null ? undefined : String(row['error']),
     coalescedInto: numberOf(row['coalesced_into']),
+    unreadable: stored && 'unreadable' in stored ? stored.unreadable : undefined,
   }
 }
 
-/** From the event, while it is kept; else from its lane, which is none where the handler wants no order. */
-function objectOf(event: SQLOutputValue, lane: SQLOutputValue): string | undefined {
-  const kept: { object?: string } | undefined = typeof event === 'string' ? JSON.parse(event) : undefined
-  if (kept !== undefined) return kept.object
-  const [, object]: string[] = typeof lane === 'string' ? JSON.parse(lane) : []
-  return object
+/** `undefined` where none is kept, as of what is done. */
+function storedOf(row: Record<string, SQLOutputValue>, bytes?: Uint8Array): Stored | undefined {
+  const { event = null, lane = null } = row
+  if (event === null) return undefined
+  const about = { id: String(row['event_id']), name: String(row['name']), lane: typeof lane === 'string' ? lane : null }
+  return readStoredEvent(event, about, () => bytes)
 }
 
-function namesOf(value: SQLOutputValue | undefined): readonly string[] {
-  const names: unknown = JSON.parse(String(value))
-  return Array.isArray(names) ? names.map(String) : []
+function bytesOf({ bytes }: Record<string, SQLOutputValue>): Uint8Array | undefined {
+  return bytes instanceof Uint8Array ? bytes : undefined
 }
 
 function numberOf(value: SQLOutputValue | undefined): number | undefined {

@@ -2,15 +2,19 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { isDeletion } from '../events/catalogue.ts'
-import { type JournalledEvent, oldest } from '../journal/follow.ts'
+import { oldest } from '../journal/follow.ts'
 import { laneOf } from './lane.ts'
 import type { Delivery, Queue, SeenFields, Wanted } from './queue.ts'
+import { explainQueueFile } from './queue-file.ts'
 import { createLanes } from './sqlite-lanes.ts'
 import { inTransaction, migrate, readHandlers, readPosition, readState } from './sqlite-schema.ts'
+import { readSeenFields, readStoredEvent, standInFor } from './stored.ts'
 
 export interface SqliteQueueParts {
   readonly path: string
   readonly now?: () => number
+  /** Told what cannot be read and is left out. */
+  readonly onUnreadable?: (what: string) => void
 }
 
 /** Milliseconds between two looks at whether a tool has changed the file. */
@@ -27,6 +31,8 @@ export function knownHandlers(dataDir: string): string[] {
   const db = new DatabaseSync(path, { readOnly: true })
   try {
     return readHandlers(db)
+  } catch (error) {
+    throw explainQueueFile(error, path)
   } finally {
     db.close()
   }
@@ -76,7 +82,7 @@ export function settleFirstStart(dataDir: string, isJournalEmpty: boolean): void
  *
  * @throws when the file was written by a newer version
  */
-export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Queue {
+export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => undefined }: SqliteQueueParts): Queue {
   const db = new DatabaseSync(path)
   // NORMAL may forget the last commits in a power cut, never a part of one: position and deliveries go back together, and
   // the journal has the rest.
@@ -100,6 +106,8 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     suspects: db.prepare("SELECT key, handler FROM delivery WHERE suspect = 1 AND state = 'ready' ORDER BY key"),
     ready: db.prepare("SELECT key FROM delivery WHERE state = 'ready' AND handler = ? ORDER BY key LIMIT ?"),
     get: db.prepare('SELECT * FROM delivery WHERE key = ?'),
+    bytes: db.prepare('SELECT CAST(event AS BLOB) AS bytes FROM delivery WHERE key = ?'),
+    restore: db.prepare('UPDATE delivery SET event = ? WHERE key = ?'),
     behind: db.prepare(`
       SELECT key, name, run, coalesced FROM delivery WHERE handler = ? AND lane = ? AND state = 'blocked' ORDER BY key`),
     coalesce: db.prepare(`
@@ -169,6 +177,24 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     )
   }
 
+  function toDelivery(row: Record<string, SQLOutputValue>): Delivery {
+    const key = Number(row['key'])
+    const lane = typeof row['lane'] === 'string' ? row['lane'] : null
+    const about = { id: String(row['event_id']), name: String(row['name']), lane }
+    const stored = readStoredEvent(row['event'], about, () => {
+      const bytes = sql.bytes.get(key)?.['bytes']
+      return bytes instanceof Uint8Array ? bytes : undefined
+    })
+    return {
+      key,
+      handler: String(row['handler']),
+      attempt: Number(row['attempts']),
+      coalesced: Number(row['coalesced']),
+      firstRunAt: Number(row['first_run_at']),
+      ...('event' in stored ? stored : { ...stored, event: standInFor(about, Number(row['created_at'])) }),
+    }
+  }
+
   function end(
     delivery: Delivery,
     state: 'done' | 'waiting' | 'dead',
@@ -216,7 +242,12 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     done: (delivery, seen) => end(delivery, 'done', { seen }),
     seen({ handler, event }) {
       const row = sql.seen.get(handler, laneOf(event))
-      return row && { fields: JSON.parse(String(row['fields'])) as SeenFields, isInDoubt: row['doubt'] === 1 }
+      if (row === undefined) return undefined
+      const fields = readSeenFields(row['fields'])
+      if (fields === undefined)
+        onUnreadable(`seen of ${handler} and ${laneOf(event)}: its handler runs, whatever has changed`)
+      // What nobody can read is not taken for unchanged.
+      return { fields: fields ?? {}, isInDoubt: fields === undefined || row['doubt'] === 1 }
     },
     doubt({ handler, event }) {
       // A power cut may take back what was kept of an earlier run, but not that this one has begun.
@@ -232,6 +263,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     postpone: (delivery, { due, error }) => void sql.postpone.run({ key: delivery.key, now: now(), due, error }),
     resume: () => void sql.resume.run(),
     dead: (delivery, error) => end(delivery, 'dead', { error }),
+    restore: ({ key }, event) => void sql.restore.run(JSON.stringify(event), key),
     release: (delivery) => void sql.release.run(0, delivery.key),
     recover() {
       return inTransaction(db, () => {
@@ -284,15 +316,4 @@ interface Ended {
   readonly error?: string | null
   readonly suspect?: number
   readonly seen?: SeenFields | null | undefined
-}
-
-function toDelivery(row: Record<string, SQLOutputValue>): Delivery {
-  return {
-    key: Number(row['key']),
-    handler: String(row['handler']),
-    attempt: Number(row['attempts']),
-    coalesced: Number(row['coalesced']),
-    firstRunAt: Number(row['first_run_at']),
-    event: JSON.parse(String(row['event'])) as JournalledEvent,
-  }
 }

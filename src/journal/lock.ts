@@ -1,4 +1,4 @@
-import { accessSync, constants, existsSync } from 'node:fs'
+import { accessSync, constants, existsSync, truncateSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
@@ -10,6 +10,11 @@ export class DataDirInUse extends StartError {
   override readonly name = 'DataDirInUse'
 }
 
+/** The file of a lock cannot be used; the message names it, and says what to do. */
+export class LockError extends StartError {
+  override readonly name = 'LockError'
+}
+
 /** Who has a part of a data directory. */
 export interface Holder {
   readonly pid: number
@@ -19,6 +24,10 @@ export interface Holder {
 }
 
 const SQLITE_BUSY = 5
+const SQLITE_READONLY = 8
+const SQLITE_CORRUPT = 11
+const SQLITE_CANTOPEN = 14
+const SQLITE_NOTADB = 26
 
 /** Milliseconds: somebody may just be looking whether it is held. */
 const patience = 300
@@ -31,11 +40,39 @@ const glance = 100
  * lock is SQLite's on a file of its own, because in containers every holder is pid 1, so a pid file is no lock. Nothing
  * else in this process may open that file: closing any descriptor of it would drop the lock.
  *
+ * A file that is damaged is emptied in its place. What is locked is the file, not what it holds, so somebody who has it
+ * keeps it; a new file of that name would be a second lock.
+ *
+ * @returns `wasDamaged`: it was emptied
  * @throws {DataDirInUse}
+ * @throws {LockError}
  */
-export function lockDataDir(dataDir: string, part: 'receiver' | 'dispatcher'): { release(): void } {
-  const db = new DatabaseSync(join(dataDir, `${part}.lock`), { timeout: patience })
+export function lockDataDir(dataDir: string, part: 'receiver' | 'dispatcher'): Lock {
+  const path = join(dataDir, `${part}.lock`)
   try {
+    return { ...takeLock(dataDir, part), wasDamaged: false }
+  } catch (error) {
+    if (!isDamage(error, path)) throw explain(error, path)
+  }
+  try {
+    truncateSync(path)
+    return { ...takeLock(dataDir, part), wasDamaged: true }
+  } catch (error) {
+    throw explain(error, path)
+  }
+}
+
+export interface Lock {
+  release(): void
+  readonly wasDamaged: boolean
+}
+
+function takeLock(dataDir: string, part: 'receiver' | 'dispatcher'): { release(): void } {
+  const path = join(dataDir, `${part}.lock`)
+  const db = new DatabaseSync(path, { timeout: patience })
+  try {
+    // In another mode the lock would be on another file, and whoever has this one would not be seen.
+    if (db.prepare('PRAGMA journal_mode').get()?.['journal_mode'] !== 'delete') throw new DamagedLock(path)
     db.exec(`
       BEGIN IMMEDIATE;
       CREATE TABLE IF NOT EXISTS holder (host TEXT, pid INTEGER, started_at TEXT);
@@ -45,9 +82,9 @@ export function lockDataDir(dataDir: string, part: 'receiver' | 'dispatcher'): {
     db.exec('COMMIT; BEGIN IMMEDIATE')
     return { release: () => release(db) }
   } catch (error) {
-    if (!isBusy(error)) throw error
-    const holder = readHolder(db)
+    const holder = isBusy(error) ? readHolder(db) : undefined
     db.close()
+    if (!isBusy(error)) throw error
     const who = holder ? `: pid ${holder.pid} on ${holder.host}, started ${holder.startedAt}` : ''
     throw new DataDirInUse(`${dataDir} is in use by another ${part}${who}`, { cause: error })
   }
@@ -73,6 +110,8 @@ export function findHolder(dataDir: string, part: 'receiver' | 'dispatcher'): Ho
   const mayWrite = isWritable(path) && isWritable(dataDir)
   const db = new DatabaseSync(path, { readOnly: !mayWrite, timeout: glance })
   try {
+    // Whatever is wrong with it shows here.
+    db.prepare('PRAGMA schema_version').get()
     if (!mayWrite) {
       const holder = readHolder(db)
       return holder && isAlive(holder) ? holder : undefined
@@ -80,8 +119,12 @@ export function findHolder(dataDir: string, part: 'receiver' | 'dispatcher'): Ho
     db.exec('BEGIN IMMEDIATE; ROLLBACK')
     return undefined
   } catch (error) {
-    if (!isBusy(error)) throw error
-    return readHolder(db)
+    if (isBusy(error)) return readHolder(db)
+    throw isDamage(error, path)
+      ? new LockError(`${path} is damaged, so nobody can read who has it: the next start of the ${part} empties it`, {
+          cause: error,
+        })
+      : error
   } finally {
     db.close()
   }
@@ -106,8 +149,42 @@ function isAlive({ pid, host }: Holder): boolean {
   }
 }
 
+/** Its header is that of another kind of lock. */
+class DamagedLock extends Error {
+  constructor(path: string) {
+    super(`${path} is in another journal mode`)
+  }
+}
+
+function isDamage(error: unknown, path: string): boolean {
+  if (error instanceof DamagedLock) return true
+  const code = codeOfSqlite(error)
+  // SQLite writes to no file whose header names a later format.
+  return code === SQLITE_CORRUPT || code === SQLITE_NOTADB || (code === SQLITE_READONLY && isWritable(path))
+}
+
+/** What is wrong with the file, in words that name it. */
+function explain(error: unknown, path: string): unknown {
+  const code = codeOfSqlite(error)
+  if (code === SQLITE_READONLY || code === SQLITE_CANTOPEN)
+    return new LockError(
+      `${path} may not be written by user ${process.getuid?.()}: give it to the receiver's user, chown -R`,
+      { cause: error },
+    )
+  if (!isDamage(error, path) && codeOf(error) !== 'EACCES') return error
+  return new LockError(
+    `${path} is damaged (${error instanceof Error ? error.message : String(error)}) and cannot be emptied: stop every process of this folder, and remove the file`,
+    { cause: error },
+  )
+}
+
+/** The kind of an error of SQLite's; extended codes have it in their last byte. */
+function codeOfSqlite(error: unknown): number | undefined {
+  return error instanceof Error && 'errcode' in error ? Number(error.errcode) & 0xff : undefined
+}
+
 function isBusy(error: unknown): boolean {
-  return error instanceof Error && 'errcode' in error && error.errcode === SQLITE_BUSY
+  return codeOfSqlite(error) === SQLITE_BUSY
 }
 
 /** Two that start at once may meet before either has written who it is. */

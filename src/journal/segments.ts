@@ -95,7 +95,7 @@ export function nameOf(number: number, now: Date): string {
 
 /**
  * Lets the stable name point at this segment, by `link` and `rename`: GNU `tail -F` misses no line on a hard link, on a
- * symbolic link it does. Where the file system has no hard links a symbolic one has to do.
+ * symbolic link it does. Where the file system has no hard links, or the journal is on another one, a symbolic one has to do.
  */
 export async function pointStableName(dataDir: string, segment: Segment): Promise<void> {
   const name = stableName(dataDir)
@@ -104,7 +104,7 @@ export async function pointStableName(dataDir: string, segment: Segment): Promis
   try {
     await link(segment.path, fresh)
   } catch (error) {
-    if (!['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK'].includes(codeOf(error) ?? '')) throw error
+    if (!['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK', 'EXDEV'].includes(codeOf(error) ?? '')) throw error
     await symlink(join(basename(journalDir(dataDir)), relative(journalDir(dataDir), segment.path)), fresh)
   }
   await rename(fresh, name)

@@ -219,3 +219,23 @@ describe('two workers', () => {
     expect(await second.queue.recover()).toBeUndefined()
   })
 })
+
+test('an event that cannot be read is claimed as what its columns say, the others as they are, and is restored', async () => {
+  const url = postgres.url(await postgres.createDatabase(installed))
+  const database = await openDatabase({ url, log })
+  onTestFinished(() => database.close())
+  const queue = openPgBossQueue({ database, receiver: 'one', worker: 'one', heartbeat: 45_000, log })
+  await queue.add([deliveryOf(eventOf(1, 'deal:1')), deliveryOf(eventOf(2, 'deal:2'))], here)
+  await database.query("UPDATE b24_receiver.delivery SET event = '{\"id\":' WHERE event_id = '1'")
+  const [damaged, whole] = await queue.claim([want()], 10)
+  expect(damaged).toMatchObject({
+    unreadable: 'it is not JSON',
+    event: { id: '1', event: 'ONCRMDEALUPDATE', object: 'deal:1', auth: { member_id: 'one' } },
+  })
+  expect(whole).toMatchObject({ event: eventOf(2, 'deal:2') })
+  expect(whole?.unreadable).toBeUndefined()
+  if (damaged === undefined) throw new Error('it was not claimed')
+  await queue.restore(damaged, eventOf(1, 'deal:1'))
+  await queue.release(damaged)
+  expect(await queue.claim([want()], 10)).toMatchObject([{ event: eventOf(1, 'deal:1'), attempt: 1 }])
+})

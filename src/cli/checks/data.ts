@@ -1,11 +1,13 @@
 import { accessSync, constants, existsSync } from 'node:fs'
 import { open, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
-import { readSettings } from '../../config.ts'
+import { readDatabaseUrl, readSettings } from '../../config.ts'
+import { checkQueueFile } from '../../dispatch/queue-file.ts'
+import { queuePath } from '../../dispatch/sqlite-queue.ts'
 import { codeOf } from '../../error-code.ts'
 import { journalDir } from '../../journal/segments.ts'
-import { isFollowed, nameOfQueue, openDeliveries } from '../data.ts'
-import type { Check } from './check.ts'
+import { explainData, isFollowed, nameOfQueue, openDeliveries } from '../data.ts'
+import { type Check, reasonOf } from './check.ts'
 
 const dataDirOf = () => readSettings(process.env, 'DATA_DIR').DATA_DIR
 
@@ -126,11 +128,16 @@ export async function checkQueue(): Promise<readonly Check[]> {
   const name = 'queue'
   const dataDir = dataDirOf()
   if (!isFollowed(dataDir)) return [{ name, state: 'skipped', text: 'no receiver has run here yet' }]
-  const deliveries = await openDeliveries(dataDir, 'read')
   try {
-    const { dead } = await deliveries.state()
-    return [{ name, state: 'ok', text: `${nameOfQueue(dataDir)} is of this version; ${dead} dead` }]
-  } finally {
-    await deliveries.close()
+    if (readDatabaseUrl(process.env) === undefined) await checkQueueFile(queuePath(dataDir))
+    const deliveries = await openDeliveries(dataDir, 'read')
+    try {
+      const { dead } = await deliveries.state()
+      return [{ name, state: 'ok', text: `${nameOfQueue(dataDir)} is of this version; ${dead} dead` }]
+    } finally {
+      await deliveries.close()
+    }
+  } catch (error) {
+    return [{ name, state: 'FAIL', text: reasonOf(explainData(error)) }]
   }
 }
