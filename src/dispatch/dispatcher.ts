@@ -32,8 +32,24 @@ export interface DispatcherParts {
   readonly log: Logger
   /** A run ended, one way or another: this process is able to work. */
   readonly onOutcome?: (outcome: Outcome) => void
+  /** See shared-globals.ts. */
+  readonly lookAtGlobals?: () => readonly string[]
   /** Deliveries were added. */
   readonly onForwarded?: () => void
+}
+
+/** Built-ins that all handlers share are not what they were. They were put back; who has them in a variable does not know. */
+export class GlobalsChanged extends Error {
+  override readonly name = 'GlobalsChanged'
+  /** Any of these did it. */
+  readonly handlers: readonly string[]
+
+  constructor(changed: readonly string[], handlers: readonly string[]) {
+    super(
+      `${handlers.length === 1 ? `the handler ${handlers[0]}` : `one of the handlers ${handlers.join(', ')}`} changed ${changed.join(', ')}, which all handlers share: define a function of your own instead (docs/handlers.md)`,
+    )
+    this.handlers = handlers
+  }
 }
 
 export interface Dispatcher {
@@ -54,7 +70,7 @@ const day = 24 * hour
 /** follow → match → queue → run. */
 export async function startDispatcher(parts: DispatcherParts): Promise<Dispatcher> {
   const { dataDir, from, handlers, queue, concurrency, retentionDays, log } = parts
-  const { onOutcome = () => undefined, onForwarded = () => undefined } = parts
+  const { onOutcome = () => undefined, onForwarded = () => undefined, lookAtGlobals = () => [] } = parts
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
@@ -141,6 +157,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     if (handler === undefined) throw new Error(`the queue gave a delivery of ${delivery.handler}, which is not loaded`)
     const ended = runner
       .run(delivery, handler)
+      .then(() => look(handler.name))
       .catch((error: unknown) => {
         // What was released is the next process's, and the queue may be closed.
         if (running.has(delivery)) giveUp(error)
@@ -150,6 +167,13 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
         fill()
       })
     running.set(delivery, ended)
+  }
+
+  /** After a run that is written down. Of several that ran together each may have done it; none is charged. */
+  function look(ended: string): void {
+    const changed = lookAtGlobals()
+    if (changed.length === 0) return
+    giveUp(new GlobalsChanged(changed, [...new Set([ended, ...[...running.keys()].map((one) => one.handler)])]))
   }
 
   function resume(): void {

@@ -12,12 +12,14 @@ import { journalDir, listSegments } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
 import { openParent, parentOption } from '../start-child.ts'
 import { explainStart } from '../start-error.ts'
-import { startDispatcher } from './dispatcher.ts'
+import { GlobalsChanged, startDispatcher } from './dispatcher.ts'
 import { type Engine, findKnownHandlers, openEngine } from './engine.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import { resolveOurName } from './our-name.ts'
 import { HandlersError, loadHandlers } from './registry.ts'
 import { createReport } from './report.ts'
+import { restoreEvents } from './restore-events.ts'
+import { lockGlobals, watchGlobals } from './shared-globals.ts'
 import { sweepOnStart } from './sweep-on-start.ts'
 
 resolveOurName()
@@ -57,6 +59,7 @@ try {
 }
 
 async function run(): Promise<void> {
+  lockGlobals()
   const handlers = await loadHandlers(config.handlersDir)
   const parts = { config, log, onTrouble: report.engine }
   const known = handlers.length === 0 ? await findKnownHandlers(parts) : []
@@ -83,6 +86,7 @@ async function run(): Promise<void> {
       onChange: onChange !== undefined,
     })),
   )
+  if (!isWorker) await restoreEvents({ dataDir: config.dataDir, queue, log })
   report.load({ loaded: handlers.map(({ name }) => name) })
   for (const [handler, owed] of await queue.handlers())
     if (owed > 0 && !handlers.some(({ name }) => name === handler))
@@ -106,6 +110,7 @@ async function run(): Promise<void> {
     handlers,
     portals,
     concurrency: runs ? config.concurrency : 0,
+    lookAtGlobals: watchGlobals(),
     log,
     onOutcome: report.outcome,
     // Where others run them, that is all there is to do.
@@ -172,6 +177,9 @@ function tellWhy(error: unknown): void {
   if (error instanceof HandlersError) {
     report.load({ broken: error.problems.map(({ file, at, error: err }) => ({ file, place: at, error: String(err) })) })
     for (const { file, at, error: err } of error.problems) log.error({ file, at, err }, 'a handler cannot be loaded')
+    report.tell({ type: 'trouble', reason: error.message })
+  } else if (error instanceof GlobalsChanged) {
+    log.error({ handlers: error.handlers, err: error }, 'a handler changed built-ins; its process is replaced')
     report.tell({ type: 'trouble', reason: error.message })
   } else if (error instanceof Waiting || (error instanceof Error && error.name === 'SchemaError')) {
     report.load({ trouble: error.message })

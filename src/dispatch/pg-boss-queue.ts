@@ -8,7 +8,7 @@ import { createJobs } from './pg-jobs.ts'
 import { addDeliveries } from './pg-lanes.ts'
 import { readPosition, readState } from './pg-schema.ts'
 import { doubtSeen, keepSeen, readSeen } from './pg-seen.ts'
-import type { Delivery, Queue, Wanted } from './queue.ts'
+import { type Delivery, lostEvent, type Queue, type Wanted } from './queue.ts'
 
 export interface PgBossQueueParts {
   readonly database: Database
@@ -169,6 +169,45 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       const row = await claiming((transaction) => claims.takeOver(transaction, at()))
       return row && toDelivery(row)
     },
+    async lost() {
+      const rows = await database.persist(() =>
+        database.query(
+          `SELECT key, handler, event_id FROM b24_receiver.delivery
+           WHERE state = 'dead' AND event IS NULL AND error = $1 AND receiver = $2 ORDER BY key`,
+          [lostEvent, receiver],
+        ),
+      )
+      return rows.map((row) => ({
+        key: Number(row['key']),
+        handler: String(row['handler']),
+        event: String(row['event_id']),
+      }))
+    },
+    restore: ({ key, handler, event: id }, found) =>
+      inTransaction(async (transaction) => {
+        // Tools that look for a free run wait, see pg-deliveries.ts.
+        await transaction.query('LOCK TABLE b24_receiver.handler IN SHARE ROW EXCLUSIVE MODE')
+        const [row] = await transaction.query(
+          `SELECT lane, segment, (SELECT max(run) FROM b24_receiver.delivery WHERE event_id = $2 AND handler = $3) AS run
+           FROM b24_receiver.delivery WHERE key = $1 AND state = 'dead' AND event IS NULL FOR UPDATE`,
+          [key, id, handler],
+        )
+        if (row === undefined) return
+        if (typeof found === 'string') {
+          await transaction.query('UPDATE b24_receiver.delivery SET error = $2 WHERE key = $1', [key, found])
+          return
+        }
+        const run = Number(row['run']) + 1
+        const order = row['lane'] === null ? ('none' as const) : ('object' as const)
+        const again = { handler, event: found, segment: Number(row['segment']), order, settle: 0, run }
+        await jobs.issue(transaction, await addDeliveries(transaction, { deliveries: [again], receiver, at: at() }))
+        await transaction.query(
+          `UPDATE b24_receiver.delivery SET state = 'coalesced', coalesced_into =
+             (SELECT key FROM b24_receiver.delivery WHERE event_id = $2 AND handler = $3 AND run = $4) WHERE key = $1`,
+          [key, id, handler, run],
+        )
+        await transaction.query(`NOTIFY ${channel}`)
+      }),
     async nextDue() {
       const [row] = await database.persist(() => database.query('SELECT b24_receiver.next_due($1) AS delay', [at()]))
       const delay = row?.['delay'] ?? null

@@ -1,7 +1,7 @@
 import type { Position } from '../journal/follow.ts'
 import type { Session, Transaction } from './pg-database.ts'
 import { functions } from './pg-functions.ts'
-import type { QueueState } from './queue.ts'
+import { lostEvent, type QueueState } from './queue.ts'
 
 /** Of pg-boss, which has its tables for itself. Ours are in `b24_receiver`. */
 export const bossSchema = 'b24_receiver_jobs'
@@ -131,6 +131,19 @@ const migrations = [
   // all of them look alike, and the plan stays when much is.
   `DROP INDEX b24_receiver.delivery_owed;
    CREATE INDEX delivery_owed ON b24_receiver.delivery (created_at) WHERE ended_at IS NULL`,
+  // As in sqlite-schema.ts. What waited behind a row without its event waits until now, and gets a job as all that wait.
+  `UPDATE b24_receiver.delivery SET state = 'dead', error = '${lostEvent}', suspect = false, postponed = false,
+     since = NULL, due = NULL, job = NULL, worker = NULL, ended_at = coalesce(ended_at, b24_receiver.at(NULL))
+     WHERE event IS NULL AND state NOT IN ('done', 'coalesced', 'dead');
+   UPDATE b24_receiver.delivery SET state = 'waiting', since = created_at, due = 0 WHERE key IN (
+     SELECT min(key) FROM b24_receiver.delivery AS behind WHERE state = 'blocked'
+       AND (handler, lane) IN (
+         SELECT handler, lane FROM b24_receiver.delivery WHERE state = 'dead' AND error = '${lostEvent}')
+       AND NOT EXISTS (SELECT FROM b24_receiver.delivery AS head WHERE head.handler = behind.handler
+         AND head.lane = behind.lane AND head.state IN ('ready', 'running', 'waiting'))
+     GROUP BY handler, lane);
+   ALTER TABLE b24_receiver.delivery ADD CONSTRAINT delivery_keeps_event
+     CHECK (event IS NOT NULL OR state IN ('done', 'coalesced', 'dead'))`,
 ]
 
 /** The database holds what this version cannot use. */

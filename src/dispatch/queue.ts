@@ -68,6 +68,17 @@ export interface QueueState {
   readonly oldestAt: number | undefined
 }
 
+/** Why a delivery is dead that was pending without its event, until somebody has looked for that in the journal. */
+export const lostEvent = 'its event was lost; the next start looks for it in the journal'
+
+/** A delivery that is dead of `lostEvent`. */
+export interface LostDelivery {
+  readonly key: number
+  readonly handler: string
+  /** The event's id. */
+  readonly event: string
+}
+
 /** A remote engine answers later, an embedded one at once. */
 export type Awaitable<T> = T | Promise<T>
 
@@ -101,7 +112,10 @@ export interface Queue {
   doubt(delivery: Delivery): Awaitable<void>
   retry(delivery: Delivery, again: Retry): Awaitable<void>
   dead(delivery: Delivery, error: string): Awaitable<void>
-  /** It was not run to its end and that is not its fault: it is ready again and the attempt is not counted. */
+  /**
+   * It was not run to its end and that is not its fault: it is ready again and the attempt is not counted. One that has
+   * ended meanwhile stays as it is.
+   */
   release(delivery: Delivery): Awaitable<void>
   /**
    * What it needs is not there, and that is not its fault: it waits like a retry, but the attempt is not counted, and the
@@ -116,6 +130,10 @@ export interface Queue {
    * suspects, who run alone. One that ran alone is returned, still claimed.
    */
   recover(): Awaitable<Delivery | undefined>
+  /** Those whose events are to be looked for in the journal of this receiver. */
+  lost(): Awaitable<readonly LostDelivery[]>
+  /** With its event it is run again, behind what waits for its object; without, it stays dead for this reason. */
+  restore(lost: LostDelivery, found: JournalledEvent | string): Awaitable<void>
   /** When the first of those that wait is due, in Unix milliseconds. */
   nextDue(): Awaitable<number | undefined>
   /** Handlers that were ever loaded, and how many deliveries each is owed. */

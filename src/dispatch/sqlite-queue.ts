@@ -4,9 +4,9 @@ import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { isDeletion } from '../events/catalogue.ts'
 import { type JournalledEvent, oldest } from '../journal/follow.ts'
 import { laneOf } from './lane.ts'
-import type { Delivery, Queue, SeenFields, Wanted } from './queue.ts'
+import { type Delivery, lostEvent, type Queue, type SeenFields, type Wanted } from './queue.ts'
 import { createLanes } from './sqlite-lanes.ts'
-import { inTransaction, migrate, readHandlers, readPosition, readState } from './sqlite-schema.ts'
+import { bare, inTransaction, migrate, readHandlers, readPosition, readState } from './sqlite-schema.ts'
 
 export interface SqliteQueueParts {
   readonly path: string
@@ -93,15 +93,26 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     end: db.prepare(`
       UPDATE delivery SET state = :state, since = :since, due = :due, error = coalesce(:error, error), suspect = :suspect,
         event = iif(:state = 'done', NULL, event), ended_at = iif(:state = 'waiting', NULL, :now)
-      WHERE key = :key RETURNING lane`),
+      WHERE key = :key AND state = 'running' RETURNING lane`),
     postpone: db.prepare(`
       UPDATE delivery SET state = 'waiting', postponed = 1, attempts = attempts - 1, first_run_at = NULL,
         since = :now, due = :due, error = :error
-      WHERE key = :key`),
+      WHERE key = :key AND state = 'running'`),
     resume: db.prepare(
       "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND postponed = 1",
     ),
-    release: db.prepare("UPDATE delivery SET state = 'ready', attempts = attempts - 1, suspect = ? WHERE key = ?"),
+    release: db.prepare(
+      "UPDATE delivery SET state = 'ready', attempts = attempts - 1, suspect = ? WHERE key = ? AND state = 'running'",
+    ),
+    lost: db.prepare(
+      "SELECT key, handler, event_id FROM delivery WHERE state = 'dead' AND event IS NULL AND error = ?",
+    ),
+    lostOne: db.prepare("SELECT * FROM delivery WHERE key = ? AND state = 'dead' AND event IS NULL"),
+    lastRun: db.prepare('SELECT max(run) AS run FROM delivery WHERE event_id = ? AND handler = ?'),
+    restored: db.prepare(`
+      UPDATE delivery SET state = 'coalesced', coalesced_into =
+        (SELECT key FROM delivery WHERE event_id = :id AND handler = :handler AND run = :run) WHERE key = :key`),
+    notFound: db.prepare('UPDATE delivery SET error = ? WHERE key = ?'),
     nextDue: db.prepare("SELECT due FROM delivery WHERE state = 'waiting' ORDER BY due LIMIT 1"),
     remember: db.prepare(`
       INSERT OR REPLACE INTO handler (name, events, ordered, settle, loaded_at)
@@ -138,15 +149,17 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       }
     const newest = one.at(-1) ?? head
     for (const { key: older = null } of one.slice(0, -1))
-      sql.coalesce.run({ key: older, into: newest['key'] ?? null, now: now() })
+      sql.coalesce.run(bare({ key: older, into: newest['key'] ?? null, now: now() }))
     return toDelivery(
-      sql.claim.get({
-        key: newest['key'] ?? null,
-        attempts: Number(head['attempts']) + 1,
-        suspect: Number(head['suspect']),
-        now: now(),
-        coalesced: one.reduce((sum, row) => sum + Number(row['coalesced']), 0),
-      }) ?? {},
+      sql.claim.get(
+        bare({
+          key: newest['key'] ?? null,
+          attempts: Number(head['attempts']) + 1,
+          suspect: Number(head['suspect']),
+          now: now(),
+          coalesced: one.reduce((sum, row) => sum + Number(row['coalesced']), 0),
+        }),
+      ) ?? {},
     )
   }
 
@@ -157,9 +170,10 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
   ): void {
     inTransaction(db, () => {
       const since = state === 'waiting' ? now() : null
+      const row = sql.end.get(bare({ key: delivery.key, state, since, due, error, suspect, now: now() }))
+      if (row === undefined) throw notRunning(delivery)
       if (error !== null) sql.failed.run(delivery.key, delivery.attempt, now(), error)
-      const row = sql.end.get({ key: delivery.key, state, since, due, error, suspect, now: now() })
-      const lane = row?.['lane']
+      const { lane } = row
       if (state !== 'waiting' && typeof lane === 'string') lanes.unblock(delivery.handler, lane)
       if (seen === null) sql.unsee.run(delivery.handler, laneOf(delivery.event))
       else if (seen) sql.see.run(delivery.handler, laneOf(delivery.event), JSON.stringify(seen))
@@ -210,7 +224,10 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
     },
     retry: (delivery, { due, error, alone = false }) =>
       end(delivery, 'waiting', { due, error, suspect: Number(alone) }),
-    postpone: (delivery, { due, error }) => void sql.postpone.run({ key: delivery.key, now: now(), due, error }),
+    postpone(delivery, { due, error }) {
+      const { changes } = sql.postpone.run(bare({ key: delivery.key, now: now(), due, error }))
+      if (changes === 0) throw notRunning(delivery)
+    },
     resume: () => void sql.resume.run(),
     dead: (delivery, error) => end(delivery, 'dead', { error }),
     release: (delivery) => void sql.release.run(0, delivery.key),
@@ -220,6 +237,26 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
         if (first === undefined || others.length === 0) return first && toDelivery(first)
         for (const { key = null } of [first, ...others]) sql.release.run(1, key)
         return undefined
+      })
+    },
+    lost: () =>
+      sql.lost.all(lostEvent).map((row) => ({
+        key: Number(row['key']),
+        handler: String(row['handler']),
+        event: String(row['event_id']),
+      })),
+    restore({ key, handler, event: id }, found) {
+      inTransaction(db, () => {
+        const row = sql.lostOne.get(key)
+        if (row === undefined) return
+        if (typeof found === 'string') {
+          sql.notFound.run(found, key)
+          return
+        }
+        const run = Number(sql.lastRun.get(id, handler)?.['run']) + 1
+        const order = row['lane'] === null ? 'none' : 'object'
+        lanes.add({ handler, event: found, segment: Number(row['segment']), order, settle: 0 }, run)
+        sql.restored.run(bare({ key, id, handler, run }))
       })
     },
     nextDue() {
@@ -232,7 +269,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       const at = now()
       inTransaction(db, () => {
         for (const { name, events, order, settle, onChange } of handlers) {
-          sql.remember.run({ name, events: JSON.stringify(events), order, settle, now: at })
+          sql.remember.run(bare({ name, events: JSON.stringify(events), order, settle, now: at }))
           if (!onChange) sql.unseeAll.run(name)
         }
       })
@@ -265,6 +302,11 @@ interface Ended {
   readonly error?: string | null
   readonly suspect?: number
   readonly seen?: SeenFields | null | undefined
+}
+
+/** Without this an end that comes twice would give a delivery that is done another try, of no event. */
+function notRunning({ key, handler, event: { id } }: Delivery): Error {
+  return new Error(`the delivery ${key} of ${id} to ${handler} is not running: its end is not written down`)
 }
 
 function toDelivery(row: Record<string, SQLOutputValue>): Delivery {

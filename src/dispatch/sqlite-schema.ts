@@ -1,6 +1,6 @@
 import type { DatabaseSync } from 'node:sqlite'
 import type { Position } from '../journal/follow.ts'
-import type { QueueState } from './queue.ts'
+import { lostEvent, type QueueState } from './queue.ts'
 
 /**
  * What made each version out of the one before.
@@ -99,6 +99,29 @@ const migrations = [
    ) STRICT, WITHOUT ROWID`,
   // A file beside it says it now, see load-report.ts.
   'DROP TABLE broken',
+  // A row that ended has no event any more. One that was revived all the same is dead until restore-events.ts has looked
+  // for its event; what waits behind it may go.
+  `UPDATE delivery SET state = 'dead', error = '${lostEvent}', suspect = 0, postponed = 0, since = NULL, due = NULL,
+     ended_at = coalesce(ended_at, unixepoch() * 1000)
+     WHERE event IS NULL AND state NOT IN ('done', 'coalesced', 'dead');
+   UPDATE delivery SET state = 'waiting', since = created_at, due = 0 WHERE key IN (
+     SELECT min(key) FROM delivery AS behind WHERE state = 'blocked'
+       AND (handler, lane) IN (SELECT handler, lane FROM delivery WHERE state = 'dead' AND error = '${lostEvent}')
+       AND NOT EXISTS (SELECT 1 FROM delivery AS head WHERE head.handler = behind.handler AND head.lane = behind.lane
+         AND head.state IN ('ready', 'running', 'waiting'))
+     GROUP BY handler, lane);
+   CREATE TRIGGER delivery_ends_once BEFORE UPDATE OF state ON delivery
+     WHEN old.state IN ('done', 'coalesced') AND new.state <> old.state BEGIN
+       SELECT raise(ABORT, 'a delivery that ended does not begin again');
+     END;
+   CREATE TRIGGER delivery_keeps_event BEFORE UPDATE OF state, event ON delivery
+     WHEN new.event IS NULL AND new.state NOT IN ('done', 'coalesced', 'dead') BEGIN
+       SELECT raise(ABORT, 'a pending delivery needs its event');
+     END;
+   CREATE TRIGGER delivery_has_event BEFORE INSERT ON delivery
+     WHEN new.event IS NULL AND new.state NOT IN ('done', 'coalesced', 'dead') BEGIN
+       SELECT raise(ABORT, 'a pending delivery needs its event');
+     END`,
 ]
 
 function versionOf(db: DatabaseSync): number {
@@ -119,6 +142,11 @@ export function migrate(db: DatabaseSync, path: string): void {
     )
   for (const migration of migrations.slice(found)) db.exec(migration)
   db.exec(`PRAGMA user_version = ${migrations.length}`)
+}
+
+/** Node's SQLite also binds what an object inherits, so that what a handler puts into its prototype would end a statement. */
+export function bare<T extends object>(parameters: T): T {
+  return Object.assign(Object.create(null), parameters)
 }
 
 /** One writer at a time; all of it or nothing. */
