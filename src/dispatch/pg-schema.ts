@@ -15,7 +15,7 @@ export const bossSchema = 'b24_receiver_jobs'
  *
  * All times are the database's, in Unix milliseconds: clocks of machines differ. Tests give their own.
  */
-const migrations = [
+export const migrations = [
   `CREATE FUNCTION b24_receiver.at(given bigint) RETURNS bigint LANGUAGE sql STABLE AS
      'SELECT coalesce(given, (extract(epoch FROM statement_timestamp()) * 1000)::bigint)';
    CREATE TABLE b24_receiver.position (

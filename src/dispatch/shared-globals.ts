@@ -6,11 +6,13 @@
  * property: V8 then leaves its fast ways through arrays and promises, and a loop over an array takes ten times as long.
  */
 
+const fixed = { writable: false, configurable: false } as const
+
 /** What is replaced by name, where it is no plain property of the global object. */
 const lazy = ['Buffer', 'performance', 'process'] as const
 
-/** Libraries may replace its methods, and their own `prepareStackTrace` and `stackTraceLimit` are usual. */
-const left = new Set<unknown>([console, Error, globalThis, process])
+/** Libraries set `Error.stackTraceLimit`, replace methods of the console, and add to Reflect (reflect-metadata). */
+const left = new Set<unknown>([console, Error, globalThis, process, Reflect])
 
 /** Nothing inherits from these what it then assigns to itself, and V8 is as fast with them frozen. */
 const frozen = [
@@ -50,11 +52,12 @@ export function lockGlobals(): void {
     // What Node makes when it is first used, such as `crypto`, has no value yet.
     if (value === undefined || configurable !== true) continue
     if (!left.has(value) && (typeof value === 'function' || typeof value === 'object')) Object.freeze(value)
-    Object.defineProperty(globalThis, name, { value, writable: false, configurable: false })
+    Object.defineProperty(globalThis, name, { value, ...fixed })
   }
   for (const prototype of frozen) Object.freeze(prototype)
+  for (const name of Object.getOwnPropertyNames(Reflect)) Object.defineProperty(Reflect, name, fixed)
   // Without these nothing lives long enough to be looked at after a run.
-  for (const name of ['apply', 'bind', 'call']) Object.defineProperty(Function.prototype, name, { writable: false })
+  for (const name of ['apply', 'bind', 'call']) Object.defineProperty(Function.prototype, name, fixed)
   Object.preventExtensions(Object.prototype)
 }
 

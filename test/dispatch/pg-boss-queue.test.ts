@@ -1,11 +1,16 @@
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { pino } from 'pino'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { openPgBossQueue } from '../../src/dispatch/pg-boss-queue.ts'
 import { type Database, openDatabase } from '../../src/dispatch/pg-database.ts'
+import { migrations } from '../../src/dispatch/pg-schema.ts'
+import { restoreEvents } from '../../src/dispatch/restore-events.ts'
+import { journalDir } from '../../src/journal/segments.ts'
 import { type Postgres, startPostgres } from '../support/postgres.ts'
 import { deliveryOf, describeQueue, eventOf, here, want } from '../support/queue-contract.ts'
 import { checkQueue } from '../support/queue-model.ts'
-import { until } from '../support/receiver.ts'
+import { temporaryFolder, until } from '../support/receiver.ts'
 
 /** `npm run test:crash` does not run this one; ROUNDS=25 makes it long all the same. */
 const rounds = Number(process.env['ROUNDS'] ?? 2)
@@ -217,4 +222,48 @@ describe('two workers', () => {
     expect(await states()).toEqual(['1 done', '2 done'])
     expect(await second.queue.recover()).toBeUndefined()
   })
+})
+
+test('rows without an event, as an older version may hold them, get it back from the journal or are dead', async () => {
+  const name = await postgres.createDatabase()
+  const run = (sql: string) => postgres.query(sql, name)
+  await run('CREATE SCHEMA b24_receiver; CREATE TABLE b24_receiver.version (version integer NOT NULL)')
+  // Those before the CHECK.
+  for (const migration of migrations.slice(0, 4)) await run(migration)
+  await run('INSERT INTO b24_receiver.version VALUES (4)')
+  const put = (id: number, object: string | null, state: string, event: object | null) =>
+    run(`INSERT INTO b24_receiver.delivery (event_id, handler, lane, name, event, receiver, segment, state, created_at, due)
+      VALUES ('${id}', 'h', ${object === null ? 'NULL' : `'["one","${object}"]'`}, 'ONCRMDEALUPDATE',
+        ${event === null ? 'NULL' : `'${JSON.stringify(event)}'`}, 'one', 1, '${state}', 1000,
+        ${state === 'waiting' ? 2000 : 'NULL'})`)
+  await put(1, 'deal:1', 'waiting', null)
+  await put(2, 'deal:1', 'blocked', eventOf(2, 'deal:1'))
+  await put(3, 'deal:1', 'blocked', eventOf(3, 'deal:1'))
+  await put(4, 'deal:4', 'running', null)
+  await put(5, 'deal:5', 'done', null)
+  await put(6, null, 'waiting', null)
+  const dataDir = temporaryFolder('queue')
+  mkdirSync(journalDir(dataDir))
+  const lines = [eventOf(1, 'deal:1'), eventOf(6)].map((event) => `${JSON.stringify(event)}\n`)
+  writeFileSync(join(journalDir(dataDir), '000000000001-2026-11-23.ndjson'), lines.join(''))
+  const database = await openDatabase({ url: postgres.url(name), log })
+  onTestFinished(() => database.close())
+  const parts = { database, receiver: 'one', worker: 'one', heartbeat: 45_000, log, now: () => 5_000 }
+  const queue = openPgBossQueue(parts)
+  await restoreEvents({ dataDir, queue, log: silent })
+  expect(await queue.recover()).toBeUndefined()
+  const seen: string[] = []
+  for (let some = await queue.claim([want()], 10); some.length > 0; some = await queue.claim([want()], 10))
+    for (const delivery of some) {
+      seen.push(delivery.event.id)
+      await queue.done(delivery)
+    }
+  expect(seen.toSorted()).toEqual(['1', '2', '3', '6'])
+  expect(await queue.state()).toMatchObject({ ready: 0, running: 0, waiting: 0, blocked: 0, dead: 1 })
+  expect(await run("SELECT event_id, error FROM b24_receiver.delivery WHERE state = 'dead'")).toEqual([
+    { event_id: '4', error: 'its event was lost, and the journal has it no more' },
+  ])
+  await expect(run("UPDATE b24_receiver.delivery SET state = 'waiting' WHERE state = 'done'")).rejects.toThrow(
+    'delivery_keeps_event',
+  )
 })

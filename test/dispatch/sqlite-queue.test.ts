@@ -1,7 +1,12 @@
-import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
+import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
+import { restoreEvents } from '../../src/dispatch/restore-events.ts'
+import { openSqliteDeliveries } from '../../src/dispatch/sqlite-deliveries.ts'
 import { knownHandlers, openSqliteQueue, queuePath, settleFirstStart } from '../../src/dispatch/sqlite-queue.ts'
+import { journalDir } from '../../src/journal/segments.ts'
 import { deliveryOf, describeQueue, eventOf, here, want } from '../support/queue-contract.ts'
 import { temporaryFolder } from '../support/receiver.ts'
 
@@ -152,5 +157,50 @@ describe('the first start', () => {
     settleFirstStart(dataDir, true)
     expect(await queue.position()).toEqual({ segment: 0, offset: 0 })
     expect(await queue.claim([want()], 10)).toHaveLength(1)
+  })
+})
+
+describe('rows that were revived without their event', () => {
+  /** As the version before the triggers left it, after handlers that were done were charged with a failure of the queue. */
+  function damagedFile() {
+    const dataDir = temporaryFolder('queue')
+    const db = new DatabaseSync(queuePath(dataDir))
+    db.exec(readFileSync(new URL('../fixtures/dispatch-7.sql', import.meta.url), 'utf8'))
+    db.close()
+    return dataDir
+  }
+
+  test('are run again with their event from the journal, or are dead with the reason; what waited behind goes on', async () => {
+    const dataDir = damagedFile()
+    mkdirSync(journalDir(dataDir))
+    const lines = [eventOf(1, 'deal:1'), eventOf(6)].map((event) => `${JSON.stringify(event)}\n`)
+    writeFileSync(join(journalDir(dataDir), '000000000001-2026-11-23.ndjson'), lines.join(''))
+    const queue = openSqliteQueue({ path: queuePath(dataDir), now: () => 5_000 })
+    await restoreEvents({ dataDir, queue, log: pino({ level: 'silent' }) })
+    expect(await queue.recover()).toBeUndefined()
+    const seen: string[] = []
+    for (let some = await queue.claim([want()], 10); some.length > 0; some = await queue.claim([want()], 10))
+      for (const delivery of some) {
+        seen.push(delivery.event.id)
+        await queue.done(delivery)
+      }
+    expect(seen.toSorted()).toEqual(['1', '2', '3', '6'])
+    expect(await queue.state()).toMatchObject({ ready: 0, waiting: 0, blocked: 0, dead: 1 })
+    await queue.close()
+    const deliveries = openSqliteDeliveries({ path: queuePath(dataDir), mode: 'write' })
+    const dead = await deliveries.dead({})
+    expect(dead).toMatchObject([{ event: '4', error: 'its event was lost, and the journal has it no more' }])
+    expect(await deliveries.retry(dead)).toBe(0)
+    await deliveries.close()
+  })
+
+  test('cannot be made any more', () => {
+    const dataDir = damagedFile()
+    void openSqliteQueue({ path: queuePath(dataDir) }).close()
+    const db = new DatabaseSync(queuePath(dataDir))
+    expect(() => db.exec("UPDATE delivery SET state = 'dead' WHERE state = 'done'")).toThrow('does not begin again')
+    expect(() => db.exec("UPDATE delivery SET event = NULL WHERE state = 'blocked'")).toThrow('needs its event')
+    expect(() => db.exec("UPDATE delivery SET state = 'ready' WHERE state = 'dead'")).toThrow('needs its event')
+    db.close()
   })
 })

@@ -101,7 +101,9 @@ export default defineHandler('ONCRMDEALUPDATE', handle)
 
 function namings(receiver: Receiver): string[] {
   const lines = receiver.output().split('\n')
-  return lines.filter((line) => /"handler":"hostile"|"handlers":\[[^\]]*"hostile"/.test(line) && /"level":[45]0/.test(line))
+  return lines.filter(
+    (line) => /"handler":"hostile"|"handlers":\[[^\]]*"hostile"/.test(line) && /"level":[45]0/.test(line),
+  )
 }
 
 async function readyz(receiver: Receiver) {
