@@ -92,6 +92,38 @@ describe.each(['embedded', 'postgres'])('%s engine', (engine) => {
   )
 })
 
+test('a file that changes a built-in while it is loaded is broken, and named with its line', async () => {
+  const receiver = await startReceiver({
+    handlers: { 'early.mjs': 'export default () => undefined\nJSON.stringify = () => undefined\n' },
+  })
+  const broken = await until('it is named', () => receiver.logged('a handler cannot be loaded')[0])
+  expect(String(broken['at'])).toMatch(/early\.mjs:2$/)
+})
+
+test('of a handler that changes what cannot be fixed the run counts, the process is replaced, and nobody is charged', async () => {
+  const folder = temporaryFolder('talk')
+  const receiver = await startReceiver({
+    handlers: {
+      'good.mjs': defined(scripted(folder, `await marked('go'); mark('good', event.object)`)),
+      'hostile.mjs': defined(scripted(folder, `mark('ran', event.object); Object.prototype.valueOf = () => 1`)),
+    },
+  })
+  await receiver.post(dealBody(1))
+  const [line] = await until('it is named', () => {
+    const found = receiver.logged('a handler changed built-ins; its process is replaced')
+    return found.length > 0 && found
+  })
+  expect(line?.['handlers']).toContain('hostile')
+  writeFileSync(join(folder, 'go'), '')
+  await until('all is done', async () => {
+    const { status, backlog } = await readyz(receiver)
+    return status === 'ready' && backlog?.owed === 0 && backlog.dead === 0
+  })
+  expect(linesOf(folder, 'ran')).toEqual(['deal:1'])
+  expect(linesOf(folder, 'good')).toEqual(['deal:1'])
+  expect(receiver.logged('failed, will be tried again')).toEqual([])
+})
+
 function defined(source: string): string {
   return source.replace('export default', 'const handle =').concat(`
 import { defineHandler } from 'bitrix24-webhook-receiver'
