@@ -74,6 +74,8 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
+  /** Handlers whose runs have ended since the last look at what they share. */
+  const ended = new Set<string>()
   /** Their object was deleted while they ran. */
   const outlived = new WeakSet<Delivery>()
   const failure = Promise.withResolvers<never>()
@@ -138,6 +140,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
 
   async function claimAndRun(): Promise<void> {
     isFillDue = false
+    look()
     const free = concurrency - running.size
     if (free <= 0 || stopping.signal.aborted) return
     const busy = [...running.keys()].map((delivery) => delivery.handler)
@@ -155,25 +158,27 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   function run(delivery: Delivery): void {
     const handler = byName.get(delivery.handler)
     if (handler === undefined) throw new Error(`the queue gave a delivery of ${delivery.handler}, which is not loaded`)
-    const ended = runner
+    const run = runner
       .run(delivery, handler)
-      .then(() => look(handler.name))
       .catch((error: unknown) => {
         // What was released is the next process's, and the queue may be closed.
         if (running.has(delivery)) giveUp(error)
       })
       .finally(() => {
         running.delete(delivery)
+        ended.add(handler.name)
         fill()
       })
-    running.set(delivery, ended)
+    running.set(delivery, run)
   }
 
-  /** After a run that is written down. Of several that ran together each may have done it; none is charged. */
-  function look(ended: string): void {
-    const changed = lookAtGlobals()
+  /** After runs that are written down. Of several that ran together each may have done it; none is charged. */
+  function look(): void {
+    const changed = ended.size > 0 ? lookAtGlobals() : []
+    const names = new Set([...ended, ...[...running.keys()].map((delivery) => delivery.handler)])
+    ended.clear()
     if (changed.length === 0) return
-    giveUp(new GlobalsChanged(changed, [...new Set([ended, ...[...running.keys()].map((one) => one.handler)])]))
+    giveUp(new GlobalsChanged(changed, [...names]))
   }
 
   function resume(): void {

@@ -109,11 +109,9 @@ test('of a handler that changes what cannot be fixed the run counts, the process
     },
   })
   await receiver.post(dealBody(1))
-  const [line] = await until('it is named', () => {
-    const found = receiver.logged('a handler changed built-ins; its process is replaced')
-    return found.length > 0 && found
-  })
-  expect(line?.['handlers']).toContain('hostile')
+  const named = () => receiver.logged('a handler changed built-ins; its process is replaced')[0]
+  const line = await until('it is named', named)
+  expect(line['handlers']).toContain('hostile')
   writeFileSync(join(folder, 'go'), '')
   await until('all is done', async () => {
     const { status, backlog } = await readyz(receiver)
