@@ -224,7 +224,7 @@ describe('two workers', () => {
   })
 })
 
-test('rows without an event, as an older version may hold them, get it back from the journal or are dead', async () => {
+test('rows without an event get it back from the journal or are dead', async () => {
   const name = await postgres.createDatabase()
   const run = (sql: string) => postgres.query(sql, name)
   await run('CREATE SCHEMA b24_receiver; CREATE TABLE b24_receiver.version (version integer NOT NULL)')

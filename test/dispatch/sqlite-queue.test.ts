@@ -170,7 +170,7 @@ describe('rows that were revived without their event', () => {
     return dataDir
   }
 
-  test('are run again with their event from the journal, or are dead with the reason; what waited behind goes on', async () => {
+  test('are run again with the event of the journal, or dead with the reason; what waited behind goes on', async () => {
     const dataDir = damagedFile()
     mkdirSync(journalDir(dataDir))
     const lines = [eventOf(1, 'deal:1'), eventOf(6)].map((event) => `${JSON.stringify(event)}\n`)

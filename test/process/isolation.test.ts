@@ -46,50 +46,47 @@ beforeAll(async () => {
 afterAll(() => postgres.remove())
 
 describe.each(['embedded', 'postgres'])('%s engine', (engine) => {
-  test.each(Object.keys(hostile))(
-    'a handler that %s is named, and its neighbour handles every event once',
-    async (what) => {
-      const folder = temporaryFolder('talk')
-      const env = engine === 'postgres' ? { DATABASE_URL: postgres.url(await postgres.createDatabase()) } : {}
-      const receiver = await startReceiver({
-        env,
-        handlers: {
-          'good.mjs': defined(good(folder)),
-          'hostile.mjs': defined(scripted(folder, `mark('ran'); await sleep(1); ${hostile[what]}`)),
-        },
-      })
-      for (let id = 1; id <= 5; id++) await receiver.post(body(id))
-      await until('the hostile one ran', () => linesOf(folder, 'ran').length > 0)
-      for (let id = 6; id <= 10; id++) await receiver.post(body(id))
-      const objects = () => linesOf(folder, 'good').toSorted()
-      await until(
-        () => `ten are handled\n${objects().join('\n')}\n${receiver.output().slice(-3_000)}`,
-        () => objects().length >= 10,
-        15_000,
-      )
-      expect(objects()).toEqual(Array.from({ length: 10 }, (_, at) => `deal:${at + 1}[2,4,[false]]`).toSorted())
-      await until('it is named', () => namings(receiver).length > 0)
+  test.each(Object.keys(hostile))('a handler that %s is named; its neighbour goes on', async (what) => {
+    const folder = temporaryFolder('talk')
+    const env = engine === 'postgres' ? { DATABASE_URL: postgres.url(await postgres.createDatabase()) } : {}
+    const receiver = await startReceiver({
+      env,
+      handlers: {
+        'good.mjs': defined(good(folder)),
+        'hostile.mjs': defined(scripted(folder, `mark('ran'); await sleep(1); ${hostile[what]}`)),
+      },
+    })
+    for (let id = 1; id <= 5; id++) await receiver.post(body(id))
+    await until('the hostile one ran', () => linesOf(folder, 'ran').length > 0)
+    for (let id = 6; id <= 10; id++) await receiver.post(body(id))
+    const objects = () => linesOf(folder, 'good').toSorted()
+    await until(
+      () => `ten are handled\n${objects().join('\n')}\n${receiver.output().slice(-3_000)}`,
+      () => objects().length >= 10,
+      15_000,
+    )
+    expect(objects()).toEqual(Array.from({ length: 10 }, (_, at) => `deal:${at + 1}[2,4,[false]]`).toSorted())
+    await until('it is named', () => namings(receiver).length > 0)
 
-      writeFileSync(join(receiver.handlersDir, 'hostile.mjs'), defined(scripted(folder, `mark('fixed', event.object)`)))
-      receiver.child.kill('SIGHUP')
-      await until('the fixed one is loaded', () => receiver.logged('handlers were loaded anew').length > 0)
-      await receiver.post(body(11))
-      await until(
-        () => `all is handled\n${receiver.output().slice(-3_000)}`,
-        async () => {
-          const { status, backlog } = await readyz(receiver)
-          return (
-            status === 'ready' &&
-            backlog?.owed === 0 &&
-            backlog.dead === 0 &&
-            linesOf(folder, 'fixed').includes('deal:11')
-          )
-        },
-        30_000,
-      )
-      expect(objects()).toHaveLength(11)
-    },
-  )
+    writeFileSync(join(receiver.handlersDir, 'hostile.mjs'), defined(scripted(folder, `mark('fixed', event.object)`)))
+    receiver.child.kill('SIGHUP')
+    await until('the fixed one is loaded', () => receiver.logged('handlers were loaded anew').length > 0)
+    await receiver.post(body(11))
+    await until(
+      () => `all is handled\n${receiver.output().slice(-3_000)}`,
+      async () => {
+        const { status, backlog } = await readyz(receiver)
+        return (
+          status === 'ready' &&
+          backlog?.owed === 0 &&
+          backlog.dead === 0 &&
+          linesOf(folder, 'fixed').includes('deal:11')
+        )
+      },
+      30_000,
+    )
+    expect(objects()).toHaveLength(11)
+  })
 })
 
 test('a file that changes a built-in while it is loaded is broken, and named with its line', async () => {
@@ -100,7 +97,7 @@ test('a file that changes a built-in while it is loaded is broken, and named wit
   expect(String(broken['at'])).toMatch(/early\.mjs:2$/)
 })
 
-test('of a handler that changes what cannot be fixed the run counts, the process is replaced, and nobody is charged', async () => {
+test('whose handler changes what cannot be fixed: its process is replaced, and nobody is charged', async () => {
   const folder = temporaryFolder('talk')
   const receiver = await startReceiver({
     handlers: {
