@@ -10,6 +10,7 @@ import { resolveOurName } from '../dispatch/our-name.ts'
 import type { OwnWrites } from '../dispatch/own-writes.ts'
 import { type LoadedHandler, loadHandler, placeOf, unknownEvents } from '../dispatch/registry.ts'
 import { createRunner, type RunnerParts } from '../dispatch/runner.ts'
+import { lockGlobals } from '../dispatch/shared-globals.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
 import { explainError } from './explain-error.ts'
 import { traceRequests } from './rest-trace.ts'
@@ -29,6 +30,7 @@ const noOwnWrites: OwnWrites = {
 }
 
 resolveOurName()
+lockGlobals()
 // Ctrl-C reaches both of us; the parent decides what it means.
 process.on('SIGINT', () => undefined)
 process.on('disconnect', () => process.exit(1))

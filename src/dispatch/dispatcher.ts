@@ -36,10 +36,26 @@ export interface DispatcherParts {
   readonly onOutcome?: (outcome: Outcome) => void
   /** A line of the journal cannot be read. */
   readonly onDamage?: (damage: Damage) => void
+  /** See shared-globals.ts. */
+  readonly lookAtGlobals?: () => readonly string[]
   /** Deliveries were added. */
   readonly onForwarded?: () => void
   /** Why segments stay that are older than the retention; `undefined` where none does. */
   readonly onRetained?: (trouble: string | undefined) => void
+}
+
+/** Built-ins that all handlers share are not what they were. They were put back; who has them in a variable does not know. */
+export class GlobalsChanged extends Error {
+  override readonly name = 'GlobalsChanged'
+  /** Any of these did it. */
+  readonly handlers: readonly string[]
+
+  constructor(changed: readonly string[], handlers: readonly string[]) {
+    super(
+      `${handlers.length === 1 ? `the handler ${handlers[0]}` : `one of the handlers ${handlers.join(', ')}`} changed ${changed.join(', ')}, which all handlers share: define a function of your own instead (docs/handlers.md)`,
+    )
+    this.handlers = handlers
+  }
 }
 
 export interface Dispatcher {
@@ -61,10 +77,12 @@ const day = 24 * hour
 export async function startDispatcher(parts: DispatcherParts): Promise<Dispatcher> {
   const { dataDir, from, handlers, queue, concurrency, retentionDays, log } = parts
   const { onOutcome = () => undefined, onForwarded = () => undefined } = parts
-  const { onDamage = () => undefined, onRetained = () => undefined } = parts
+  const { onDamage = () => undefined, onRetained = () => undefined, lookAtGlobals = () => [] } = parts
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
+  /** Handlers whose runs have ended since the last look at what they share. */
+  const ended = new Set<string>()
   /** Their object was deleted while they ran. */
   const outlived = new Set<number>()
   const failure = Promise.withResolvers<never>()
@@ -129,6 +147,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
 
   async function claimAndRun(): Promise<void> {
     isFillDue = false
+    look()
     const free = concurrency - running.size
     if (free <= 0 || stopping.signal.aborted) return
     const busy = [...running.keys()].map((delivery) => delivery.handler)
@@ -146,7 +165,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   function run(delivery: Delivery): void {
     const handler = byName.get(delivery.handler)
     if (handler === undefined) throw new Error(`the queue gave a delivery of ${delivery.handler}, which is not loaded`)
-    const ended = runIfReadable(delivery, handler)
+    const run = runIfReadable(delivery, handler)
       .catch((error: unknown) => {
         // What was released is the next process's, and the queue may be closed.
         if (running.has(delivery)) giveUp(error)
@@ -154,9 +173,19 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
       .finally(() => {
         running.delete(delivery)
         outlived.delete(delivery.key)
+        ended.add(handler.name)
         fill()
       })
-    running.set(delivery, ended)
+    running.set(delivery, run)
+  }
+
+  /** After runs that are written down. Of several that ran together each may have done it; none is charged. */
+  function look(): void {
+    const changed = ended.size > 0 ? lookAtGlobals() : []
+    const names = new Set([...ended, ...[...running.keys()].map((delivery) => delivery.handler)])
+    ended.clear()
+    if (changed.length === 0) return
+    giveUp(new GlobalsChanged(changed, [...names]))
   }
 
   /** The journal is what was acknowledged: where the queue's copy of an event cannot be read, its line is taken. */

@@ -12,13 +12,14 @@ import { journalDir } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
 import { openParent, parentOption } from '../start-child.ts'
 import { explainStart } from '../start-error.ts'
-import { startDispatcher } from './dispatcher.ts'
+import { GlobalsChanged, startDispatcher } from './dispatcher.ts'
 import { type Engine, findKnownHandlers, openEngine } from './engine.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import { resolveOurName } from './our-name.ts'
 import { explainQueueFile } from './queue-file.ts'
 import { HandlersError, loadHandlers } from './registry.ts'
 import { createReport } from './report.ts'
+import { lockGlobals, watchGlobals } from './shared-globals.ts'
 import { queuePath } from './sqlite-queue.ts'
 import { sweepOnStart } from './sweep-on-start.ts'
 
@@ -62,6 +63,7 @@ try {
 }
 
 async function run(): Promise<void> {
+  lockGlobals()
   const handlers = await loadHandlers(config.handlersDir)
   const parts = { config, log, onTrouble: report.engine }
   const known = handlers.length === 0 ? await findKnownHandlers(parts) : []
@@ -112,6 +114,7 @@ async function run(): Promise<void> {
     handlers,
     portals,
     concurrency: runs ? config.concurrency : 0,
+    lookAtGlobals: watchGlobals(),
     log,
     onOutcome: report.outcome,
     onDamage: ({ at: { segment, offset }, events }) =>
@@ -181,6 +184,9 @@ function tellWhy(error: unknown): void {
   if (error instanceof HandlersError) {
     report.load({ broken: error.problems.map(({ file, at, error: err }) => ({ file, place: at, error: String(err) })) })
     for (const { file, at, error: err } of error.problems) log.error({ file, at, err }, 'a handler cannot be loaded')
+    report.tell({ type: 'trouble', reason: error.message })
+  } else if (error instanceof GlobalsChanged) {
+    log.error({ handlers: error.handlers, err: error }, 'a handler changed built-ins; its process is replaced')
     report.tell({ type: 'trouble', reason: error.message })
   } else if (error instanceof Waiting || (error instanceof Error && named.has(error.name))) {
     report.load({ trouble: error.message })

@@ -150,7 +150,7 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
     retry: (dead) =>
       database.transaction(async (transaction) => {
         const rows = await transaction.query(
-          "SELECT * FROM b24_receiver.delivery WHERE key = ANY($1::bigint[]) AND state = 'dead' ORDER BY key FOR UPDATE",
+          "SELECT * FROM b24_receiver.delivery WHERE key = ANY($1::bigint[]) AND state = 'dead' AND event IS NOT NULL ORDER BY key FOR UPDATE",
           [dead.map(({ key }) => key)],
         )
         const again = await withRuns(

@@ -16,7 +16,7 @@ export const bossSchema = 'b24_receiver_jobs'
  *
  * All times are the database's, in Unix milliseconds: clocks of machines differ. Tests give their own.
  */
-const migrations = [
+export const migrations = [
   `CREATE FUNCTION b24_receiver.at(given bigint) RETURNS bigint LANGUAGE sql STABLE AS
      'SELECT coalesce(given, (extract(epoch FROM statement_timestamp()) * 1000)::bigint)';
    CREATE TABLE b24_receiver.position (
@@ -134,6 +134,10 @@ const migrations = [
    CREATE INDEX delivery_owed ON b24_receiver.delivery (created_at) WHERE ended_at IS NULL`,
   // The id of the segment's first event; NULL until it is known.
   'ALTER TABLE b24_receiver.position ADD COLUMN first text',
+  // As in sqlite-schema.ts.
+  `UPDATE b24_receiver.delivery SET event = '' WHERE event IS NULL AND state NOT IN ('done', 'coalesced', 'dead');
+   ALTER TABLE b24_receiver.delivery ADD CONSTRAINT delivery_keeps_event
+     CHECK (event IS NOT NULL OR state IN ('done', 'coalesced', 'dead'))`,
 ]
 
 /** The database holds what this version cannot use. */

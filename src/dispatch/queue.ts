@@ -105,7 +105,10 @@ export interface Queue {
   dead(delivery: Delivery, error: string): Awaitable<void>
   /** Keeps the event, which somebody else had, in the place of one that cannot be read. */
   restore(delivery: Delivery, event: JournalledEvent): Awaitable<void>
-  /** It was not run to its end and that is not its fault: it is ready again and the attempt is not counted. */
+  /**
+   * It was not run to its end and that is not its fault: it is ready again and the attempt is not counted. One that has
+   * ended meanwhile stays as it is.
+   */
   release(delivery: Delivery): Awaitable<void>
   /**
    * What it needs is not there, and that is not its fault: it waits like a retry, but the attempt is not counted, and the

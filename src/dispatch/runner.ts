@@ -79,7 +79,7 @@ export function createRunner(parts: RunnerParts): Runner {
     const timer = createRunTimer(timeout, parts.interrupt)
     const started = performance.now()
     const ms = () => Math.round(performance.now() - started)
-    const end = async (outcome: 'handled' | 'unchanged' | 'gone' | 'echo', seen?: SeenFields | null) => {
+    const end = async (outcome: Ended['outcome'], seen: Ended['seen']) => {
       await queue.done(delivery, keepsNothing(delivery) ? null : seen)
       const took = ms()
       log.info({ ...about, ms: took }, outcome)
@@ -94,20 +94,21 @@ export function createRunner(parts: RunnerParts): Runner {
       onCall: () => void callers.add(handler.name),
     })
     const question = onChange && { delivery, names: onChange, queue, readRecord: run.readOnce }
-    try {
+    /** To the end of the handler. Writing that down is no part of it: what fails then is not the handler's failure. */
+    const toItsEnd = async (): Promise<Ended> => {
       // Not on a retry: a run that failed half-way has written, too.
       if (ignoreOwnChanges && attempt === 1) {
         const readRecord = onChange ? run.readOnce : run.readRecord
         const verdict = await ownWrites.judge({ handler: handler.name, event, coalesced }, readRecord)
         if (verdict === 'echo') {
           if (question) await noteOwnChange(question)
-          return await end('echo')
+          return { outcome: 'echo' }
         }
       }
       const change = question && (await judgeChange(question))
-      if (change && change.verdict !== 'run') return await end(change.verdict, change.seen)
+      if (change && change.verdict !== 'run') return { outcome: change.verdict, seen: change.seen }
       await Promise.race([
-        handler.handle(event, run.contextWith(change?.previous)),
+        handler.handle(structuredClone(event), run.contextWith(change?.previous)),
         // JavaScript cannot be stopped. A handler that ignores its signal holds its object until the process goes.
         timer.overdue.then(() => {
           throw new HandlerStuck(`${handler.name} did not end ${2 * timeout} ms after its start`)
@@ -115,8 +116,9 @@ export function createRunner(parts: RunnerParts): Runner {
       ])
       // What it did after the time was up counts as not done: it was told to stop.
       timer.signal.throwIfAborted()
-      await end(run.isGone() ? 'gone' : 'handled', change?.seen)
-    } catch (error) {
+      return { outcome: run.isGone() ? 'gone' : 'handled', seen: change?.seen }
+    }
+    const endFailed = async (error: unknown) => {
       timer.stop()
       // Before its delivery ends: what waits behind it must not start beside it.
       if (error instanceof HandlerStuck) onStuck(error)
@@ -124,6 +126,15 @@ export function createRunner(parts: RunnerParts): Runner {
       run.cutCalls(error)
       if (trouble) await postpone(delivery, trouble, { ...about, err: error }, ms())
       else await fail(delivery, handler, { error, ms: ms(), isGone: run.isGone() })
+    }
+    const write = await toItsEnd().then(
+      ({ outcome, seen }) =>
+        () =>
+          end(outcome, seen),
+      (error: unknown) => () => endFailed(error),
+    )
+    try {
+      await write()
     } finally {
       timer.stop()
       const hold = run.hasWritten() && event.object !== undefined ? await loopBreaker.wrote(loop) : undefined
@@ -188,6 +199,12 @@ export function createRunner(parts: RunnerParts): Runner {
     chargeCrash: (delivery, handler) =>
       fail(delivery, handler, { error: new Error('the dispatcher died while this ran'), alone: true }),
   }
+}
+
+/** A run that did not fail, and what is to be kept of it. */
+interface Ended {
+  readonly outcome: 'handled' | 'unchanged' | 'gone' | 'echo'
+  readonly seen?: SeenFields | null | undefined
 }
 
 interface Failed {

@@ -47,7 +47,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
     kept: db.prepare('SELECT *, CAST(event AS BLOB) AS bytes FROM delivery WHERE event_id = ? AND event IS NOT NULL'),
     failures: db.prepare('SELECT attempt, at, error FROM failure WHERE delivery = ? ORDER BY rowid'),
     dead: db.prepare("SELECT * FROM delivery WHERE state = 'dead' ORDER BY key"),
-    deadOne: db.prepare("SELECT * FROM delivery WHERE key = ? AND state = 'dead'"),
+    deadOne: db.prepare("SELECT * FROM delivery WHERE key = ? AND state = 'dead' AND event IS NOT NULL"),
     lastRun: db.prepare('SELECT max(run) AS run FROM delivery WHERE event_id = ? AND handler = ?'),
     keyOf: db.prepare('SELECT key FROM delivery WHERE event_id = ? AND handler = ? AND run = ?'),
     retried: db.prepare("UPDATE delivery SET state = 'coalesced', coalesced_into = ?, event = NULL WHERE key = ?"),

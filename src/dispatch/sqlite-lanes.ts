@@ -1,6 +1,7 @@
 import type { DatabaseSync } from 'node:sqlite'
 import { laneOf } from './lane.ts'
 import type { NewDelivery } from './queue.ts'
+import { bare } from './sqlite-schema.ts'
 
 /** The lanes of deliveries: who of a lane may go. To be used inside a transaction of the caller's. */
 export interface Lanes {
@@ -40,25 +41,27 @@ export function createLanes(db: DatabaseSync, now: () => number): Lanes {
       const lane = order === 'none' ? null : laneOf(event)
       const head = lane === null ? undefined : sql.head.get(handler, lane)
       const waits = head === undefined && settle > 0
-      const { changes } = sql.add.run({
-        id: event.id,
-        handler,
-        run,
-        lane,
-        name: event.event,
-        event: JSON.stringify(event),
-        segment,
-        settle,
-        now: at,
-        state: head ? 'blocked' : waits ? 'waiting' : 'ready',
-        since: waits ? at : null,
-        due: waits ? at + settle : null,
-      })
+      const { changes } = sql.add.run(
+        bare({
+          id: event.id,
+          handler,
+          run,
+          lane,
+          name: event.event,
+          event: JSON.stringify(event),
+          segment,
+          settle,
+          now: at,
+          state: head ? 'blocked' : waits ? 'waiting' : 'ready',
+          since: waits ? at : null,
+          due: waits ? at + settle : null,
+        }),
+      )
       if (changes === 0) return false
       if (head?.['state'] === 'waiting' && head['attempts'] === 0 && head['postponed'] === 0) {
         // The burst goes on.
         const due = settled(Number(head['settle']), Number(head['created_at']), at)
-        sql.wait.run({ key: head['key'] ?? null, now: at, due })
+        sql.wait.run(bare({ key: head['key'] ?? null, now: at, due }))
       }
       return true
     },
@@ -67,7 +70,7 @@ export function createLanes(db: DatabaseSync, now: () => number): Lanes {
       if (next === undefined) return
       const newest = Number(sql.newest.get(handler, lane)?.['created_at'])
       const due = settled(Number(next['settle']), Number(next['created_at']), newest)
-      if (Number(next['settle']) > 0 && due > now()) sql.wait.run({ key: next['key'] ?? null, now: now(), due })
+      if (Number(next['settle']) > 0 && due > now()) sql.wait.run(bare({ key: next['key'] ?? null, now: now(), due }))
       else sql.makeReady.run(next['key'] ?? null)
     },
   }

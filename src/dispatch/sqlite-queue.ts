@@ -7,7 +7,7 @@ import { laneOf } from './lane.ts'
 import type { Delivery, Queue, SeenFields, Wanted } from './queue.ts'
 import { explainQueueFile } from './queue-file.ts'
 import { createLanes } from './sqlite-lanes.ts'
-import { inTransaction, migrate, readHandlers, readPosition, readState } from './sqlite-schema.ts'
+import { bare, inTransaction, migrate, readHandlers, readPosition, readState } from './sqlite-schema.ts'
 import { readSeenFields, readStoredEvent, standInFor } from './stored.ts'
 
 export interface SqliteQueueParts {
@@ -120,15 +120,17 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
     end: db.prepare(`
       UPDATE delivery SET state = :state, since = :since, due = :due, error = coalesce(:error, error), suspect = :suspect,
         event = iif(:state = 'done', NULL, event), ended_at = iif(:state = 'waiting', NULL, :now)
-      WHERE key = :key RETURNING lane`),
+      WHERE key = :key AND state = 'running' RETURNING lane`),
     postpone: db.prepare(`
       UPDATE delivery SET state = 'waiting', postponed = 1, attempts = attempts - 1, first_run_at = NULL,
         since = :now, due = :due, error = :error
-      WHERE key = :key`),
+      WHERE key = :key AND state = 'running'`),
     resume: db.prepare(
       "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND postponed = 1",
     ),
-    release: db.prepare("UPDATE delivery SET state = 'ready', attempts = attempts - 1, suspect = ? WHERE key = ?"),
+    release: db.prepare(
+      "UPDATE delivery SET state = 'ready', attempts = attempts - 1, suspect = ? WHERE key = ? AND state = 'running'",
+    ),
     nextDue: db.prepare("SELECT due FROM delivery WHERE state = 'waiting' ORDER BY due LIMIT 1"),
     remember: db.prepare(`
       INSERT OR REPLACE INTO handler (name, events, ordered, settle, loaded_at)
@@ -165,15 +167,17 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       }
     const newest = one.at(-1) ?? head
     for (const { key: older = null } of one.slice(0, -1))
-      sql.coalesce.run({ key: older, into: newest['key'] ?? null, now: now() })
+      sql.coalesce.run(bare({ key: older, into: newest['key'] ?? null, now: now() }))
     return toDelivery(
-      sql.claim.get({
-        key: newest['key'] ?? null,
-        attempts: Number(head['attempts']) + 1,
-        suspect: Number(head['suspect']),
-        now: now(),
-        coalesced: one.reduce((sum, row) => sum + Number(row['coalesced']), 0),
-      }) ?? {},
+      sql.claim.get(
+        bare({
+          key: newest['key'] ?? null,
+          attempts: Number(head['attempts']) + 1,
+          suspect: Number(head['suspect']),
+          now: now(),
+          coalesced: one.reduce((sum, row) => sum + Number(row['coalesced']), 0),
+        }),
+      ) ?? {},
     )
   }
 
@@ -202,9 +206,10 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
   ): void {
     inTransaction(db, () => {
       const since = state === 'waiting' ? now() : null
+      const row = sql.end.get(bare({ key: delivery.key, state, since, due, error, suspect, now: now() }))
+      if (row === undefined) throw notRunning(delivery)
       if (error !== null) sql.failed.run(delivery.key, delivery.attempt, now(), error)
-      const row = sql.end.get({ key: delivery.key, state, since, due, error, suspect, now: now() })
-      const lane = row?.['lane']
+      const { lane } = row
       if (state !== 'waiting' && typeof lane === 'string') lanes.unblock(delivery.handler, lane)
       if (seen === null) sql.unsee.run(delivery.handler, laneOf(delivery.event))
       else if (seen) sql.see.run(delivery.handler, laneOf(delivery.event), JSON.stringify(seen))
@@ -260,7 +265,10 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
     },
     retry: (delivery, { due, error, alone = false }) =>
       end(delivery, 'waiting', { due, error, suspect: Number(alone) }),
-    postpone: (delivery, { due, error }) => void sql.postpone.run({ key: delivery.key, now: now(), due, error }),
+    postpone(delivery, { due, error }) {
+      const { changes } = sql.postpone.run(bare({ key: delivery.key, now: now(), due, error }))
+      if (changes === 0) throw notRunning(delivery)
+    },
     resume: () => void sql.resume.run(),
     dead: (delivery, error) => end(delivery, 'dead', { error }),
     restore: ({ key }, event) => void sql.restore.run(JSON.stringify(event), key),
@@ -283,7 +291,7 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       const at = now()
       inTransaction(db, () => {
         for (const { name, events, order, settle, onChange } of handlers) {
-          sql.remember.run({ name, events: JSON.stringify(events), order, settle, now: at })
+          sql.remember.run(bare({ name, events: JSON.stringify(events), order, settle, now: at }))
           if (!onChange) sql.unseeAll.run(name)
         }
       })
@@ -316,4 +324,9 @@ interface Ended {
   readonly error?: string | null
   readonly suspect?: number
   readonly seen?: SeenFields | null | undefined
+}
+
+/** Without this an end that comes twice would give a delivery that is done another try, of no event. */
+function notRunning({ key, handler, event: { id } }: Delivery): Error {
+  return new Error(`the delivery ${key} of ${id} to ${handler} is not running: its end is not written down`)
 }

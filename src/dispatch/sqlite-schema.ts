@@ -101,6 +101,21 @@ const migrations = [
   'DROP TABLE broken',
   // The id of the segment's first event; NULL until it is known.
   'ALTER TABLE position ADD COLUMN first TEXT',
+  // A row that ended has no event any more. One that was revived all the same has a text that nobody can read: its event is
+  // looked for in the journal when it is to run.
+  `UPDATE delivery SET event = '' WHERE event IS NULL AND state NOT IN ('done', 'coalesced', 'dead');
+   CREATE TRIGGER delivery_ends_once BEFORE UPDATE OF state ON delivery
+     WHEN old.state IN ('done', 'coalesced') AND new.state <> old.state BEGIN
+       SELECT raise(ABORT, 'a delivery that ended does not begin again');
+     END;
+   CREATE TRIGGER delivery_keeps_event BEFORE UPDATE OF state, event ON delivery
+     WHEN new.event IS NULL AND new.state NOT IN ('done', 'coalesced', 'dead') BEGIN
+       SELECT raise(ABORT, 'a pending delivery needs its event');
+     END;
+   CREATE TRIGGER delivery_has_event BEFORE INSERT ON delivery
+     WHEN new.event IS NULL AND new.state NOT IN ('done', 'coalesced', 'dead') BEGIN
+       SELECT raise(ABORT, 'a pending delivery needs its event');
+     END`,
 ]
 
 function versionOf(db: DatabaseSync): number {
@@ -121,6 +136,11 @@ export function migrate(db: DatabaseSync, path: string): void {
     )
   for (const migration of migrations.slice(found)) db.exec(migration)
   db.exec(`PRAGMA user_version = ${migrations.length}`)
+}
+
+/** Node's SQLite also binds what an object inherits, so that what a handler puts into its prototype would end a statement. */
+export function bare<T extends object>(parameters: T): T {
+  return Object.assign(Object.create(null), parameters)
 }
 
 /** One writer at a time; all of it or nothing. */

@@ -373,3 +373,44 @@ test('a stop in the midst of removing old segments is no failure', async () => {
   expect(await segmentsOf(dataDir)).toEqual(left)
   expect(dispatcher.failure()).toBeUndefined()
 })
+
+test('an end that cannot be written down is no failure of the handler', async () => {
+  const { append, openQueue, start, logged } = await prepare()
+  const queue = openQueue()
+  onTestFinished(() => queue.close())
+  await append('deal:1')
+  const retries: string[] = []
+  const dispatcher = await start(
+    {
+      ...queue,
+      done: () => {
+        throw new Error('the disk is full')
+      },
+      retry: (delivery, again) => {
+        retries.push(again.error)
+        return queue.retry(delivery, again)
+      },
+    },
+    [handlerOf(() => undefined)],
+  )
+  await expect(dispatcher.failed).rejects.toThrow('the disk is full')
+  expect(retries).toEqual([])
+  expect(logged('failed, will be tried again')).toEqual([])
+})
+
+test('what a handler does to its event, the queue never sees', async () => {
+  const { append, openQueue, start } = await prepare()
+  const queue = openQueue()
+  onTestFinished(() => queue.close())
+  await append('deal:1')
+  const ids: string[] = []
+  await start(queue, [
+    handlerOf((event) => {
+      ids.push(event.id)
+      Object.assign(event, { id: 'another', object: 'deal:2', auth: null })
+      if (ids.length === 1) throw new RetryAfter('1ms')
+    }),
+  ])
+  await until('it ran again', () => ids.length > 1)
+  expect(ids).toEqual(['1', '1'])
+})

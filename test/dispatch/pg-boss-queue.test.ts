@@ -2,6 +2,7 @@ import { pino } from 'pino'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { openPgBossQueue } from '../../src/dispatch/pg-boss-queue.ts'
 import { type Database, openDatabase } from '../../src/dispatch/pg-database.ts'
+import { migrations } from '../../src/dispatch/pg-schema.ts'
 import { type Postgres, startPostgres } from '../support/postgres.ts'
 import { deliveryOf, describeQueue, eventOf, here, want } from '../support/queue-contract.ts'
 import { checkQueue } from '../support/queue-model.ts'
@@ -238,4 +239,39 @@ test('an event that cannot be read is claimed as what its columns say, the other
   await queue.restore(damaged, eventOf(1, 'deal:1'))
   await queue.release(damaged)
   expect(await queue.claim([want()], 10)).toMatchObject([{ event: eventOf(1, 'deal:1'), attempt: 1 }])
+})
+
+test('rows that were revived without their event are claimed as unreadable, and cannot be made any more', async () => {
+  const name = await postgres.createDatabase()
+  const run = (sql: string) => postgres.query(sql, name)
+  await run('CREATE SCHEMA b24_receiver; CREATE TABLE b24_receiver.version (version integer NOT NULL)')
+  // Those before the CHECK.
+  for (const migration of migrations.slice(0, 4)) await run(migration)
+  await run('INSERT INTO b24_receiver.version VALUES (4)')
+  const put = (id: number, object: string | null, state: string, event: object | null) =>
+    run(`INSERT INTO b24_receiver.delivery (event_id, handler, lane, name, event, receiver, segment, state, created_at, due)
+      VALUES ('${id}', 'h', ${object === null ? 'NULL' : `'["one","${object}"]'`}, 'ONCRMDEALUPDATE',
+        ${event === null ? 'NULL' : `'${JSON.stringify(event)}'`}, 'one', 1, '${state}', 1000,
+        ${state === 'waiting' ? 2000 : 'NULL'})`)
+  await put(1, 'deal:1', 'waiting', null)
+  await put(2, 'deal:1', 'blocked', eventOf(2, 'deal:1'))
+  await put(3, 'deal:1', 'blocked', eventOf(3, 'deal:1'))
+  await put(4, 'deal:4', 'running', null)
+  await put(5, 'deal:5', 'done', null)
+  await put(6, null, 'waiting', null)
+  const database = await openDatabase({ url: postgres.url(name), log })
+  onTestFinished(() => database.close())
+  const parts = { database, receiver: 'one', worker: 'one', heartbeat: 45_000, log, now: () => 5_000 }
+  const queue = openPgBossQueue(parts)
+  while (await queue.recover());
+  const seen: string[] = []
+  for (let some = await queue.claim([want()], 10); some.length > 0; some = await queue.claim([want()], 10))
+    for (const delivery of some) {
+      seen.push(`${delivery.event.id} ${delivery.unreadable === undefined ? 'whole' : 'unreadable'}`)
+      await queue.done(delivery)
+    }
+  expect(seen.toSorted()).toEqual(['1 unreadable', '2 whole', '3 whole', '6 unreadable'])
+  await expect(run("UPDATE b24_receiver.delivery SET state = 'waiting' WHERE state = 'done'")).rejects.toThrow(
+    'delivery_keeps_event',
+  )
 })

@@ -154,3 +154,38 @@ describe('the first start', () => {
     expect(await queue.claim([want()], 10)).toHaveLength(1)
   })
 })
+
+describe('rows that were revived without their event', () => {
+  /** As the version before the triggers left it, after handlers that were done were charged with a failure of the queue. */
+  function damagedFile() {
+    const dataDir = temporaryFolder('queue')
+    const db = new DatabaseSync(queuePath(dataDir))
+    db.exec(readFileSync(new URL('../fixtures/dispatch-7.sql', import.meta.url), 'utf8'))
+    db.close()
+    return dataDir
+  }
+
+  test('are claimed as unreadable, so that the journal is asked; what waited behind goes on', async () => {
+    const queue = openSqliteQueue({ path: queuePath(damagedFile()), now: () => 5_000 })
+    while (await queue.recover());
+    const seen: string[] = []
+    for (let some = await queue.claim([want()], 10); some.length > 0; some = await queue.claim([want()], 10))
+      for (const delivery of some) {
+        seen.push(`${delivery.event.id} ${delivery.unreadable === undefined ? 'whole' : 'unreadable'}`)
+        await queue.done(delivery)
+      }
+    expect(seen.toSorted()).toEqual(['1 unreadable', '2 whole', '3 whole', '4 unreadable', '6 unreadable'])
+    expect(await queue.state()).toMatchObject({ ready: 0, waiting: 0, blocked: 0, dead: 0 })
+    await queue.close()
+  })
+
+  test('cannot be made any more', () => {
+    const dataDir = damagedFile()
+    void openSqliteQueue({ path: queuePath(dataDir) }).close()
+    const db = new DatabaseSync(queuePath(dataDir))
+    expect(() => db.exec("UPDATE delivery SET state = 'dead' WHERE state = 'done'")).toThrow('does not begin again')
+    expect(() => db.exec("UPDATE delivery SET event = NULL WHERE state = 'blocked'")).toThrow('needs its event')
+    expect(() => db.exec("UPDATE delivery SET state = 'ready' WHERE state = 'dead'")).toThrow('needs its event')
+    db.close()
+  })
+})

@@ -48,6 +48,25 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     return { clock, queue, reopen, ...tools(queue) }
   }
 
+  describe(`${engine}: what ended`, () => {
+    test('does not begin again, whatever is said of it afterwards', async () => {
+      const { queue, add, claim } = await start()
+      await add(eventOf(1, 'deal:1'))
+      const done = got((await claim())[0])
+      await queue.done(done)
+      const late = [
+        () => queue.retry(done, { due: 0, error: 'late' }),
+        () => queue.dead(done, 'late'),
+        () => queue.postpone(done, { due: 0, error: 'late' }),
+        () => queue.release(done),
+        () => queue.resume(),
+      ]
+      for (const say of late) await (async () => say())().catch(() => undefined)
+      expect(await claim()).toEqual([])
+      expect(await queue.state()).toMatchObject({ ready: 0, running: 0, waiting: 0, blocked: 0, dead: 0 })
+    })
+  })
+
   describe(`${engine}: order`, () => {
     test('one object is claimed one at a time and in order, other objects meanwhile', async () => {
       const { queue, add, claim, ids } = await start()
