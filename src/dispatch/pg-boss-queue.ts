@@ -116,7 +116,7 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       handler: String(row['handler']),
       attempt: Number(row['attempts']),
       coalesced: Number(row['coalesced']),
-      firstRunAt: local() - Number(row['age']),
+      spentMs: Number(row['spent_ms'] ?? 0),
       event: JSON.parse(String(row['event'])) as JournalledEvent,
     }
   }
@@ -152,8 +152,8 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     seen: (delivery) => database.persist(() => readSeen(database, delivery)),
     doubt: (delivery) => database.persist(() => doubtSeen(database, delivery)),
     dead: (delivery, error) => ender.end(delivery, { how: 'dead', error }),
-    retry: (delivery, { due, error, alone = false }) =>
-      ender.end(delivery, { how: 'retry', delay: until(due), error, alone }),
+    retry: (delivery, { due, alone = false, ...more }) =>
+      ender.end(delivery, { how: 'retry', delay: until(due), alone, ...more }),
     postpone: (delivery, { due, error }) => ender.end(delivery, { how: 'postponed', delay: until(due), error }),
     release: (delivery) => ender.end(delivery, { how: 'released' }),
     async resume() {
@@ -166,7 +166,7 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       })
     },
     async recover() {
-      const row = await claiming((transaction) => claims.takeOver(transaction, at()))
+      const row = await claiming((transaction) => claims.takeOver(transaction))
       return row && toDelivery(row)
     },
     async nextDue() {

@@ -131,6 +131,8 @@ const migrations = [
   // all of them look alike, and the plan stays when much is.
   `DROP INDEX b24_receiver.delivery_owed;
    CREATE INDEX delivery_owed ON b24_receiver.delivery (created_at) WHERE ended_at IS NULL`,
+  // Of RETRY_FOR what is used up: no clock is asked for it.
+  'ALTER TABLE b24_receiver.delivery ADD COLUMN spent_ms bigint NOT NULL DEFAULT 0',
 ]
 
 /** The database holds what this version cannot use. */

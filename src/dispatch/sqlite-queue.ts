@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { isDeletion } from '../events/catalogue.ts'
 import { type JournalledEvent, oldest } from '../journal/follow.ts'
+import { boundError, mostFailures } from './error-text.ts'
 import { laneOf } from './lane.ts'
 import type { Delivery, Queue, SeenFields, Wanted } from './queue.ts'
 import { createLanes } from './sqlite-lanes.ts'
@@ -92,11 +93,12 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       WHERE key = :key RETURNING *`),
     end: db.prepare(`
       UPDATE delivery SET state = :state, since = :since, due = :due, error = coalesce(:error, error), suspect = :suspect,
-        event = iif(:state = 'done', NULL, event), ended_at = iif(:state = 'waiting', NULL, :now)
+        event = iif(:state = 'done', NULL, event), ended_at = iif(:state = 'waiting', NULL, :now),
+        spent_ms = coalesce(:spentMs, spent_ms)
       WHERE key = :key RETURNING lane`),
     postpone: db.prepare(`
       UPDATE delivery SET state = 'waiting', postponed = 1, attempts = attempts - 1, first_run_at = NULL,
-        since = :now, due = :due, error = :error
+        spent_ms = 0, since = :now, due = :due, error = :error
       WHERE key = :key`),
     resume: db.prepare(
       "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND postponed = 1",
@@ -107,6 +109,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
       INSERT OR REPLACE INTO handler (name, events, ordered, settle, loaded_at)
       VALUES (:name, :events, :order, :settle, :now)`),
     failed: db.prepare('INSERT INTO failure (delivery, attempt, at, error) VALUES (?, ?, ?, ?)'),
+    forgetFailures: db.prepare('DELETE FROM failure WHERE delivery = ? AND attempt <= ?'),
     version: db.prepare('PRAGMA data_version'),
     handlers: db.prepare(`
       SELECT known.name,
@@ -153,12 +156,14 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
   function end(
     delivery: Delivery,
     state: 'done' | 'waiting' | 'dead',
-    { due = null, error = null, suspect = 0, seen }: Ended,
+    { due = null, error = null, spentMs = null, suspect = 0, seen }: Ended,
   ): void {
     inTransaction(db, () => {
       const since = state === 'waiting' ? now() : null
-      if (error !== null) sql.failed.run(delivery.key, delivery.attempt, now(), error)
-      const row = sql.end.get({ key: delivery.key, state, since, due, error, suspect, now: now() })
+      const text = error === null ? null : boundError(error)
+      if (text !== null) sql.failed.run(delivery.key, delivery.attempt, now(), text)
+      if (text !== null) sql.forgetFailures.run(delivery.key, delivery.attempt - mostFailures)
+      const row = sql.end.get({ key: delivery.key, state, since, due, error: text, spentMs, suspect, now: now() })
       const lane = row?.['lane']
       if (state !== 'waiting' && typeof lane === 'string') lanes.unblock(delivery.handler, lane)
       if (seen === null) sql.unsee.run(delivery.handler, laneOf(delivery.event))
@@ -208,9 +213,9 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
         db.exec('PRAGMA synchronous = NORMAL')
       }
     },
-    retry: (delivery, { due, error, alone = false }) =>
-      end(delivery, 'waiting', { due, error, suspect: Number(alone) }),
-    postpone: (delivery, { due, error }) => void sql.postpone.run({ key: delivery.key, now: now(), due, error }),
+    retry: (delivery, { alone = false, ...more }) => end(delivery, 'waiting', { suspect: Number(alone), ...more }),
+    postpone: (delivery, { due, error }) =>
+      void sql.postpone.run({ key: delivery.key, now: now(), due, error: boundError(error) }),
     resume: () => void sql.resume.run(),
     dead: (delivery, error) => end(delivery, 'dead', { error }),
     release: (delivery) => void sql.release.run(0, delivery.key),
@@ -263,6 +268,7 @@ export function openSqliteQueue({ path, now = Date.now }: SqliteQueueParts): Que
 interface Ended {
   readonly due?: number | null
   readonly error?: string | null
+  readonly spentMs?: number | null
   readonly suspect?: number
   readonly seen?: SeenFields | null | undefined
 }
@@ -273,7 +279,7 @@ function toDelivery(row: Record<string, SQLOutputValue>): Delivery {
     handler: String(row['handler']),
     attempt: Number(row['attempts']),
     coalesced: Number(row['coalesced']),
-    firstRunAt: Number(row['first_run_at']),
+    spentMs: Number(row['spent_ms']),
     event: JSON.parse(String(row['event'])) as JournalledEvent,
   }
 }

@@ -99,6 +99,8 @@ const migrations = [
    ) STRICT, WITHOUT ROWID`,
   // A file beside it says it now, see load-report.ts.
   'DROP TABLE broken',
+  // Of RETRY_FOR what is used up: no clock is asked for it.
+  'ALTER TABLE delivery ADD COLUMN spent_ms INTEGER NOT NULL DEFAULT 0',
 ]
 
 function versionOf(db: DatabaseSync): number {
