@@ -179,6 +179,12 @@ export function parseDuration(text: string): number | undefined {
   return match ? Number(match[1]) * units[match[2] as keyof typeof units] : undefined
 }
 
+/** As `parseDuration` reads it, in whole units: `72h`, `90s`, `500ms`; what is smaller than the unit is left out. */
+export function toDuration(milliseconds: number): string {
+  const unit = (['h', 'm', 's'] as const).find((one) => milliseconds >= 2 * units[one]) ?? 'ms'
+  return `${Math.floor(milliseconds / units[unit])}${unit}`
+}
+
 export function duration(min: number, max: string): Parse<number> {
   const most = parseDuration(max) ?? Number.POSITIVE_INFINITY
   return (text) => {

@@ -4,6 +4,7 @@ import { startAlerter } from './alerts/alerter.ts'
 import { snapshotOf } from './alerts/receiver-snapshot.ts'
 import { type Config, readConfig } from './config.ts'
 import { ensureWritable } from './data-dir.ts'
+import { forwarderId } from './dispatch/forward-mark.ts'
 import { settleFirstIdentity } from './dispatch/identity.ts'
 import { followedSegment, settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { drain } from './drain.ts'
@@ -103,6 +104,7 @@ async function start(config: Config): Promise<void> {
     supervisor = superviseDispatcher({
       grace,
       stall: config.handlerStall,
+      forwarderId: forwarderId(),
       append: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),
       sweepSince: missed?.since,
       onSwept: () => void missed?.done().catch((error: unknown) => log.warn({ err: error }, 'a sweep is not noted')),

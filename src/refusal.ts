@@ -24,6 +24,7 @@ export const refusals = {
     status: 405,
     meaning: 'the handler URL, or that of robots, was called with another method than POST',
   },
+  forwarding_loop: { status: 409, meaning: 'a handler of this receiver forwarded it to this receiver: see `forward`' },
   not_found: { status: 404, meaning: 'there is nothing at this path' },
   journal_unavailable: { status: 503, meaning: 'the event could not be put on disk, so it was not accepted' },
   internal: { status: 500, meaning: 'a mistake of ours; the log has it' },

@@ -12,6 +12,8 @@ export interface SupervisorParts {
   readonly stall: number
   /** Of a dispatcher that only runs handlers, the folder that it has instead of a receiver's. */
   readonly workerDir?: string
+  /** See forward-mark.ts. */
+  readonly forwarderId?: string
   /** Events that a dispatcher found missing; resolves when they are on disk. */
   readonly append: (events: readonly Event[]) => Promise<void>
   /** From when on the first dispatcher looks for what was missed; `undefined`: it does not. */
@@ -66,6 +68,7 @@ export function superviseDispatcher({
   grace,
   stall,
   workerDir,
+  forwarderId,
   append,
   sweepSince,
   onSwept,
@@ -97,6 +100,7 @@ export function superviseDispatcher({
     const args = [
       ...(isSwept || sweepSince === undefined ? [] : [`--sweep-since=${sweepSince.toISOString()}`]),
       ...(workerDir === undefined ? [] : [`--worker=${workerDir}`]),
+      ...(forwarderId === undefined ? [] : [`--forwarder-id=${forwarderId}`]),
     ]
     const child: Dispatcher = startChild(new URL('dispatch/main.ts', import.meta.url), args, [
       // A handlers folder needs no package.json, and node:sqlite is no experiment to us.

@@ -119,7 +119,7 @@ async function run(event: JournalledEvent, isDry: boolean): Promise<void> {
         ...(returned !== undefined && { returned: toJson(returned) }),
       }),
   })
-  const delivery = { key: 0, handler: handler.name, event, attempt: 1, coalesced: 1, firstRunAt: Date.now() }
+  const delivery = { key: 0, handler: handler.name, event, attempt: 1, coalesced: 1, spentMs: 0 }
   await runner.run(delivery, watched)
   portals.stop()
   if (!isStuck) await Promise.race([dispose(), sleep(config.shutdownGrace)])

@@ -2,6 +2,7 @@ import { codeOf } from '../error-code.ts'
 import { httpBuildQuery, type PhpArray, type PhpValue } from '../http-build-query.ts'
 import type { FormValue } from '../intake/form.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
+import { forwarderId, forwardMark } from './forward-mark.ts'
 import { defineHandler, FinalError, type HandlerDefinition, type HandlerOptions, RetryAfter } from './handler.ts'
 
 /** How events are posted on, and, as for any handler, how it is run. */
@@ -27,7 +28,7 @@ const longestWait = 86_400
  * ```
  *
  * 2xx is done. 408, 429, 5xx and an answer that never came are tried again, not before `Retry-After`. Every other one is
- * final, also a redirect. The event's id goes along as `Idempotency-Key`, the same in every try: Bitrix24 sends nothing by
+ * final, also a redirect, and the refusal of this receiver where the URL is its own. The event's id goes along as `Idempotency-Key`, the same in every try: Bitrix24 sends nothing by
  * which the target could know an event again.
  *
  * @param url http or https, and perhaps a secret: of it only the host is ever in an error
@@ -51,6 +52,7 @@ export function forward(url: string | undefined, options: ForwardOptions = {}): 
           'user-agent': 'bitrix24-webhook-receiver',
           'content-type': contentTypes[format],
           'idempotency-key': event.id,
+          [forwardMark]: forwarderId(),
           ...headers,
         },
         body: format === 'form' ? httpBuildQuery(fields) : JSON.stringify(fields),
@@ -116,6 +118,10 @@ function withQuery(target: URL, query: FormValue | undefined): URL {
 }
 
 function errorOf({ status, headers }: Response, host: string): Error {
+  if (headers.get(forwardMark) === forwarderId())
+    return new FinalError(
+      `${host} is this receiver itself (${status}, forwarding_loop): give forward() the URL of the service behind it`,
+    )
   const answer = `${host} answered ${status}`
   if (status === 408 || status === 429 || status >= 500) {
     const wait = readRetryAfter(headers.get('retry-after'))

@@ -211,7 +211,10 @@ export class FinalError extends Error {
   readonly [finalBrand] = true
 }
 
-/** Throw it to choose when the next try is: `throw new RetryAfter('5m')`. */
+/**
+ * Throw it to choose when the next try is: `throw new RetryAfter('5m')`. A second is the shortest. A delay that is longer
+ * than what is left of `RETRY_FOR` is refused: the error says so, and the next try comes when it would have come without.
+ */
 export class RetryAfter extends Error {
   override readonly name = 'RetryAfter'
   /** Milliseconds. */
@@ -232,7 +235,9 @@ export function isFinal(error: unknown): boolean {
 
 /** Milliseconds, or `undefined` when the error chose none. */
 export function chosenDelay(error: unknown): number | undefined {
-  return isBranded(error, retryBrand) ? Number((error as RetryAfter)[retryBrand]) : undefined
+  const delay = isBranded(error, retryBrand) ? Number((error as RetryAfter)[retryBrand]) : Number.NaN
+  // Another copy of the package may have put anything there.
+  return Number.isFinite(delay) ? Math.ceil(delay) : undefined
 }
 
 function isBranded(value: unknown, brand: symbol): boolean {

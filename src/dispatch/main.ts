@@ -14,6 +14,7 @@ import { openParent, parentOption } from '../start-child.ts'
 import { explainStart } from '../start-error.ts'
 import { GlobalsChanged, startDispatcher } from './dispatcher.ts'
 import { type Engine, findKnownHandlers, openEngine } from './engine.ts'
+import { setForwarderId } from './forward-mark.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import { resolveOurName } from './our-name.ts'
 import { explainQueueFile } from './queue-file.ts'
@@ -38,9 +39,15 @@ const named = new Set(['SchemaError', 'QueueFileError', 'IdentityError', 'LockEr
 
 /** Of a process that only runs handlers: the folder, its own, that it takes instead of a receiver's. */
 const { values: words } = parseArgs({
-  options: { worker: { type: 'string' }, 'sweep-since': { type: 'string' }, [parentOption]: { type: 'string' } },
+  options: {
+    worker: { type: 'string' },
+    'sweep-since': { type: 'string' },
+    'forwarder-id': { type: 'string' },
+    [parentOption]: { type: 'string' },
+  },
 })
 const isWorker = words.worker !== undefined
+if (words['forwarder-id'] !== undefined) setForwarderId(words['forwarder-id'])
 const config = readSettings()
 /** To the receiver that started it; without one it is alone. */
 const parent = words[parentOption] ? openParent<ToDispatcher, FromDispatcher>() : undefined

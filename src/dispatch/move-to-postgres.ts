@@ -85,7 +85,7 @@ async function insertInto(
        SELECT * FROM json_to_recordset($1::text::json) AS old (key bigint, event_id text, handler text, run integer,
          lane text, name text, event text, segment bigint, state text, attempts integer, suspect boolean,
          coalesced integer, coalesced_into bigint, postponed boolean, settle bigint, created_at bigint,
-         first_run_at bigint, since bigint, due bigint, ended_at bigint, error text)
+         first_run_at bigint, since bigint, due bigint, ended_at bigint, error text, spent_ms bigint)
      ),
      placed AS (
        SELECT *, state IN ('ready', 'waiting') AND EXISTS (
@@ -97,7 +97,7 @@ async function insertInto(
        INSERT INTO b24_receiver.delivery (${inserted}, receiver, job)
        SELECT event_id, handler, run, lane, name, event, segment, CASE WHEN is_behind THEN 'blocked' ELSE state END,
          attempts, suspect, coalesced, NULL, postponed, settle, created_at, first_run_at, since, due, ended_at, error,
-         $2, CASE WHEN state = 'ready' AND NOT is_behind THEN gen_random_uuid() END
+         spent_ms, $2, CASE WHEN state = 'ready' AND NOT is_behind THEN gen_random_uuid() END
        FROM placed ORDER BY key
        ON CONFLICT (event_id, handler, run) DO NOTHING
        RETURNING key, event_id, handler, run, state, job, suspect

@@ -36,6 +36,7 @@ export const columns = [
   'due',
   'ended_at',
   'error',
+  'spent_ms',
 ] as const
 
 export const inserted = columns.join(', ')

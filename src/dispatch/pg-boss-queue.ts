@@ -128,7 +128,7 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       handler: String(row['handler']),
       attempt: Number(row['attempts']),
       coalesced: Number(row['coalesced']),
-      firstRunAt: local() - Number(row['age']),
+      spentMs: Number(row['spent_ms'] ?? 0),
       ...(value ? { event: value } : whatIsKnown(about.get(Number(row['key'])) ?? row)),
     }))
   }
@@ -170,8 +170,8 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
         database.query('UPDATE b24_receiver.delivery SET event = $2 WHERE key = $1', [key, JSON.stringify(event)]),
       )
     },
-    retry: (delivery, { due, error, alone = false }) =>
-      ender.end(delivery, { how: 'retry', delay: until(due), error, alone }),
+    retry: (delivery, { due, alone = false, ...more }) =>
+      ender.end(delivery, { how: 'retry', delay: until(due), alone, ...more }),
     postpone: (delivery, { due, error }) => ender.end(delivery, { how: 'postponed', delay: until(due), error }),
     release: (delivery) => ender.end(delivery, { how: 'released' }),
     async resume() {
@@ -185,7 +185,7 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     },
     async recover() {
       return claiming(async (transaction) => {
-        const row = await claims.takeOver(transaction, at())
+        const row = await claims.takeOver(transaction)
         return row && (await toDeliveries(transaction, [row]))[0]
       })
     },

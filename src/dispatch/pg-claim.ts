@@ -55,7 +55,7 @@ export interface StartParts {
 
 /**
  * The runs of the deliveries whose jobs were taken begin: of each, or of the newest of those that it is one with. Gives
- * the deliveries, with `head`, the key of the first, and `age`, milliseconds since the first run; in the order of heads.
+ * the deliveries, with `head`, the key of the first, and `spent_ms`, see `Delivery`; in the order of heads.
  */
 export async function startRuns(transaction: Transaction, { jobs, coalesce, worker, at }: StartParts): Promise<Row[]> {
   if (jobs.length === 0) return []
@@ -70,7 +70,20 @@ export async function startRuns(transaction: Transaction, { jobs, coalesce, work
     worker,
     at,
   ])
-  return [...rows].sort((a, b) => Number(a['head']) - Number(b['head']))
+  const again = rows.filter(({ attempts }) => Number(attempts) > 1).map(({ key }) => key)
+  // Few are: `start_runs`, which those of an older version call, too, stays as it is.
+  const spent = again.length > 0 ? await readSpent(transaction, again) : new Map<number, number>()
+  return rows
+    .map((row) => ({ ...row, spent_ms: spent.get(Number(row['key'])) ?? 0 }))
+    .sort((a: Row, b: Row) => Number(a['head']) - Number(b['head']))
+}
+
+async function readSpent(transaction: Transaction, keys: readonly unknown[]): Promise<ReadonlyMap<number, number>> {
+  const rows = await transaction.query(
+    'SELECT key, spent_ms FROM b24_receiver.delivery WHERE key = ANY($1::bigint[])',
+    [keys],
+  )
+  return new Map(rows.map((row) => [Number(row['key']), Number(row['spent_ms'])]))
 }
 
 interface MergeParts {

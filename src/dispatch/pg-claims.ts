@@ -26,7 +26,7 @@ export interface Claims {
    * One that a process ran alone when it died is given, claimed by us; of several each is ready again, as a suspect.
    * `undefined` when nobody died, or nobody else.
    */
-  takeOver(transaction: Transaction, at: number | null): Promise<Row | undefined>
+  takeOver(transaction: Transaction): Promise<Row | undefined>
   /** Gives back what we were given and do not know of, because the answer was lost. */
   reconcile(transaction: Transaction): Promise<void>
   stop(): void
@@ -88,11 +88,11 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
     await jobs.issue(transaction, ready)
   }
 
-  async function adopt(transaction: Transaction, row: Row, job: Job, at: number | null): Promise<Row | undefined> {
+  async function adopt(transaction: Transaction, row: Row, job: Job): Promise<Row | undefined> {
     const [mine] = await transaction.query(
       `UPDATE b24_receiver.delivery SET worker = $2, job = $3 WHERE key = $1
-       RETURNING key, handler, event, attempts, coalesced, suspect, job, b24_receiver.at($4) - first_run_at AS age`,
-      [row['key'], worker, job.id, at],
+       RETURNING key, handler, event, attempts, coalesced, suspect, job, spent_ms`,
+      [row['key'], worker, job.id],
     )
     held.set(job.key, { ...job, suspect: true })
     return mine
@@ -106,13 +106,13 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
         last = last.then(() => beat(looked))
       }, beatInterval)
     },
-    async takeOver(transaction, at) {
+    async takeOver(transaction) {
       // Ours by name, and we do not know of them: the process before this one was called the same.
       const before = await runningOf(transaction, worker)
       const [only] = before
       if (only && before.length === 1) {
         const address = jobs.addressOf(String(only['handler']), String(only['job']))
-        return adopt(transaction, only, { ...address, retryCount: 0, key: Number(only['key']) }, at)
+        return adopt(transaction, only, { ...address, retryCount: 0, key: Number(only['key']) })
       }
       if (before.length > 1) await giveBack(transaction, before, true)
       for (;;) {
@@ -128,7 +128,7 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
         if (typeof dead !== 'string') await jobs.remove(transaction, [job])
         else if (dead === worker && ours) {
           // We were taken for dead, and it still runs here.
-          await adopt(transaction, { key: job.key }, job, at)
+          await adopt(transaction, { key: job.key }, job)
           held.set(job.key, { ...job, suspect: ours.suspect })
         } else {
           const all = await runningOf(transaction, dead)
@@ -141,7 +141,7 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
           }
           log.warn({ worker: dead, running: all.length }, 'a worker is gone; others run what it ran')
           const [one] = all
-          if (one && all.length === 1) return adopt(transaction, one, job, at)
+          if (one && all.length === 1) return adopt(transaction, one, job)
           await giveBack(transaction, all, dead !== worker)
           await jobs.remove(transaction, [job])
         }

@@ -138,6 +138,8 @@ export const migrations = [
   `UPDATE b24_receiver.delivery SET event = '' WHERE event IS NULL AND state NOT IN ('done', 'coalesced', 'dead');
    ALTER TABLE b24_receiver.delivery ADD CONSTRAINT delivery_keeps_event
      CHECK (event IS NOT NULL OR state IN ('done', 'coalesced', 'dead'))`,
+  // Of RETRY_FOR what is used up: no clock is asked for it.
+  'ALTER TABLE b24_receiver.delivery ADD COLUMN spent_ms bigint NOT NULL DEFAULT 0',
 ]
 
 /** The database holds what this version cannot use. */

@@ -21,10 +21,10 @@ export interface Delivery {
   readonly attempt: number
   /** How many deliveries this run stands for, itself included. */
   readonly coalesced: number
-  /** When its first run began, in Unix milliseconds. */
-  readonly firstRunAt: number
   /** Why the event that was kept for it cannot be read: `event` is only what the delivery's other columns say of it. */
   readonly unreadable?: string
+  /** Milliseconds of its `RETRY_FOR` that earlier runs have used up, see retry.ts. */
+  readonly spentMs: number
 }
 
 /** What a handler with `onChange` saw of an object: field → text, see on-change.ts. */
@@ -156,6 +156,8 @@ export interface Retry {
   /** Unix milliseconds. */
   readonly due: number
   readonly error: string
+  /** Of its `RETRY_FOR`, with the wait for this retry; without it as much as before. */
+  readonly spentMs?: number
   /** It killed its process once: run it alone. */
   readonly alone?: boolean
 }

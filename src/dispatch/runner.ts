@@ -1,16 +1,17 @@
-import { inspect } from 'node:util'
 import type { Logger } from 'pino'
 import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
 import type { Portals } from '../bitrix24/portals.ts'
+import { toDuration } from '../config-values.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
 import { createRun } from './context.ts'
+import { errorText } from './error-text.ts'
 import { laneOf } from './lane.ts'
 import type { LoopBreaker } from './loop-breaker.ts'
 import { judgeChange, noteOwnChange } from './on-change.ts'
 import type { OwnWrites } from './own-writes.ts'
 import type { Delivery, Queue, SeenFields } from './queue.ts'
 import type { LoadedHandler } from './registry.ts'
-import { nextTry } from './retry.ts'
+import { type NextTry, nextTry } from './retry.ts'
 import { createRunTimer } from './run-timer.ts'
 
 /** What became of a delivery that was claimed. */
@@ -164,24 +165,31 @@ export function createRunner(parts: RunnerParts): Runner {
     handler: LoadedHandler,
     { error, ms, alone = false, isGone = false }: Failed,
   ): Promise<void> {
-    const { event, attempt, firstRunAt } = delivery
-    const about = { ...aboutOf(delivery), ...(ms !== undefined && { ms }), err: error }
-    // A handler may throw anything, also what has no text.
-    const reason = error instanceof Error ? String(error) : inspect(error)
+    const { event, attempt } = delivery
+    const retryFor = handler.options.retryFor ?? parts.retryFor
+    const ranMs = delivery.spentMs + (ms ?? 0)
+    const { delayMs, refused } = nextTry({ error, attempt, spentMs: ranMs, retryFor, random: Math.random() })
+    const refusal = refused && tellRefusal(refused, handler)
+    const about = {
+      ...aboutOf(delivery),
+      ...(ms !== undefined && { ms }),
+      ...(refusal && { refused: refusal }),
+      err: error,
+    }
+    const reason = refusal ? `${errorText(error)} (${refusal})` : errorText(error)
     const tell = (outcome: Outcome['outcome']) =>
       onOutcome({ handler: handler.name, event, outcome, ms: ms ?? 0, reason })
-    const retryFor = handler.options.retryFor ?? parts.retryFor
-    const due = nextTry({ error, attempt, firstRunAt, now: Date.now(), retryFor, random: Math.random() })
-    if (due === undefined && isGone) {
+    if (delayMs === undefined && isGone) {
       await queue.done(delivery)
       log.info(about, 'gone')
       tell('gone')
-    } else if (due === undefined) {
+    } else if (delayMs === undefined) {
       await queue.dead(delivery, reason)
       log.error(about, 'failed for good: this delivery is dead')
       tell('dead')
     } else {
-      await queue.retry(delivery, { due, error: reason, alone })
+      const due = Date.now() + delayMs
+      await queue.retry(delivery, { due, error: reason, spentMs: ranMs + delayMs, alone })
       log.warn({ ...about, retry_at: new Date(due).toISOString() }, 'failed, will be tried again')
       tell('retried')
     }
@@ -214,6 +222,12 @@ interface Failed {
   readonly alone?: boolean
   /** What it was about is not there any more. */
   readonly isGone?: boolean
+}
+
+/** Why the delay that a handler chose was not taken. */
+function tellRefusal({ chosenMs, leftMs }: NonNullable<NextTry['refused']>, { options }: LoadedHandler): string {
+  const limit = options.retryFor === undefined ? 'RETRY_FOR' : 'its retryFor'
+  return `a delay of ${toDuration(chosenMs)} is longer than the ${toDuration(leftMs)} that are left of ${limit}: refused`
 }
 
 /** For the log. */

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { isDeletion } from '../events/catalogue.ts'
 import { oldest } from '../journal/follow.ts'
+import { boundError, mostFailures } from './error-text.ts'
 import { laneOf } from './lane.ts'
 import type { Delivery, Queue, SeenFields, Wanted } from './queue.ts'
 import { explainQueueFile } from './queue-file.ts'
@@ -119,11 +120,12 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       WHERE key = :key RETURNING *`),
     end: db.prepare(`
       UPDATE delivery SET state = :state, since = :since, due = :due, error = coalesce(:error, error), suspect = :suspect,
-        event = iif(:state = 'done', NULL, event), ended_at = iif(:state = 'waiting', NULL, :now)
+        event = iif(:state = 'done', NULL, event), ended_at = iif(:state = 'waiting', NULL, :now),
+        spent_ms = coalesce(:spentMs, spent_ms)
       WHERE key = :key AND state = 'running' RETURNING lane`),
     postpone: db.prepare(`
       UPDATE delivery SET state = 'waiting', postponed = 1, attempts = attempts - 1, first_run_at = NULL,
-        since = :now, due = :due, error = :error
+        spent_ms = 0, since = :now, due = :due, error = :error
       WHERE key = :key AND state = 'running'`),
     resume: db.prepare(
       "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND postponed = 1",
@@ -136,6 +138,7 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       INSERT OR REPLACE INTO handler (name, events, ordered, settle, loaded_at)
       VALUES (:name, :events, :order, :settle, :now)`),
     failed: db.prepare('INSERT INTO failure (delivery, attempt, at, error) VALUES (?, ?, ?, ?)'),
+    forgetFailures: db.prepare('DELETE FROM failure WHERE delivery = ? AND attempt <= ?'),
     version: db.prepare('PRAGMA data_version'),
     handlers: db.prepare(`
       SELECT known.name,
@@ -194,7 +197,7 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       handler: String(row['handler']),
       attempt: Number(row['attempts']),
       coalesced: Number(row['coalesced']),
-      firstRunAt: Number(row['first_run_at']),
+      spentMs: Number(row['spent_ms']),
       ...('event' in stored ? stored : { ...stored, event: standInFor(about, Number(row['created_at'])) }),
     }
   }
@@ -202,13 +205,17 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
   function end(
     delivery: Delivery,
     state: 'done' | 'waiting' | 'dead',
-    { due = null, error = null, suspect = 0, seen }: Ended,
+    { due = null, error = null, spentMs = null, suspect = 0, seen }: Ended,
   ): void {
     inTransaction(db, () => {
       const since = state === 'waiting' ? now() : null
-      const row = sql.end.get(bare({ key: delivery.key, state, since, due, error, suspect, now: now() }))
+      const text = error === null ? null : boundError(error)
+      const row = sql.end.get(bare({ key: delivery.key, state, since, due, error: text, spentMs, suspect, now: now() }))
       if (row === undefined) throw notRunning(delivery)
-      if (error !== null) sql.failed.run(delivery.key, delivery.attempt, now(), error)
+      if (text !== null) {
+        sql.failed.run(delivery.key, delivery.attempt, now(), text)
+        sql.forgetFailures.run(delivery.key, delivery.attempt - mostFailures)
+      }
       const { lane } = row
       if (state !== 'waiting' && typeof lane === 'string') lanes.unblock(delivery.handler, lane)
       if (seen === null) sql.unsee.run(delivery.handler, laneOf(delivery.event))
@@ -263,10 +270,9 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
         db.exec('PRAGMA synchronous = NORMAL')
       }
     },
-    retry: (delivery, { due, error, alone = false }) =>
-      end(delivery, 'waiting', { due, error, suspect: Number(alone) }),
+    retry: (delivery, { alone = false, ...more }) => end(delivery, 'waiting', { suspect: Number(alone), ...more }),
     postpone(delivery, { due, error }) {
-      const { changes } = sql.postpone.run(bare({ key: delivery.key, now: now(), due, error }))
+      const { changes } = sql.postpone.run(bare({ key: delivery.key, now: now(), due, error: boundError(error) }))
       if (changes === 0) throw notRunning(delivery)
     },
     resume: () => void sql.resume.run(),
@@ -322,6 +328,7 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
 interface Ended {
   readonly due?: number | null
   readonly error?: string | null
+  readonly spentMs?: number | null
   readonly suspect?: number
   readonly seen?: SeenFields | null | undefined
 }

@@ -116,6 +116,8 @@ const migrations = [
      WHEN new.event IS NULL AND new.state NOT IN ('done', 'coalesced', 'dead') BEGIN
        SELECT raise(ABORT, 'a pending delivery needs its event');
      END`,
+  // Of RETRY_FOR what is used up: no clock is asked for it.
+  'ALTER TABLE delivery ADD COLUMN spent_ms INTEGER NOT NULL DEFAULT 0',
 ]
 
 function versionOf(db: DatabaseSync): number {

@@ -8,6 +8,7 @@ import Fastify, {
   type FastifyRequest,
 } from 'fastify'
 import type { Config } from '../config.ts'
+import { forwarderId, forwardMark } from '../dispatch/forward-mark.ts'
 import { Refusal, type RefusalCode, refusalBody, refusals as table } from '../refusal.ts'
 import { shorten } from './event.ts'
 import { addFarewell } from './farewell.ts'
@@ -107,6 +108,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
         return new Refusal(isOurs ? 'method_not_allowed' : 'not_found', { method: request.method })
       }
     }
+    if (request.headers[forwardMark] === forwarderId()) return new Refusal('forwarding_loop')
     const encoding = request.headers['content-encoding']
     if (encoding === undefined || encoding.toLowerCase() === 'identity') return undefined
     return new Refusal('unsupported_media_type', { content_encoding: shorten(encoding) })
@@ -125,6 +127,8 @@ export function createServer(parts: ServerParts): FastifyInstance {
     refusals.tell(refusal, { remote: request.ip, ...(code === 'not_found' && { path: tellPath(request) }) })
     // People open the handler URL in a browser to see whether it works.
     const message = code === 'method_not_allowed' && 'POST only; the address works'
+    // By it the forwarder knows whose answer this is.
+    if (code === 'forwarding_loop') reply.header(forwardMark, forwarderId())
     reply.code(status).send({ ...refusalBody(code), ...(message && { message }) })
   }
 

@@ -1,15 +1,16 @@
-import { existsSync, utimesSync } from 'node:fs'
+import { existsSync, statSync, utimesSync } from 'node:fs'
 import { DatabaseSync } from 'node:sqlite'
 import { Writable } from 'node:stream'
 import { pino } from 'pino'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
 import { realClock } from '../../src/bitrix24/clock.ts'
 import { createPortals } from '../../src/bitrix24/portals.ts'
 import { type DispatcherParts, startDispatcher } from '../../src/dispatch/dispatcher.ts'
-import { defineHandler, type Handler, type HandlerOptions, RetryAfter } from '../../src/dispatch/handler.ts'
+import { defineHandler, FinalError, type Handler, type HandlerOptions, RetryAfter } from '../../src/dispatch/handler.ts'
 import { openOwnWrites } from '../../src/dispatch/own-writes.ts'
 import type { Queue } from '../../src/dispatch/queue.ts'
 import type { LoadedHandler } from '../../src/dispatch/registry.ts'
+import { openSqliteDeliveries } from '../../src/dispatch/sqlite-deliveries.ts'
 import { openSqliteQueue, queuePath } from '../../src/dispatch/sqlite-queue.ts'
 import { oldest } from '../../src/journal/follow.ts'
 import { openJournal } from '../../src/journal/journal.ts'
@@ -413,4 +414,61 @@ test('what a handler does to its event, the queue never sees', async () => {
   ])
   await until('it ran again', () => ids.length > 1)
   expect(ids).toEqual(['1', '1'])
+})
+
+test('a clock that is put 73 hours ahead between two tries kills nothing', async () => {
+  const { append, openQueue, start, logged } = await prepare()
+  await append('deal:1')
+  const offset = vi.spyOn(Date, 'now')
+  onTestFinished(() => offset.mockRestore())
+  const real = performance.timeOrigin
+  let ahead = 0
+  offset.mockImplementation(() => Math.round(real + performance.now()) + ahead)
+  const failing = handlerOf((_event, { attempt }) => {
+    ahead += 73 * 3_600_000
+    if (attempt < 4) throw new Error('no')
+  })
+  await start(openQueue(), [failing], { retryFor: 72 * 3_600_000 })
+  const ended = ['handled', 'failed for good: this delivery is dead']
+  // Its end, too, would be put ahead.
+  await until('it ends', () => ended.some((msg) => logged(msg).length > 0), Number.POSITIVE_INFINITY)
+  expect(logged('handled')).toMatchObject([{ attempt: 4 }])
+})
+
+test('RetryAfter beyond RETRY_FOR is refused, with the reason in the log and in the queue, and tried again', async () => {
+  const { append, openQueue, start, logged, dataDir } = await prepare()
+  await append('deal:1')
+  const impatient = handlerOf((_event, { attempt }) => {
+    if (attempt < 3) throw new RetryAfter('4d')
+  })
+  await start(openQueue(), [impatient], { retryFor: 72 * 3_600_000 })
+  await until('handled', () => logged('handled').length === 1)
+  const refused = expect.stringMatching(/a delay of 96h is longer than the 7[12]h that are left of RETRY_FOR: refused/)
+  expect(logged('failed, will be tried again')).toMatchObject([{ refused }, { refused }])
+  const deliveries = openSqliteDeliveries({ path: queuePath(dataDir), mode: 'read' })
+  onTestFinished(() => deliveries.close())
+  expect((await deliveries.ofEvent('1')).map(({ error }) => error)).toEqual([
+    expect.stringMatching(/^RetryAfter: retry after 4d \(a delay of 96h is longer than .* RETRY_FOR: refused\)$/),
+  ])
+})
+
+test('an error of megabytes leaves its beginning in the queue, and one without a text is told as such', async () => {
+  const { append, openQueue, start, logged, dataDir } = await prepare()
+  await append('deal:1', 'deal:2')
+  const throwing = handlerOf((event) => {
+    if (event.object === 'deal:1') throw new FinalError('x'.repeat(5_000_000), { cause: 'y'.repeat(5_000_000) })
+    const none = new FinalError('')
+    none.toString = () => {
+      throw new Error('no text')
+    }
+    throw none
+  })
+  await start(openQueue(), [throwing])
+  await until('both are dead', () => logged('failed for good: this delivery is dead').length === 2)
+  const deliveries = openSqliteDeliveries({ path: queuePath(dataDir), mode: 'read' })
+  onTestFinished(() => deliveries.close())
+  const errors = (await deliveries.dead({})).map(({ error = '' }) => error)
+  expect(errors[0]).toMatch(/^FinalError: x+… \(5000012 characters\)$/)
+  expect(errors[1]).toBe('what the handler threw cannot be made a text')
+  expect(statSync(queuePath(dataDir)).size + statSync(`${queuePath(dataDir)}-wal`).size).toBeLessThan(1_000_000)
 })

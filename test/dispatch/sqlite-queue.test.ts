@@ -66,7 +66,7 @@ describe('the file', () => {
     let now = 5_000
     const queue = openSqliteQueue({ path: queuePath(dataDir), now: () => now })
     expect(await queue.position()).toEqual({ segment: 7, offset: 4711 })
-    expect(await queue.recover()).toMatchObject({ event: { id: '7' }, attempt: 2, firstRunAt: 1_000 })
+    expect(await queue.recover()).toMatchObject({ event: { id: '7' }, attempt: 2, spentMs: 0 })
     const ids = async () => (await queue.claim([want()], 10)).map(({ event }) => event.id)
     expect(await ids()).toEqual(['2'])
     expect(await queue.nextDue()).toBe(9_000)

@@ -1,4 +1,5 @@
 import { describe, expect, test, vi } from 'vitest'
+import { forwarderId, forwardMark } from '../../src/dispatch/forward-mark.ts'
 import { Refusal, type RefusalCode, refusals } from '../../src/refusal.ts'
 import {
   type Answer,
@@ -156,6 +157,9 @@ const cases = {
     { about: 'a path of bytes that are not UTF-8', send: posted(goodBody, { target: '/%ff%fe' }) },
     { about: 'a path named like a prototype', send: posted(goodBody, { target: '/__proto__/constructor' }) },
     { about: 'GET of the root', send: posted('', { method: 'GET', target: '/' }) },
+  ],
+  forwarding_loop: [
+    { about: 'a post of our own handlers', send: posted(goodBody, { headers: [`${forwardMark}: ${forwarderId()}`] }) },
   ],
   journal_unavailable: [
     { about: 'an event for a full disk', send: posted(goodBody), server: () => failOnce(() => fullDisk()) },

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { post } from '../../src/simulator/post.ts'
 import { samples } from '../support/intake.ts'
 import { hasPhp, startPhp } from '../support/php-server.ts'
-import { startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 const handler = `import { forward } from 'bitrix24-webhook-receiver'
 export default forward(process.env['OLD_PHP_URL'], { token: process.env['OLD_PHP_TOKEN'] })
@@ -61,6 +61,42 @@ test.skipIf(!hasPhp)(
     expect(first.output() + second.output()).not.toMatch(/hook\.php|not-in-a-log/)
   },
 )
+
+test('a post that a handler forwards to its own receiver is refused there, and dead with the reason', async () => {
+  const receiver = await startReceiver({
+    handlers: {
+      'loop.ts': `import { forward } from 'bitrix24-webhook-receiver'
+const { PORT, B24_APPLICATION_TOKEN: token } = process.env
+export default forward(\`http://127.0.0.1:\${PORT}/bitrix24\`, { token })
+`,
+    },
+  })
+  expect(await receiver.post(dealBody(1))).toMatchObject({ status: 200 })
+  const dead = 'failed for good: this delivery is dead'
+  await until(
+    () => `it ended\n${receiver.output().slice(-2_000)}`,
+    () => receiver.logged(dead).length > 0 || receiver.logged('handled').length > 5,
+  )
+  expect(await receiver.journal()).toHaveLength(1)
+  expect(receiver.logged(dead)).toMatchObject([
+    { err: { message: expect.stringContaining('is this receiver itself (409, forwarding_loop)') } },
+  ])
+})
+
+test('a post that another receiver forwards is an event like any other', async () => {
+  const behind = await startReceiver()
+  const front = await startReceiver({
+    env: { BEHIND: behind.url },
+    handlers: {
+      'chain.ts': `import { forward } from 'bitrix24-webhook-receiver'
+export default forward(process.env['BEHIND'], { token: process.env['B24_APPLICATION_TOKEN'] })
+`,
+    },
+  })
+  await front.post(dealBody(1))
+  await until('handled', () => front.logged('handled').length === 1)
+  expect(await behind.journal()).toMatchObject([{ object: 'deal:1' }])
+})
 
 /** Each `print_r($_REQUEST)`. */
 function blocksOf(log: string): string[] {

@@ -71,6 +71,26 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
       ])
     })
 
+    test('of an error of megabytes its beginning, once for each of the last hundred attempts', async () => {
+      const { clock, queue, deliveries, add, claim } = await start()
+      await add([1, 'deal:1'])
+      for (let attempt = 1; attempt <= 103; attempt++) {
+        clock.now += 1
+        const error = attempt > 101 ? `Error: ${'x'.repeat(5_000_000)}` : `Error: ${attempt}`
+        await queue.retry(got((await claim())[0]), { due: clock.now, error })
+      }
+      const [waiting] = await deliveries.ofEvent('1')
+      const failures = await deliveries.failures(got(waiting))
+      expect(failures.map(({ attempt }) => attempt)).toEqual(Array.from({ length: 100 }, (_, index) => index + 4))
+      for (const error of [waiting?.error, failures.at(-1)?.error]) {
+        expect(error).toMatch(/^Error: x+… \(5000007 characters\)$/)
+        expect(error?.length).toBeLessThan(4_100)
+      }
+      await queue.postpone(got((await claim())[0]), { due: clock.now, error: 'y'.repeat(5_000_000) })
+      const [postponed] = await deliveries.ofEvent('1')
+      expect(postponed?.error).toMatch(/^y+… \(5000000 characters\)$/)
+    })
+
     test('of an event each delivery, with its times and its failures', async () => {
       const { clock, queue, deliveries, add, claim } = await start()
       await add([1, 'deal:1'])
@@ -184,7 +204,7 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
         await queue.done(got(delivery))
       }
       const [again] = await claim()
-      expect(again).toMatchObject({ event: eventOf(1, 'deal:1'), attempt: 1, firstRunAt: clock.now })
+      expect(again).toMatchObject({ event: eventOf(1, 'deal:1'), attempt: 1, spentMs: 0 })
       await queue.done(got(again))
       expect(await states(1)).toEqual(['1 coalesced', '2 done'])
       const [first, second] = await deliveries.ofEvent('1')

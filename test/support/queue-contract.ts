@@ -1,5 +1,7 @@
+import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Awaitable, Delivery, KnownHandler, NewDelivery, Queue, Wanted } from '../../src/dispatch/queue.ts'
+import { nextTry } from '../../src/dispatch/retry.ts'
 import type { JournalledEvent } from '../../src/journal/follow.ts'
 
 /** Opens a queue on a store of its own. */
@@ -179,22 +181,53 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     test('while a delivery waits for its retry its object waits, and it is claimed again when it is due', async () => {
       const { clock, queue, add, claim, ids } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'), eventOf(3, 'deal:2'))
-      clock.now += 77
-      const firstRunAt = clock.now
       const [first, other] = await claim()
-      await queue.retry(got(first), { due: clock.now + 4_000, error: 'no' })
+      await queue.retry(got(first), { due: clock.now + 4_000, error: 'no', spentMs: 4_321 })
       await queue.done(got(other))
       expect(await queue.nextDue()).toBe(clock.now + 4_000)
       clock.now += 3_999
       expect(await ids()).toEqual([])
       clock.now += 1
       const [again] = await claim()
-      expect(again).toMatchObject({ event: { id: '1' }, attempt: 2, firstRunAt })
+      expect(again).toMatchObject({ event: { id: '1' }, attempt: 2, spentMs: 4_321 })
       expect(await queue.nextDue()).toBeUndefined()
       await queue.done(got(again))
-      // What waited behind it begins its own time only now.
-      clock.now += 5
-      expect((await claim())[0]).toMatchObject({ event: { id: '2' }, attempt: 1, firstRunAt: clock.now })
+      // What waited behind it has all of its own time.
+      expect((await claim())[0]).toMatchObject({ event: { id: '2' }, attempt: 1, spentMs: 0 })
+    })
+
+    test('what is used up of the time of a delivery is kept by the next process, also of one that it takes over', async () => {
+      const { clock, queue, add, claim, reopen } = await start()
+      await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:2'))
+      for (const one of await claim()) await queue.retry(one, { due: clock.now, error: 'no', spentMs: 1_000 })
+      await queue.release(got((await claim())[0]))
+      const again = await claim([want()], 1)
+      expect(again).toMatchObject([{ attempt: 2, spentMs: 1_000 }])
+      await queue.done(got(again[0]))
+      const next = await reopen()
+      expect(await next.recover()).toMatchObject({ event: { id: '2' }, attempt: 2, spentMs: 1_000 })
+    })
+
+    const hour = 3_600_000
+    const jump = fc.constantFrom('due', 'ahead', 'back', 'down', 'postponed', 'released')
+
+    test.for([
+      ['is put ahead', 'ahead'],
+      ['is put back', 'back'],
+      ['goes on while the process is down', 'down'],
+    ] as const)('a delivery gets all of its time when the clock %s', async ([, how]) => {
+      const { clock, queue, reopen } = await start()
+      expect(await tryUntilDead({ clock, queue, reopen, jumps: [how] })).toBeGreaterThan(11 * hour)
+    })
+
+    test('a delivery gets all of its time whatever the clock and its process do', { timeout: 120_000 }, async () => {
+      await fc.assert(
+        fc.asyncProperty(fc.array(jump, { minLength: 1, maxLength: 12 }), async (jumps) => {
+          const { clock, queue, reopen } = await start()
+          expect(await tryUntilDead({ clock, queue, reopen, jumps: ['due', ...jumps] })).toBeGreaterThan(11 * hour)
+        }),
+        { numRuns: 6 },
+      )
     })
 
     test('a dead delivery lets its object go on and is never run again', async () => {
@@ -221,7 +254,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     test('a delivery that is postponed waits like a retry, its object behind it; the attempt and its time so far were none', async () => {
       const { clock, queue, add, claim, ids } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'))
-      await queue.retry(got((await claim())[0]), { due: clock.now, error: 'no' })
+      await queue.retry(got((await claim())[0]), { due: clock.now, error: 'no', spentMs: 9 })
       await queue.postpone(got((await claim())[0]), { due: clock.now + 60_000, error: 'nobody is there' })
       await add(eventOf(3, 'deal:1'))
       expect(await queue.nextDue()).toBe(clock.now + 60_000)
@@ -229,7 +262,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await ids()).toEqual([])
       clock.now += 1
       const [again] = await claim()
-      expect(again).toMatchObject({ event: { id: '1' }, attempt: 2, firstRunAt: clock.now })
+      expect(again).toMatchObject({ event: { id: '1' }, attempt: 2, spentMs: 0 })
       await queue.done(got(again))
       expect(await claim()).toMatchObject([{ event: { id: '2' }, attempt: 1 }])
     })
@@ -686,7 +719,50 @@ export function describeQueue(engine: string, open: OpenEngine): void {
 
 /** To ask about its handler, portal and object; nothing is done to it. */
 function deliveryLike(object: string): Delivery {
-  return { key: 0, handler: 'h', event: eventOf(1, object), attempt: 1, coalesced: 1, firstRunAt: 0 }
+  return { key: 0, handler: 'h', event: eventOf(1, object), attempt: 1, coalesced: 1, spentMs: 0 }
+}
+
+interface Trial {
+  readonly clock: { now: number }
+  readonly queue: Queue
+  readonly reopen: () => Awaitable<Queue>
+  /** What happens between two tries, again and again. */
+  readonly jumps: readonly ('due' | 'ahead' | 'back' | 'down' | 'postponed' | 'released')[]
+}
+
+/** Lets one delivery fail for its twelve hours. @returns milliseconds that it was to wait, since it was postponed last */
+async function tryUntilDead({ clock, queue: first, reopen, jumps }: Trial): Promise<number> {
+  const hour = 3_600_000
+  let queue = first
+  let waited = 0
+  let interruptions = 0
+  await queue.add([deliveryOf(eventOf(1, 'deal:1'))], here)
+  for (let step = 0; ; step++) {
+    const [delivery] = await queue.claim([want()], 1)
+    const failing = got(delivery)
+    const how = jumps[step % jumps.length]
+    if (how === 'postponed' && interruptions++ < 3) {
+      await queue.postpone(failing, { due: clock.now + hour, error: 'the hook is down' })
+      await queue.resume()
+      waited = 0
+      continue
+    }
+    if (how === 'released' && interruptions++ < 3) {
+      await queue.release(failing)
+      continue
+    }
+    const { attempt, spentMs } = failing
+    const error = new Error('no')
+    const { delayMs } = nextTry({ error, attempt, spentMs, retryFor: 12 * hour, random: 0.5 })
+    if (delayMs === undefined) {
+      await queue.dead(failing, 'no')
+      return waited
+    }
+    await queue.retry(failing, { due: clock.now + delayMs, error: 'no', spentMs: spentMs + delayMs })
+    waited += delayMs
+    clock.now += how === 'ahead' || how === 'down' ? 97 * hour : how === 'back' ? -97 * hour : delayMs
+    if (how === 'down') queue = await reopen()
+  }
 }
 
 function tools(queue: Queue) {
