@@ -303,7 +303,13 @@ export function writeRebuilt(path: string, plan: Plan, found: Salvage): void {
 }
 
 /** What an older version did not write yet. */
-const defaults: Readonly<Record<string, SQLOutputValue>> = { suspect: 0, coalesced: 1, postponed: 0, settle: 0 }
+const defaults: Readonly<Record<string, SQLOutputValue>> = {
+  suspect: 0,
+  coalesced: 1,
+  postponed: 0,
+  settle: 0,
+  spent_ms: 0,
+}
 
 function fill(db: DatabaseSync, { rows, again }: Plan, found: Salvage): void {
   const columns = db

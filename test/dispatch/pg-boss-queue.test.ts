@@ -122,7 +122,7 @@ test('a schema of version 1 is migrated: what it holds is run on', async () => {
      END $$;
      DROP TABLE b24_receiver.budget;
      ALTER TABLE b24_receiver.position DROP COLUMN first;
-     ALTER TABLE b24_receiver.delivery DROP COLUMN spent_ms;
+     ALTER TABLE b24_receiver.delivery DROP COLUMN spent_ms, DROP CONSTRAINT delivery_keeps_event;
      UPDATE b24_receiver.version SET version = 1`,
     name,
   )

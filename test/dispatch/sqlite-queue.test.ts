@@ -185,6 +185,7 @@ describe('rows that were revived without their event', () => {
     const db = new DatabaseSync(queuePath(dataDir))
     expect(() => db.exec("UPDATE delivery SET state = 'dead' WHERE state = 'done'")).toThrow('does not begin again')
     expect(() => db.exec("UPDATE delivery SET event = NULL WHERE state = 'blocked'")).toThrow('needs its event')
+    db.exec("UPDATE delivery SET state = 'dead', event = NULL WHERE state = 'waiting'")
     expect(() => db.exec("UPDATE delivery SET state = 'ready' WHERE state = 'dead'")).toThrow('needs its event')
     db.close()
   })
