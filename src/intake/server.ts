@@ -21,6 +21,8 @@ export interface ServerParts extends Omit<RouteParts, 'shapes' | 'robotPath' | '
   readonly config: Pick<Config, 'webhookPath' | 'robotPath' | 'bodyLimit' | 'trustProxy'>
   readonly log: FastifyBaseLogger
   readonly timeouts?: Partial<typeof patience>
+  /** Whether it will listen on a socket that stays open when it closes. */
+  readonly isInherited?: boolean
   /** For whoever wants its counts. */
   readonly shapes?: ShapeLog
   readonly refusals?: RefusalLog
@@ -40,7 +42,7 @@ const patience = {
 /** The public listener: the handler URL, that of robots and `/healthz`. It never listens by itself. */
 export function createServer(parts: ServerParts): FastifyInstance {
   const { config, log, timeouts, shapes = createShapeLog(log), refusals = createRefusalLog(log) } = parts
-  const { onAccepted = () => undefined } = parts
+  const { onAccepted = () => undefined, isInherited = false } = parts
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
@@ -95,7 +97,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
     reply.code(500).send(refusalBody('internal'))
   })
 
-  addFarewell(app, limits.farewell)
+  addFarewell(app, limits.farewell, isInherited)
   const route = { ...parts, robotPath, shapes, onAccepted }
   addWebhookRoute(app, route)
   if (robotPath.isSet) addRobotRoute(app, route)
