@@ -21,7 +21,7 @@ import { stopProxy } from '../test/support/proxy-programs.ts'
 import { dealBody, remove, temporaryFolder, token } from './processes.ts'
 import { printTable, progress, say } from './table.ts'
 
-const rounds = Number(process.env['ROUNDS'] ?? 4)
+const rounds = Number(process.env['ROUNDS'] ?? 3)
 const main = fileURLToPath(new URL('../src/main.ts', import.meta.url))
 
 /** Starts a receiver on the socket that it has, again and again, as systemd does. */
