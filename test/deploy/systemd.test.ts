@@ -28,7 +28,7 @@ describe.skipIf(!hasAnalyze)('systemd (skipped where there is no systemd-analyze
     // It reads the units of the machine, too, and says what it thinks of them.
     expect(verify.stderr.split('\n').filter((line) => line.includes('bitrix24'))).toEqual([])
     expect(verify.status).toBe(0)
-    // Of 0 to 100, where 50 is "medium"; a unit without any such line has 96.
+    // Of 0 to 100; the unit without its lines about what it may do has 92.
     const security = ['security', '--offline=true', '--threshold=40', '--no-pager', ...files.slice(0, 1)]
     expect(spawnSync('systemd-analyze', security).status).toBe(0)
   })
