@@ -1,6 +1,7 @@
 import { cluster } from './cluster.ts'
 import { dispatcher } from './deliveries.ts'
 import { burst, million, slowDisk, stalledDisk } from './growth.ts'
+import { proxies } from './proxies.ts'
 import { start } from './start.ts'
 import { say } from './table.ts'
 import { throughput } from './throughput.ts'
@@ -18,6 +19,7 @@ const benches = new Map([
   ['stalled-disk', stalledDisk],
   ['tools', tools],
   ['types', types],
+  ['proxies', proxies],
 ])
 
 const names = process.argv.slice(2)

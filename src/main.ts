@@ -10,6 +10,7 @@ import { followedSegment, settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { drain } from './drain.ts'
 import { addImportRoute } from './import.ts'
 import { createAllowedAddresses } from './intake/allowed-addresses.ts'
+import { listenOnInherited, takeInheritedSocket } from './intake/inherited-socket.ts'
 import { openPublishedAddresses } from './intake/published-addresses.ts'
 import { createRefusalLog } from './intake/refusal-log.ts'
 import { createServer } from './intake/server.ts'
@@ -46,6 +47,7 @@ try {
 
 async function start(config: Config): Promise<void> {
   const { dataDir, allowedIps, shutdownGrace: grace } = config
+  const inherited = takeInheritedSocket(process.env, process.pid)
   await ensureWritable(dataDir)
   const signals = reloadSignals()
   // `b24-receiver reload` may send one as soon as we hold the lock.
@@ -85,6 +87,7 @@ async function start(config: Config): Promise<void> {
     shapes,
     refusals,
     timeouts: { farewell: grace / 2 },
+    isInherited: inherited !== undefined,
     onAccepted: metrics.accepted,
   })
   const admin = createAdminServer({
@@ -99,7 +102,13 @@ async function start(config: Config): Promise<void> {
   addImportRoute(admin, { tokens, journal })
   // The last that can fail before the first post is taken: one that a failing start cuts off is lost.
   await admin.listen({ port: config.adminPort, host: config.adminHost })
-  await app.listen({ port: config.port, host: config.host, backlog })
+  const socket = inherited === undefined ? undefined : await listenOnInherited(app, inherited, backlog)
+  if (socket === undefined) await app.listen({ port: config.port, host: config.host, backlog })
+  else if (socket.port !== config.port)
+    log.warn(
+      { port: config.port, socket: socket.port },
+      'PORT is not that of the socket that the service manager handed over: set it, so that doctor and send find the receiver',
+    )
   if (config.dispatcher)
     supervisor = superviseDispatcher({
       grace,
@@ -136,7 +145,7 @@ async function start(config: Config): Promise<void> {
       handlers: config.dispatcher ? config.handlersDir : 'none run: DISPATCHER=off',
       readyz: `http://${config.adminHost}:${config.adminPort}/readyz`,
     },
-    `ready for events: POST ${config.webhookPath} on ${config.host}:${config.port}`,
+    `ready for events: POST ${config.webhookPath} on ${socket?.address ?? config.host}:${socket?.port ?? config.port}`,
   )
   if (supervisor && process.argv.includes('--watch')) watchHandlers({ dir: config.handlersDir, supervisor, log })
 }

@@ -14,8 +14,9 @@ const lastChoice = 250
  * first, and sends no more; and whoever is in the kernel's queue is taken before the listener closes.
  *
  * @param limit milliseconds that all of it may take
+ * @param isInherited whether the listener stays open without us: what we do not take waits in it for the next process
  */
-export function addFarewell(app: FastifyInstance, limit: number): void {
+export function addFarewell(app: FastifyInstance, limit: number, isInherited: boolean): void {
   let watchedAt = Number.NEGATIVE_INFINITY
   let isClosing = false
   const told = Promise.withResolvers<void>()
@@ -30,6 +31,7 @@ export function addFarewell(app: FastifyInstance, limit: number): void {
 
   app.addHook('preClose', async () => {
     isClosing = true
+    if (isInherited) return
     const now = performance.now()
     if (now - watchedAt < rhythm) {
       await Promise.race([told.promise, sleep(Math.min(rhythm, limit - lastChoice), undefined, { ref: false })])

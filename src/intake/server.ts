@@ -22,6 +22,8 @@ export interface ServerParts extends Omit<RouteParts, 'shapes' | 'robotPath' | '
   readonly config: Pick<Config, 'webhookPath' | 'robotPath' | 'bodyLimit' | 'trustProxy'>
   readonly log: FastifyBaseLogger
   readonly timeouts?: Partial<typeof patience>
+  /** Whether it will listen on a socket that stays open when it closes. */
+  readonly isInherited?: boolean
   /** For whoever wants its counts. */
   readonly shapes?: ShapeLog
   readonly refusals?: RefusalLog
@@ -41,7 +43,7 @@ const patience = {
 /** The public listener: the handler URL, that of robots and `/healthz`. It never listens by itself. */
 export function createServer(parts: ServerParts): FastifyInstance {
   const { config, log, timeouts, shapes = createShapeLog(log), refusals = createRefusalLog(log) } = parts
-  const { onAccepted = () => undefined } = parts
+  const { onAccepted = () => undefined, isInherited = false } = parts
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
@@ -80,6 +82,10 @@ export function createServer(parts: ServerParts): FastifyInstance {
     refuseSocket(new Refusal('method_not_allowed', { method: 'CONNECT' }), socket),
   )
 
+  // Otherwise Node hangs up on a client that closes its sending side after the post, before it has the answer. The property
+  // is not in Node's documentation; a test fails if Node stops reading it.
+  Object.assign(app.server, { httpAllowHalfOpen: true })
+
   app.removeAllContentTypeParsers()
   app.register(formbody, { bodyLimit: config.bodyLimit, parser: (text) => decodeForm(text) })
 
@@ -92,7 +98,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
     reply.code(500).send(refusalBody('internal'))
   })
 
-  addFarewell(app, limits.farewell)
+  addFarewell(app, limits.farewell, isInherited)
   const route = { ...parts, robotPath, shapes, onAccepted }
   addWebhookRoute(app, route)
   if (robotPath.isSet) addRobotRoute(app, route)

@@ -1,17 +1,14 @@
-import { execFileSync, spawn, spawnSync } from 'node:child_process'
-import { once } from 'node:events'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
-import http from 'node:http'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { blockWith, root } from '../support/docs.ts'
+import { clientAddress, postFrom } from '../support/post-from.ts'
+import { hasCaddy, startCaddy, stopProxy } from '../support/proxy-programs.ts'
 import { dealBody, freePort, post, type Receiver, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
 const caddyfile = join(root, 'Caddyfile')
 const program = 'caddy'
-const hasCaddy = spawnSync(program, ['version']).status === 0
-/** Not the address of Caddy, so that the journal shows whose it is. Only Linux has all of 127.0.0.0/8. */
-const clientAddress = process.platform === 'linux' ? '127.0.0.9' : '127.0.0.1'
 
 describe.skipIf(!hasCaddy)('behind a real Caddy (skipped where there is none)', () => {
   test('the Caddyfile is valid and well-formed', () => {
@@ -39,7 +36,7 @@ describe.skipIf(!hasCaddy)('behind a real Caddy (skipped where there is none)', 
     const posters = Array.from({ length: 16 }, async () => {
       while (isLoading) {
         const id = ++last
-        answers.set(id, await postFrom(clientAddress, site.url, id))
+        answers.set(id, await postFrom(site.url, id))
       }
     })
     let receiver: Receiver | undefined
@@ -65,7 +62,7 @@ describe.skipIf(!hasCaddy)('behind a real Caddy (skipped where there is none)', 
     const site = await startBehindCaddy()
     site.receiver.killGroup('SIGKILL')
     await site.receiver.exited
-    const waiting = [1, 2, 3].map((id) => postFrom(clientAddress, site.url, id))
+    const waiting = [1, 2, 3].map((id) => postFrom(site.url, id))
     const next = await site.restart()
     expect(await Promise.all(waiting)).toEqual([200, 200, 200])
     const objects = (await next.journal()).map(({ object }) => object)
@@ -90,24 +87,8 @@ async function startBehindCaddy() {
   const options = { env: { PORT: String(upstream), TRUST_PROXY: '127.0.0.1' } }
   let receiver = await startReceiver(options)
   const { dataDir } = receiver
-  const home = temporaryFolder('caddy')
-  const caddy = spawn(program, ['run', '--config', caddyfile, '--adapter', 'caddyfile'], {
-    stdio: 'ignore',
-    env: {
-      PATH: process.env['PATH'],
-      HOME: home,
-      XDG_DATA_HOME: home,
-      XDG_CONFIG_HOME: home,
-      DOMAIN: `http://127.0.0.1:${port}`,
-      UPSTREAM: `127.0.0.1:${upstream}`,
-      CADDY_ADMIN: 'off',
-    },
-  })
-  const ended = once(caddy, 'exit')
-  onTestFinished(async () => {
-    caddy.kill('SIGKILL')
-    await ended
-  })
+  const caddy = startCaddy(temporaryFolder('caddy'), port, upstream)
+  onTestFinished(() => stopProxy(caddy))
   const origin = `http://127.0.0.1:${port}`
   await until('Caddy serves', () =>
     fetch(`${origin}/healthz`).then(
@@ -124,30 +105,4 @@ async function startBehindCaddy() {
       return receiver
     },
   }
-}
-
-/** The status of the answer, or the code of the error. A new connection, and a forged header that must not be believed. */
-function postFrom(localAddress: string, url: string, id: number): Promise<number | string> {
-  const body = dealBody(id)
-  return new Promise((resolve) => {
-    const request = http.request(url, {
-      method: 'POST',
-      agent: false,
-      localAddress,
-      headers: {
-        'content-type': 'application/x-www-form-urlencoded',
-        'content-length': body.length,
-        'user-agent': 'Bitrix24 Webhook Engine',
-        'x-forwarded-for': '203.0.113.99',
-        connection: 'close',
-      },
-    })
-    request.on('error', (error) => resolve(String(error)))
-    request.on('response', (response) => {
-      response.on('error', (error) => resolve(String(error)))
-      response.on('end', () => resolve(response.statusCode ?? 0))
-      response.resume()
-    })
-    request.end(body)
-  })
 }

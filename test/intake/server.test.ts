@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { describe, expect, test, vi } from 'vitest'
 import { forwarderId, forwardMark } from '../../src/dispatch/forward-mark.ts'
 import { Refusal, type RefusalCode, refusals } from '../../src/refusal.ts'
@@ -467,6 +468,39 @@ describe('connections', () => {
     await vi.waitFor(() => expect(server.events).toHaveLength(1), patient)
     expect((await post(server.port, goodBody)).status).toBe(200)
     expect(server.lines.filter(({ level }) => level === 50)).toEqual([])
+  })
+
+  test.each([
+    ['one post', 'close', [goodBody], [200]],
+    ['one post on a connection to be kept', 'keep-alive', [goodBody], [200]],
+    ['a refused post', 'close', [withToken(wrongToken)], [403]],
+    ['several posts', 'keep-alive', [goodBody, withToken(wrongToken), goodBody], [200, 403, 200]],
+  ] as const)('a client that says nothing more after %s is answered, and holds no connection', async (...given) => {
+    const [, connected, bodies, statuses] = given
+    const ended = Promise.withResolvers<void>()
+    await using server = await startServer({ beforeAppend: () => ended.promise })
+    using connection = open(server.port)
+    connection.socket.end(Buffer.concat(bodies.map((body) => request(body, { connection: connected }))))
+    // Its end has come before the journal has anything: a later connection was taken and answered.
+    await once(connection.socket, 'finish')
+    expect((await post(server.port, '', { method: 'GET' })).status).toBe(405)
+    ended.resolve()
+    const answers: (number | undefined)[] = []
+    for (const _ of bodies) answers.push((await connection.answer())?.status)
+    expect(answers).toEqual(statuses)
+    await connection.closed
+    await vi.waitFor(async () => expect(await server.openConnections()).toBe(0), patient)
+    expect(server.events).toHaveLength(statuses.filter((status) => status === 200).length)
+  })
+
+  test('a client that says nothing more after a kept connection was answered holds it no longer', async () => {
+    await using server = await startServer()
+    using connection = open(server.port)
+    connection.write(request(goodBody, { connection: 'keep-alive' }))
+    expect((await connection.answer())?.status).toBe(200)
+    connection.socket.end()
+    await connection.closed
+    await vi.waitFor(async () => expect(await server.openConnections()).toBe(0), patient)
   })
 
   test.each([

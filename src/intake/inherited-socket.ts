@@ -1,0 +1,53 @@
+import { once } from 'node:events'
+import type { AddressInfo, Server } from 'node:net'
+import type { FastifyInstance } from 'fastify'
+import { StartError } from '../start-error.ts'
+
+/** Of the descriptors that a service manager hands over: https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html */
+const firstFd = 3
+
+const variables = ['LISTEN_FDS', 'LISTEN_PID', 'LISTEN_FDNAMES'] as const
+
+/**
+ * Takes the listening socket that a service manager made for this process, and removes the variables that say so: no child
+ * of ours is meant. Node itself sees to it that no child inherits the descriptor.
+ *
+ * @returns its descriptor, or `undefined` if there is none
+ * @throws {StartError} if there are several, or if the variables are meant for another process. The protocol would have us
+ *   ignore the latter; but the service manager's socket would go on taking connections, and nobody would answer them
+ */
+export function takeInheritedSocket(env: NodeJS.ProcessEnv, pid: number): number | undefined {
+  const { LISTEN_FDS: count, LISTEN_PID: owner } = env
+  for (const name of variables) delete env[name]
+  if (!count || count === '0') return undefined
+  if (owner !== String(pid))
+    throw new StartError(
+      `LISTEN_FDS is set, but LISTEN_PID is ${owner ?? 'not set'} and this is process ${pid}: let the unit's ExecStart run node itself, ` +
+        'not npm or a shell, or unset LISTEN_FDS',
+    )
+  if (count !== '1')
+    throw new StartError(
+      `LISTEN_FDS must be 1, got "${count}": the receiver takes one socket, so give its unit one ListenStream`,
+    )
+  return firstFd
+}
+
+/** Lets the server listen on a socket that somebody else has bound and keeps open when we close; returns its address. */
+export async function listenOnInherited(app: FastifyInstance, fd: number, backlog: number): Promise<AddressInfo> {
+  await app.ready()
+  const { server }: { server: Server } = app
+  try {
+    // Not app.listen(): with a descriptor Node takes the backlog from the second argument only, which Fastify never gives,
+    // and would shorten the socket's queue to 511.
+    server.listen({ fd }, backlog)
+    await once(server, 'listening')
+  } catch (error) {
+    throw new StartError(`${notUsable}: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
+  }
+  const address = server.address()
+  if (address === null || typeof address === 'string') throw new StartError(`${notUsable}: it has no port`)
+  return address
+}
+
+const notUsable =
+  'The socket that LISTEN_FDS hands over is not a listening TCP socket; its unit needs ListenStream=ADDRESS:PORT and Accept=no'
