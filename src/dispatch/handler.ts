@@ -4,6 +4,8 @@ import type { LooseRecord, RecordOf } from '../bitrix24/record.ts'
 import { parseDuration } from '../config-values.ts'
 import type { EventName, EventOf, KindOf } from '../events/typed.ts'
 
+export { FinalError, isFinal } from '../final-error.ts'
+
 /** What a handler gets beside the event. */
 export interface Context<Previous = LooseRecord | undefined> {
   /** Writes to the receiver's diagnostic log, marked with handler and event. */
@@ -102,7 +104,6 @@ export interface HandlerDefinition {
 
 // Symbol.for, so that a second copy of this package in a handlers' node_modules means the same.
 const definitionBrand = Symbol.for('bitrix24-webhook-receiver.handler')
-const finalBrand = Symbol.for('bitrix24-webhook-receiver.final')
 const retryBrand = Symbol.for('bitrix24-webhook-receiver.retry')
 
 /**
@@ -205,12 +206,6 @@ export function isDefinition(value: unknown): value is HandlerDefinition {
   return isBranded(value, definitionBrand)
 }
 
-/** Throw it when another try cannot help: the delivery is dead at once. */
-export class FinalError extends Error {
-  override readonly name = 'FinalError'
-  readonly [finalBrand] = true
-}
-
 /** Throw it to choose when the next try is: `throw new RetryAfter('5m')`. */
 export class RetryAfter extends Error {
   override readonly name = 'RetryAfter'
@@ -224,10 +219,6 @@ export class RetryAfter extends Error {
     super(`retry after ${delay}`, options)
     this[retryBrand] = milliseconds
   }
-}
-
-export function isFinal(error: unknown): boolean {
-  return isBranded(error, finalBrand)
 }
 
 /** Milliseconds, or `undefined` when the error chose none. */

@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
 import { realClock } from '../bitrix24/clock.ts'
 import { createPortals } from '../bitrix24/portals.ts'
-import { loadSdk } from '../bitrix24/transport.ts'
+import { loadTransport } from '../bitrix24/transport.ts'
 import { type Config, readConfig } from '../config.ts'
 import { oldest, type Position, positionOfLast, positionOfTime } from '../journal/follow.ts'
 import { DataDirInUse, lockDataDir } from '../journal/lock.ts'
@@ -128,8 +128,8 @@ async function run(): Promise<void> {
       if (isDone) report.tell({ type: 'swept' })
     })
   }
-  // Half a second, which is better spent now than within the time of a run. If it fails, so does the call.
-  if (config.hooks.length > 0) loadSdk().catch(() => undefined)
+  // A tenth of a second, which is better spent now than within the time of a run. If it fails, so does the call.
+  if (config.hooks.length > 0) loadTransport().catch(() => undefined)
   await dispatcher.failed
 }
 

@@ -6,7 +6,7 @@ import type { Rate } from '../../src/bitrix24/budget.ts'
 import { realClock } from '../../src/bitrix24/clock.ts'
 import { parseHooks } from '../../src/bitrix24/hook.ts'
 import { createPortals } from '../../src/bitrix24/portals.ts'
-import { loadSdk } from '../../src/bitrix24/transport.ts'
+import { loadTransport } from '../../src/bitrix24/transport.ts'
 import { startDispatcher } from '../../src/dispatch/dispatcher.ts'
 import { defaultOptions, FinalError, type Handler } from '../../src/dispatch/handler.ts'
 import { openOwnWrites } from '../../src/dispatch/own-writes.ts'
@@ -19,7 +19,7 @@ import { eventOf } from '../support/queue-contract.ts'
 import { temporaryFolder, until } from '../support/receiver.ts'
 
 // Not within the time of a run.
-beforeAll(loadSdk)
+beforeAll(loadTransport)
 
 const plenty = { rate: 1000, burst: 1000 }
 
