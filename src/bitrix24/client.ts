@@ -2,6 +2,7 @@ import { mostCommands, readResults, toQueries } from './batch.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
 import type { Hook } from './hook.ts'
 import type { Limits } from './limits.ts'
+import { readPages } from './pages.ts'
 import { type Command, toBatch, toCommand } from './parameters.ts'
 import { createTransport, type Envelope, type Send } from './transport.ts'
 
@@ -23,8 +24,9 @@ export interface Client {
   /** As `batch`, but all of them run, and each has its result or its error. */
   readonly batchSettled: <K extends string>(commands: Commands<K>) => Promise<Record<K, Settled>>
   /**
-   * The rows of all pages, in the order asked for, each page when it is needed. Rows that are written meanwhile may move
-   * to another page: for long lists ask in the order of ids.
+   * The rows of all pages, in the order asked for, each page when it is needed. If fewer rows came than the portal counted,
+   * the last is followed by an `IncompleteList`, with both numbers. Rows that are written meanwhile may move to another
+   * page: for long lists ask with `start: -1`, which reads on from the last id.
    */
   readonly list: <T = unknown>(method: string, params?: Params) => AsyncGenerator<T, void, undefined>
 }
@@ -119,16 +121,10 @@ export function createClient(parts: ClientParts): Client {
     }
   }
 
-  async function* pages<T>(command: Command): AsyncGenerator<T, void, undefined> {
-    const { method, params } = command
-    let start = Number(params['start'] ?? 0)
-    for (;;) {
-      const { result, next, tell } = await request({ method, params: { ...params, start } })
-      await tell([])
-      yield* rowsOf<T>(method, result)
-      if (typeof next !== 'number' || next <= start) return
-      start = next
-    }
+  async function requestPage(command: Command): Promise<Envelope> {
+    const { tell, ...envelope } = await request(command)
+    await tell([])
+    return envelope
   }
 
   async function call<T>(method: string, params?: Params): Promise<T> {
@@ -153,19 +149,10 @@ export function createClient(parts: ClientParts): Client {
 
   /** Not itself the generator: that would check when the first row is asked for. */
   function list<T>(method: string, params?: Params): AsyncGenerator<T, void, undefined> {
-    return pages<T>(toCommand(method, params, list))
+    return readPages<T>(toCommand(method, params, list), requestPage)
   }
 
   return { call, batch, batchSettled, list }
 }
 
 type Batch = ReadonlyMap<string, Command>
-
-/** The result is the list, or has nothing but it, under a name such as `items` or `tasks`. */
-function rowsOf<T>(method: string, result: unknown): T[] {
-  if (Array.isArray(result)) return result
-  const values: unknown[] = Object.values(Object(result))
-  const [only] = values
-  if (values.length === 1 && Array.isArray(only)) return only
-  throw new TypeError(`${method} gives no list: use call`)
-}
