@@ -11,6 +11,8 @@ export interface Bitrix24ErrorParts {
   readonly status: number
   /** The key of a batch's command. */
   readonly command?: string | undefined
+  /** Where more is known than the answer tells. */
+  readonly trouble?: Trouble | undefined
 }
 
 export type Trouble = 'dead' | 'unreachable' | 'not_rest'
@@ -66,7 +68,8 @@ const deadCodes = new Set([
 ])
 
 function troubleOf(parts: Bitrix24ErrorParts): Trouble | undefined {
-  const { code, status, command } = parts
+  const { code, status, command, trouble } = parts
+  if (trouble !== undefined) return trouble
   // Its commands' errors are a batch's own.
   if (command !== undefined) return undefined
   if (deadCodes.has(code)) return 'dead'

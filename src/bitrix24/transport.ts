@@ -129,7 +129,8 @@ function readAnswer({ status, location, text }: Answer): Envelope | Failure {
 /** Whether an answer with an `error` is the portal's: of what stands before it, such as a proxy, it has no description. */
 function isErrorOfRest(body: unknown, status: number): boolean {
   if (!isObject(body) || !('error' in body)) return false
-  return status < 400 || isObject(body['error']) || 'error_description' in body
+  const { error } = body
+  return status < 400 || (isObject(error) ? 'code' in error : 'error_description' in body)
 }
 
 function describeForeign(status: number, location: string | undefined): string {

@@ -22,14 +22,14 @@ export interface Context<Previous = LooseRecord | undefined> {
   /**
    * REST of the event's portal, through the hook of its webhook. Its calls end with `signal`.
    *
-   * @throws {FinalError} when `B24_HOOK` has no hook for this event, or one of another portal
+   * @throws when `B24_HOOK` has no hook for this event, or one of another portal: the run waits until it has, uncharged
    */
   readonly bitrix24: Client
   /**
    * What the event is about, as the portal has it now; `record<'deal'>()` gives it a type. Read once in a run. `null` when it
    * is gone, and for the event of its deletion.
    *
-   * @throws {FinalError} when there is no hook for this event, or no method that reads such an object
+   * @throws {FinalError} when no method reads such an object; what `bitrix24` throws when there is no hook for this event
    */
   readonly record: <Kind extends string = string>() => Promise<RecordOf<Kind> | null>
   /**

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
 import { realClock } from '../bitrix24/clock.ts'
+import { openMembers } from '../bitrix24/members.ts'
 import { createPortals } from '../bitrix24/portals.ts'
 import { loadTransport } from '../bitrix24/transport.ts'
 import { type Config, readConfig } from '../config.ts'
@@ -98,6 +99,13 @@ async function run(): Promise<void> {
       report.hook(hook, trouble)
       if (!trouble) resumeDispatcher()
     },
+    onLack: (lacks, refusal) => {
+      report.lack(lacks, refusal)
+      if (refusal === undefined) resumeDispatcher()
+    },
+    members: openMembers(config.dataDir, (err) =>
+      log.warn({ err }, 'which portal is where cannot be kept in portals.json'),
+    ),
   })
   const dispatcher = await startDispatcher({
     ...config,

@@ -10,7 +10,7 @@ import { realClock } from '../../src/bitrix24/clock.ts'
 import { parseHooks } from '../../src/bitrix24/hook.ts'
 import { createLimits } from '../../src/bitrix24/limits.ts'
 import { createClock } from '../support/clock.ts'
-import type { Json, JsonObject } from '../support/portal/php.ts'
+import { asText, type Json, type JsonObject } from '../support/portal/php.ts'
 import type { SystemError } from '../support/portal/rest-error.ts'
 import { RestError } from '../support/portal/rest-error.ts'
 import { type Portal, type PortalOptions, startPortal } from '../support/portal.ts'
@@ -438,7 +438,10 @@ describe('a list', () => {
 
   test.each<[string, (answer: JsonObject, rows: readonly Json[], start: number) => JsonObject]>([
     ['total without next', (answer) => without(answer, 'next')],
-    ['both as texts', (answer) => ({ ...answer, ...(answer['next'] && { next: `${answer['next']}` }), total: '120' })],
+    [
+      'both as texts',
+      (answer) => ({ ...answer, ...(answer['next'] && { next: asText(answer['next']) }), total: '120' }),
+    ],
     ['neither', (answer) => without(answer, 'next', 'total')],
     ['a next that does not go on', (answer) => ({ ...answer, next: 0 })],
     [

@@ -158,9 +158,11 @@ test('parameters are those of the moment of the call, whatever becomes of them w
 
 test('a parameter named data, and any other name, goes out as it is', async () => {
   const { portal, client } = await start()
-  const params = { data: { a: 1 }, params: [1], cmd: { a: 'b' }, url: 'x', method: 'y', start: 5, auth: 'z' }
-  await client.call('profile', params)
-  expect(portal.requests[0]?.params).toEqual(params)
+  const others = { params: [1], cmd: { a: 'b' }, url: 'x', method: 'y', start: 5, auth: 'z' }
+  for (const data of [{ a: 1 }, 'a text', 5, null, [], {}]) {
+    await client.call('profile', { data, ...others })
+    expect(portal.requests.at(-1)?.params).toEqual({ data, ...others })
+  }
 })
 
 test('half of a surrogate pair becomes U+FFFD: PHP would read nothing of such a body', async () => {
