@@ -22,7 +22,7 @@ import { lockDataDir } from './journal/lock.ts'
 import { isJournalEmpty, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
 import { createReceiverMetrics } from './metrics/receiver.ts'
-import { reload, reloadSignals, takeSignals } from './reload.ts'
+import { reload, reloadSignals, takeSignals, warnOfLackingHooks } from './reload.ts'
 import { explainStart } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
 import { findMissed } from './sweep/pending-sweep.ts'
@@ -135,6 +135,7 @@ async function start(config: Config): Promise<void> {
     await closeLog()
   })
   onReload(() => void reload({ tokens, supervisor, alerter, log }))
+  warnOfLackingHooks(config, log)
 
   log.info(
     {

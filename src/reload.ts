@@ -1,6 +1,7 @@
 import type { Logger } from 'pino'
 import type { Alerter } from './alerts/alerter.ts'
-import { readConfig } from './config.ts'
+import { tokensWithoutHook } from './bitrix24/hook.ts'
+import { type Config, readConfig } from './config.ts'
 import type { Tokens } from './intake/token.ts'
 import type { Supervisor } from './supervisor.ts'
 
@@ -17,11 +18,18 @@ export async function reload({ tokens, supervisor, alerter, log }: ReloadParts):
     const config = readConfig(process.env)
     tokens.replace(config.tokens)
     log.info({ tokens: config.tokens.map((token) => token.name ?? 'unnamed') }, 'reloading')
+    warnOfLackingHooks(config, log)
   } catch (error) {
     log.error({ err: error }, 'the settings are wrong: the tokens stay as they were')
   }
   alerter?.reload()
   await supervisor?.reload()
+}
+
+/** A name that was misspelt, or left out of one of both. */
+export function warnOfLackingHooks({ hooks, tokens }: Pick<Config, 'hooks' | 'tokens'>, log: Logger): void {
+  for (const token of tokensWithoutHook(hooks, tokens))
+    log.warn({ token }, 'B24_HOOK has no URL of this name: events of this token wait whose handlers call Bitrix24')
 }
 
 /**

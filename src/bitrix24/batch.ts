@@ -2,22 +2,17 @@ import qs from 'qs'
 import { isObject } from '../is-object.ts'
 import { readRefusal } from './answer.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
-import type { Commands, Settled } from './client.ts'
+import type { Settled } from './client.ts'
 import type { Hook } from './hook.ts'
+import type { Command } from './parameters.ts'
 
 /** https://apidocs.bitrix24.com/settings/how-to-call-rest-api/batch.html */
 export const mostCommands = 50
 
-/**
- * `{ deal: 'crm.item.get?entityTypeId=2&id=662' }`, as PHP's http_build_query would. What a query cannot say is left
- * out, such as an empty list.
- */
-export function toCommands(commands: Commands): Record<string, string> {
-  const all = Object.entries(commands)
-  if (all.length === 0 || all.length > mostCommands)
-    throw new TypeError(`a batch has from 1 to ${mostCommands} commands, not ${all.length}`)
+/** `{ deal: 'crm.item.get?entityTypeId=2&id=662' }`, as PHP's http_build_query would, with an empty text for null. */
+export function toQueries(commands: Iterable<readonly [key: string, Command]>): Record<string, string> {
   return Object.fromEntries(
-    all.map(([key, [method, params = {}]]) => [
+    Array.from(commands, ([key, { method, params }]) => [
       key,
       // PHP takes the text "false" for true.
       `${method}?${qs.stringify(params, { filter: (_, value: unknown) => (typeof value === 'boolean' ? Number(value) : value) })}`,
@@ -27,16 +22,21 @@ export function toCommands(commands: Commands): Record<string, string> {
 
 const withoutCode = { code: 'NO_CODE', description: 'no description' }
 
+export interface ResultsParts {
+  readonly result: unknown
+  readonly commands: Iterable<readonly [key: string, Pick<Command, 'method'>]>
+  readonly hook: Hook
+}
+
 /**
  * What a batch answered, by command, in the order of the commands; those that a halt left out are missing.
  *
- * Not by the SDK's reading: that takes an error without a code, such as crm.deal.get's for what is not there, for a
- * success without a result.
+ * An error may have no code, such as crm.deal.get's for what is not there.
  */
-export function readResults({ result, commands, hook }: { result: unknown; commands: Commands; hook: Hook }) {
+export function readResults({ result, commands, hook }: ResultsParts) {
   const settled = new Map<string, Settled>()
   const times = new Map<string, unknown>()
-  for (const [key, [method]] of Object.entries(commands)) {
+  for (const [key, { method }] of commands) {
     const time = at(at(result, 'result_time'), key)
     if (time !== undefined) times.set(key, time)
     const error = at(at(result, 'result_error'), key)

@@ -3,7 +3,7 @@ import type { Hook } from './hook.ts'
 export interface Bitrix24ErrorParts {
   readonly hook: Hook
   readonly method: string
-  /** The portal's; `NO_CODE` where it gave none, Node's for a connection, `HTTP_302` and the like for what is no answer. */
+  /** The portal's; `NO_CODE` if it gave none, Node's for a connection, `HTTP_302` and the like for what is not of REST. */
   readonly code: string
   /** The portal's words. */
   readonly description: string
@@ -11,7 +11,11 @@ export interface Bitrix24ErrorParts {
   readonly status: number
   /** The key of a batch's command. */
   readonly command?: string | undefined
+  /** Where more is known than the answer tells. */
+  readonly trouble?: Trouble | undefined
 }
+
+export type Trouble = 'dead' | 'unreachable' | 'not_rest'
 
 /** A call that failed. Neither it nor its stack has the hook's URL in it, nor what was sent: it may be logged. */
 export class Bitrix24Error extends Error {
@@ -23,10 +27,11 @@ export class Bitrix24Error extends Error {
   readonly method: string
   readonly command: string | undefined
   /**
-   * What no other call would get round either: the portal does not know the hook, or does not let it in (`dead`), or
-   * nobody is there (`unreachable`).
+   * What no other call would get round either: the portal does not know the hook, or does not let it in (`dead`),
+   * nothing is there (`unreachable`), or something that is not Bitrix24's REST (`not_rest`): the page of a login, of a
+   * proxy, of a portal that was deleted, a redirect to where a renamed one is.
    */
-  readonly trouble: 'dead' | 'unreachable' | undefined
+  readonly trouble: Trouble | undefined
 
   constructor(parts: Bitrix24ErrorParts) {
     super(parts.hook.redact(explain(parts)))
@@ -39,11 +44,14 @@ export class Bitrix24Error extends Error {
   }
 }
 
-function explain({ hook, method, code, description, status, command }: Bitrix24ErrorParts): string {
+function explain(parts: Bitrix24ErrorParts): string {
+  const { hook, method, code, description, command } = parts
   const at = command === undefined ? method : `${method} ("${command}")`
-  const trouble = troubleOf({ code, status, command })
+  const trouble = troubleOf(parts)
   if (code === 'insufficient_scope')
     return `${at} needs the scope "${scopeOf(method)}", which ${hook.label} does not have (${code})`
+  if (trouble === 'not_rest')
+    return `${hook.label} is answered by something else than Bitrix24's REST: ${code} (${description})`
   if (trouble !== undefined) return `${hook.label} is ${trouble}: ${code} (${description})`
   if (code === 'ACCESS_DENIED') return `${at} is not allowed to user ${hook.user}, who made ${hook.label} (${code})`
   return `${at}: ${code} (${description})`
@@ -59,7 +67,9 @@ const deadCodes = new Set([
   'PORTAL_DELETED',
 ])
 
-function troubleOf({ code, status, command }: Pick<Bitrix24ErrorParts, 'code' | 'status' | 'command'>) {
+function troubleOf(parts: Bitrix24ErrorParts): Trouble | undefined {
+  const { code, status, command, trouble } = parts
+  if (trouble !== undefined) return trouble
   // Its commands' errors are a batch's own.
   if (command !== undefined) return undefined
   if (deadCodes.has(code)) return 'dead'
@@ -67,7 +77,8 @@ function troubleOf({ code, status, command }: Pick<Bitrix24ErrorParts, 'code' | 
   if ((code === 'ACCESS_DENIED' || code === 'OVERLOAD_LIMIT') && status !== 400) return 'dead'
   // A call that takes too long has reached somebody. A 502 of a proxy has not.
   if (status === 0 && code !== 'REQUEST_TIMEOUT') return 'unreachable'
-  return /^HTTP_5/.test(code) ? 'unreachable' : undefined
+  if (/^HTTP_5/.test(code)) return 'unreachable'
+  return /^HTTP_\d/.test(code) ? 'not_rest' : undefined
 }
 
 /** Where the scope is not the method's first word: https://apidocs.bitrix24.com/api-reference/scopes/permissions.html */

@@ -1,7 +1,9 @@
-import { readResults, toCommands } from './batch.ts'
+import { mostCommands, readResults, toQueries } from './batch.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
 import type { Hook } from './hook.ts'
 import type { Limits } from './limits.ts'
+import { readPages } from './pages.ts'
+import { type Command, toBatch, toCommand } from './parameters.ts'
 import { createTransport, type Envelope, type Send } from './transport.ts'
 
 export type Params = Readonly<Record<string, unknown>>
@@ -10,7 +12,10 @@ export type Commands<K extends string = string> = Readonly<Record<K, readonly [m
 
 export type Settled = { readonly result: unknown } | { readonly error: Bitrix24Error }
 
-/** REST of one portal. Waits for its turn by itself; every failure is a `Bitrix24Error`, an abort the signal's reason. */
+/**
+ * REST of one portal. Waits for its turn by itself; every failure is a `Bitrix24Error`, an abort the signal's reason, and
+ * parameters that cannot be sent as they are meant, such as a promise, are a `FinalError` before anything is sent.
+ */
 export interface Client {
   /** The answer's `result`. What `T` says is not checked. */
   readonly call: <T = unknown>(method: string, params?: Params) => Promise<T>
@@ -19,19 +24,14 @@ export interface Client {
   /** As `batch`, but all of them run, and each has its result or its error. */
   readonly batchSettled: <K extends string>(commands: Commands<K>) => Promise<Record<K, Settled>>
   /**
-   * The rows of all pages, in the order asked for, each page when it is needed. Rows that are written meanwhile may move
-   * to another page: for long lists ask in the order of ids.
+   * The rows of all pages, in the order asked for, each page when it is needed. If fewer rows came than the portal counted,
+   * the last is followed by an `IncompleteList`, with both numbers. Rows that are written meanwhile may move to another
+   * page: for long lists ask with `start: -1`, which reads on from the last id.
    */
   readonly list: <T = unknown>(method: string, params?: Params) => AsyncGenerator<T, void, undefined>
 }
 
-/** A call, or a command of a batch. */
-export interface Sent {
-  readonly method: string
-  readonly params: Params
-}
-
-export interface Answered extends Sent {
+export interface Answered extends Command {
   readonly result: unknown
   /** The portal's, as it came. */
   readonly time: unknown
@@ -53,18 +53,17 @@ export interface ClientParts {
    * Called before each request; what it gives is called with what was answered, with nothing where the portal refused,
    * and not at all where nobody knows whether anything was done.
    */
-  readonly onSend?: (commands: readonly Sent[]) => Told | Promise<Told>
+  readonly onSend?: (commands: readonly Command[]) => Told | Promise<Told>
 }
 
 export function createClient(parts: ClientParts): Client {
   const { hook, limits, signal, whileWaiting = (wait) => wait, onSend = () => () => undefined } = parts
   const { send = createTransport(hook, signal) } = parts
 
-  /** `tell` is for what `onSend` gave. */
+  /** `tell` is for what `onSend` gave; `commands` are those of a batch. */
   async function request(
-    method: string,
-    params: Params,
-    commands: readonly Sent[] = [],
+    { method, params }: Command,
+    commands: readonly Command[] = [],
   ): Promise<Envelope & { readonly tell: Told }> {
     const methods = [method, ...commands.map((command) => command.method)]
     for (;;) {
@@ -85,13 +84,12 @@ export function createClient(parts: ClientParts): Client {
     }
   }
 
-  async function runBatch(commands: Commands, halt: boolean): Promise<Map<string, Settled>> {
-    const sent = Object.entries(commands).map(([key, [method, params = {}]]) => ({ key, method, params }))
-    const batch = { halt: Number(halt), cmd: toCommands(commands) }
-    const { result, time, tell } = await request('batch', batch, sent)
+  async function runBatch(commands: Batch, halt: boolean): Promise<Map<string, Settled>> {
+    const params = { halt: Number(halt), cmd: toQueries(commands) }
+    const { result, time, tell } = await request({ method: 'batch', params }, [...commands.values()])
     const { settled, times } = readResults({ result, commands, hook })
     const answered: Answered[] = []
-    for (const { key, ...command } of sent) {
+    for (const [key, command] of commands) {
       limits.learn(command.method, times.get(key))
       const one = settled.get(key)
       if (one && 'result' in one) answered.push({ ...command, ...one, time: times.get(key) ?? time })
@@ -104,63 +102,57 @@ export function createClient(parts: ClientParts): Client {
    * A blocked method is waited for, as in `call`, and then what is left is sent again; not where commands use results,
    * because those of another request are not there.
    */
-  async function settle(commands: Commands, halt: boolean): Promise<Map<string, Settled>> {
+  async function settle(commands: Batch, halt: boolean): Promise<Map<string, Settled>> {
     const all = new Map<string, Settled>()
-    const mayResend = !JSON.stringify(commands).includes('$result[')
+    const mayResend = !JSON.stringify([...commands]).includes('$result[')
     let left = commands
     for (;;) {
       const settled = await runBatch(left, halt)
-      const again: [string, Commands[string]][] = []
-      for (const [key, command] of Object.entries(left)) {
+      const again = new Map<string, Command>()
+      for (const [key, command] of left) {
         const one = settled.get(key)
-        const isBlocked = one && 'error' in one && limits.refuse(command[0], one.error.code) && mayResend
-        const isBehindBlocked = !one && again.length > 0
-        if (isBlocked || isBehindBlocked) again.push([key, command])
+        const isBlocked = one && 'error' in one && limits.refuse(command.method, one.error.code) && mayResend
+        const isBehindBlocked = !one && again.size > 0
+        if (isBlocked || isBehindBlocked) again.set(key, command)
         else if (one) all.set(key, one)
       }
-      if (again.length === 0) return all
-      left = Object.fromEntries(again)
+      if (again.size === 0) return all
+      left = again
     }
   }
 
-  return {
-    async call<T>(method: string, params: Params = {}) {
-      const { result, time, tell } = await request(method, params)
-      await tell([{ method, params, result, time }])
-      return result as T
-    },
-
-    async batch<K extends string>(commands: Commands<K>) {
-      const results: [string, unknown][] = []
-      for (const [key, one] of await settle(commands, true)) {
-        if ('error' in one) throw one.error
-        results.push([key, one.result])
-      }
-      return Object.fromEntries(results) as Record<K, unknown>
-    },
-
-    async batchSettled<K extends string>(commands: Commands<K>) {
-      return Object.fromEntries(await settle(commands, false)) as Record<K, Settled>
-    },
-
-    async *list<T>(method: string, params: Params = {}) {
-      let start = Number(params['start'] ?? 0)
-      for (;;) {
-        const { result, next, tell } = await request(method, { ...params, start })
-        await tell([])
-        yield* rowsOf<T>(method, result)
-        if (typeof next !== 'number' || next <= start) return
-        start = next
-      }
-    },
+  async function requestPage(command: Command): Promise<Envelope> {
+    const { tell, ...envelope } = await request(command)
+    await tell([])
+    return envelope
   }
+
+  async function call<T>(method: string, params?: Params): Promise<T> {
+    const command = toCommand(method, params, call)
+    const { result, time, tell } = await request(command)
+    await tell([{ ...command, result, time }])
+    return result as T
+  }
+
+  async function batch<K extends string>(commands: Commands<K>): Promise<Record<K, unknown>> {
+    const results: [string, unknown][] = []
+    for (const [key, one] of await settle(toBatch(commands, mostCommands, batch), true)) {
+      if ('error' in one) throw one.error
+      results.push([key, one.result])
+    }
+    return Object.fromEntries(results) as Record<K, unknown>
+  }
+
+  async function batchSettled<K extends string>(commands: Commands<K>): Promise<Record<K, Settled>> {
+    return Object.fromEntries(await settle(toBatch(commands, mostCommands, batchSettled), false)) as Record<K, Settled>
+  }
+
+  /** Not itself the generator: that would check when the first row is asked for. */
+  function list<T>(method: string, params?: Params): AsyncGenerator<T, void, undefined> {
+    return readPages<T>(toCommand(method, params, list), requestPage)
+  }
+
+  return { call, batch, batchSettled, list }
 }
 
-/** The result is the list, or has nothing but it, under a name such as `items` or `tasks`. */
-function rowsOf<T>(method: string, result: unknown): T[] {
-  if (Array.isArray(result)) return result
-  const values: unknown[] = Object.values(Object(result))
-  const [only] = values
-  if (values.length === 1 && Array.isArray(only)) return only
-  throw new TypeError(`${method} gives no list: use call`)
-}
+type Batch = ReadonlyMap<string, Command>

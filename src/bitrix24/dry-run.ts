@@ -1,7 +1,7 @@
 import qs from 'qs'
 import { isObject } from '../is-object.ts'
 import { textOf } from './answer.ts'
-import type { Sent } from './client.ts'
+import type { Command } from './parameters.ts'
 import { isRead } from './reads.ts'
 import type { Envelope, Send } from './transport.ts'
 
@@ -9,7 +9,7 @@ import type { Envelope, Send } from './transport.ts'
 const madeUpId = 999_999_999
 
 /** A command of a batch, read back out of what is sent. */
-export interface BatchCommand extends Sent {
+export interface BatchCommand extends Command {
   readonly key: string
   /** As it is sent: `crm.deal.get?id=662`. */
   readonly text: string
@@ -63,7 +63,7 @@ async function sendReads(send: Send, params: object): Promise<Envelope> {
 }
 
 /** `null` for a read that has nothing to go by. */
-function madeUpResult({ method, params }: Sent): unknown {
+function madeUpResult({ method, params }: Command): unknown {
   if (isRead(method)) return null
   const name = method.toLowerCase()
   const [, item, verb] = /^(?:crm\.(item)|tasks\.(task))\.(add|update)$/.exec(name)?.filter((part) => part) ?? []

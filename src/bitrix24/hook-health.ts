@@ -53,7 +53,12 @@ export function createHookHealth(parts: HookHealthParts): HookHealth {
         if (tooLong.aborted) return noAnswer()
         // What nobody foresaw says nothing about the hook.
         if (!(error instanceof Bitrix24Error)) return undefined
-        if (!limits.refuse(probeMethod, error.code)) return error.trouble && error
+        if (limits.refuse(probeMethod, error.code)) continue
+        // Every hook may call it: what refuses it, in whatever words, is a portal that does not let the hook in.
+        const { code, description, status } = error
+        return error.trouble
+          ? error
+          : new Bitrix24Error({ hook, method: probeMethod, code, description, status, trouble: 'dead' })
       }
     }
   }
@@ -100,8 +105,8 @@ export function createHookHealth(parts: HookHealthParts): HookHealth {
     guard: (send, onDoubt) => async (method, params) => {
       if (trouble) {
         onDoubt()
-        const { code, description, status } = trouble
-        throw new Bitrix24Error({ hook, method, code, description, status })
+        const { code, description, status, trouble: kind } = trouble
+        throw new Bitrix24Error({ hook, method, code, description, status, trouble: kind })
       }
       try {
         return await send(method, params)
@@ -114,7 +119,13 @@ export function createHookHealth(parts: HookHealthParts): HookHealth {
   }
 }
 
-/** Not what the portal answered to this call: a call that was cut off in the midst may have reached nobody, too. */
+/**
+ * Not what the portal answered to this call: a call that was cut off in the midst may have reached nobody, too, and a
+ * refusal that is no method's may be one of all of them.
+ */
 export function isDoubtful(error: unknown): boolean {
-  return !(error instanceof Bitrix24Error) || error.trouble !== undefined || error.code === 'REQUEST_TIMEOUT'
+  if (!(error instanceof Bitrix24Error)) return true
+  const { trouble, code, status, command } = error
+  if (trouble !== undefined || code === 'REQUEST_TIMEOUT') return true
+  return command === undefined && [401, 403, 410, 423].includes(status) && code !== 'insufficient_scope'
 }

@@ -62,8 +62,14 @@ export function hookFor(hooks: readonly Hook[], webhook: string | undefined): Ho
   return hooks.find(({ name }) => name === undefined || name === webhook)
 }
 
+/** Tokens whose events have no hook, in words; where there is no hook at all, none may be needed. */
+export function tokensWithoutHook(hooks: readonly Hook[], tokens: readonly Pick<Hook, 'name'>[]): string[] {
+  const lacking = hooks.length === 0 ? [] : tokens.filter(({ name }) => hookFor(hooks, name) === undefined)
+  return lacking.map(({ name }) => (name === undefined ? 'the token without a name' : `the token "${name}"`))
+}
+
 /** Whether an event's `auth.domain` means the hook's portal; of a portal on a port of its own it may lack the port. */
-export function isHookOf({ host }: Hook, domain: string): boolean {
+export function isHookOf({ host }: Pick<Hook, 'host'>, domain: string): boolean {
   const wanted = domain.toLowerCase()
   return wanted === host || wanted === host.replace(/:\d+$/, '')
 }

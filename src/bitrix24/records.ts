@@ -1,8 +1,8 @@
 import { setImmediate as tick } from 'node:timers/promises'
 import { isDeletion } from '../events/catalogue.ts'
-import { mostCommands, readResults, toCommands } from './batch.ts'
+import { mostCommands, readResults, toQueries } from './batch.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
-import type { Commands, Settled } from './client.ts'
+import type { Settled } from './client.ts'
 import { orAborted } from './clock.ts'
 import type { Hook } from './hook.ts'
 import type { Limits } from './limits.ts'
@@ -102,11 +102,9 @@ export function createRecords({ hook, limits, signal, connect = createTransport 
   }
 
   async function ask(questions: readonly Question[]): Promise<void> {
-    const commands: Commands = Object.fromEntries(
-      questions.map(({ source: { method, params } }, index) => [`record${index}`, [method, params]]),
-    )
+    const commands = questions.map(({ source }, index) => [`record${index}`, source] as const)
     try {
-      const { result, time } = await send('batch', { halt: 0, cmd: toCommands(commands) })
+      const { result, time } = await send('batch', { halt: 0, cmd: toQueries(commands) })
       limits.learn('batch', time)
       const { settled, times } = readResults({ result, commands, hook })
       for (const [method, spent] of times) limits.learn(method, spent)

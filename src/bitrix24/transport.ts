@@ -1,6 +1,8 @@
-import type { B24Hook } from '@bitrix24/b24jssdk'
+import { promisify } from 'node:util'
+import { gunzip } from 'node:zlib'
+import { codeOf } from '../error-code.ts'
 import { isObject } from '../is-object.ts'
-import { readRefusal, textOf } from './answer.ts'
+import { readRefusal } from './answer.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
 import type { Hook } from './hook.ts'
 
@@ -12,114 +14,136 @@ export interface Envelope {
   readonly time?: unknown
 }
 
-/** Sends one request, once. */
+/** Sends one request, once: also a read whose answer was lost is tried again by others, who take a turn for it. */
 export type Send = (method: string, params: object) => Promise<Envelope>
 
 /** Opens a way through a hook; the signal ends what is under way. */
 export type Connect = (hook: Hook, signal: AbortSignal | undefined) => Send
 
-/** The cloud ends a request after 60 s: a call may take that long, and then some. */
+/** Milliseconds. The cloud ends a request after 60 s: a call may take that long, and then some. */
 const requestTimeout = 70_000
 
-/** So much that our own limits decide: the SDK knows neither the other runs' calls nor an abort while it waits. */
-const noLimits = {
-  rateLimit: { burstLimit: 1e9, drainRate: 1e6, adaptiveEnabled: false },
-  operatingLimit: { windowMs: 1, limitMs: 1e12, heavyPercent: 100 },
-  adaptiveConfig: { enabled: false, thresholdPercent: 100, coefficient: 0, maxDelay: 0 },
-  maxRetries: 1,
+interface Post {
+  readonly url: string
+  readonly body: string
+  readonly signal: AbortSignal
+}
+
+interface Answer {
+  readonly status: number
+  /** Where a redirect leads. It is not followed: that could be any host, which would get what was sent. */
+  readonly location: string | undefined
+  readonly text: string
+}
+
+type Poster = (post: Post) => Promise<Answer>
+
+let loading: Promise<Poster> | undefined
+
+/** Takes the time of loading undici, a tenth of a second, from the first call. */
+export async function loadTransport(): Promise<void> {
+  await loadPool()
+}
+
+function loadPool(): Promise<Poster> {
+  loading ??= openPool()
+  return loading
 }
 
 /**
- * The official SDK, with all that it does on its own turned off. It is loaded with the first call: it takes 40 MB and up
- * to half a second.
- *
- * A run has one of its own, because the SDK's calls take no signal but its axios does.
+ * undici's `request` and not `fetch`, which sends a POST a second time when it is answered with 421. The connections are
+ * our own: what a handler does to `fetch` or to undici's global dispatcher does nothing to our calls.
  */
-export function createTransport(hook: Hook, signal: AbortSignal | undefined): Send {
-  let loading: Promise<B24Hook> | undefined
-  return async (method, params) => {
-    loading ??= openSdk(hook, signal)
-    const sdk = await loading
-    try {
-      const answer = await sdk.actions.v2.call.make<Envelope>({ method, params: { ...params } })
-      const envelope = answer.getData()?.result
-      if (envelope === undefined) throw new Error('the SDK gave neither an answer nor an error')
-      return envelope
-    } catch (error) {
-      signal?.throwIfAborted()
-      throw toBitrix24Error(error, hook, method)
+async function openPool(): Promise<Poster> {
+  const { EnvHttpProxyAgent, request } = await import('undici')
+  const dispatcher = new EnvHttpProxyAgent({ allowH2: false, headersTimeout: requestTimeout })
+  const headers = {
+    'content-type': 'application/json',
+    accept: 'application/json',
+    'accept-encoding': 'gzip',
+    'user-agent': 'bitrix24-webhook-receiver',
+  }
+  return async ({ url, body, signal }) => {
+    const answer = await request(url, { method: 'POST', dispatcher, headers, body, signal })
+    const bytes = await answer.body.bytes()
+    const isZipped = answer.headers['content-encoding'] === 'gzip'
+    const { location } = answer.headers
+    return {
+      status: answer.statusCode,
+      location: typeof location === 'string' ? location : undefined,
+      // Some portals' files begin with a byte-order mark, and with them every answer: a TextDecoder drops it.
+      text: new TextDecoder().decode(isZipped ? await promisify(gunzip)(bytes) : bytes),
     }
   }
 }
 
-/** Takes the time of loading the SDK from the first call. */
-export async function loadSdk(): Promise<void> {
-  await import('@bitrix24/b24jssdk')
+export function createTransport(hook: Hook, signal: AbortSignal | undefined): Send {
+  return async (method, params) => {
+    const fail = ({ code, description, status }: Failure) =>
+      new Bitrix24Error({ hook, method, code, description, status })
+    const post = await loadPool()
+    const tooLong = AbortSignal.timeout(requestTimeout)
+    const ending = signal ? AbortSignal.any([signal, tooLong]) : tooLong
+    let answer: Answer
+    try {
+      answer = await post({ url: `${hook.reveal()}${method}`, body: JSON.stringify(params), signal: ending })
+    } catch (error) {
+      signal?.throwIfAborted()
+      throw fail(tooLong.aborted ? noAnswer : explainFailure(error))
+    }
+    const envelope = readAnswer(answer)
+    if ('code' in envelope) throw fail(envelope)
+    return envelope
+  }
 }
 
-async function openSdk(hook: Hook, signal: AbortSignal | undefined): Promise<B24Hook> {
-  const { ApiVersion, B24Hook } = await import('@bitrix24/b24jssdk')
-  const sdk = B24Hook.fromWebhookUrl(hook.reveal(), { restrictionParams: noLimits })
-  const { ajaxClient } = sdk.getHttpClient(ApiVersion.v2)
-  ajaxClient.defaults.timeout = requestTimeout
-  // A redirect would be followed to any host, and to a page that is no REST.
-  ajaxClient.defaults.maxRedirects = 0
-  ajaxClient.interceptors.request.use((config) => ({ ...config, ...(signal && { signal }) }))
-  ajaxClient.interceptors.response.use(
-    (response) => {
-      const { status, data } = response
-      const failure = readFailure(status, data)
-      if (failure) throw failure
-      // The whole answer as the result: the SDK keeps `next` for itself, and fails where there is no `time`.
-      return { ...response, data: { result: data, time: {} } }
-    },
-    (error: unknown) => {
-      // Not the AxiosError: it has the URL in its config, and on some of its codes the SDK posts a second time.
-      throw explainRejection(error)
-    },
-  )
-  return sdk
-}
-
-/** What goes through the SDK, without anything of the request. */
-class Failure extends Error {
+interface Failure {
   readonly code: string
+  readonly description: string
+  /** 0 when nothing was answered. */
   readonly status: number
-
-  constructor(code: string, description: string, status: number) {
-    super(description)
-    this.code = code
-    this.status = status
-  }
 }
 
-function readFailure(status: number, body: unknown): Failure | undefined {
-  const refused = readRefusal(body)
-  if (refused) return new Failure(refused.code, refused.description, status)
-  if (isObject(body) && 'result' in body) return undefined
-  return new Failure(`HTTP_${status}`, 'the answer is not that of a REST API', status)
+const noAnswer: Failure = {
+  code: 'REQUEST_TIMEOUT',
+  description: `no answer in ${requestTimeout / 1000} s`,
+  status: 0,
 }
 
-function explainRejection(error: unknown): Failure {
-  if (!isObject(error)) return new Failure('UNKNOWN', 'the request failed', 0)
-  const { response } = error
-  if (isObject(response)) {
-    const status = Number(response['status'])
-    return readFailure(status, response['data']) ?? new Failure(`HTTP_${status}`, 'an error without a code', status)
-  }
-  const code = textOf(error['code']) || 'UNKNOWN'
-  if (code === 'ECONNABORTED') return new Failure('REQUEST_TIMEOUT', `no answer in ${requestTimeout / 1000} s`, 0)
-  return new Failure(code, textOf(error['message']) || 'the request failed', 0)
+function explainFailure(error: unknown): Failure {
+  const code = codeOf(error) ?? 'UNKNOWN'
+  if (code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT') return noAnswer
+  // Of several addresses each has an error, and what has them has no message.
+  const [inner] = error instanceof AggregateError ? error.errors : [error]
+  return { code, description: inner instanceof Error ? inner.message : 'the request failed', status: 0 }
 }
 
-function toBitrix24Error(error: unknown, hook: Hook, method: string): Error {
-  const failure = isObject(error) ? error['originalError'] : undefined
-  if (failure instanceof Failure) {
-    const { code, status, message } = failure
-    return new Bitrix24Error({ hook, method, code, status, description: message })
+function readAnswer({ status, location, text }: Answer): Envelope | Failure {
+  const body = parse(text)
+  const refused = isErrorOfRest(body, status) ? readRefusal(body) : undefined
+  if (refused) return { ...refused, status }
+  if (status >= 200 && status < 300 && isObject(body) && 'result' in body) return { ...body, result: body['result'] }
+  return { code: `HTTP_${status}`, description: describeForeign(status, location), status }
+}
+
+/** Whether an answer with an `error` is the portal's: of what stands before it, such as a proxy, it has no description. */
+function isErrorOfRest(body: unknown, status: number): boolean {
+  if (!isObject(body) || !('error' in body)) return false
+  const { error } = body
+  return status < 400 || (isObject(error) ? 'code' in error : 'error_description' in body)
+}
+
+function describeForeign(status: number, location: string | undefined): string {
+  if (status < 300 || status >= 400 || location === undefined || !URL.canParse(location))
+    return 'the answer is not that of a REST API'
+  // Of its path nothing: it may have the secret in another spelling.
+  return `a redirect to ${new URL(location).host}; if the portal was renamed, B24_HOOK needs its new address`
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
   }
-  // Not of a request: an error of the SDK or ours. Its message and its stack are all that is known to be safe.
-  const unforeseen = new Error(hook.redact(error instanceof Error ? error.message : String(error)))
-  if (error instanceof Error && error.stack !== undefined) unforeseen.stack = hook.redact(error.stack)
-  return unforeseen
 }

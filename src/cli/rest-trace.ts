@@ -65,9 +65,7 @@ interface BatchParts {
 function readBatch({ hook, params, isDry, ended }: BatchParts): Record<string, TracedCommand> {
   const commands = commandsOf(params)
   const withheld = isDry ? withheldOf(commands) : new Set<string>()
-  const byKey = Object.fromEntries(
-    commands.map(({ key, ...command }) => [key, [command.method, command.params]] as const),
-  )
+  const byKey = commands.map((command) => [command.key, command] as const)
   const { settled } = readResults({ result: ended.result, commands: byKey, hook })
   return Object.fromEntries(
     commands.map(({ key, method, params }) => {

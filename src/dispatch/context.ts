@@ -3,7 +3,7 @@ import type { Logger } from 'pino'
 import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
 import { type Client, createClient } from '../bitrix24/client.ts'
 import { type HookHealth, isDoubtful } from '../bitrix24/hook-health.ts'
-import type { Access, Portals } from '../bitrix24/portals.ts'
+import type { Access, NoAccess, Portals } from '../bitrix24/portals.ts'
 import type { LooseRecord, RecordOf } from '../bitrix24/record.ts'
 import { isDeletion } from '../events/catalogue.ts'
 import { type Context, FinalError } from './handler.ts'
@@ -17,7 +17,7 @@ export interface RunParts {
   readonly timer: RunTimer
   readonly portals: Portals
   readonly ownWrites: OwnWrites
-  /** The run calls Bitrix24. */
+  /** The run needs Bitrix24. */
   readonly onCall: () => void
 }
 
@@ -33,8 +33,8 @@ export interface Run {
   readonly isGone: () => boolean
   /** It has written to the event's object. */
   readonly hasWritten: () => boolean
-  /** After a failure: the trouble of the hook it called through, if that is what it failed of. */
-  readonly hookTrouble: () => Promise<Bitrix24Error | undefined>
+  /** After a failure: the trouble of the hook it called through, or that there was none, if that is what it failed of. */
+  readonly hookTrouble: () => Promise<Bitrix24Error | NoAccess | undefined>
   /** Ends the calls that are under way, so that none of them is made beside the next run. */
   readonly cutCalls: (reason: unknown) => void
 }
@@ -45,18 +45,20 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
   let client: Client | undefined
   let reading: Promise<LooseRecord | null> | undefined
   let doubted: HookHealth | undefined
+  let lack: NoAccess | undefined
   let isGone = false
   let hasWritten = false
 
   function openAccess(): Access {
+    onCall()
     const access = portals.accessFor(event)
-    if ('refusal' in access) throw new FinalError(access.refusal)
-    return access
+    if (!('refusal' in access)) return access
+    lack = access
+    throw new NoHook(access.refusal)
   }
 
   async function readRecord(): Promise<LooseRecord | null> {
     const { records, health } = openAccess()
-    onCall()
     try {
       const trouble = health.trouble()
       if (trouble) throw trouble
@@ -89,10 +91,7 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
       limits,
       signal,
       whileWaiting: timer.whileWaiting,
-      send: (method, params) => {
-        onCall()
-        return send(method, params)
-      },
+      send,
       onSend: async (commands) => {
         const remember = await ownWrites.sending({ handler, event, user: hook.user }, commands)
         return async (answered) => {
@@ -130,10 +129,15 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
     async hookTrouble() {
       // A call that was cut off with the run's time says so only now.
       if (client ?? reading) await tick()
-      return doubted?.examine()
+      return lack ?? doubted?.examine()
     },
     cutCalls: (reason) => over.abort(reason),
   }
+}
+
+/** There is no hook for the event: the run waits until there is, and is not charged. */
+class NoHook extends Error {
+  override readonly name = 'NoHook'
 }
 
 /** Of two calls the first fails, and nobody awaits the second any more: its failure is not to end the process. */

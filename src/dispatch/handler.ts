@@ -4,6 +4,8 @@ import type { LooseRecord, RecordOf } from '../bitrix24/record.ts'
 import { parseDuration } from '../config-values.ts'
 import type { EventName, EventOf, KindOf } from '../events/typed.ts'
 
+export { FinalError, isFinal } from '../final-error.ts'
+
 /** What a handler gets beside the event. */
 export interface Context<Previous = LooseRecord | undefined> {
   /** Writes to the receiver's diagnostic log, marked with handler and event. */
@@ -20,14 +22,14 @@ export interface Context<Previous = LooseRecord | undefined> {
   /**
    * REST of the event's portal, through the hook of its webhook. Its calls end with `signal`.
    *
-   * @throws {FinalError} when `B24_HOOK` has no hook for this event, or one of another portal
+   * @throws when `B24_HOOK` has no hook for this event, or one of another portal: the run waits until it has, uncharged
    */
   readonly bitrix24: Client
   /**
    * What the event is about, as the portal has it now; `record<'deal'>()` gives it a type. Read once in a run. `null` when it
    * is gone, and for the event of its deletion.
    *
-   * @throws {FinalError} when there is no hook for this event, or no method that reads such an object
+   * @throws {FinalError} when no method reads such an object; what `bitrix24` throws when there is no hook for this event
    */
   readonly record: <Kind extends string = string>() => Promise<RecordOf<Kind> | null>
   /**
@@ -102,7 +104,6 @@ export interface HandlerDefinition {
 
 // Symbol.for, so that a second copy of this package in a handlers' node_modules means the same.
 const definitionBrand = Symbol.for('bitrix24-webhook-receiver.handler')
-const finalBrand = Symbol.for('bitrix24-webhook-receiver.final')
 const retryBrand = Symbol.for('bitrix24-webhook-receiver.retry')
 
 /**
@@ -205,12 +206,6 @@ export function isDefinition(value: unknown): value is HandlerDefinition {
   return isBranded(value, definitionBrand)
 }
 
-/** Throw it when another try cannot help: the delivery is dead at once. */
-export class FinalError extends Error {
-  override readonly name = 'FinalError'
-  readonly [finalBrand] = true
-}
-
 /**
  * Throw it to choose when the next try is: `throw new RetryAfter('5m')`. A second is the shortest. A delay that is longer
  * than what is left of `RETRY_FOR` is refused: the error says so, and the next try comes when it would have come without.
@@ -227,10 +222,6 @@ export class RetryAfter extends Error {
     super(`retry after ${delay}`, options)
     this[retryBrand] = milliseconds
   }
-}
-
-export function isFinal(error: unknown): boolean {
-  return isBranded(error, finalBrand)
 }
 
 /** Milliseconds, or `undefined` when the error chose none. */

@@ -3,8 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
 import { realClock } from '../bitrix24/clock.ts'
+import { openMembers } from '../bitrix24/members.ts'
 import { createPortals } from '../bitrix24/portals.ts'
-import { loadSdk } from '../bitrix24/transport.ts'
+import { loadTransport } from '../bitrix24/transport.ts'
 import { type Config, readConfig } from '../config.ts'
 import { oldest, type Position, positionOfLast, positionOfTime } from '../journal/follow.ts'
 import { DataDirInUse, type Lock, lockDataDir } from '../journal/lock.ts'
@@ -113,6 +114,13 @@ async function run(): Promise<void> {
       report.hook(hook, trouble)
       if (!trouble) resumeDispatcher()
     },
+    onLack: (lacks, refusal) => {
+      report.lack(lacks, refusal)
+      if (refusal === undefined) resumeDispatcher()
+    },
+    members: openMembers(config.dataDir, (err) =>
+      log.warn({ err }, 'which portal is where cannot be kept in portals.json'),
+    ),
   })
   const dispatcher = await startDispatcher({
     ...config,
@@ -147,8 +155,8 @@ async function run(): Promise<void> {
       if (isDone) report.tell({ type: 'swept' })
     })
   }
-  // Half a second, which is better spent now than within the time of a run. If it fails, so does the call.
-  if (config.hooks.length > 0) loadSdk().catch(() => undefined)
+  // A tenth of a second, which is better spent now than within the time of a run. If it fails, so does the call.
+  if (config.hooks.length > 0) loadTransport().catch(() => undefined)
   await dispatcher.failed
 }
 

@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
-import type { Answered, Sent } from '../bitrix24/client.ts'
+import type { Answered } from '../bitrix24/client.ts'
 import { type LastChange, lastChangeOf } from '../bitrix24/last-change.ts'
+import type { Command } from '../bitrix24/parameters.ts'
 import { type Write, writeOf } from '../bitrix24/writes.ts'
 import { isObject } from '../is-object.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
@@ -35,7 +36,7 @@ export interface OwnWrites {
    */
   sending(
     writer: Writer,
-    commands: readonly Sent[],
+    commands: readonly Command[],
   ): Awaitable<(answered: readonly Answered[]) => Awaitable<readonly string[]>>
   /**
    * Whether a delivery is only the echo of its handler's own write. Reads the record only where it may be; what that
@@ -123,7 +124,7 @@ export function openOwnWrites({
   }
 
   return {
-    sending(writer: Writer, commands: readonly Sent[]) {
+    sending(writer: Writer, commands: readonly Command[]) {
       const lanes = commands.map((one) => laneOfWrite(writer, writeOf({ ...one, result: undefined })))
       const sent = { at: now(), order: order++, lanes: new Set(lanes) }
       for (const [old, { at }] of open) {

@@ -168,3 +168,8 @@ export function unknownEvents(handler: LoadedHandler): { event: string; nearest:
     .map((event) => ({ event, nearest: nearestName(event) }))
     .filter(({ event, nearest }) => nearest !== undefined || !event.includes('*'))
 }
+
+/** Whether it will, as far as its options and its own text tell: what it imports is not looked into. */
+export function mayCallBitrix24({ handle, options }: LoadedHandler): boolean {
+  return options.ignoreOwnChanges || options.onChange !== undefined || /\b(?:bitrix24|record)\b/.test(String(handle))
+}

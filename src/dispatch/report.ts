@@ -10,7 +10,7 @@ import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
 import { type LoadReport, writeLoadReport } from './load-report.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import type { Queue } from './queue.ts'
-import { type LoadedHandler, unknownEvents } from './registry.ts'
+import { type LoadedHandler, mayCallBitrix24, unknownEvents } from './registry.ts'
 import type { Outcome } from './runner.ts'
 
 /** What a dispatcher says of itself: to its receiver, or, without one, to an alerter of its own; in the log; to tools. */
@@ -20,6 +20,8 @@ export interface Report {
   /** For `b24-receiver reload` and `handlers`, which have nothing else to ask; the log says the same. */
   readonly load: (report: Partial<Omit<LoadReport, 'at'>>) => void
   readonly hook: (hook: Hook, trouble: Bitrix24Error | undefined) => void
+  /** What waits for want of a hook, and why; without a reason it may go on. */
+  readonly lack: (lacks: string, refusal: string | undefined) => void
   /** Why the engine cannot be used; `undefined` once it can. What needs it waits; it is not this process that is ill. */
   readonly engine: (trouble: string | undefined) => void
   /** Why segments stay that are older than the retention; `undefined` where none does. */
@@ -69,6 +71,9 @@ export function createReport({ config, parent, log }: ReportParts): Report {
             { handler: handler.name, ...unknown },
             'the documentation does not know this event: is it spelt right?',
           )
+      const callers = loaded.filter(mayCallBitrix24).map(({ name }) => name)
+      if (config.hooks.length === 0 && callers.length > 0)
+        log.warn({ handlers: callers }, 'B24_HOOK is not set: events wait for it whose handlers call Bitrix24')
       if (loaded.length === 0) log.warn({ dir: config.handlersDir }, 'no handlers: events are journalled only')
       tell({ type: 'loaded' })
     },
@@ -87,6 +92,12 @@ export function createReport({ config, parent, log }: ReportParts): Report {
       if (trouble) log.error({ hook: label, reason: trouble.message }, 'a hook does not work; what needs it waits')
       else log.info({ hook: label }, 'a hook works again; what waited for it goes on')
       tell({ type: 'hook', label, ...(trouble && { trouble: trouble.message }) })
+    },
+
+    lack(lacks, refusal) {
+      if (refusal !== undefined)
+        log.error({ lacks, reason: refusal }, 'there is no hook for an event; what needs one waits')
+      tell({ type: 'hook', label: lacks, ...(refusal !== undefined && { trouble: refusal }) })
     },
 
     engine(trouble) {

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
-import type { Portals } from '../bitrix24/portals.ts'
+import type { NoAccess, Portals } from '../bitrix24/portals.ts'
 import { toDuration } from '../config-values.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
 import { createRun } from './context.ts'
@@ -144,14 +144,16 @@ export function createRunner(parts: RunnerParts): Runner {
     }
   }
 
-  /** Of the hook that is for the event. */
-  function troubleFor(event: JournalledEvent): Bitrix24Error | undefined {
+  /** Of the hook that is for the event, or that there is none. */
+  function troubleFor(event: JournalledEvent): Bitrix24Error | NoAccess | undefined {
     const access = portals.accessFor(event)
-    return 'refusal' in access ? undefined : access.health.trouble()
+    return 'refusal' in access ? access : access.health.trouble()
   }
 
-  async function postpone(delivery: Delivery, { message }: Bitrix24Error, about: object, ms = 0): Promise<void> {
+  async function postpone(delivery: Delivery, trouble: Bitrix24Error | NoAccess, about: object, ms = 0): Promise<void> {
     const { handler, event } = delivery
+    const message = 'refusal' in trouble ? trouble.refusal : trouble.message
+    if ('refusal' in trouble) portals.waitFor(event)
     const due = Date.now() + longestPostponement
     await queue.postpone(delivery, { due, error: message })
     log.info({ ...about, ...(ms > 0 && { ms }), reason: message }, 'postponed until the hook works')

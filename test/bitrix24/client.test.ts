@@ -5,11 +5,12 @@ import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
 import { Bitrix24Error } from '../../src/bitrix24/bitrix24-error.ts'
 import type { Rate } from '../../src/bitrix24/budget.ts'
-import { type Client, createClient } from '../../src/bitrix24/client.ts'
+import { type Client, createClient, type Params } from '../../src/bitrix24/client.ts'
 import { realClock } from '../../src/bitrix24/clock.ts'
 import { parseHooks } from '../../src/bitrix24/hook.ts'
 import { createLimits } from '../../src/bitrix24/limits.ts'
 import { createClock } from '../support/clock.ts'
+import { asText, type Json, type JsonObject } from '../support/portal/php.ts'
 import type { SystemError } from '../support/portal/rest-error.ts'
 import { RestError } from '../support/portal/rest-error.ts'
 import { type Portal, type PortalOptions, startPortal } from '../support/portal.ts'
@@ -111,7 +112,11 @@ describe('a call', () => {
   test('does not follow a redirect, which may lead anywhere', async () => {
     const { portal, client } = await startBoth()
     portal.behaviour.raw = { status: 302, headers: { location: `${portal.hook()}server.time` }, body: '' }
-    expect(await failureOf(client.call('profile'))).toMatchObject({ code: 'HTTP_302', status: 302, trouble: undefined })
+    expect(await failureOf(client.call('profile'))).toMatchObject({
+      code: 'HTTP_302',
+      status: 302,
+      trouble: 'not_rest',
+    })
     expect(portal.requests).toHaveLength(1)
   })
 })
@@ -229,7 +234,7 @@ describe('the limits', () => {
     expect(statusesOf(portal)).toEqual({ 200: 54 })
   })
 
-  test('are those of the plan: the SDK, whose own would take 25 seconds for it, adds none', async () => {
+  test('are those of the plan: nothing below adds one of its own', async () => {
     const enterprise = { rate: 5, burst: 250 }
     const { portal, client } = await startBoth({ ours: enterprise, limit: enterprise })
     const calls = Array.from({ length: 100 }, () => client.call('server.time'))
@@ -412,6 +417,97 @@ describe('a list', () => {
     for (let id = 1; id <= 120; id++) portal.records.add(CONTACT, { name: `Contact ${id}` }, 7)
     for await (const _ of client.list('crm.contact.list')) break
     expect(portal.requests).toHaveLength(1)
+  })
+
+  /** A portal of 120 contacts that pages as it is told. */
+  async function startPaging(change: (answer: JsonObject, rows: readonly Json[], start: number) => JsonObject) {
+    const both = await startBoth()
+    const { portal, client } = both
+    for (let id = 1; id <= 120; id++) portal.records.add(CONTACT, { name: `Contact ${id}` }, 7)
+    portal.behaviour.change = (answer, { params }) =>
+      change(answer, Array.isArray(answer['result']) ? answer['result'] : [], Number(params['start']))
+    const ids: string[] = []
+    const read = async (params: Params = {}, method = 'crm.contact.list') => {
+      for await (const row of client.list<{ ID: string }>(method, params)) ids.push(row.ID)
+    }
+    return { ...both, ids, read }
+  }
+  const all = Array.from({ length: 120 }, (_, index) => String(index + 1))
+  const without = (answer: JsonObject, ...names: string[]) =>
+    Object.fromEntries(Object.entries(answer).filter(([name]) => !names.includes(name)))
+
+  test.each<[string, (answer: JsonObject, rows: readonly Json[], start: number) => JsonObject]>([
+    ['total without next', (answer) => without(answer, 'next')],
+    [
+      'both as texts',
+      (answer) => ({ ...answer, ...(answer['next'] && { next: asText(answer['next']) }), total: '120' }),
+    ],
+    ['neither', (answer) => without(answer, 'next', 'total')],
+    ['a next that does not go on', (answer) => ({ ...answer, next: 0 })],
+    [
+      'total, and pages of twenty',
+      (answer, rows) => ({ ...without(answer, 'next'), result: rows.slice(0, 20), total: 120 }),
+    ],
+  ])('is whole where the portal sends %s', async (_, change) => {
+    const { ids, read } = await startPaging(change)
+    await read()
+    expect(ids).toEqual(all)
+  })
+
+  test.each<[string, (answer: JsonObject, rows: readonly Json[], start: number) => JsonObject, string]>([
+    [
+      'ends early',
+      (answer, rows, start) => ({ ...without(answer, 'next'), result: start < 100 ? rows : [] }),
+      '100 of 120',
+    ],
+    [
+      'gives the first page again and again',
+      (answer) => ({ ...without(answer, 'next'), result: all.slice(0, 50).map((ID) => ({ ID })) }),
+      '50 of 120',
+    ],
+  ])(
+    'of a portal that %s says after its last row that it is not whole, with both numbers',
+    async (_, change, numbers) => {
+      const { ids, read } = await startPaging(change)
+      await expect(read()).rejects.toThrow(`crm.contact.list gave ${numbers} rows: the list is not whole`)
+      expect(ids).toEqual(all.slice(0, Number(numbers.split(' ')[0])))
+    },
+  )
+
+  test('lacks nothing when rows are deleted while it is read', async () => {
+    const { portal, ids, read } = await startPaging((answer, _, start) => {
+      if (start === 50) for (let id = 111; id <= 120; id++) portal.records.remove(CONTACT, id)
+      return answer
+    })
+    await read()
+    expect(ids).toEqual(all.slice(0, 110))
+  })
+
+  test('of a method that knows no pages and counts nothing has each row once', async () => {
+    const { portal, ids, read } = await startPaging((answer) => ({
+      ...without(answer, 'next', 'total'),
+      result: all.slice(0, 50).map((ID) => ({ ID })),
+    }))
+    await read()
+    expect(ids).toEqual(all.slice(0, 50))
+    expect(portal.requests).toHaveLength(2)
+  })
+
+  test('that is asked not to be counted goes on by id, within the filter', async () => {
+    const { portal, ids, read } = await startPaging((answer) => answer)
+    await read({ start: -1, filter: { '>ID': 3, '>=ID': 1 } })
+    expect(ids).toEqual(all.slice(3))
+    expect(portal.requests.map(({ params }) => params['filter'])).toEqual([
+      { '>ID': 3, '>=ID': 1 },
+      { '>ID': '53', '>=ID': 1 },
+      { '>ID': '103', '>=ID': 1 },
+    ])
+  })
+
+  test('that is not counted and cannot go on by id says that it may not be whole', async () => {
+    const { ids, read } = await startPaging((answer) => answer)
+    await expect(read({ start: -1, order: { NAME: 'ASC' } })).rejects.toThrow('gave 50 rows and may have more')
+    expect(ids).toHaveLength(50)
   })
 
   test('of what is no list says so', async () => {

@@ -1,10 +1,13 @@
 import { describe, expect, test } from 'vitest'
-import { toCommands } from '../../src/bitrix24/batch.ts'
+import { mostCommands, toQueries } from '../../src/bitrix24/batch.ts'
 import type { Commands } from '../../src/bitrix24/client.ts'
 import { commandsOf, withholdWrites } from '../../src/bitrix24/dry-run.ts'
+import { toBatch } from '../../src/bitrix24/parameters.ts'
 import { isRead } from '../../src/bitrix24/reads.ts'
 import { recordMethods } from '../../src/bitrix24/record-source.ts'
 import type { Envelope } from '../../src/bitrix24/transport.ts'
+
+const toCmd = (commands: Commands) => toQueries(toBatch(commands, mostCommands, toCmd))
 
 /** A way to a portal that answers every command with its name. */
 function start() {
@@ -15,7 +18,7 @@ function start() {
       method === 'batch' ? Object.fromEntries(commandsOf(params).map((one) => [one.key, one.method])) : method
     return Promise.resolve({ result: method === 'batch' ? { result, result_error: [], result_time: [] } : result })
   })
-  const batch = (commands: Commands, halt = 0) => send('batch', { halt, cmd: toCommands(commands) })
+  const batch = (commands: Commands, halt = 0) => send('batch', { halt, cmd: toCmd(commands) })
   return { sent, send, batch }
 }
 
@@ -112,7 +115,7 @@ describe('a dry run', () => {
     const send = withholdWrites(() =>
       Promise.resolve({ result: { result: {}, result_error: { deal: { error: 'NOT_FOUND' } } } }),
     )
-    const cmd = toCommands({
+    const cmd = toCmd({
       before: ['crm.lead.add', {}],
       deal: ['crm.deal.get', { id: 1 }],
       after: ['crm.deal.add', {}],

@@ -67,6 +67,21 @@ describe('a call', () => {
     expect(portal.records.get(DEAL, 1)?.fields).toMatchObject({ title: 'Ship', opportunity: 12.5 })
   })
 
+  test('of all rows says on stderr, with both numbers, when the portal gave fewer than it counted', async () => {
+    const { portal, call } = await start()
+    addDeals(portal, 120)
+    portal.behaviour.change = ({ result, total }, { params }) => ({
+      ...{ result: result ?? [], total: total ?? 0 },
+      ...(Number(params['start']) >= 100 && { result: [] }),
+    })
+    const all = await call('crm.deal.list', '--all', '--json')
+    expect(all.stdout.trimEnd().split('\n')).toHaveLength(100)
+    expect(all).toMatchObject({
+      code: 1,
+      stderr: 'b24-receiver call: crm.deal.list gave 100 of 120 rows: the list is not whole\n',
+    })
+  })
+
   test('gives one page of a list, and all of it when told', async () => {
     const { portal, call } = await start()
     addDeals(portal, 120)

@@ -223,6 +223,36 @@ describe('the handlers', () => {
 })
 
 describe('a hook', () => {
+  test.each([
+    [302, 'HTTP_302 (a redirect to new.bitrix24.com; if the portal was renamed, B24_HOOK needs its new address)'],
+    [404, 'HTTP_404 (the answer is not that of a REST API)'],
+  ])(
+    'at an address that answers %i and no REST is told, with what may have become of the portal',
+    async (status, why) => {
+      const portal = await startPortal()
+      portal.behaviour.raw = { status, headers: { location: 'https://new.bitrix24.com/' }, body: '<h1>Portal</h1>' }
+      const env = { ...portal.env, B24_APPLICATION_TOKEN: TOKEN, DATA_DIR: temporaryFolder('data') }
+      const { of } = await look({ ...env, B24_HOOK: portal.hook() })
+      expect(of('hook')).toMatchObject([
+        {
+          state: 'FAIL',
+          text: expect.stringContaining(`is answered by something else than Bitrix24's REST: ${why}`),
+          advice: expect.stringContaining('was the portal renamed, deleted or blocked'),
+        },
+      ])
+    },
+  )
+
+  test('that a token has no URL for is told', async () => {
+    const portal = await startPortal()
+    const env = { ...portal.env, B24_APPLICATION_TOKEN: `sales=${TOKEN}`, DATA_DIR: temporaryFolder('data') }
+    const { of } = await look({ ...env, B24_HOOK: `sails=${portal.hook()}` })
+    expect(of('settings')).toMatchObject([
+      { state: 'ok' },
+      { state: 'warn', text: 'B24_HOOK has no URL for the events of the token "sales"' },
+    ])
+  })
+
   const base = { DATA_DIR: '/nowhere', HANDLERS_DIR: '/nowhere', B24_APPLICATION_TOKEN: TOKEN }
 
   test('that does not work fails, with what to do and without its URL', async () => {

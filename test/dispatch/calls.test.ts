@@ -6,7 +6,7 @@ import type { Rate } from '../../src/bitrix24/budget.ts'
 import { realClock } from '../../src/bitrix24/clock.ts'
 import { parseHooks } from '../../src/bitrix24/hook.ts'
 import { createPortals } from '../../src/bitrix24/portals.ts'
-import { loadSdk } from '../../src/bitrix24/transport.ts'
+import { loadTransport } from '../../src/bitrix24/transport.ts'
 import { startDispatcher } from '../../src/dispatch/dispatcher.ts'
 import { defaultOptions, FinalError, type Handler } from '../../src/dispatch/handler.ts'
 import { openOwnWrites } from '../../src/dispatch/own-writes.ts'
@@ -19,7 +19,7 @@ import { eventOf } from '../support/queue-contract.ts'
 import { temporaryFolder, until } from '../support/receiver.ts'
 
 // Not within the time of a run.
-beforeAll(loadSdk)
+beforeAll(loadTransport)
 
 const plenty = { rate: 1000, burst: 1000 }
 
@@ -284,33 +284,80 @@ test('calls that a failed run left behind are not made beside the next, and that
 })
 
 test.each<[string, (portal: Portal) => string, (portal: Portal) => string]>([
-  ['is not set', () => '', () => 'FinalError: B24_HOOK is not set'],
+  ['is not set', () => '', () => 'B24_HOOK is not set'],
   [
     'is of another portal',
     () => 'https://other.bitrix24.com/rest/1/hidden/',
-    ({ host }) => `FinalError: the hook of other.bitrix24.com is not used for an event of ${host}`,
+    ({ host }) =>
+      `the hook of other.bitrix24.com is not used for an event of ${host}: if the portal was renamed, B24_HOOK needs its new address`,
   ],
   [
     'has another name than the token',
     (portal) => `sales=${portal.hook()}`,
-    () => 'FinalError: B24_HOOK has no hook for the events of a token without a name',
+    () => 'B24_HOOK has no hook for the events of a token without a name',
   ],
 ])(
-  'where the hook %s a run that touches context.bitrix24 is dead at once; one that does not is handled',
+  'where the hook %s a run that touches context.bitrix24 waits, uncharged; one that does not is handled',
   async (_, hooks, error) => {
     const portal = await startPortal()
     const { append, start, logged, deliveries } = await prepare(portal, { hooks: hooks(portal) })
     await append('deal:1')
-    await start({
+    const handlers: Record<string, Handler> = {
       touching: (_event, { bitrix24 }) => void bitrix24,
       other: (_event, { log }) => log.info('not touched'),
-    })
-    await until('one is dead, one handled', () => logged(dead).length === 1 && logged('handled').length === 1)
+    }
+    await start(handlers, { retryFor: 0 })
+    await until('one waits, one is handled', () => logged(postponed).length === 1 && logged('handled').length === 1)
     expect(deliveries()).toMatchObject([
-      { handler: 'touching', state: 'dead', error: error(portal) },
+      { handler: 'touching', state: 'waiting', attempts: 0, error: error(portal) },
       { handler: 'other', state: 'done' },
     ])
     expect(portal.requests).toEqual([])
+  },
+)
+
+test.each([
+  [200, '<h1>Sign in</h1>'],
+  [200, '{"status":"ok"}'],
+  [400, '<h1>Bad request</h1>'],
+  [401, '<h1>Sign in</h1>'],
+  [403, '{"error":"forbidden"}'],
+  [404, '{"error":"Not Found"}'],
+  [404, '{"error":{"message":"no such route"}}'],
+  [410, ''],
+  [421, ''],
+  [423, 'Locked'],
+  [429, 'Too many'],
+  [451, ''],
+  [502, ''],
+])(
+  'where something else than REST answers, with %i and %s, all wait, uncharged, until REST does',
+  async (status, body) => {
+    const portal = await startPortal()
+    portal.behaviour.raw = { status, headers: { 'content-type': 'text/html' }, body }
+    const { append, start, logged, deliveries } = await prepare(portal)
+    await append('deal:1', 'deal:2', 'deal:3')
+    const { changes } = await start({ h: callProfile }, { retryFor: 0, probeEvery: 100 })
+    await until('they wait', () => logged(postponed).length >= 3)
+    portal.behaviour.raw = undefined
+    await until('all are handled', () => logged('handled').length === 3)
+    expect(deliveries()).toMatchObject(Array.from({ length: 3 }, () => ({ state: 'done', attempts: 1 })))
+    expect(changes.at(-1)).toBeUndefined()
+  },
+)
+
+test.each(['user_access_error', 'A_NEW_CODE'])(
+  'a portal that answers everything with 401 and %s does so too',
+  async (code) => {
+    const portal = await startPortal()
+    portal.behaviour.dead = new RestError(code, 'no', 401)
+    const { append, start, logged } = await prepare(portal)
+    await append('deal:1')
+    await start({ h: callProfile }, { retryFor: 0, probeEvery: 100 })
+    await until('it waits', () => logged(postponed).length === 1)
+    portal.behaviour.dead = undefined
+    await until('handled', () => logged('handled').length === 1)
+    expect(logged(failed)).toEqual([])
   },
 )
 

@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { writeFileSync } from 'node:fs'
+import { symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
@@ -12,20 +12,24 @@ import { startPortal } from '../support/portal.ts'
 import { dealBody, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 const page = 'docs/recipes.md'
-const [LEAD, DEAL] = [1, 2]
+const [LEAD, DEAL, CONTACT, COMPANY] = [1, 2, 3, 4]
 
 test('the recipes have the types that an editor finds', () => {
   const folder = temporaryFolder('recipes')
   const config = blockWith('docs/handlers.md', '"compilerOptions"')
   writeFileSync(join(folder, 'tsconfig.json'), config.replaceAll('/srv/bitrix24-webhook-receiver', root))
   for (const [name, source] of Object.entries(filesOf(page))) writeFileSync(join(folder, name), source)
+  // As `npm install @bitrix24/b24jssdk` there would.
+  symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
   expect(execFileSync(join(root, 'node_modules/.bin/tsc'), ['-p', folder], { encoding: 'utf8' })).toBe('')
 })
+
+const sdk = import.meta.resolve('@bitrix24/b24jssdk')
 
 async function startRecipe(name: string, env: Record<string, string> = {}) {
   const portal = await startPortal({ limit: { rate: 1000, burst: 1000 } })
   const receiver = await startReceiver({
-    handlers: { [name]: filesOf(page)[name] ?? '' },
+    handlers: { [name]: (filesOf(page)[name] ?? '').replace("'@bitrix24/b24jssdk'", `'${sdk}'`) },
     env: { ...portal.env, B24_HOOK: portal.hook(), B24_RATE: '1000', B24_BURST: '1000', ...env },
   })
   await until('it is loaded', () => receiver.logged('handler loaded').length === 1)
@@ -71,6 +75,16 @@ test('a change of stage is told once, another edit is not', async () => {
   expect(receiver.logged('deal:5 has moved')).toMatchObject([{ from: 'NEW', to: 'WON' }])
   expect(JSON.stringify(portal.messages)).toContain('has moved from NEW to WON')
   expect(portal.messages).toHaveLength(1)
+})
+
+test('the official SDK calls through context.bitrix24, which has the only connection to the portal', async () => {
+  const { portal, receiver, handled } = await startRecipe('company-contacts.ts')
+  for (let id = 1; id <= 120; id++) portal.records.add(CONTACT, { name: `Contact ${id}`, companyId: 9 }, 7)
+  portal.records.add(COMPANY, { title: 'Yard' }, 7, 9)
+  portal.edit(COMPANY, 9, { title: 'Boatyard' })
+  await handled(1)
+  expect(receiver.logged('company:9 has contacts')).toMatchObject([{ count: 120 }])
+  expect(new Set(portal.called())).toEqual(new Set(['crm.item.list']))
 })
 
 test('the mirror has what the portal has: added, updated, deleted', async () => {

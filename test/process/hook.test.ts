@@ -267,22 +267,43 @@ test('a wrong hook is told at the start of the receiver with every other problem
   expect(receiver.output()).not.toContain('hidden')
 })
 
-test('without a hook the SDK is never imported', async () => {
-  const receiver = await startReceiver({
-    env: { NODE_OPTIONS: preload('tell-sdk') },
-    handlers: { 'ONCRMDEALUPDATE.mjs': 'export default (event, { log }) => log.info("ran")' },
-  })
-  await receiver.post(dealBody(1))
-  await until('handled', () => receiver.logged('handled').length === 1)
+test('without a hook undici is never imported, with one it is before a run needs it, and the SDK is in no case', async () => {
+  const handlers = { 'ONCRMDEALUPDATE.mjs': 'export default (event, { log }) => log.info("ran")' }
+  const options = { handlers, env: { NODE_OPTIONS: preload('tell-imports') } }
+  const without = await startReceiver(options)
+  await without.post(dealBody(1))
+  await until('handled', () => without.logged('handled').length === 1)
+  await without.stop()
+  expect(without.output()).not.toContain('is imported')
+  const hook = 'https://example.bitrix24.com/rest/1/abc/'
+  const receiver = await startReceiver({ ...options, env: { ...options.env, B24_HOOK: hook } })
+  await until('it is', () => receiver.output().includes('undici is imported'))
+  expect(receiver.logged('accepted')).toEqual([])
   await receiver.stop()
-  expect(receiver.output()).not.toContain('the SDK is imported')
+  expect(receiver.output()).not.toContain('b24jssdk is imported')
 })
 
-test('with a hook the SDK is imported before a run needs it', async () => {
-  const receiver = await startReceiver({
-    env: { B24_HOOK: 'https://example.bitrix24.com/rest/1/abc/', NODE_OPTIONS: preload('tell-sdk') },
-    handlers: { 'ONCRMDEALUPDATE.mjs': 'export default () => {}' },
+test('what was never meant to be sent is dead at once, by its path and the line of the handler, and nothing was sent', async () => {
+  const portal = await startFull()
+  const receiver = await startWith(portal, {
+    'ONCRMDEALUPDATE.mjs': `const price = async () => 7
+export default async (event, { bitrix24 }) => {
+  await bitrix24.call('crm.deal.add', { fields: { TITLE: 'Boat', OPPORTUNITY: price() } })
+}`,
   })
-  await until('it is', () => receiver.output().includes('the SDK is imported'))
-  expect(receiver.logged('accepted')).toEqual([])
+  portal.subscribe({ url: receiver.url, token: TOKEN })
+  portal.edit(DEAL, 1, { title: 'changed' })
+  const dead = 'failed for good: this delivery is dead'
+  await until('it is dead', () => receiver.logged(dead).length === 1)
+  expect(receiver.logged(dead)).toMatchObject([
+    {
+      attempt: 1,
+      err: {
+        type: 'FinalError',
+        message: 'crm.deal.add: fields.OPPORTUNITY is a promise: is an await missing?',
+        stack: expect.stringMatching(/ONCRMDEALUPDATE\.mjs:3:/),
+      },
+    },
+  ])
+  expect(portal.requests).toEqual([])
 })

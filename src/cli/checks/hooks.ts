@@ -47,11 +47,17 @@ async function checkHook(hook: Hook): Promise<readonly Check[]> {
     return [{ name: 'hook', state: 'ok', text }, tellClock(hook, skew)]
   } catch (error) {
     const text = signal.aborted ? `${hook.label} did not answer within ${patience / 1000} s` : reasonOf(error)
-    const isDead = error instanceof Bitrix24Error && error.trouble === 'dead'
-    const advice = isDead ? 'make a new incoming webhook in the portal' : 'can the portal be reached from here?'
+    const trouble = error instanceof Bitrix24Error ? error.trouble : undefined
+    const advice = advices[trouble ?? 'unreachable']
     return [{ name: 'hook', state: 'FAIL', text, advice }]
   }
 }
+
+const advices = {
+  dead: 'make a new incoming webhook in the portal',
+  unreachable: 'can the portal be reached from here?',
+  not_rest: 'was the portal renamed, deleted or blocked, or does a proxy answer? Open its address in a browser',
+} as const
 
 function tellUser(profile: unknown): string {
   if (!isObject(profile)) return 'of an unknown user'

@@ -1,3 +1,4 @@
+import { tokensWithoutHook } from '../../bitrix24/hook.ts'
 import { ConfigError, readConfig } from '../../config.ts'
 import type { Check } from './check.ts'
 
@@ -9,7 +10,11 @@ export async function checkSettings(): Promise<readonly Check[]> {
     const { tokens, hooks } = readConfig(process.env)
     const named = (one: { readonly name: string | undefined }) => one.name ?? 'unnamed'
     const list = (all: readonly { readonly name: string | undefined }[]) => all.map(named).join(', ') || 'none'
-    return [{ name, state: 'ok', text: `tokens: ${list(tokens)}; hooks: ${list(hooks)}` }]
+    const lacking = tokensWithoutHook(hooks, tokens).map((token): Check => {
+      const advice = 'name its URL like the token; until then events wait whose handlers call Bitrix24'
+      return { name, state: 'warn', text: `B24_HOOK has no URL for the events of ${token}`, advice }
+    })
+    return [{ name, state: 'ok', text: `tokens: ${list(tokens)}; hooks: ${list(hooks)}` }, ...lacking]
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
     const advice = 'set it in the environment or in .env; .env.example explains each'

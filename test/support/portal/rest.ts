@@ -41,6 +41,8 @@ export interface Behaviour {
   readonly seconds: Map<string, number>
   /** Requests wait for this before they are answered; they count as come. */
   held: Promise<void> | undefined
+  /** What is answered instead of what the portal would. */
+  change: ((answer: JsonObject, request: PortalRequest) => JsonObject) | undefined
   /** What is answered instead of JSON, such as a proxy's page. */
   raw: { status: number; headers: Record<string, string>; body: string } | undefined
 }
@@ -63,6 +65,7 @@ export function createRest(parts: RestParts) {
     forbidden: new Set(),
     seconds: new Map(),
     held: undefined,
+    change: undefined,
     raw: undefined,
   }
   let code = newCode()
@@ -108,7 +111,10 @@ export function createRest(parts: RestParts) {
     if (root !== 'rest' || userId === undefined || hookCode === undefined) throw RestError.system('NO_AUTH_FOUND')
     if (userId !== String(user) || hookCode !== code) throw RestError.system('INVALID_CREDENTIALS')
     const { method, params } = request
-    if (method !== 'batch') return { ...run(method, params) }
+    if (method !== 'batch') {
+      const whole: JsonObject = { ...run(method, params) }
+      return behaviour.change?.(whole, request) ?? whole
+    }
     failAsTold(method)
     const started = now()
     return { result: runBatch(params, run), time: time(started, {}) }
@@ -178,8 +184,14 @@ async function readBody(incoming: IncomingMessage): Promise<string> {
 
 function decode(text: string, contentType: string): JsonObject {
   if (text === '') return {}
-  const decoded: unknown = contentType.includes('json') ? JSON.parse(text) : decodeForm(text)
+  const decoded: unknown = contentType.includes('json') ? decodeJson(text) : decodeForm(text)
   return isJsonObject(decoded) ? decoded : {}
+}
+
+/** PHP's json_decode takes half of a surrogate pair for an error of the whole text. */
+function decodeJson(text: string): unknown {
+  const decoded: unknown = JSON.parse(text)
+  return JSON.stringify(decoded).replaceAll('\\\\', '').includes('\\ud') ? {} : decoded
 }
 
 function asError(error: unknown): Error {

@@ -1,0 +1,64 @@
+import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { codeOf } from '../error-code.ts'
+import { isObject } from '../is-object.ts'
+
+/** Which portal is at which address. A portal may be renamed; its `member_id` stays. */
+export interface Members {
+  /** By the host of a hook. */
+  readonly of: (host: string) => string | undefined
+  /** @returns whether that is new */
+  readonly learn: (host: string, member: string) => boolean
+}
+
+export interface MembersParts {
+  readonly known?: Iterable<readonly [host: string, member: string]>
+  /** Something was learnt. */
+  readonly save?: (known: ReadonlyMap<string, string>) => void
+}
+
+export function createMembers({ known = [], save = () => undefined }: MembersParts = {}): Members {
+  const members = new Map(known)
+  return {
+    of: (host) => members.get(host),
+    learn(host, member) {
+      if (members.get(host) === member) return false
+      members.set(host, member)
+      save(members)
+      return true
+    },
+  }
+}
+
+/**
+ * Kept in a file of the data folder, beside whichever engine. Without it only what waits from before a renaming waits
+ * longer: for the next event of that portal.
+ *
+ * @param onError it cannot be read or written
+ */
+export function openMembers(dataDir: string, onError: (error: unknown) => void): Members {
+  const path = join(dataDir, 'portals.json')
+  return createMembers({
+    known: readKnown(path, onError),
+    save(known) {
+      try {
+        // A power cut leaves the one before, not half a file.
+        writeFileSync(`${path}.next`, `${JSON.stringify(Object.fromEntries(known))}\n`, { flush: true })
+        renameSync(`${path}.next`, path)
+      } catch (error) {
+        onError(error)
+      }
+    },
+  })
+}
+
+function readKnown(path: string, onError: (error: unknown) => void): [string, string][] {
+  try {
+    const known: unknown = JSON.parse(readFileSync(path, 'utf8'))
+    if (!isObject(known)) throw new Error(`${path} is not what a dispatcher wrote: delete it`)
+    return Object.entries(known).flatMap(([host, member]) => (typeof member === 'string' ? [[host, member]] : []))
+  } catch (error) {
+    if (codeOf(error) !== 'ENOENT') onError(error)
+    return []
+  }
+}
