@@ -1,4 +1,4 @@
-import { ConfigError, readConfig } from '../../config.ts'
+import { ConfigError, misspeltSettings, readConfig } from '../../config.ts'
 import type { Check } from './check.ts'
 
 const name = 'settings'
@@ -9,7 +9,17 @@ export async function checkSettings(): Promise<readonly Check[]> {
     const { tokens, hooks } = readConfig(process.env)
     const named = (one: { readonly name: string | undefined }) => one.name ?? 'unnamed'
     const list = (all: readonly { readonly name: string | undefined }[]) => all.map(named).join(', ') || 'none'
-    return [{ name, state: 'ok', text: `tokens: ${list(tokens)}; hooks: ${list(hooks)}` }]
+    return [
+      { name, state: 'ok', text: `tokens: ${list(tokens)}; hooks: ${list(hooks)}` },
+      ...misspeltSettings(process.env).map(
+        (found): Check => ({
+          name,
+          state: 'warn',
+          text: `${found.name} is set, but it is not a setting`,
+          advice: `if ${found.nearest} is meant, change the name`,
+        }),
+      ),
+    ]
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
     const advice = 'set it in the environment or in .env; .env.example explains each'
