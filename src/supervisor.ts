@@ -1,6 +1,6 @@
 import { on, once } from 'node:events'
 import type { Logger } from 'pino'
-import type { Dead, FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
+import type { Dead, FromDispatcher, Throttled, ToDispatcher } from './dispatch/messages.ts'
 import type { QueueState } from './dispatch/queue.ts'
 import type { Event } from './intake/event.ts'
 import { type Child, isAlive, startChild } from './start-child.ts'
@@ -32,6 +32,8 @@ export interface Supervisor {
   ends(): number
   /** The last delivery that was given up since the start, and how many were. */
   dead(): { readonly count: number; readonly last: Dead | undefined }
+  /** The last handler that was throttled since the start, and how often one was. */
+  throttled(): { readonly count: number; readonly last: Throttled | undefined }
   /** Those that the dispatcher has, in Prometheus' text format; `undefined` when it does not tell them within a second. */
   metrics(): Promise<string | undefined>
   /** Starts another dispatcher and, when it has loaded every handler, ends the one before. */
@@ -75,6 +77,7 @@ export function superviseDispatcher({
   let state: QueueState | undefined
   let ends = 0
   let dead: { count: number; last: Dead | undefined } = { count: 0, last: undefined }
+  let throttled: { count: number; last: Throttled | undefined } = { count: 0, last: undefined }
   let isSwept = false
   let isStopping = false
   /** Those that run: while one takes the place of another there are two. */
@@ -100,6 +103,7 @@ export function superviseDispatcher({
     child.channel.events.on('message', (message) => {
       // Also one that is being replaced: it ends what it runs.
       if (message.type === 'dead') dead = { count: dead.count + 1, last: message.dead }
+      if (message.type === 'throttled') throttled = { count: throttled.count + 1, last: message.throttled }
       if (message.type === 'append') void journal(child, message)
       if (message.type === 'swept') {
         isSwept = true
@@ -219,6 +223,7 @@ export function superviseDispatcher({
     state: () => state,
     ends: () => ends,
     dead: () => dead,
+    throttled: () => throttled,
     metrics() {
       asking ??= askForMetrics(current).finally(() => {
         asking = undefined

@@ -30,5 +30,6 @@ export function dispatcherSnapshotOf(supervisor: Supervisor): Snapshot {
     dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
     hooks: Object.fromEntries(supervisor.hookTroubles()),
     dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
+    throttled: supervisor.throttled(),
   }
 }

@@ -7,6 +7,7 @@ import { follow, type JournalledEvent, type Position } from '../journal/follow.t
 import { listSegments } from '../journal/segments.ts'
 import { laneOf } from './lane.ts'
 import { createLoopBreaker, type LoopBreaker } from './loop-breaker.ts'
+import type { Throttled } from './messages.ts'
 import type { OwnWrites } from './own-writes.ts'
 import type { Delivery, Queue } from './queue.ts'
 import type { LoadedHandler } from './registry.ts'
@@ -32,6 +33,7 @@ export interface DispatcherParts {
   readonly log: Logger
   /** A run ended, one way or another: this process is able to work. */
   readonly onOutcome?: (outcome: Outcome) => void
+  readonly onThrottled?: (throttled: Throttled) => void
   /** Deliveries were added. */
   readonly onForwarded?: () => void
 }

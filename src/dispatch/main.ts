@@ -108,6 +108,7 @@ async function run(): Promise<void> {
     concurrency: runs ? config.concurrency : 0,
     log,
     onOutcome: report.outcome,
+    onThrottled: report.throttled,
     // Where others run them, that is all there is to do.
     onForwarded: () => void (runs || report.tell({ type: 'worked' })),
   })
