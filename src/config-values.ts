@@ -153,8 +153,10 @@ function readPrefix(text: string): number {
   return /^[1-9]\d*$/.test(text) ? Number(text) : Number.NaN
 }
 
-export function anyText(text: string): string {
-  return text
+/** An address, or a name that a machine may have: what `listen` is given. */
+export function parseHost(text: string): string | Problem {
+  if (isIP(text) !== 0 || /^[a-z\d]([a-z\d.-]{0,251}[a-z\d.])?$/i.test(text)) return text
+  return new Problem('must be an address of this machine, such as 0.0.0.0, 127.0.0.1 or ::, without a port or a scheme')
 }
 
 export function oneOf<const T extends string>(words: readonly T[]): Parse<T> {

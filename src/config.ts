@@ -2,7 +2,6 @@ import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { type Hook, parseHooks } from './bitrix24/hook.ts'
 import {
-  anyText,
   duration,
   oneOf,
   type Parse,
@@ -12,6 +11,7 @@ import {
   parseDatabase,
   parseFrom,
   parseHookUrls,
+  parseHost,
   parsePath,
   parseProxies,
   parseRobotPath,
@@ -22,6 +22,7 @@ import {
   type Token,
   wholeNumber,
 } from './config-values.ts'
+import { type Env, findByteOrderMark, findMisspelt, type Misspelt, readText } from './env-text.ts'
 
 export interface Config {
   readonly tokens: readonly Token[]
@@ -124,7 +125,7 @@ export const settings = {
     about: 'and so many at once before that; the Enterprise plan allows 250',
   },
   PORT: { parse: wholeNumber(0, 65535), default: '8080', about: 'port of the public listener' },
-  HOST: { parse: anyText, default: '0.0.0.0', about: 'address of the public listener' },
+  HOST: { parse: parseHost, default: '0.0.0.0', about: 'address of the public listener' },
   WEBHOOK_PATH: { parse: parsePath, default: '/bitrix24', about: 'path of the handler URL' },
   ROBOT_PATH: {
     parse: parseRobotPath,
@@ -138,7 +139,7 @@ export const settings = {
     default: '9090',
     about: 'port of the private listener: /readyz, /metrics',
   },
-  ADMIN_HOST: { parse: anyText, default: '127.0.0.1', about: 'address of the private listener' },
+  ADMIN_HOST: { parse: parseHost, default: '127.0.0.1', about: 'address of the private listener' },
   DATA_DIR: { parse: (text: string) => resolve(text), default: './data', about: 'journal and dispatch state' },
   HANDLERS_DIR: { parse: (text: string) => resolve(text), default: './src/handlers', about: 'your handler files' },
   BODY_LIMIT: { parse: size(1024, 64 * 1024 ** 2), default: '1MB', about: 'the longest body accepted' },
@@ -218,18 +219,16 @@ type Value<N extends Name> = Exclude<ReturnType<(typeof settings)[N]['parse']>, 
  *
  * @throws {ConfigError} with every problem at once
  */
-export function readConfig(
-  env: Readonly<Record<string, string | undefined>>,
-  part: 'receiver' | 'dispatcher' = 'receiver',
-): Config {
-  const problems: string[] = []
+export function readConfig(env: Env, part: 'receiver' | 'dispatcher' = 'receiver'): Config {
+  const problems = problemsOfFile(env)
   const problem = (name: string, text: string) => problems.push(`${name.padEnd(22)} ${text}`)
 
   const read = <N extends Name>(name: N): Value<N> => {
     const setting: Setting<unknown> = settings[name]
-    const found = setting.secret ? readSecret(env, name, problem) : env[name] || undefined
-    // The problem is the file's; one line for it is enough.
-    if (found === wrongFile) return undefined as Value<N>
+    const found = setting.secret ? readSecret(env, name, problem) : readText(env, name)
+    if (found instanceof Problem) problem(name, `${found.text}, got ${JSON.stringify(env[name])}`)
+    // One line for it is enough.
+    if (found === wrongText || found instanceof Problem) return undefined as Value<N>
     const text = found ?? setting.default
     if (text === undefined) {
       problem(name, 'is required: the token shown under Developer resources → Outgoing webhook')
@@ -287,29 +286,35 @@ export function readConfig(
   return config
 }
 
-const wrongFile = Symbol('a file that cannot be used')
+const wrongText = Symbol('a text or a file that cannot be used')
 
 /** From the variable, or from the file that NAME_FILE names. */
 function readSecret(
-  env: Readonly<Record<string, string | undefined>>,
+  env: Env,
   name: string,
   problem: (name: string, text: string) => void,
-): string | undefined | typeof wrongFile {
-  const text = env[name] || undefined
-  const file = env[`${name}_FILE`] || undefined
+): string | undefined | typeof wrongText {
+  const text = readText(env, name)
+  const file = readText(env, `${name}_FILE`)
+  if (text instanceof Problem) problem(name, text.text)
+  if (file instanceof Problem) problem(`${name}_FILE`, file.text)
+  if (text instanceof Problem || file instanceof Problem) return wrongText
   if (file === undefined) return text
   if (text !== undefined) {
     problem(name, `is set, and so is ${name}_FILE: set one of them`)
     return text
   }
   try {
-    const content = readFileSync(file, 'utf8').trim()
-    if (content !== '') return content
-    problem(`${name}_FILE`, `${file} is empty`)
+    const content = readText({ content: readFileSync(file, 'utf8') }, 'content')
+    if (typeof content === 'string') return content
+    problem(
+      `${name}_FILE`,
+      `${file} ${content === undefined || /^is blank/.test(content.text) ? 'is empty' : content.text}`,
+    )
   } catch (error) {
     problem(`${name}_FILE`, `cannot be read: ${error instanceof Error ? error.message : String(error)}`)
   }
-  return wrongFile
+  return wrongText
 }
 
 /**
@@ -317,8 +322,8 @@ function readSecret(
  *
  * @throws {ConfigError}
  */
-export function readHooks(env: Readonly<Record<string, string | undefined>>): readonly Hook[] {
-  const problems: string[] = []
+export function readHooks(env: Env): readonly Hook[] {
+  const problems = problemsOfFile(env)
   const text = readSecret(env, 'B24_HOOK', (name, what) => problems.push(`${name} ${what}`))
   try {
     if (typeof text === 'string' && problems.length === 0) return parseHooks(text)
@@ -334,8 +339,8 @@ export function readHooks(env: Readonly<Record<string, string | undefined>>): re
  *
  * @throws {ConfigError}
  */
-export function readTokens(env: Readonly<Record<string, string | undefined>>): readonly Token[] {
-  const problems: string[] = []
+export function readTokens(env: Env): readonly Token[] {
+  const problems = problemsOfFile(env)
   const text = readSecret(env, 'B24_APPLICATION_TOKEN', (name, what) => problems.push(`${name} ${what}`))
   if (typeof text === 'string' && problems.length === 0) {
     const tokens = parseTokens(text)
@@ -345,6 +350,21 @@ export function readTokens(env: Readonly<Record<string, string | undefined>>): r
   throw new ConfigError(problems.length > 0 ? problems : ['B24_APPLICATION_TOKEN is not set'])
 }
 
+function problemsOfFile(env: Env): string[] {
+  const mark = findByteOrderMark(env)
+  return mark === undefined ? [] : [mark]
+}
+
+/** Every name that we read. DOMAIN and the like are compose.yaml's. */
+const names = Object.entries(settings).flatMap(([name, setting]) =>
+  'secret' in setting ? [name, `${name}_FILE`] : [name],
+)
+
+/** Variables that are nearly one of our settings, and so are not in effect. */
+export function misspeltSettings(env: Env): readonly Misspelt[] {
+  return findMisspelt(env, names)
+}
+
 /** The environment without what is ours, for a receiver with settings of its own. */
 export function withoutSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const ours = new Set(Object.keys(settings).flatMap((name) => [name, `${name}_FILE`]))
@@ -352,7 +372,7 @@ export function withoutSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
 }
 
 /** Where compose.yaml lets Bitrix24 call, for a tool; `undefined` where DOMAIN, which no part of ours needs, is not set. */
-export function readPublicUrl(env: Readonly<Record<string, string | undefined>>): string | undefined {
+export function readPublicUrl(env: Env): string | undefined {
   const { DOMAIN: domain } = env
   return domain ? `https://${domain}${readSettings(env, 'WEBHOOK_PATH').WEBHOOK_PATH}` : undefined
 }
@@ -363,12 +383,13 @@ export function readPublicUrl(env: Readonly<Record<string, string | undefined>>)
  * @throws {ConfigError}
  */
 export function readSettings<const N extends Exclude<Name, 'B24_APPLICATION_TOKEN'>>(
-  env: Readonly<Record<string, string | undefined>>,
+  env: Env,
   ...names: readonly N[]
 ): { readonly [Each in N]: Value<Each> } {
-  const problems: string[] = []
+  const problems = problemsOfFile(env)
   const values = names.map((name) => {
-    const value = settings[name].parse(env[name] || settings[name].default)
+    const text = readText(env, name)
+    const value = text instanceof Problem ? text : settings[name].parse(text ?? settings[name].default)
     if (value instanceof Problem) problems.push(`${name} ${value.text}`)
     return [name, value]
   })
@@ -381,8 +402,8 @@ export function readSettings<const N extends Exclude<Name, 'B24_APPLICATION_TOKE
  *
  * @throws {ConfigError}
  */
-export function readDatabaseUrl(env: Readonly<Record<string, string | undefined>>): string | undefined {
-  const problems: string[] = []
+export function readDatabaseUrl(env: Env): string | undefined {
+  const problems = problemsOfFile(env)
   const text = readSecret(env, 'DATABASE_URL', (name, what) => problems.push(`${name} ${what}`))
   const url = typeof text === 'string' ? parseDatabase(text) : undefined
   if (url instanceof Problem) problems.push(`DATABASE_URL ${url.text}`)

@@ -6,5 +6,5 @@ export type { CrmItem, LooseRecord, Multifield, RecordOf, RecordTypes, Task } fr
 export { type ForwardOptions, forward } from './dispatch/forward.ts'
 export type { Context, FieldOf, Handler, HandlerDefinition, HandlerOptions, PreviousOf } from './dispatch/handler.ts'
 export { defineHandler, FinalError, RetryAfter } from './dispatch/handler.ts'
-export type { EventData, EventName, EventOf as Event } from './events/typed.ts'
+export type { Auth, EventData, EventName, EventOf as Event } from './events/typed.ts'
 export type { Form, FormValue } from './intake/form.ts'

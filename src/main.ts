@@ -1,8 +1,9 @@
 import closeWithGrace from 'close-with-grace'
+import type { FastifyInstance } from 'fastify'
 import { createAdminServer } from './admin.ts'
 import { startAlerter } from './alerts/alerter.ts'
 import { snapshotOf } from './alerts/receiver-snapshot.ts'
-import { type Config, readConfig } from './config.ts'
+import { type Config, misspeltSettings, readConfig } from './config.ts'
 import { ensureWritable } from './data-dir.ts'
 import { forwarderId } from './dispatch/forward-mark.ts'
 import { settleFirstIdentity } from './dispatch/identity.ts'
@@ -144,9 +145,17 @@ async function start(config: Config): Promise<void> {
       journal: stableName(dataDir),
       robots: config.robotPath === undefined ? 'none taken: ROBOT_PATH is not set' : 'taken at ROBOT_PATH',
       handlers: config.dispatcher ? config.handlersDir : 'none run: DISPATCHER=off',
-      readyz: `http://${config.adminHost}:${config.adminPort}/readyz`,
+      readyz: `http://${config.adminHost}:${portOf(admin)}/readyz`,
     },
-    `ready for events: POST ${config.webhookPath} on ${socket?.address ?? config.host}:${socket?.port ?? config.port}`,
+    `ready for events: POST ${config.webhookPath} on ${socket?.address ?? config.host}:${socket?.port ?? portOf(app)}`,
   )
+  for (const { name, nearest } of misspeltSettings(process.env))
+    log.warn({ name, nearest }, 'a variable that is set is not a setting, but nearly one: is its name spelt right?')
   if (supervisor && process.argv.includes('--watch')) watchHandlers({ dir: config.handlersDir, supervisor, log })
+}
+
+/** The one that it has: of 0 the system makes one that is free. */
+function portOf(app: FastifyInstance): number | undefined {
+  const address = app.server.address()
+  return typeof address === 'string' ? undefined : address?.port
 }

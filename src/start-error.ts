@@ -19,12 +19,20 @@ export function explainStart(error: unknown): { text: string; exitCode: number }
 function explain(error: unknown): string {
   if (error instanceof StartError) return error.message
   if (!(error instanceof Error)) return String(error)
-  const { code, address, port } = error as { code?: string; address?: string; port?: number }
+  const { code, address, hostname, port } = error as {
+    code?: string
+    address?: string
+    hostname?: string
+    port?: number
+  }
   if (code === 'EADDRINUSE')
     return `Port ${port} on ${address} is taken by another process: stop it, or set PORT (or ADMIN_PORT)`
   if (code === 'ENOSPC' || ('errcode' in error && error.errcode === SQLITE_FULL))
     return 'The disk of DATA_DIR is full: nothing can be journalled, so nothing is accepted. Make room, and start again'
-  if (code === 'EADDRNOTAVAIL') return `HOST ${address} is no address of this machine`
+  if (code === 'EADDRNOTAVAIL')
+    return `HOST (or ADMIN_HOST) ${address} is not an address of this machine: 0.0.0.0 listens on all of them`
+  if (code === 'ENOTFOUND' || code === 'EAI_AGAIN')
+    return `HOST (or ADMIN_HOST) ${hostname} is not an address, and no name server knows such a name: 0.0.0.0 listens on all addresses`
   if (code === 'EACCES' && port !== undefined)
     return `User ${process.getuid?.()} may not listen on port ${port}: set PORT=8080 and put a proxy in front`
   return error.stack ?? error.message

@@ -1,6 +1,6 @@
 import { on, once } from 'node:events'
 import type { Logger } from 'pino'
-import type { DamagedLine, Dead, FromDispatcher, ToDispatcher } from './dispatch/messages.ts'
+import type { DamagedLine, Dead, FromDispatcher, Throttled, ToDispatcher } from './dispatch/messages.ts'
 import type { QueueState } from './dispatch/queue.ts'
 import type { Event } from './intake/event.ts'
 import { type Child, isAlive, startChild } from './start-child.ts'
@@ -38,6 +38,8 @@ export interface Supervisor {
   dead(): { readonly count: number; readonly last: Dead | undefined }
   /** The last line of the journal that could not be read since the start, and how many could not. */
   damaged(): { readonly count: number; readonly last: DamagedLine | undefined }
+  /** The last handler that was throttled since the start, and how often one was. */
+  throttled(): { readonly count: number; readonly last: Throttled | undefined }
   /** Those that the dispatcher has, in Prometheus' text format; `undefined` when it does not tell them within a second. */
   metrics(): Promise<string | undefined>
   /** Starts another dispatcher and, when it has loaded every handler, ends the one before. */
@@ -86,6 +88,7 @@ export function superviseDispatcher({
   /** By its place: a dispatcher that died before it kept the position reads on from the one before. */
   const damagedPlaces = new Set<string>()
   let lastDamaged: DamagedLine | undefined
+  let throttled: { count: number; last: Throttled | undefined } = { count: 0, last: undefined }
   let isSwept = false
   let isStopping = false
   /** Those that run: while one takes the place of another there are two. */
@@ -116,6 +119,7 @@ export function superviseDispatcher({
         lastDamaged = message.line
         damagedPlaces.add(`${message.line.segment}:${message.line.offset}`)
       }
+      if (message.type === 'throttled') throttled = { count: throttled.count + 1, last: message.throttled }
       if (message.type === 'append') void journal(child, message)
       if (message.type === 'swept') {
         isSwept = true
@@ -241,6 +245,7 @@ export function superviseDispatcher({
     ends: () => ends,
     dead: () => dead,
     damaged: () => ({ count: damagedPlaces.size, last: lastDamaged }),
+    throttled: () => throttled,
     metrics() {
       asking ??= askForMetrics(current).finally(() => {
         asking = undefined

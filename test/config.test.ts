@@ -1,10 +1,19 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { inspect } from 'node:util'
+import { inspect, parseEnv } from 'node:util'
 import { pino } from 'pino'
 import { afterAll, describe, expect, test } from 'vitest'
-import { ConfigError, readConfig, readSettings, settings } from '../src/config.ts'
+import {
+  ConfigError,
+  misspeltSettings,
+  readConfig,
+  readDatabaseUrl,
+  readHooks,
+  readSettings,
+  readTokens,
+  settings,
+} from '../src/config.ts'
 import { parseDuration } from '../src/config-values.ts'
 import { createServer } from '../src/intake/server.ts'
 import { createTokens } from '../src/intake/token.ts'
@@ -160,6 +169,64 @@ test('what belongs to others is not looked at', () => {
   expect(readConfig({ ...enough, PATH: '/bin', port: 'x', HOME: '/root' })).toEqual(readConfig(enough))
 })
 
+// As `docker run --env-file` and editors leave it.
+describe('a text that is not as it looks', () => {
+  test.each([
+    ['"./data"', 'begins or ends with a quote'],
+    ["./data'", 'begins or ends with a quote'],
+    ['"', 'begins or ends with a quote'],
+    ['./data # of the receiver', 'holds a comment'],
+    [' ', 'is blank'],
+  ])('%s is refused as any setting', (value, why) => {
+    for (const name of Object.keys(settings)) {
+      const problem = problemOf(name, value)
+      expect(problem).toMatch(new RegExp(`^${why}`))
+      const isSecret = 'secret' in settings[name as keyof typeof settings]
+      expect(problem?.includes(`, got ${JSON.stringify(value)}`), name).toBe(!isSecret)
+    }
+    expect(() => readSettings({ DATA_DIR: value }, 'DATA_DIR')).toThrow(why)
+    expect(() => readHooks({ B24_HOOK: value })).toThrow(why)
+    expect(() => readTokens({ B24_APPLICATION_TOKEN: value })).toThrow(why)
+    expect(() => readDatabaseUrl({ DATABASE_URL: value })).toThrow(why)
+  })
+
+  test('a space around it does not count', () => {
+    expect(readConfig({ ...enough, DATA_DIR: ' /data\r', PORT: '80 ' })).toMatchObject({ dataDir: '/data', port: 80 })
+  })
+
+  test('a hash within it is no comment', () => {
+    expect(readConfig({ ...enough, DATA_DIR: '/data/#1' }).dataDir).toBe('/data/#1')
+  })
+
+  test('a byte-order mark hides the first setting of .env: it is named, by every reader', () => {
+    const env = parseEnv('\uFEFFDATA_DIR=/data\nPORT=81\n')
+    const told = 'DATA_DIR is not read, because .env begins with a byte-order mark'
+    expect(problemsOf({ ...enough, ...env })).toEqual([expect.stringContaining(told)])
+    expect(() => readSettings(env, 'PORT')).toThrow(told)
+    expect(() => readHooks(env)).toThrow(told)
+    expect(() => readTokens({ ...enough, ...env })).toThrow(told)
+    expect(() => readDatabaseUrl(env)).toThrow(told)
+  })
+})
+
+test.each([
+  ['HANDLER_DIR', 'HANDLERS_DIR'],
+  ['B24_HOOKS', 'B24_HOOK'],
+  ['B24_APLICATION_TOKEN', 'B24_APPLICATION_TOKEN'],
+  ['b24_application_token', 'B24_APPLICATION_TOKEN'],
+  ['DATABASE_URI', 'DATABASE_URL'],
+  ['RETENTION_DAY', 'RETENTION_DAYS'],
+  ['ALERT_URLS', 'ALERT_URL'],
+])('%s is nearly %s, which is told', (name, nearest) => {
+  expect(misspeltSettings({ ...enough, [name]: 'x' })).toEqual([{ name, nearest }])
+})
+
+test('a variable of another program is not taken for a misspelt setting', () => {
+  const others = ['PATH', 'HOME', 'HOSTNAME', 'PORTS', 'POST', 'LOG', 'TERM', 'LOGNAME', 'OLD_PHP_URL', 'LEADS_CHAT']
+  const names = [...others, 'NODE_OPTIONS', 'npm_config_user_agent', 'DOMAIN', 'CADDY_ADMIN', ...Object.keys(settings)]
+  expect(misspeltSettings(Object.fromEntries(names.map((name) => [name, 'x'])))).toEqual([])
+})
+
 describe('what is wrong', () => {
   test('is told all at once, one line each, with the variable, what is allowed and what came', () => {
     expect(() => readConfig({ PORT: '80a' })).toThrow(
@@ -177,8 +244,7 @@ describe('what is wrong', () => {
   })
 
   test('in every setting is every setting', () => {
-    const anything = ['HOST', 'ADMIN_HOST', 'DATA_DIR', 'HANDLERS_DIR']
-    const wrong = Object.keys(settings).filter((name) => !anything.includes(name))
+    const wrong = Object.keys(settings)
     const problems = problemsOf(Object.fromEntries(wrong.map((name) => [name, '" "'])))
     expect(problems.map((problem) => problem.split(' ')[0])).toEqual(wrong)
     for (const problem of problems) expect(problem).not.toContain('\n')
@@ -211,7 +277,7 @@ describe('tokens', () => {
     ['an incoming-webhook URL', `https://p.bitrix24.com/rest/1/${secret}/`, /B24_HOOK/],
     ['an incoming-webhook URL with a name', `hook=https://p.bitrix24.com/rest/1/${secret}/`, /"hook".*B24_HOOK/],
     ['an incoming-webhook URL among others', `abc,https://p.bitrix24.com/rest/1/${secret}/`, /entry 2.*B24_HOOK/],
-    ['spaces only', '  ', /entry 1 is empty/],
+    ['spaces only', '  ', /is blank: remove it, or give it a value/],
     ['nothing between commas', `${secret},`, /entry 2 is empty/],
     ['a name without a token', 'sales=,support=abc', /is empty/],
     ['a space in it', `${secret} x`, /space/],
@@ -314,7 +380,7 @@ describe('the path of robots', () => {
     ['without a slash', secret],
     ['a URL', `https://hooks.example.com/robot/${secret}`],
     ['with a query', `/robot/${secret}?a=1`],
-    ['with a space', `/robot/${secret} `],
+    ['with a space', `/robot/ ${secret}`],
     ['with two slashes', `/robot//${secret}`],
     ['a parameter of a router', `/robot/:${secret}`],
     ['of other letters', `/robot/ключключключключключ${secret}`],
@@ -388,9 +454,10 @@ describe('refused, with what is allowed', () => {
   const time = /^must be a time such as 500ms, 30s, 5m, 2h or 7d, at most /
   const size = /^must be a size such as 512KB or 1MB, from 1KB to 64MB/
   const port = /^must be a whole number from 0 to 65535/
+  const host = /^must be an address of this machine, such as 0\.0\.0\.0, 127\.0\.0\.1 or ::/
 
   test.each<[string, RegExp, string[]]>([
-    ['PORT', port, ['80a', '-1', '65536', '8080.5', '0x50', '1e3', ' 80', 'http']],
+    ['PORT', port, ['80a', '-1', '65536', '8080.5', '0x50', '1e3', '8 0', 'http']],
     ['B24_RATE', /^must be a whole number from 1 to 1000/, ['0', '1001', '2.5', '5/s']],
     ['B24_BURST', /^must be a whole number from 1 to 10000/, ['0', '10001', '-1']],
     ['CONCURRENCY', /^must be a whole number from 1 to 1000/, ['0', '1001', 'many']],
@@ -406,7 +473,9 @@ describe('refused, with what is allowed', () => {
     ['TRUST_PROXY', proxies, ['true', '1', 'loopback', 'caddy', '10.0.0', '10.0.0.256', '10.0.0.5:80', '*', '::g']],
     ['TRUST_PROXY', proxies, ['10.0.0.0/33', '10.0.0.0/-1', '10.0.0.0/', '10.0.0.0/x', '10.0.0.0/8/8', '::/129']],
     ['TRUST_PROXY', proxies, ['10.0.0.5 10.0.0.6', '10.0.0.5;10.0.0.6', '10.0.0.5,x']],
-    ['B24_ALLOWED_IPS', allowed, ['on', 'AUTO', 'auto,10.0.0.5', 'example.com', '10.0.0.256', '0.0.0.0/0', ',', ' ']],
+    ['B24_ALLOWED_IPS', allowed, ['on', 'AUTO', 'auto,10.0.0.5', 'example.com', '10.0.0.256', '0.0.0.0/0', ',']],
+    ['HOST', host, ['http://127.0.0.1', '127.0.0.1:8080', '[::1]', 'my host', '0.0.0.0/0', '-x', 'a_b']],
+    ['ADMIN_HOST', host, ['localhost:9090', '*', '::1%']],
   ])('%s', (name, allowed, values) => {
     for (const value of values) {
       const problem = problemOf(name, value)
@@ -438,6 +507,7 @@ describe('taken', () => {
     ],
     ['B24_ALLOWED_IPS', ['auto', '203.0.113.7', '203.0.113.0/24', '2001:db8::/32', '::ffff:203.0.113.7,']],
     ['LOG_LEVEL', ['trace', 'silent']],
+    ['HOST', ['0.0.0.0', '::', '::1', 'fe80::1%eth0', 'localhost', 'receiver', 'hooks.example.com.', ' 127.0.0.1 ']],
   ])('%s', (name, values) => {
     for (const value of values) expect(problemsOf({ ...enough, [name]: value }), value).toEqual([])
   })

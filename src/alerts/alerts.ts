@@ -33,11 +33,15 @@ export interface Alerts {
 interface Episode {
   /** `undefined` when nothing is wrong. */
   condition: Condition | undefined
+  /** What was wrong last, for what could not be told while it was. */
+  last: Condition | undefined
   since: number
-  /** When the last `on` was sent, of this or an earlier one. */
-  toldAt: number | undefined
-  /** The condition's news at that time; `undefined` when its end was told, too. */
+  /** When `on` was sent within the last hour, the newest last. */
+  toldAt: readonly number[]
+  /** The news that were told; `undefined` when nothing ever was. */
   toldNews: number | undefined
+  /** The last that was sent is `on`. */
+  isOn: boolean
   isSending: boolean
   failures: number
   retryAt: number
@@ -47,24 +51,36 @@ const hour = 3_600_000
 const shortestPause = 5_000
 const longestPause = 300_000
 
+/** Beginnings of one kind that are told within an hour. */
+const maxBeginnings = 6
+
 /**
  * Tells of every kind when it begins, and when that was told, also when it is over. What joins it while it lasts is told
- * an hour later at the earliest, all of it at once; and so is what is over and begins again.
+ * an hour later at the earliest, all of it at once; and so is what is over and begins again without anything new. Something
+ * new, such as another dead delivery, is told at once, up to six times an hour; what is more is counted, and told when the
+ * hour has room, even if it is over by then.
  *
- * What is to be told is looked at anew before each try, so an alert that could not be sent is replaced by what is true
+ * What is to be told is looked at again before each try, so an alert that could not be sent is replaced by what is true
  * by then, or by nothing.
  */
 export function createAlerts({ host, post, log }: AlertsParts): Alerts {
   const episodes = new Map<Kind, Episode>()
 
   function alertOf(kind: Kind, episode: Episode, at: number): Alert | undefined {
-    const { condition, since, toldAt, toldNews } = episode
-    if (condition === undefined) return toldNews === undefined ? undefined : compose('over', kinds[kind], {})
+    const { condition, since, toldNews, isOn } = episode
     // The distance: the clock may have been put back.
-    if (toldAt !== undefined && Math.abs(at - toldAt) < hour) return undefined
-    if (toldNews === undefined) return compose('on', condition.text, condition.details)
-    const more = condition.news - toldNews
-    return more > 0 ? compose('on', `${more} more: ${condition.text}`, { ...condition.details, more }) : undefined
+    episode.toldAt = episode.toldAt.filter((time) => Math.abs(at - time) < hour)
+    const { length: told } = episode.toldAt
+    if (condition === undefined && isOn) return compose('over', kinds[kind], {})
+    const wrong = condition ?? episode.last
+    if (wrong === undefined) return undefined
+    const more = wrong.news - (toldNews ?? 0)
+    // An end is told before anything else begins, so what is over is not on.
+    if (condition === undefined && (more <= 0 || told >= maxBeginnings)) return undefined
+    const isDue = told === 0 || (!isOn && more > 0 && told < maxBeginnings)
+    if (!isDue || (isOn && more <= 0)) return undefined
+    if (toldNews === undefined || (!isOn && more <= 1)) return compose('on', wrong.text, wrong.details)
+    return compose('on', `${more} more: ${wrong.text}`, { ...wrong.details, more })
 
     function compose(state: Alert['state'], what: string, details: Condition['details']): Alert {
       const text = `${host}: ${what}`
@@ -75,12 +91,15 @@ export function createAlerts({ host, post, log }: AlertsParts): Alerts {
 
   async function send(alert: Alert, episode: Episode, at: number): Promise<void> {
     const { kind, state } = alert
-    const news = episode.condition?.news
+    const { news = 0 } = episode.condition ?? episode.last ?? {}
     episode.isSending = true
     try {
       await post(alert)
-      if (state === 'on') episode.toldAt = at
-      episode.toldNews = news
+      episode.isOn = state === 'on'
+      if (episode.isOn) {
+        episode.toldAt = [...episode.toldAt, at]
+        episode.toldNews = news
+      }
       episode.failures = 0
       log.info({ kind, state }, 'alert sent')
     } catch (error) {
@@ -100,6 +119,7 @@ export function createAlerts({ host, post, log }: AlertsParts): Alerts {
         const condition = conditions.find((one) => one.kind === kind)
         if (condition && !episode.condition) episode.since = at
         episode.condition = condition
+        episode.last = condition ?? episode.last
         const isDue = episode.failures === 0 || at >= episode.retryAt || at < episode.retryAt - longestPause
         const alert = episode.isSending || !isDue ? undefined : alertOf(kind, episode, at)
         if (alert) void send(alert, episode, at)
@@ -111,9 +131,11 @@ export function createAlerts({ host, post, log }: AlertsParts): Alerts {
 function newEpisode(): Episode {
   return {
     condition: undefined,
+    last: undefined,
     since: 0,
-    toldAt: undefined,
+    toldAt: [],
     toldNews: undefined,
+    isOn: false,
     isSending: false,
     failures: 0,
     retryAt: 0,

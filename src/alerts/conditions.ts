@@ -1,10 +1,11 @@
-import type { Dead } from '../dispatch/messages.ts'
+import type { Dead, Throttled } from '../dispatch/messages.ts'
 import { createBurst, createLasting, createShortage } from './hysteresis.ts'
 import type { Snapshot } from './snapshot.ts'
 
 /** Every kind of alert, and what is said when it is over. */
 export const kinds = {
   dead_delivery: 'no dead delivery is left',
+  handler_throttled: 'no handler is throttled any more',
   silence: 'events come again',
   journal_unavailable: 'the journal can be written again',
   journal_damaged: 'the receiver was started again: "b24-receiver verify" still tells the lines',
@@ -71,6 +72,17 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
       text,
       news: count,
       details: { dead: queued, ...what, reason: reason && cut(reason) },
+    }
+  }
+
+  function handlerThrottled({ throttled }: Snapshot, at: number): Condition | undefined {
+    if (throttled?.last === undefined || at >= throttled.last.until) return undefined
+    const { reason, until, ...what } = throttled.last
+    return {
+      kind: 'handler_throttled',
+      text: `a handler is throttled: ${tellThrottled(throttled.last)}`,
+      news: throttled.count,
+      details: { ...what, reason, until: new Date(until).toISOString() },
     }
   }
 
@@ -144,6 +156,7 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
   return (snapshot: Snapshot, disk: Disk | undefined, at: number): readonly Condition[] =>
     [
       deadDelivery(snapshot),
+      handlerThrottled(snapshot, at),
       silence(snapshot, at),
       journalUnavailable(snapshot, at),
       journalDamaged(snapshot),
@@ -156,6 +169,10 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
 
 function tell({ handler, event, object, id, reason }: Dead): string {
   return `${handler} gave up ${object === undefined ? event : `${event} ${object}`} (${id}): ${cut(reason)}`
+}
+
+function tellThrottled({ handler, event, object, id, reason, until }: Throttled): string {
+  return `${handler} waits for ${object} until ${new Date(until).toISOString()}: it ${reason}; the last event: ${event} (${id})`
 }
 
 function cut(text: string): string {

@@ -1,4 +1,4 @@
-import type { Dead } from '../dispatch/messages.ts'
+import type { Dead, Throttled } from '../dispatch/messages.ts'
 
 /**
  * What a process knows of itself, told to its alerter every second. What it cannot know is absent. Counters begin with
@@ -35,6 +35,11 @@ export interface Snapshot {
     /** Counts those that died. */
     readonly count: number
     readonly last: Dead | undefined
+  }
+  readonly throttled?: {
+    /** Counts how often the loop breaker has throttled a handler for an object. */
+    readonly count: number
+    readonly last: Throttled | undefined
   }
 }
 

@@ -75,8 +75,8 @@ const atOnce = 500
 
 const columns: Record<string, (delivery: DeliveryRecord) => string> = {
   died: ({ endedAt = 0 }) => localTime(endedAt),
-  event: ({ event }) => event,
-  name: ({ name }) => name,
+  id: ({ event }) => event,
+  event: ({ name }) => name,
   object: ({ object = '' }) => object,
   handler: ({ handler }) => handler,
   attempts: ({ attempts }) => String(attempts),

@@ -20,9 +20,9 @@ export async function readStory(deliveries: Deliveries, record: DeliveryRecord):
 
 /** A delivery for programs: times are ISO 8601 in UTC. */
 export function recordToJson(record: DeliveryRecord) {
-  const { handler, event, name, object, run, state, postponed, attempts, error } = record
+  const { handler, event: id, name: event, object, run, state, postponed, attempts, error } = record
   return {
-    ...{ handler, event, name, object, run, state, postponed, attempts, error },
+    ...{ handler, id, event, object, run, state, postponed, attempts, error },
     createdAt: iso(record.createdAt),
     firstRunAt: iso(record.firstRunAt),
     due: iso(record.due),
@@ -34,7 +34,7 @@ export function recordToJson(record: DeliveryRecord) {
 export function storyToJson({ record, failures, ran }: DeliveryStory) {
   return {
     ...recordToJson(record),
-    coalescedInto: ran && { event: ran.event, run: ran.run, state: ran.state },
+    coalescedInto: ran && { id: ran.event, run: ran.run, state: ran.state },
     failures: failures.map((failure) => ({ ...failure, at: iso(failure.at) })),
   }
 }

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { basename, extname } from 'node:path'
 import { readSettings } from '../config.ts'
 import { type LoadReport, readLoadReport } from '../dispatch/load-report.ts'
-import { handlerFiles } from '../dispatch/registry.ts'
+import { handlerFiles, unknownEvents } from '../dispatch/registry.ts'
 import { findHolder } from '../journal/lock.ts'
 import { defineCommand } from './command.ts'
 import { confirm } from './confirm.ts'
@@ -20,6 +20,8 @@ export interface HandlerState {
    */
   readonly state: 'loaded' | 'broken' | 'new' | 'gone'
   readonly events: readonly string[] | undefined
+  /** Of those the names that Bitrix24 does not document, new or misspelt, each with the one that it may mean. */
+  readonly unknown: readonly { readonly event: string; readonly nearest: string | undefined }[]
   /** Deliveries that wait or run. */
   readonly waiting: number
   readonly dead: number
@@ -98,6 +100,7 @@ export async function readHandlerStates(onUnreadable: (reason: string) => void):
         name,
         state: !present.has(name) ? 'gone' : error !== undefined ? 'broken' : loaded,
         events: handler?.events,
+        unknown: unknownEvents({ events: handler?.events ?? [] }),
         waiting: handler?.owed ?? 0,
         dead: handler?.dead ?? 0,
         loadedAt: handler?.loadedAt === undefined ? undefined : new Date(handler.loadedAt).toISOString(),
@@ -119,5 +122,14 @@ const columns: Record<string, (handler: HandlerState) => string> = {
   waiting: ({ waiting }) => String(waiting),
   dead: ({ dead }) => String(dead),
   loaded: ({ loadedAt }) => (loadedAt === undefined ? '' : localTime(loadedAt)),
-  events: ({ events = [], error }) => (error ?? events.join(' ')).replaceAll(/\s+/g, ' ').slice(0, 120),
+  events: ({ events = [], unknown, error }) =>
+    (error ?? events.map((event) => `${event}${noteOn(event, unknown)}`).join(' '))
+      .replaceAll(/\s+/g, ' ')
+      .slice(0, 120),
+}
+
+function noteOn(event: string, unknown: HandlerState['unknown']): string {
+  const found = unknown.find((one) => one.event === event)
+  if (found === undefined) return ''
+  return found.nearest === undefined ? ' (not documented)' : ` (not documented: is it ${found.nearest}?)`
 }

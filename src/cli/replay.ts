@@ -51,6 +51,7 @@ export const replay = defineCommand({
       const log = createNoteLog(print)
 
       const found = new Set<string>()
+      const runsOf = new Map<string, number>()
       let events = 0
       let runs = 0
       let end = from
@@ -58,7 +59,10 @@ export const replay = defineCommand({
         for (const { event } of entries.filter(({ event }) => matches(event))) {
           if (wanted.has(event.id)) found.add(event.id)
           events++
-          runs += handlers.filter((handler) => handler.matches(event.event)).length
+          for (const { name } of handlers.filter((handler) => handler.matches(event.event))) {
+            runs++
+            runsOf.set(name, (runsOf.get(name) ?? 0) + 1)
+          }
         }
         end = position
         print.progress(`looking: ${events} events`)
@@ -67,10 +71,11 @@ export const replay = defineCommand({
       if (missing.length > 0)
         throw new Error(`the journal has no event ${missing.join(', ')}: nothing is delivered again`)
 
-      const names = handlers.map(({ name }) => name).join(', ')
-      const what = `${count(events, 'event')}, ${count(runs, 'delivery', 'deliveries')} to ${names}`
+      const names = handlers.map(({ name }) => name).filter((name) => runsOf.has(name))
+      const to = runs === 0 ? ': no handler is for them' : ` to ${names.join(', ')}`
+      const what = `${count(events, 'event')}, ${count(runs, 'delivery', 'deliveries')}${to}`
       if (options['dry-run'] || runs === 0) {
-        await print.result({ events, deliveries: runs, handlers: handlers.map(({ name }) => name), added: 0 }, what)
+        await print.result({ events, deliveries: runs, handlers: names, added: 0 }, what)
         return undefined
       }
       // Who named each event needs not be asked.
@@ -90,7 +95,7 @@ export const replay = defineCommand({
           for (const { name, order, settle } of handlers.filter((handler) => handler.matches(event.event)))
             if (waiting.push({ handler: name, event, segment: at.segment, order, settle }) >= atOnce) await add()
       await add()
-      const summary = { events, deliveries: runs, handlers: handlers.map(({ name }) => name), added }
+      const summary = { events, deliveries: runs, handlers: names, added }
       await print.result(summary, `${count(added, 'delivery was', 'deliveries were')} added`)
       return undefined
     } finally {

@@ -4,7 +4,8 @@ import type { Token } from '../config-values.ts'
 import { codeOf } from '../error-code.ts'
 import { isDocumented } from '../events/catalogue.ts'
 import { nearestName } from '../events/nearest.ts'
-import type { PhpArray } from '../http-build-query.ts'
+import { robotEvent } from '../events/robot.ts'
+import { httpBuildQuery, type PhpArray } from '../http-build-query.ts'
 import { isObject } from '../is-object.ts'
 import { bodiesOf, type Outcome, type Simulation, simulate } from '../simulator/simulate.ts'
 import { toUrlHost } from './admin.ts'
@@ -23,6 +24,7 @@ export const send = defineCommand({
     'The data is as documented, about --id. Handlers run for it as for any event, and they may write to the portal of B24_HOOK,',
     'whose domain the events have. --url may be any receiver, also one that others use: nobody asks. Exits with 1 when any post',
     'is answered otherwise than with 200, or with 403 for --wrong-token. Times count from when a post was due.',
+    'ROBOT posts as a robot does: to ROBOT_PATH, about the document --id, such as DEAL_662, with --field as the parameters of its URL.',
   ],
   options: {
     id: { type: 'string', value: 'ID', about: 'of the object; without it 1, 2, 3, …' },
@@ -51,18 +53,26 @@ export const send = defineCommand({
     'send ONCRMDYNAMICITEMADD --id 21 --field FIELDS.ENTITY_TYPE_ID=1032',
     'send ONCRMDEALUPDATE --count 1000 --rate 50',
     'send ONCRMDEALUPDATE --wrong-token --url https://hooks.example.com/bitrix24',
+    'send ROBOT --id DEAL_662 --field stage=NEW',
   ],
   words: 1,
   async run({ options, words: [word], print }) {
     const isWrong = options['wrong-token']
     const count = parseNumber('--count', options.count, mostEvents)
     const rate = options.rate === undefined ? undefined : parseNumber('--rate', options.rate, mostEvents)
-    const token = isWrong ? { name: options.webhook, value: '' } : chooseToken(options.token, options.webhook)
+    const event = parseEvent(word, options.force)
+    const isRobot = event === robotEvent
+    // The path is the proof that a robot has instead.
+    if (isRobot && (isWrong || options.token !== undefined))
+      throw new UsageError('a robot sends no token: --token and --wrong-token are not for ROBOT')
+    const hasToken = !isWrong && !isRobot
+    const token = hasToken ? chooseToken(options.token, options.webhook) : { name: options.webhook, value: '' }
+    const fields = parseFields(options.field)
     const simulation: Simulation = {
       mode: isWrong ? 'wrong-token' : options.id === undefined ? 'burst' : 'single',
-      event: parseEvent(word, options.force),
+      event,
       id: options.id ?? 1,
-      fields: parseFields(options.field),
+      ...(!isRobot && { fields }),
       count,
       copies: options.duplicate ? 2 : 1,
       ...(options.duplicate && options.id !== undefined && { atOnce: 2 }),
@@ -74,7 +84,8 @@ export const send = defineCommand({
       },
     }
     checkFields(simulation)
-    const url = options.url === undefined ? urlOfReceiver() : parseUrl(options.url)
+    const base = options.url === undefined ? urlOfReceiver(isRobot) : parseUrl(options.url)
+    const url = isRobot ? withParameters(base, fields) : base
     const stop = new AbortController()
     process.once('SIGINT', () => stop.abort())
     const expected = isWrong ? 403 : 200
@@ -111,7 +122,7 @@ function parseEvent(word: string | undefined, isForced: boolean): string {
   if (word === undefined) throw new UsageError('name an event, such as ONCRMDEALUPDATE')
   const name = word.toUpperCase()
   if (!/^[\w.]+$/.test(name)) throw new UsageError(`"${word}" is no name of an event, such as ONCRMDEALUPDATE`)
-  if (isDocumented(name) || isForced) return name
+  if (isDocumented(name) || name === robotEvent || isForced) return name
   const nearest = nearestName(name)
   const meant = nearest === undefined ? '' : `is it ${nearest}? `
   throw new UsageError(`${name} is not documented: ${meant}With --force it is sent all the same`)
@@ -145,9 +156,22 @@ function domainFor({ name }: Token): string {
   return hookFor(readHooks(process.env), name)?.host ?? 'example.bitrix24.com'
 }
 
-function urlOfReceiver(): string {
-  const { HOST, PORT, WEBHOOK_PATH } = readSettings(process.env, 'HOST', 'PORT', 'WEBHOOK_PATH')
-  return `http://${toUrlHost(HOST)}:${PORT}${WEBHOOK_PATH}`
+function urlOfReceiver(isRobot: boolean): string {
+  const { HOST, PORT, WEBHOOK_PATH, ROBOT_PATH } = readSettings(
+    process.env,
+    'HOST',
+    'PORT',
+    'WEBHOOK_PATH',
+    ...(isRobot ? (['ROBOT_PATH'] as const) : []),
+  )
+  if (isRobot && ROBOT_PATH === undefined)
+    throw new ConfigError(['ROBOT_PATH is not set, so this receiver takes no posts of robots: set it, or give --url'])
+  return `http://${toUrlHost(HOST)}:${PORT}${isRobot ? ROBOT_PATH : WEBHOOK_PATH}`
+}
+
+function withParameters(url: string, fields: PhpArray): string {
+  const query = httpBuildQuery(fields)
+  return query === '' ? url : `${url}${url.includes('?') ? '&' : '?'}${query}`
 }
 
 function parseUrl(text: string): string {

@@ -9,6 +9,7 @@ import { listSegments } from '../journal/segments.ts'
 import { findInJournal } from './from-journal.ts'
 import { laneOf } from './lane.ts'
 import { createLoopBreaker, type LoopBreaker } from './loop-breaker.ts'
+import type { Throttled } from './messages.ts'
 import type { OwnWrites } from './own-writes.ts'
 import type { Delivery, Queue } from './queue.ts'
 import type { LoadedHandler } from './registry.ts'
@@ -38,6 +39,7 @@ export interface DispatcherParts {
   readonly onDamage?: (damage: Damage) => void
   /** See shared-globals.ts. */
   readonly lookAtGlobals?: () => readonly string[]
+  readonly onThrottled?: (throttled: Throttled) => void
   /** Deliveries were added. */
   readonly onForwarded?: () => void
   /** Why segments stay that are older than the retention; `undefined` where none does. */

@@ -7,7 +7,7 @@ import type { EventName, EventOf, KindOf } from '../events/typed.ts'
 export { FinalError, isFinal } from '../final-error.ts'
 
 /** What a handler gets beside the event. */
-export interface Context<Previous = LooseRecord | undefined> {
+export interface Context<Previous = LooseRecord | undefined, Kind extends string = string> {
   /** Writes to the receiver's diagnostic log, marked with handler and event. */
   readonly log: Logger
   /**
@@ -26,12 +26,12 @@ export interface Context<Previous = LooseRecord | undefined> {
    */
   readonly bitrix24: Client
   /**
-   * What the event is about, as the portal has it now; `record<'deal'>()` gives it a type. Read once in a run. `null` when it
-   * is gone, and for the event of its deletion.
+   * What the event is about, as the portal has it now. Its type is that of the handler's event; where that is not known,
+   * `record<'deal'>()` gives it one. Read once in a run. `null` when it is gone, and for the event of its deletion.
    *
    * @throws {FinalError} when no method reads such an object; what `bitrix24` throws when there is no hook for this event
    */
-  readonly record: <Kind extends string = string>() => Promise<RecordOf<Kind> | null>
+  readonly record: <As extends string = Kind>() => Promise<RecordOf<As> | null>
   /**
    * With the option `onChange`: the fields that it names as they were when this handler last completed for this object;
    * `undefined` when it never did. A field is absent that was not named then, or was too long to keep.
@@ -45,7 +45,7 @@ export interface Context<Previous = LooseRecord | undefined> {
  */
 export type Handler<Name extends string = string, Previous = LooseRecord | undefined> = (
   event: EventOf<Name>,
-  context: Context<Previous>,
+  context: Context<Previous, KindOf<Name>>,
 ) => unknown
 
 /** What `onChange` may name for events of this name: where the record's fields are known one of them, else any. */

@@ -135,6 +135,7 @@ async function run(): Promise<void> {
     onDamage: ({ at: { segment, offset }, events }) =>
       report.tell({ type: 'damaged', line: { segment, offset, events } }),
     onRetained: report.retained,
+    onThrottled: report.throttled,
     // Where others run them, that is all there is to do.
     onForwarded: () => void (runs || report.tell({ type: 'worked' })),
   })

@@ -18,6 +18,18 @@ export interface DamagedLine {
   readonly events: readonly string[]
 }
 
+/** A handler that may be in a loop with its own changes of an object: it waits. */
+export interface Throttled {
+  readonly handler: string
+  /** Of the last event that it ran for. */
+  readonly id: string
+  readonly event: string
+  readonly object: string | undefined
+  readonly reason: string
+  /** Unix milliseconds. */
+  readonly until: number
+}
+
 /** What a dispatcher tells its receiver. */
 export type FromDispatcher =
   /** Its event loop turns. */
@@ -36,6 +48,7 @@ export type FromDispatcher =
   | { readonly type: 'worked' }
   | { readonly type: 'dead'; readonly dead: Dead }
   | { readonly type: 'damaged'; readonly line: DamagedLine }
+  | { readonly type: 'throttled'; readonly throttled: Throttled }
   /** To be journalled; answered with `appended` and the same number. */
   | { readonly type: 'append'; readonly request: number; readonly events: readonly Event[] }
   /** What was missed while the receiver was down is journalled. */

@@ -162,8 +162,11 @@ function matchesAny(event: string): boolean {
  * Names that the documentation does not know, new in Bitrix24 or misspelt, each with the name that it may mean. A pattern
  * may wait for events to come; it is told when it matches none, but nearly matches one.
  */
-export function unknownEvents(handler: LoadedHandler): { event: string; nearest: string | undefined }[] {
-  return handler.events
+export function unknownEvents({ events }: Pick<LoadedHandler, 'events'>): {
+  event: string
+  nearest: string | undefined
+}[] {
+  return events
     .filter((event) => (event.includes('*') ? !matchesAny(event) : !isDocumented(event) && event !== robotEvent))
     .map((event) => ({ event, nearest: nearestName(event) }))
     .filter(({ event, nearest }) => nearest !== undefined || !event.includes('*'))

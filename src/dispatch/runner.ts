@@ -7,6 +7,7 @@ import { createRun } from './context.ts'
 import { errorText } from './error-text.ts'
 import { laneOf } from './lane.ts'
 import type { LoopBreaker } from './loop-breaker.ts'
+import type { Throttled } from './messages.ts'
 import { judgeChange, noteOwnChange } from './on-change.ts'
 import type { OwnWrites } from './own-writes.ts'
 import type { Delivery, Queue, SeenFields } from './queue.ts'
@@ -37,6 +38,7 @@ export interface RunnerParts {
   /** This process cannot go on: a handler does not end. */
   readonly onStuck: (error: unknown) => void
   readonly onOutcome: (outcome: Outcome) => void
+  readonly onThrottled?: (throttled: Throttled) => void
   /** What was postponed may run. */
   readonly resume: () => void
   /** What it saw is of no use any more: its object was deleted meanwhile. */
@@ -139,8 +141,11 @@ export function createRunner(parts: RunnerParts): Runner {
     } finally {
       timer.stop()
       const hold = run.hasWritten() && event.object !== undefined ? await loopBreaker.wrote(loop) : undefined
-      if (hold)
+      if (hold) {
         log.warn({ ...about, reason: hold.reason, until: new Date(hold.until).toISOString() }, 'held: perhaps a loop')
+        const { id, object } = event
+        parts.onThrottled?.({ handler: handler.name, id, event: event.event, object, ...hold })
+      }
     }
   }
 

@@ -44,7 +44,7 @@ export function candidates(name: string): readonly string[] {
 }
 
 /** Levenshtein's distance, except that a `*` of the pattern stands for any text at no cost. */
-function editsBetween(pattern: string, text: string): number {
+export function editsBetween(pattern: string, text: string): number {
   let row = Array.from({ length: text.length + 1 }, (_, length) => length)
   for (const sign of pattern) {
     const above = row

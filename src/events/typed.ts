@@ -66,7 +66,21 @@ type Known<Name extends string, Value> = undefined extends Value
 
 type Unknown<Name extends string> = MayHaveData<Name, FormValue>
 
-interface Common extends Omit<JournalledEvent, 'event' | 'data'> {}
+/**
+ * What Bitrix24 says of the portal in every post; an application's has more. All 162 documented payloads have these four
+ * (https://apidocs.bitrix24.com/api-reference/events/index.html).
+ */
+export interface Auth extends Form {
+  readonly domain: string
+  readonly member_id: string
+  readonly client_endpoint: string
+  readonly server_endpoint: string
+}
+
+interface Common extends Omit<JournalledEvent, 'event' | 'data' | 'auth'> {
+  /** Absent where an on-premise portal sends none. */
+  readonly auth?: Auth | undefined
+}
 
 interface HasData<Name, Value> extends Common {
   readonly event: Name

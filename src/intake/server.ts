@@ -13,6 +13,7 @@ import { Refusal, type RefusalCode, refusalBody, refusals as table } from '../re
 import { shorten } from './event.ts'
 import { addFarewell } from './farewell.ts'
 import { decodeForm } from './form.ts'
+import { parseAgain } from './raw-url.ts'
 import { createRefusalLog, type RefusalLog } from './refusal-log.ts'
 import { addRobotRoute, createRobotPath, robotRoute } from './robot.ts'
 import { addWebhookRoute, type RouteParts } from './route.ts'
@@ -58,6 +59,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
     // The URL cannot be decoded, so it is none of ours.
     frameworkErrors: (_error, request, reply: FastifyReply) => answer(new Refusal('not_found'), request, reply),
     clientErrorHandler: (error, socket) => {
+      if (error.code === 'HPE_INVALID_URL' && parseAgain(app.server, socket, error.rawPacket)) return
       const refusal = new Refusal(error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 'request_timeout' : 'malformed_request', {
         reason: error.code,
       })
@@ -70,7 +72,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
   const refused = new WeakSet<Duplex>()
 
   function refuseSocket(refusal: Refusal, socket: Duplex): void {
-    if (!refused.has(socket)) refusals.tell(refusal)
+    if (!refused.has(socket)) refusals.tell(refusal, { remote: remoteOf(socket) })
     refused.add(socket)
     // Not end() alone: a client that never hangs up would keep the connection for good.
     socket.end(rawAnswer(refusal.code), () => socket.destroy())
@@ -135,6 +137,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
     const message = code === 'method_not_allowed' && 'POST only; the address works'
     // By it the forwarder knows whose answer this is.
     if (code === 'forwarding_loop') reply.header(forwardMark, forwarderId())
+    if (code === 'method_not_allowed') reply.header('allow', 'POST')
     reply.code(status).send({ ...refusalBody(code), ...(message && { message }) })
   }
 
@@ -161,6 +164,11 @@ function pathOf(request: FastifyRequest): string {
   return (request.raw.url ?? '').replace(/\/?(\?.*)?$/s, '')
 }
 
+/** Of what never became a request nobody has looked at X-Forwarded-For: behind a proxy it is the proxy's. */
+function remoteOf(socket: Duplex): string | undefined {
+  return 'remoteAddress' in socket && typeof socket.remoteAddress === 'string' ? socket.remoteAddress : undefined
+}
+
 /** For what never became a request. */
 function rawAnswer(code: RefusalCode): string {
   const body = JSON.stringify(refusalBody(code))
@@ -168,6 +176,7 @@ function rawAnswer(code: RefusalCode): string {
     `HTTP/1.1 ${table[code].status} ${code}`,
     'Content-Type: application/json; charset=utf-8',
     `Content-Length: ${body.length}`,
+    ...(code === 'method_not_allowed' ? ['Allow: POST'] : []),
     'Connection: close',
     '',
     body,

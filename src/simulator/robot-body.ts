@@ -7,6 +7,22 @@ export interface RobotPost {
   readonly portal: Omit<Portal, 'token'>
 }
 
+/** What a document's class is called, by the type in its id (the portal's source, CCrmBizProcHelper). */
+const classes: Readonly<Record<string, string>> = {
+  LEAD: 'CCrmDocumentLead',
+  DEAL: 'CCrmDocumentDeal',
+  CONTACT: 'CCrmDocumentContact',
+  COMPANY: 'CCrmDocumentCompany',
+}
+
+/** The document of an id such as `DEAL_662` or `DYNAMIC_147_5`; a number alone is a deal's. */
+export function documentOf(id: string | number): readonly string[] {
+  const document = /^\d+$/.test(String(id)) ? `DEAL_${id}` : String(id)
+  const type = document.slice(0, document.lastIndexOf('_'))
+  const name = Object.hasOwn(classes, type) ? classes[type] : undefined
+  return ['crm', name ?? 'Bitrix\\Crm\\Integration\\BizProc\\Document\\Dynamic', document]
+}
+
 /**
  * The body of what the robot "Outgoing webhook" posts; its parameters are in the URL. It has no event, no time and no
  * token (bizproc's CBPWebHookActivity and `getEventEmptyAuth` of the authorization server).

@@ -1,5 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { robotEvent } from '../events/robot.ts'
 import { type Answer, post } from './post.ts'
+import { documentOf, robotBody } from './robot-body.ts'
 import { type WebhookEvent, webhookBody } from './webhook-body.ts'
 
 /** What Bitrix24 and strangers do to a receiver: so many events, so often each, so many of the posts at once. */
@@ -49,12 +51,15 @@ function* eventsOf(simulation: Simulation & { readonly mode: Mode }): Generator<
   for (let number = 0; number < count; number++) {
     // 1, 0, 3, 2; the last of an odd number has no neighbour.
     const place = Math.min(number ^ 1, count - 1)
-    yield webhookBody({
-      ...event,
-      portal: sender,
-      id: mode === 'burst' ? following(id, number) : id,
-      ts: mode === 'reordered' ? started + place : (ts ?? unixSeconds()),
-    })
+    const one = mode === 'burst' ? following(id, number) : id
+    yield event.event === robotEvent
+      ? robotBody({ document: documentOf(one), portal })
+      : webhookBody({
+          ...event,
+          portal: sender,
+          id: one,
+          ts: mode === 'reordered' ? started + place : (ts ?? unixSeconds()),
+        })
   }
 }
 
@@ -62,9 +67,11 @@ function unixSeconds(): number {
   return Math.floor(Date.now() / 1000)
 }
 
-/** Not every id is a number: a currency's is `CHE`, a call's `a.b`. */
+/** Not every id is a number: a currency's is `CHE`, a call's `a.b`, a robot's document's `DEAL_662`. */
 function following(id: string | number, number: number): string | number {
-  return Number.isInteger(Number(id)) ? Number(id) + number : `${id}${number}`
+  if (Number.isInteger(Number(id))) return Number(id) + number
+  const [, start = '', last] = /^(\w+_)(\d+)$/.exec(String(id)) ?? []
+  return last === undefined ? `${id}${number}` : `${start}${Number(last) + number}`
 }
 
 /** An answer; without one its status is 0, and `error` says why. */

@@ -132,6 +132,53 @@ test('what began again within the hour and lasts is told when the hour is over, 
   expect(took).toHaveLength(3)
 })
 
+describe('after an end', () => {
+  test('something new is told at once, and that it is over as well', async () => {
+    const { stay, took } = watch()
+    await stay(minute, condition(1))
+    await stay(minute)
+    await stay(minute, condition(2))
+    await stay(hour)
+    expect(took.map(({ state, text, at }) => `${at.slice(11, 16)} ${state} ${text}`)).toEqual([
+      '08:00 on hooks: dead_delivery 1',
+      '08:01 over hooks: no dead delivery is left',
+      '08:02 on hooks: dead_delivery 2',
+      '08:03 over hooks: no dead delivery is left',
+    ])
+  })
+
+  test('several that are new say how many', async () => {
+    const { stay, took } = watch()
+    await stay(minute, condition(1))
+    await stay(minute)
+    await stay(minute, condition(4))
+    expect(took.at(-1)).toMatchObject({ text: 'hooks: 3 more: dead_delivery 4', details: { more: 3 } })
+  })
+
+  test('six beginnings an hour are told; what is more is counted, and told when the hour has room', async () => {
+    const { stay, took } = watch()
+    for (let news = 1; news <= 20; news++) {
+      await stay(minute, condition(news))
+      await stay(minute)
+    }
+    const on = () => took.filter(({ state }) => state === 'on').map(({ text, at }) => `${at.slice(11, 16)} ${text}`)
+    expect(on()).toHaveLength(6)
+    expect(on().at(-1)).toBe('08:10 hooks: dead_delivery 6')
+    await stay(hour)
+    // Over by then, and told all the same.
+    expect(on().slice(6)).toEqual(['09:00 hooks: 14 more: dead_delivery 20'])
+    expect(took.at(-1)).toMatchObject({ state: 'over' })
+  })
+
+  test('nothing new is told again only when the hour is over', async () => {
+    const { stay, took } = watch()
+    await stay(minute, condition(1))
+    await stay(minute)
+    await stay(30 * minute, condition(1))
+    expect(took).toHaveLength(2)
+  })
+})
+
 describe('a target that fails', () => {
   test('is tried again, later and later, five minutes apart at last, and told in the log', async () => {
     const { stay, answer, tries, took, lines } = watch()
@@ -200,6 +247,19 @@ describe('a target that fails', () => {
     answer(() => Promise.resolve())
     await stay(hour, condition())
     expect(took.map(({ state }) => state)).toEqual(['on'])
+  })
+
+  test('hears of something new that is over meanwhile', async () => {
+    const { stay, answer, took } = watch()
+    answer(refuse)
+    await stay(minute, condition(1))
+    await stay(minute)
+    answer(() => Promise.resolve())
+    await stay(10 * minute)
+    expect(took.map(({ state, text }) => `${state} ${text}`)).toEqual([
+      'on hooks: dead_delivery 1',
+      'over hooks: no dead delivery is left',
+    ])
   })
 
   test('does not hold up the other kinds', async () => {

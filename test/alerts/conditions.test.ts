@@ -41,6 +41,22 @@ test('where nothing is known nothing is wrong', () => {
   expect(watch({ silenceAlarm: 1 }).see({})).toEqual([])
 })
 
+test('a throttled handler is told until it may run again, with its event and its object', () => {
+  const { see, held, stay } = watch()
+  const last = {
+    ...{ handler: 'sync', id: '7', event: 'ONCRMDEALUPDATE', object: 'deal:662', reason: 'ran 21 times' },
+    until: start + minute,
+  }
+  expect(see({ throttled: { count: 0, last: undefined } })).toEqual([])
+  expect(see({ throttled: { count: 1, last } })).toEqual(['handler_throttled'])
+  expect(held()).toMatchObject({
+    text: 'a handler is throttled: sync waits for deal:662 until 2026-11-23T08:01:00.000Z: it ran 21 times; the last event: ONCRMDEALUPDATE (7)',
+    news: 1,
+    details: { handler: 'sync', id: '7', event: 'ONCRMDEALUPDATE', object: 'deal:662' },
+  })
+  expect(stay(minute, { throttled: { count: 1, last } })).toEqual([])
+})
+
 describe('a dead delivery', () => {
   const last = { handler: 'sync', id: '7', event: 'ONCRMDEALUPDATE', object: 'deal:662', reason: 'Error: no' }
 

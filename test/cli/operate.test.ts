@@ -119,6 +119,19 @@ describe('replay', () => {
     expect(wrong.stderr).toContain('there are ONCRMDEALUPDATE, audit')
   })
 
+  test('names only the handlers that get something', async () => {
+    const { receiver, cli, ran } = await start({
+      handlers: { 'ONCRMLEADADD.mjs': 'export default () => {}' },
+    })
+    await post(receiver, 1)
+    await until('it ran', () => ran().length === 1)
+    const [first = ''] = await idsOf(receiver)
+    expect((await cli('replay', first, '--dry-run')).stdout).toBe('1 event, 1 delivery to ONCRMDEALUPDATE\n')
+    expect((await cli('replay', first, '--handler', 'ONCRMLEADADD')).stdout).toBe(
+      '1 event, 0 deliveries: no handler is for them\n',
+    )
+  })
+
   test('on a stopped receiver waits for its start', async () => {
     const { receiver, cli, ran, env } = await start()
     await post(receiver, 1)
@@ -189,7 +202,7 @@ describe('dead', () => {
     const { code, stdout } = await cli('dead')
     expect(code).toBe(0)
     const [head = '', one = '', two = ''] = stdout.split('\n')
-    expect(head).toMatch(/^died +event +name +object +handler +attempts +error$/)
+    expect(head).toMatch(/^died +id +event +object +handler +attempts +error$/)
     expect(one).toMatch(
       new RegExp(`^\\d{4}-\\d\\d-\\d\\d .*${first} +ONCRMDEALUPDATE +deal:1 .* 1 +Error: the CRM said no$`),
     )
@@ -239,6 +252,24 @@ describe('dead', () => {
 })
 
 describe('handlers', () => {
+  test('says of a name that Bitrix24 does not document which one it may mean', async () => {
+    const { cli } = await start({
+      handlers: {
+        'ONCRMDEALUPDAET.mjs': 'export default () => {}',
+        'own.mjs': `import { defineHandler } from 'bitrix24-webhook-receiver'
+          export default defineHandler(['ONCRMLEADADD', 'ONOURAPPCOUNTED'], () => {})`,
+      },
+    })
+    const { stdout } = await cli('handlers')
+    expect(stdout).toMatch(/^ONCRMDEALUPDAET +loaded .*ONCRMDEALUPDAET \(not documented: is it ONCRMDEALUPDATE\?\)$/m)
+    expect(stdout).toMatch(/^own +loaded .*ONCRMLEADADD ONOURAPPCOUNTED \(not documented\)$/m)
+    expect(jsonLines((await cli('handlers', '--json')).stdout)).toMatchObject([
+      { name: 'ONCRMDEALUPDAET', unknown: [{ event: 'ONCRMDEALUPDAET', nearest: 'ONCRMDEALUPDATE' }] },
+      { name: 'ONCRMDEALUPDATE', unknown: [] },
+      { name: 'own', unknown: [{ event: 'ONOURAPPCOUNTED' }] },
+    ])
+  })
+
   test('are loaded, broken, new or gone; a reload says what it made of them', async () => {
     const { receiver, cli, ran } = await start({ handlers: { 'old.mjs': 'export default () => {}' } })
     await post(receiver, 1)

@@ -43,6 +43,27 @@ describe('send', () => {
     expect(await cli('ONCRMDEALUPDATE')).toMatchObject({ code: 1, stdout: expect.stringMatching(/^404 /) })
   })
 
+  test('posts as a robot does, to ROBOT_PATH, with --field as the parameters of its URL', async () => {
+    const env = { ROBOT_PATH: '/robot/0123456789abcdef0123' }
+    const receiver = await startReceiver({ env })
+    const cli = (...args: string[]) => runCli({ env: { ...envOf(receiver), ...env } }, 'send', 'ROBOT', ...args)
+    const fields = ['--field', 'stage=NEW & old', '--field', 'a.b=1']
+    expect(await cli('--id', 'DEAL_662', ...fields)).toMatchObject({ code: 0, stdout: expect.stringMatching(/^200 /) })
+    expect(await cli('--id', 'DYNAMIC_147_5', '--count', '2')).toMatchObject({ code: 0 })
+    expect(await cli('--count', '2')).toMatchObject({ code: 0 })
+    expect(await receiver.journal()).toMatchObject([
+      { event: 'ROBOT', object: 'deal:662', data: { stage: 'NEW & old', a: { b: '1' } } },
+      { event: 'ROBOT', object: 'item:147:5' },
+      { event: 'ROBOT', object: 'item:147:5' },
+      { event: 'ROBOT', object: 'deal:1' },
+      { event: 'ROBOT', object: 'deal:2' },
+    ])
+    const wrong = await cli('--wrong-token')
+    expect([wrong.code, wrong.stderr]).toEqual([64, expect.stringContaining('a robot sends no token')])
+    const without = await runCli({ env: envOf(receiver) }, 'send', 'ROBOT')
+    expect([without.code, without.stderr]).toEqual([78, expect.stringContaining('ROBOT_PATH is not set')])
+  })
+
   test('sets what --field says, nested', async () => {
     const { receiver, cli } = await start()
     const fields = ['--field', 'FIELDS[ENTITY_TYPE_ID]=1032', '--field', 'FIELDS.NOTE=a b']

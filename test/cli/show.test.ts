@@ -54,8 +54,8 @@ export default (_, { attempt }) => {
       deliveries: [
         {
           handler: 'ONCRMDEALUPDATE',
-          event: event?.id,
-          name: 'ONCRMDEALUPDATE',
+          id: event?.id,
+          event: 'ONCRMDEALUPDATE',
           object: event?.object,
           run: 1,
           state: 'dead',

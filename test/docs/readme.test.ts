@@ -1,11 +1,11 @@
 import { execFileSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { settings } from '../../src/config.ts'
 import { refusals } from '../../src/refusal.ts'
 import { blocksOf, blockWith, codeOf, pages, readText, root, tableOf } from '../support/docs.ts'
-import { startReceiver, TOKEN } from '../support/receiver.ts'
+import { startReceiver, TOKEN, temporaryFolder } from '../support/receiver.ts'
 
 test('the table of settings is that of config.ts', () => {
   const rows = Object.entries(settings).flatMap(([name, setting]) => {
@@ -26,8 +26,10 @@ describe('the first event', () => {
   test('the curl command is answered as it says, and makes the line that it shows', async () => {
     const receiver = await startReceiver()
     const command = blockWith('README.md', 'curl -i').replace('localhost:8080', `127.0.0.1:${receiver.port}`)
-    const env = { PATH: process.env['PATH'], B24_APPLICATION_TOKEN: TOKEN }
-    const answer = execFileSync('sh', ['-c', command.replace('curl -i', 'curl -si')], { encoding: 'utf8', env })
+    const cwd = temporaryFolder('checkout')
+    writeFileSync(join(cwd, '.env'), readText('.env.example').replace('TOKEN=', `TOKEN=${TOKEN}`))
+    const env = { PATH: process.env['PATH'] }
+    const answer = execFileSync('sh', ['-c', command.replace('curl -i', 'curl -si')], { encoding: 'utf8', env, cwd })
     expect(answer).toMatch(/^HTTP\/1\.1 200 /)
     expect(answer.split('\r\n\r\n').at(-1)).toBe(blockWith('README.md', 'event accepted').trim())
 

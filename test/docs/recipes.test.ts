@@ -2,11 +2,13 @@ import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { json } from 'node:stream/consumers'
 import { expect, onTestFinished, test } from 'vitest'
-import { blockWith, filesOf, root } from '../support/docs.ts'
+import type { Alert } from '../../src/alerts/alerts.ts'
+import { blockWith, filesOf, readText, root } from '../support/docs.ts'
 import { hasPhp, startPhp } from '../support/php-server.ts'
 import { startPortal } from '../support/portal.ts'
 import { dealBody, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
@@ -148,7 +150,7 @@ test('n8n gets the chosen events as JSON, and when it failed again', async () =>
 })
 
 test('alerts arrive in the chat that ALERT_URL names, which is the URL of a method of the portal', async () => {
-  const [, url = ''] = /ALERT_URL='(.*)'/.exec(blockWith(page, 'ALERT_URL=')) ?? []
+  const [, url = ''] = /ALERT_URL='(.*)'/.exec(blockWith(page, 'im.message.add?DIALOG_ID')) ?? []
   const portal = await startPortal()
   const receiver = await startReceiver({
     env: { ...portal.env, ALERT_URL: url.replace('https://example.bitrix24.com/rest/1/…/', portal.hook()) },
@@ -163,3 +165,38 @@ test('alerts arrive in the chat that ALERT_URL names, which is the URL of a meth
     { dialogId: 'chat42', from: 1, text: expect.stringContaining('10 posts with a wrong token were refused') },
   ])
 })
+
+/** What each documents that it takes: a post that it would refuse is refused here. */
+const chats = {
+  'hooks.slack.com': (_url: URL, { text }: Alert) => text,
+  'api.telegram.org': (url: URL, { text }: Alert) =>
+    /^\/bot.+\/sendMessage$/.test(url.pathname) && url.searchParams.get('chat_id') === '-1001234567890' && text,
+  // What the expression triggerBody()?['text'] gives.
+  'logic.azure.com': (url: URL, { text }: Alert) => url.searchParams.has('sig') && text,
+}
+
+test.each(Object.entries(chats))(
+  'alerts arrive in the chat of %s by the URL of the recipe',
+  async (host, messageOf) => {
+    const [, given = ''] = new RegExp(`ALERT_URL='(https://[^/]*${host}.*)'`).exec(readText(page)) ?? []
+    const messages: string[] = []
+    const server = createServer((request, response) => {
+      void json(request).then((body) => {
+        const message = messageOf(new URL(request.url ?? '', given), body as Alert)
+        if (message) messages.push(message)
+        response.writeHead(message && request.headers['content-type'] === 'application/json' ? 200 : 400).end('ok')
+      })
+    }).listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    onTestFinished(() => void server.close())
+    const { port } = server.address() as AddressInfo
+    const url = given.replace(/^https:\/\/[^/]+/, `http://127.0.0.1:${port}`)
+    const receiver = await startReceiver({ env: { ALERT_URL: url } })
+    for (let post = 0; post < 10; post++) await receiver.post('event=TEST&auth[application_token]=wrong')
+    await until(
+      () => `it is told\n${receiver.output()}`,
+      () => receiver.logged('alert sent').length > 0,
+    )
+    expect(messages).toEqual([expect.stringContaining('10 posts with a wrong token were refused')])
+  },
+)

@@ -26,12 +26,12 @@ export default () => {
   const id = String((await receiver.journal())[0]?.id)
 
   const env = { ...envOf(receiver), PATH: process.env['PATH'], TZ: 'UTC' }
-  const block = blockWith('README.md', '$ npx --no b24-receiver events')
+  const block = blockWith('README.md', '$ npx --no -- b24-receiver events')
   const steps = block.split(/^\$ /m).slice(1)
   expect(steps.length).toBeGreaterThan(3)
   for (const step of steps) {
     const [line = '', ...shown] = step.trimEnd().split('\n')
-    const command = line.replace('npx --no b24-receiver', cli).replaceAll(shownId, id)
+    const command = line.replace('npx --no -- b24-receiver', cli).replaceAll(shownId, id)
     expect(command, line).toContain(cli)
     const run = () =>
       execFileSync('sh', ['-c', command], { env, cwd: tmpdir(), encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })

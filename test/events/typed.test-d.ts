@@ -1,4 +1,14 @@
-import { type Context, defineHandler, type Event, type Form, type FormValue } from 'bitrix24-webhook-receiver'
+import {
+  type Auth,
+  type Context,
+  type CrmItem,
+  defineHandler,
+  type Event,
+  type Form,
+  type FormValue,
+  type LooseRecord,
+  type Task,
+} from 'bitrix24-webhook-receiver'
 import { expectTypeOf } from 'vitest'
 import type { JournalledEvent } from '../../src/journal/follow.ts'
 
@@ -16,8 +26,12 @@ defineHandler('ONCRMDEALUPDATE', (event, context) => {
   expectTypeOf(event.data).toEqualTypeOf<{ readonly FIELDS: { readonly ID: string } }>()
   expectTypeOf(event.object).toEqualTypeOf<string | undefined>()
   expectTypeOf(event.shape).toEqualTypeOf<'unexpected' | undefined>()
-  expectTypeOf(event.auth).toEqualTypeOf<Form | undefined>()
-  expectTypeOf(context).toEqualTypeOf<Context<undefined>>()
+  expectTypeOf(event.auth).toEqualTypeOf<Auth | undefined>()
+  expectTypeOf(event.auth?.['domain']).toEqualTypeOf<string | undefined>()
+  expectTypeOf(event.auth?.['scope']).toEqualTypeOf<FormValue | undefined>()
+  expectTypeOf(context).toEqualTypeOf<Context<undefined, 'deal'>>()
+  expectTypeOf(context.record()).toEqualTypeOf<Promise<CrmItem | null>>()
+  expectTypeOf(context.record<'task'>()).toEqualTypeOf<Promise<Task | null>>()
   // @ts-expect-error the event brings no values, only the id
   void event.data.FIELDS.TITLE
   // @ts-expect-error every leaf is a text
@@ -140,6 +154,20 @@ expectTypeOf<Event<'ONCRMDEALUPDATE'>['data']['FIELDS']['ID']>().toEqualTypeOf<s
 expectTypeOf<Event<'ONCRMDEALADD' | 'ONCRMDEALUPDATE'>['event']>().toEqualTypeOf<'ONCRMDEALADD' | 'ONCRMDEALUPDATE'>()
 // A helper for any event takes any typed one.
 export const widened = (event: Event<'*'>): Event => event
+
+// The record is of what the event is about, as far as that is known.
+defineHandler('ONTASKUPDATE', (_event, { record }) => expectTypeOf(record()).toEqualTypeOf<Promise<Task | null>>())
+defineHandler('ONCRMDEAL*', (_event, { record }) =>
+  expectTypeOf(record()).toEqualTypeOf<Promise<CrmItem | LooseRecord | null>>(),
+)
+defineHandler(['ONCRMDEALADD', 'ONTASKADD'], (_event, { record }) =>
+  expectTypeOf(record()).toEqualTypeOf<Promise<CrmItem | Task | null>>(),
+)
+defineHandler('ONSOMETHINGNEW', (_event, { record }) =>
+  expectTypeOf(record()).toEqualTypeOf<Promise<LooseRecord | null>>(),
+)
+// A handler of any event takes the context of a typed one.
+export const loose = (context: Context<undefined, 'deal'>): Context<undefined> => context
 
 // A robot's parameters are those of its URL, if there are any.
 defineHandler('ROBOT', (event) => {

@@ -111,7 +111,8 @@ const cases = {
     { about: 'a body with two lengths', send: raw(head('Content-Length: 5', 'Content-Length: 6')) },
     { about: 'a length that is no number', send: raw(head('Content-Length: abc')) },
     { about: 'a chunk that is none', send: raw(`${head('Transfer-Encoding: chunked')}zz\r\n`) },
-    { about: 'a raw non-ASCII URL', send: raw(request(goodBody, { target: '/bitrix24?имя=1' })) },
+    { about: 'a control character in the URL', send: raw(request(goodBody, { target: '/bitrix24?a=\x01' })) },
+    { about: 'raw text in the URL of what is no HTTP', send: raw('POST /bitrix24?имя HTTP/9.9\r\n\r\n') },
   ],
   request_timeout: [
     { about: 'a connection on which nothing comes', send: raw(''), server: impatient },
@@ -247,6 +248,73 @@ describe('answered by us, not by Node:', () => {
       answer?.body,
     )
     expect((await post(server.port, goodBody)).status).toBe(200)
+  })
+})
+
+test('what is no HTTP is told with the address that it came from', async () => {
+  await using server = await startServer()
+  await raw('garbage\r\n\r\n')(server)
+  expect(server.lines).toContainEqual(expect.objectContaining({ code: 'malformed_request', remote: '127.0.0.1' }))
+})
+
+test.each(['GET', 'PUT', 'CONNECT'])('the answer to %s names the method that is allowed', async (method) => {
+  await using server = await startServer()
+  const target = method === 'CONNECT' ? 'example.com:443' : '/bitrix24'
+  const answer = await raw(`${method} ${target} HTTP/1.1\r\nHost: a\r\n\r\n`)(server)
+  expect([answer?.status, answer?.headers.get('allow')]).toEqual([405, 'POST'])
+})
+
+// Node's parser refuses such bytes in a URL, whatever its options say.
+describe('a URL with text that is not percent-encoded', () => {
+  const target = '/bitrix24?имя=Борис ü'.replace(' ', '+')
+  const query = { имя: 'Борис ü' }
+
+  test('is taken, and its query is decoded', async () => {
+    await using server = await startServer()
+    expect(await raw(request(goodBody, { target }))(server)).toMatchObject({ status: 200, body: accepted })
+    expect(server.events).toMatchObject([{ event: 'ONCRMDEALUPDATE', object: 'deal:662', query, remote: '127.0.0.1' }])
+    expect(server.lines.filter(({ level }) => level === 40)).toEqual([])
+  })
+
+  test('is taken when its body comes later, in pieces', async () => {
+    await using server = await startServer()
+    using connection = open(server.port)
+    const bytes = request(goodBody, { target })
+    const headEnd = bytes.indexOf('\r\n\r\n') + 4
+    for (const [from, to] of [
+      [0, headEnd],
+      [headEnd, headEnd + 10],
+      [headEnd + 10, bytes.length],
+    ]) {
+      connection.write(bytes.subarray(from, to))
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+    expect(await connection.answer()).toMatchObject({ status: 200 })
+    expect(server.events).toMatchObject([{ query }])
+  })
+
+  test('is taken behind another post on one connection, which is closed then', async () => {
+    await using server = await startServer()
+    using connection = open(server.port)
+    connection.write(request(goodBody, { connection: 'keep-alive' }))
+    expect(await connection.answer()).toMatchObject({ status: 200 })
+    connection.write(request(goodBody, { target, connection: 'keep-alive' }))
+    const answer = await connection.answer()
+    expect([answer?.status, answer?.headers.get('connection')]).toEqual([200, 'close'])
+    expect(server.events).toMatchObject([{ event: 'ONCRMDEALUPDATE' }, { query }])
+  })
+
+  test('needs the token like any other', async () => {
+    await using server = await startServer()
+    expect(await raw(request(withToken(wrongToken), { target }))(server)).toMatchObject({ status: 403 })
+    expect(server.logged()).not.toContain(wrongToken)
+  })
+
+  test('leaves no connection behind', async () => {
+    await using server = await startServer()
+    for (let post = 0; post < 20; post++) await raw(request(goodBody, { target }))(server)
+    await vi.waitFor(async () => expect(await server.openConnections()).toBe(0), patient)
+    expect(server.events).toHaveLength(20)
   })
 })
 

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
+import { startAlertTarget } from '../support/alert-target.ts'
 import { dispatcherOf } from '../support/dispatcher.ts'
 import { type Portal, startPortal } from '../support/portal.ts'
 import { dealBody, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
@@ -102,8 +103,9 @@ test('with ignoreOwnChanges its own write does not run a handler again, and a pe
   expect(receiver.logged('handled')).toHaveLength(2)
 })
 
-test('without it a handler that is run by its own writes is held, not dropped, and the log says so', async () => {
-  const { portal, receiver } = await startAll({ 'counter.mjs': counter('{}') })
+test('without it a handler that is run by its own writes is held, not dropped, and the log and an alert say so', async () => {
+  const target = await startAlertTarget()
+  const { portal, receiver } = await startAll({ 'counter.mjs': counter('{}') }, { ALERT_URL: target.url })
   portal.subscribe({ url: receiver.url, token: TOKEN })
   portal.edit(DEAL, 5, { title: 'Edited' })
   const told = await until('it is held', () => {
@@ -111,6 +113,12 @@ test('without it a handler that is run by its own writes is held, not dropped, a
     return lines[0]
   })
   expect(told).toMatchObject({ handler: 'counter', object: 'deal:5' })
+  expect(await target.got('handler_throttled')).toMatchObject({
+    text: expect.stringMatching(
+      /a handler is throttled: counter waits for deal:5 until .*: ONCRMDEALUPDATE \([\da-f-]{36}\)$/,
+    ),
+    details: { handler: 'counter', event: 'ONCRMDEALUPDATE', object: 'deal:5' },
+  })
   await portal.eventsSettled()
   expect(receiver.logged('handled').length).toBeLessThan(25)
   expect(receiver.output()).not.toContain('this delivery is dead')

@@ -47,6 +47,28 @@ test('a taken port is explained', async () => {
   other.close()
 })
 
+test('a port of 0 is told as the one that the system chose', async () => {
+  const receiver = await startReceiver({ env: { ADMIN_PORT: '0' } })
+  const readyz = /"readyz":"([^"]+)"/.exec(receiver.output())?.[1] ?? ''
+  expect(readyz).toMatch(/^http:\/\/127\.0\.0\.1:[1-9]\d*\/readyz$/)
+  expect((await fetch(readyz)).status).toBe(200)
+})
+
+test('a HOST that is not an address of this machine is explained', async () => {
+  const receiver = await spawnReceiver({ env: { HOST: '203.0.113.7' } })
+  expect(await receiver.exited).toEqual({ code: 1, signal: null })
+  expect(receiver.output()).toBe(
+    'HOST (or ADMIN_HOST) 203.0.113.7 is not an address of this machine: 0.0.0.0 listens on all of them\n',
+  )
+})
+
+test('a variable that is nearly a setting is told at the start', async () => {
+  const receiver = await startReceiver({ env: { HANDLER_DIR: '/srv/handlers' } })
+  const told = 'a variable that is set is not a setting, but nearly one: is its name spelt right?'
+  await until('it is told', () => receiver.logged(told).length > 0)
+  expect(receiver.logged(told)).toMatchObject([{ level: 40, name: 'HANDLER_DIR', nearest: 'HANDLERS_DIR' }])
+})
+
 test('a second receiver on the same data directory refuses to start and names the first', async () => {
   const first = await startReceiver()
   const second = await spawnReceiver({ dataDir: first.dataDir })

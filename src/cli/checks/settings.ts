@@ -1,5 +1,5 @@
 import { tokensWithoutHook } from '../../bitrix24/hook.ts'
-import { ConfigError, readConfig } from '../../config.ts'
+import { ConfigError, misspeltSettings, readConfig } from '../../config.ts'
 import type { Check } from './check.ts'
 
 const name = 'settings'
@@ -14,7 +14,18 @@ export async function checkSettings(): Promise<readonly Check[]> {
       const advice = 'name its URL like the token; until then events wait whose handlers call Bitrix24'
       return { name, state: 'warn', text: `B24_HOOK has no URL for the events of ${token}`, advice }
     })
-    return [{ name, state: 'ok', text: `tokens: ${list(tokens)}; hooks: ${list(hooks)}` }, ...lacking]
+    return [
+      { name, state: 'ok', text: `tokens: ${list(tokens)}; hooks: ${list(hooks)}` },
+      ...lacking,
+      ...misspeltSettings(process.env).map(
+        (found): Check => ({
+          name,
+          state: 'warn',
+          text: `${found.name} is set, but it is not a setting`,
+          advice: `if ${found.nearest} is meant, change the name`,
+        }),
+      ),
+    ]
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
     const advice = 'set it in the environment or in .env; .env.example explains each'
