@@ -17,7 +17,7 @@ import { createRunTimer } from './run-timer.ts'
 export interface Outcome {
   readonly handler: string
   readonly event: JournalledEvent
-  readonly outcome: 'handled' | 'unchanged' | 'gone' | 'echo' | 'retried' | 'dead' | 'postponed' | 'held'
+  readonly outcome: 'handled' | 'unchanged' | 'remembered' | 'gone' | 'echo' | 'retried' | 'dead' | 'postponed' | 'held'
   /** Of the run; 0 where it was not run. */
   readonly ms: number
   /** Why it failed or waits. */
@@ -61,7 +61,7 @@ export function createRunner(parts: RunnerParts): Runner {
 
   async function run(delivery: Delivery, handler: LoadedHandler): Promise<void> {
     const { event, attempt, coalesced } = delivery
-    const { ignoreOwnChanges, onChange } = handler.options
+    const { ignoreOwnChanges, onChange, first } = handler.options
     const about = aboutOf(delivery)
     const known = callers.has(handler.name) ? troubleFor(event) : undefined
     if (known) return postpone(delivery, known, about)
@@ -77,7 +77,7 @@ export function createRunner(parts: RunnerParts): Runner {
     const timer = createRunTimer(timeout, parts.interrupt)
     const started = performance.now()
     const ms = () => Math.round(performance.now() - started)
-    const end = async (outcome: 'handled' | 'unchanged' | 'gone' | 'echo', seen?: SeenFields | null) => {
+    const end = async (outcome: 'handled' | 'unchanged' | 'remembered' | 'gone' | 'echo', seen?: SeenFields | null) => {
       await queue.done(delivery, keepsNothing(delivery) ? null : seen)
       const took = ms()
       log.info({ ...about, ms: took }, outcome)
@@ -91,7 +91,7 @@ export function createRunner(parts: RunnerParts): Runner {
       ownWrites,
       onCall: () => void callers.add(handler.name),
     })
-    const question = onChange && { delivery, names: onChange, queue, readRecord: run.readOnce }
+    const question = onChange && { delivery, names: onChange, first, queue, readRecord: run.readOnce }
     try {
       // Not on a retry: a run that failed half-way has written, too.
       if (ignoreOwnChanges && attempt === 1) {
