@@ -59,7 +59,7 @@ export const replay = defineCommand({
         for (const { event } of entries.filter(({ event }) => matches(event))) {
           if (wanted.has(event.id)) found.add(event.id)
           events++
-          for (const { name } of handlers.filter((handler) => handler.matches(event.event))) {
+          for (const { name } of handlers.filter((handler) => handler.matches(event))) {
             runs++
             runsOf.set(name, (runsOf.get(name) ?? 0) + 1)
           }
@@ -92,7 +92,7 @@ export const replay = defineCommand({
       // Not what came while we were asked.
       for await (const { entries } of readAll({ dataDir, from, needle, log, end }))
         for (const { event, at } of entries.filter(({ event }) => matches(event)))
-          for (const { name, order, settle } of handlers.filter((handler) => handler.matches(event.event)))
+          for (const { name, order, settle } of handlers.filter((handler) => handler.matches(event)))
             if (waiting.push({ handler: name, event, segment: at.segment, order, settle }) >= atOnce) await add()
       await add()
       const summary = { events, deliveries: runs, handlers: names, added }
@@ -105,7 +105,7 @@ export const replay = defineCommand({
 })
 
 interface Target extends Omit<KnownHandler, 'onChange'> {
-  readonly matches: (event: string) => boolean
+  readonly matches: (event: JournalledEvent) => boolean
 }
 
 /** Those that were loaded last, or those that are named. */
@@ -118,7 +118,10 @@ function chooseHandlers(known: readonly HandlerRecord[], names: readonly string[
     .filter(({ name, loadedAt }) => (names.length > 0 ? names.includes(name) : loadedAt === last))
     .map(({ name, events, order = 'object', settle = 0 }) => {
       if (events === undefined) throw new Error(`what "${name}" handles is not known: let this version load it once`)
-      return { name, events, order, settle, matches: matcherOf(events) }
+      const matches = matcherOf(events)
+      // Who names a handler means it, also for an event that was for another one.
+      const isMeant = ({ handler }: JournalledEvent) => names.length > 0 || handler === undefined || handler === name
+      return { name, events, order, settle, matches: (event) => isMeant(event) && matches(event.event) }
     })
 }
 

@@ -5,14 +5,15 @@ import { createClient } from '../bitrix24/client.ts'
 import { realClock } from '../bitrix24/clock.ts'
 import { createLimits } from '../bitrix24/limits.ts'
 import { readConfig } from '../config.ts'
+import { matcherOf } from '../dispatch/pattern.ts'
 import { isObject } from '../is-object.ts'
 import { readJournalled } from '../sweep/journalled.ts'
-import { type Place, type Sum, sweep } from '../sweep/sweep.ts'
+import { type Place, type Recipient, type Sum, sweep } from '../sweep/sweep.ts'
 import { parseTargets, type Target, targetNames } from '../sweep/targets.ts'
 import { openAppender } from './appender.ts'
 import { chooseHook } from './call.ts'
 import { defineCommand } from './command.ts'
-import { findDataDir } from './data.ts'
+import { findDataDir, openDeliveries } from './data.ts'
 import { createNoteLog } from './note-log.ts'
 import { parseTime } from './selection.ts'
 import { UsageError } from './usage-error.ts'
@@ -31,11 +32,17 @@ export const sweepCommand = defineCommand({
     'any other its UPDATE; with --all, the first fill of a mirror, each gives an UPDATE. What was deleted is not found, several',
     'changes become one, and only what the user of the hook may read is seen. It keeps to the limits of the portal, and may be',
     'ended and resumed.',
+    'With --handler that handler alone gets an event of every record, also of those that the journal knows: for a handler that is new.',
   ],
   options: {
     since: { type: 'string', value: 'TIME', about: 'what changed from then on: 2h, 7d ago, or 2026-11-23T08:00:00Z' },
     all: { type: 'boolean', about: 'all records there are' },
     resume: { type: 'boolean', about: 'go on with the one that was ended' },
+    handler: {
+      type: 'string',
+      value: 'NAME',
+      about: 'give each record to this handler alone, whatever the journal knows',
+    },
     hook: { type: 'string', value: 'NAME', about: 'which one, where B24_HOOK has several' },
     'dry-run': { type: 'boolean', about: 'only say how many events it would make' },
   },
@@ -43,6 +50,7 @@ export const sweepCommand = defineCommand({
     'sweep deal,lead --since 2h',
     'sweep item:1032 --since 2026-11-23T08:00:00Z --dry-run',
     'sweep contact --all',
+    'sweep deal --all --handler mirror',
     'sweep --resume',
   ],
   words: 1,
@@ -57,6 +65,7 @@ export const sweepCommand = defineCommand({
       throw new Error(`that sweep was of ${plan.host}, not of ${hook.host}: choose its hook in B24_HOOK`)
     const targets = parse(plan.targets)
     const since = plan.since === undefined ? undefined : new Date(plan.since)
+    const only = plan.handler === undefined ? undefined : await findRecipient(dataDir, plan.handler)
     const kinds = new Set(targets.map(({ name }) => name.replace(/:.*/, '')))
     const journalled = await readJournalled({ dataDir, hook, kinds, since, log: createNoteLog(print) })
     if (journalled.origin === undefined)
@@ -72,6 +81,7 @@ export const sweepCommand = defineCommand({
         targets,
         since,
         journalled,
+        only,
         from: plan.place,
         append: async (events) => appender?.append(events),
         async onPage(place, { records, events }) {
@@ -91,12 +101,28 @@ export const sweepCommand = defineCommand({
   },
 })
 
+async function findRecipient(dataDir: string, name: string): Promise<Recipient> {
+  const deliveries = await openDeliveries(dataDir, 'read')
+  try {
+    const known = await deliveries.handlers()
+    const events = known.find((handler) => handler.name === name)?.events
+    if (events === undefined)
+      throw new Error(
+        `no handler "${name}" was ever loaded, so what it handles is not known: put its file into HANDLERS_DIR and reload; there are ${known.map((one) => one.name).join(', ') || 'none'}`,
+      )
+    return { handler: name, matches: matcherOf(events) }
+  } finally {
+    await deliveries.close()
+  }
+}
+
 /** What is swept, and how far it is; kept while it runs. */
 interface Plan {
   readonly targets: string
   /** ISO 8601. */
   readonly since: string | undefined
   readonly hook: string | undefined
+  readonly handler: string | undefined
   /** The portal's, by whose ids the place is one. */
   readonly host?: string | undefined
   readonly place?: Place | undefined
@@ -106,13 +132,14 @@ interface PlanOptions {
   readonly since: string | undefined
   readonly all: boolean
   readonly hook: string | undefined
+  readonly handler: string | undefined
 }
 
-function toPlan(targets: string | undefined, { since, all, hook }: PlanOptions): Plan {
+function toPlan(targets: string | undefined, { since, all, hook, handler }: PlanOptions): Plan {
   if (targets === undefined) throw new UsageError(`name what to sweep: ${targetNames.join(', ')}`)
   if ((since !== undefined) === all) throw new UsageError('add --since TIME, or --all')
   const time = parseTime('--since', since, new Date())
-  return { targets, hook, since: time && new Date(time.getTime() - clockSlack).toISOString() }
+  return { targets, hook, handler, since: time && new Date(time.getTime() - clockSlack).toISOString() }
 }
 
 function parse(names: string): readonly Target[] {
@@ -123,8 +150,8 @@ function parse(names: string): readonly Target[] {
   }
 }
 
-function resumePlan(path: string, names: string | undefined, { since, all, hook }: PlanOptions): Plan {
-  if ([names, since, hook].some((word) => word !== undefined) || all)
+function resumePlan(path: string, names: string | undefined, { since, all, hook, handler }: PlanOptions): Plan {
+  if ([names, since, hook, handler].some((word) => word !== undefined) || all)
     throw new UsageError('--resume takes nothing beside it but --dry-run')
   return readPlan(path)
 }
@@ -143,6 +170,7 @@ function readPlan(path: string): Plan {
     targets: plan['targets'],
     since: text(plan['since']),
     hook: text(plan['hook']),
+    handler: text(plan['handler']),
     host: text(plan['host']),
     place: target !== undefined && after !== undefined ? { target, after } : undefined,
   }

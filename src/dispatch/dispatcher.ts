@@ -75,6 +75,11 @@ const longestSleep = 60_000
 const hour = 3_600_000
 const day = 24 * hour
 
+/** What a sweep found may be for one handler alone. */
+function isFor(loaded: LoadedHandler, { event, handler }: JournalledEvent): boolean {
+  return (handler === undefined || handler === loaded.name) && loaded.matches(event)
+}
+
 /** follow → match → queue → run. */
 export async function startDispatcher(parts: DispatcherParts): Promise<Dispatcher> {
   const { dataDir, from, handlers, queue, concurrency, retentionDays, log } = parts
@@ -116,7 +121,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     for await (const { entries, position } of follow({ dataDir, from, signal: stopping.signal, onDamage, log })) {
       const deliveries = entries.flatMap(({ event, at: { segment } }) =>
         handlers
-          .filter((handler) => handler.matches(event.event))
+          .filter((handler) => isFor(handler, event))
           .map(({ name, options: { order, settle } }) => ({ handler: name, event, segment, order, settle })),
       )
       const unseen = entries.flatMap(({ event }) => keepersNotTold(event).map(({ name }) => ({ handler: name, event })))

@@ -80,6 +80,11 @@ export interface HandlerOptions<Field extends string = string> {
    * `context.previous` has those values.
    */
   readonly onChange?: readonly Field[]
+  /**
+   * With `onChange`: what becomes of an object that this handler has never completed for. `'run'`, the default, runs it;
+   * `'remember'` only keeps the fields, so that the first run is for a real change.
+   */
+  readonly first?: 'run' | 'remember'
 }
 
 /** `HandlerOptions`, read: times in milliseconds, `undefined` where the environment decides. */
@@ -92,6 +97,7 @@ export interface RunOptions {
   readonly order: 'object' | 'none'
   readonly ignoreOwnChanges: boolean
   readonly onChange: readonly string[] | undefined
+  readonly first: 'run' | 'remember'
 }
 
 /** What `defineHandler` returns and a handler file exports as its default. */
@@ -150,6 +156,7 @@ const optionNames = new Set([
   'order',
   'ignoreOwnChanges',
   'onChange',
+  'first',
 ])
 
 /** What a file without `defineHandler` gets. */
@@ -165,6 +172,7 @@ function readOptions(options: HandlerOptions): RunOptions {
     order = 'object',
     ignoreOwnChanges = false,
     onChange,
+    first = 'run',
   } = options
   const refuse = (name: string, rule: string): never => {
     throw new TypeError(`defineHandler: ${name} must be ${rule}, got ${JSON.stringify(Reflect.get(options, name))}`)
@@ -182,6 +190,8 @@ function readOptions(options: HandlerOptions): RunOptions {
   if (order === 'none' && onChange !== undefined) refuse('order', "'object' where onChange is set")
   if (onChange !== undefined && !isListOfNames(onChange))
     refuse('onChange', "a list of names of fields, such as ['stageId'], each once")
+  if (first !== 'run' && first !== 'remember') refuse('first', "'run' or 'remember'")
+  if (options.first !== undefined && onChange === undefined) refuse('first', 'set only beside onChange')
   if (typeof ignoreOwnChanges !== 'boolean') refuse('ignoreOwnChanges', 'true or false')
   if (concurrency !== Number.POSITIVE_INFINITY && !(Number.isInteger(concurrency) && concurrency > 0))
     refuse('concurrency', 'a whole number from 1')
@@ -194,6 +204,7 @@ function readOptions(options: HandlerOptions): RunOptions {
     order,
     ignoreOwnChanges,
     onChange,
+    first,
   }
 }
 

@@ -9,6 +9,8 @@ export interface OnChangeQuestion {
   readonly delivery: Delivery
   /** What the handler's `onChange` names. */
   readonly names: readonly string[]
+  /** What becomes of an object that the handler has never completed for. */
+  readonly first: 'run' | 'remember'
   readonly queue: Pick<Queue, 'seen' | 'doubt'>
   /** The record as the handler gets it. */
   readonly readRecord: () => Promise<LooseRecord | null>
@@ -18,6 +20,7 @@ export interface OnChangeQuestion {
 export type Verdict =
   | { readonly verdict: 'run'; readonly seen: SeenFields | null; readonly previous: LooseRecord | undefined }
   | { readonly verdict: 'unchanged'; readonly seen: undefined }
+  | { readonly verdict: 'remembered'; readonly seen: SeenFields }
   | { readonly verdict: 'gone'; readonly seen: null }
 
 /** A longer text is kept as its hash: what is kept stays for as long as its object lives. */
@@ -31,7 +34,8 @@ const hashed = 'sha256:'
  *
  * @throws {FinalError} where the record does not have such a field
  */
-export async function judgeChange({ delivery, names, queue, readRecord }: OnChangeQuestion): Promise<Verdict> {
+export async function judgeChange(question: OnChangeQuestion): Promise<Verdict> {
+  const { delivery, names, first, queue, readRecord } = question
   const { event } = delivery
   let fields: SeenFields | null = null
   if (!isDeletion(event.event)) {
@@ -40,6 +44,7 @@ export async function judgeChange({ delivery, names, queue, readRecord }: OnChan
     fields = readFields(record, names, event.object)
   }
   const before = await queue.seen(delivery)
+  if (before === undefined && fields && first === 'remember') return { verdict: 'remembered', seen: fields }
   if (before && fields && isSame(before, fields)) return { verdict: 'unchanged', seen: undefined }
   if (before?.isInDoubt === false) await queue.doubt(delivery)
   return { verdict: 'run', seen: fields, previous: before && previousOf(before.fields, names) }

@@ -19,7 +19,7 @@ import { createRunTimer } from './run-timer.ts'
 export interface Outcome {
   readonly handler: string
   readonly event: JournalledEvent
-  readonly outcome: 'handled' | 'unchanged' | 'gone' | 'echo' | 'retried' | 'dead' | 'postponed' | 'held'
+  readonly outcome: 'handled' | 'unchanged' | 'remembered' | 'gone' | 'echo' | 'retried' | 'dead' | 'postponed' | 'held'
   /** Of the run; 0 where it was not run. */
   readonly ms: number
   /** Why it failed or waits. */
@@ -66,7 +66,7 @@ export function createRunner(parts: RunnerParts): Runner {
 
   async function run(delivery: Delivery, handler: LoadedHandler): Promise<void> {
     const { event, attempt, coalesced } = delivery
-    const { ignoreOwnChanges, onChange } = handler.options
+    const { ignoreOwnChanges, onChange, first } = handler.options
     const about = aboutOf(delivery)
     const known = callers.has(handler.name) ? troubleFor(event) : undefined
     if (known) return postpone(delivery, known, about)
@@ -96,7 +96,7 @@ export function createRunner(parts: RunnerParts): Runner {
       ownWrites,
       onCall: () => void callers.add(handler.name),
     })
-    const question = onChange && { delivery, names: onChange, queue, readRecord: run.readOnce }
+    const question = onChange && { delivery, names: onChange, first, queue, readRecord: run.readOnce }
     /** To the end of the handler. Writing that down is no part of it: what fails then is not the handler's failure. */
     const toItsEnd = async (): Promise<Ended> => {
       // Not on a retry: a run that failed half-way has written, too.
@@ -218,7 +218,7 @@ export function createRunner(parts: RunnerParts): Runner {
 
 /** A run that did not fail, and what is to be kept of it. */
 interface Ended {
-  readonly outcome: 'handled' | 'unchanged' | 'gone' | 'echo'
+  readonly outcome: 'handled' | 'unchanged' | 'remembered' | 'gone' | 'echo'
   readonly seen?: SeenFields | null | undefined
 }
 

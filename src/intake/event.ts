@@ -23,6 +23,8 @@ export interface Event {
   readonly shape?: 'unexpected' | undefined
   /** Nobody posted it: a sweep found the record changed, and no event of it. */
   readonly source?: 'sweep' | undefined
+  /** The one handler that it is for; every handler that matches where it is absent. Only what a sweep found has one. */
+  readonly handler?: string | undefined
   /** The subscription's number in the portal; old on-premise portals send none. */
   readonly event_handler_id?: string | undefined
   /** Unix seconds, as text, when the portal queued the event. */

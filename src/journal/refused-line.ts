@@ -4,7 +4,20 @@ import { removeSecrets } from '../intake/secrets.ts'
 
 /** What a line of the journal may hold: the log of the receiver also has lines with an id and an event. */
 const names = new Set([
-  ...['level', 'time', 'id', 'webhook', 'event', 'object', 'shape', 'source', 'event_handler_id', 'ts', 'document_id'],
+  ...[
+    'level',
+    'time',
+    'id',
+    'webhook',
+    'event',
+    'object',
+    'shape',
+    'source',
+    'handler',
+    'event_handler_id',
+    'ts',
+    'document_id',
+  ],
   ...['data', 'auth', 'query', 'remote', 'msg'],
 ])
 
@@ -18,11 +31,17 @@ const names = new Set([
 export function parseRefusedLine(text: string, held: readonly string[]): Event | undefined {
   const line = readObject(text.slice(Math.max(0, text.indexOf('{"level":'))))
   if (line === undefined || Object.keys(line).some((name) => !names.has(name))) return undefined
-  const { id, event, remote, object, webhook, shape, source, event_handler_id, ts, document_id, data, auth, query } =
-    line
+  const { id, event, remote, object, webhook, shape, source, handler, event_handler_id } = line
+  const { ts, document_id, data, auth, query } = line
   if (typeof id !== 'string' || !uuid.test(id)) return undefined
   if (typeof event !== 'string' || event === '' || typeof remote !== 'string') return undefined
-  if (!isTextOrNone(object) || !isTextOrNone(webhook) || !isTextOrNone(event_handler_id) || !isTextOrNone(ts))
+  if (
+    !isTextOrNone(object) ||
+    !isTextOrNone(webhook) ||
+    !isTextOrNone(handler) ||
+    !isTextOrNone(event_handler_id) ||
+    !isTextOrNone(ts)
+  )
     return undefined
   if (shape !== undefined && shape !== 'unexpected') return undefined
   if (source !== undefined && source !== 'sweep') return undefined
@@ -32,7 +51,7 @@ export function parseRefusedLine(text: string, held: readonly string[]): Event |
   const form: Form = { event, ...(data !== undefined && { data }), ...(auth && { auth }) }
   removeSecrets(form, query, held)
   return {
-    ...{ id, webhook, event, object, shape, source, event_handler_id, ts, document_id },
+    ...{ id, webhook, event, object, shape, source, handler, event_handler_id, ts, document_id },
     ...{ data: form['data'], auth: isForm(form['auth']) ? form['auth'] : undefined, query, remote },
   }
 }

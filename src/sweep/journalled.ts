@@ -34,8 +34,10 @@ export async function readJournalled({ since, kinds, ...parts }: JournalledParts
   let origin: Journalled['origin']
   const from = since === undefined ? oldest : await positionBefore(parts.dataDir, since)
   for await (const event of eventsOfPortal(parts, from)) {
-    const { object, webhook, auth } = event
+    const { object, webhook, auth, handler } = event
     if (auth && isByWebhook(event)) origin = { webhook, auth }
+    // The other handlers were not told of it.
+    if (handler !== undefined) continue
     if (object === undefined || !change.test(event.event) || !kinds.has(object.slice(0, object.indexOf(':')))) continue
     newest.set(object, Math.max(timeOf(event), newest.get(object) ?? 0))
   }

@@ -19,11 +19,20 @@ export interface SweepParts {
   /** Records that were changed then or later; `undefined`: all there are. */
   readonly since: Date | undefined
   readonly journalled: Journalled
+  /** The one handler that gets an event of every record, whatever the journal knows. */
+  readonly only?: Recipient | undefined
   readonly from?: Place | undefined
   /** Resolves when they are on disk. */
   readonly append: (events: readonly Event[]) => Promise<void>
   /** After each page, when its events are on disk. */
   readonly onPage: (place: Place, sum: Sum) => Promise<void> | void
+}
+
+/** A handler that is to be filled. */
+export interface Recipient {
+  readonly handler: string
+  /** Whether it handles events of this name. */
+  readonly matches: (event: string) => boolean
 }
 
 /** So far. */
@@ -39,7 +48,8 @@ export interface Sum {
  * @throws {TypeError} when the portal gives something else than such pages
  */
 export async function sweep(parts: SweepParts): Promise<Sum> {
-  const { client, hook, targets, since, journalled, from, append, onPage } = parts
+  const { client, hook, targets, since, journalled, only, from, append, onPage } = parts
+  if (only) for (const target of targets) checkRecipient(target, only)
   let sum: Sum = { records: 0, events: 0 }
   const first = Math.max(
     0,
@@ -52,7 +62,8 @@ export async function sweep(parts: SweepParts): Promise<Sum> {
       const last = rows.at(-1)?.id ?? after
       if (rows.length > 0 && Number(last) <= Number(after))
         throw new TypeError(`${hook.host} gives no pages of ${target.name} in the order of ids`)
-      const events = rows.map((row) => toEvent(target, row, parts)).filter((event) => isNews(event, journalled))
+      const found = rows.map((row) => toEvent(target, row, parts))
+      const events = only ? found : found.filter((event) => isNews(event, journalled))
       if (events.length > 0) await append(events.map(({ event }) => event))
       sum = { records: sum.records + rows.length, events: sum.events + events.length }
       after = last
@@ -69,12 +80,12 @@ interface Found {
 }
 
 /** What handlers of a new record wait for is its ADD; a first fill must not greet every record there ever was. */
-function toEvent(target: Target, row: Row, { hook, since, journalled }: SweepParts): Found {
+function toEvent(target: Target, row: Row, { hook, since, journalled, only }: SweepParts): Found {
   const isNew = since !== undefined && row.created * 1000 >= since.getTime()
-  const about = target.event(row, 'update')
+  const about = target.event(row, only && !only.matches(nameOf(target, 'update')) ? 'add' : 'update')
   const object = objectOf(about.event, about.data)
   const isKnown = object !== undefined && journalled.newest(object) !== undefined
-  const { event, data } = isNew && !isKnown ? target.event(row, 'add') : about
+  const { event, data } = isNew && !isKnown && !only ? target.event(row, 'add') : about
   return {
     event: {
       id: randomUUIDv7(),
@@ -82,6 +93,7 @@ function toEvent(target: Target, row: Row, { hook, since, journalled }: SweepPar
       event,
       object,
       source: 'sweep',
+      handler: only?.handler,
       ts: String(row.changed),
       data,
       auth: journalled.origin?.auth ?? { domain: hook.host },
@@ -89,6 +101,19 @@ function toEvent(target: Target, row: Row, { hook, since, journalled }: SweepPar
     },
     changed: row.changed,
   }
+}
+
+const noRow: Row = { id: '1', created: 0, changed: 0 }
+
+function nameOf(target: Target, what: 'add' | 'update'): string {
+  return target.event(noRow, what).event
+}
+
+/** Before anything is journalled for it: it would get none of it. */
+function checkRecipient(target: Target, { handler, matches }: Recipient): void {
+  const names = (['update', 'add'] as const).map((what) => nameOf(target, what))
+  if (!names.some(matches))
+    throw new TypeError(`the handler "${handler}" handles neither ${names.join(' nor ')}, so it gets no ${target.name}`)
 }
 
 function isNews({ event: { object }, changed }: Found, { newest }: Journalled): boolean {

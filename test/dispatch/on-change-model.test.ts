@@ -72,7 +72,13 @@ function createWorld(path: string, coalesce: boolean) {
   async function run(ending: Ending, meanwhile?: string): Promise<boolean> {
     const [delivery] = await queue.claim([want('h', { coalesce })], 1)
     if (delivery === undefined) return false
-    const verdict = await judgeChange({ delivery, names: ['stageId'], queue, readRecord: async () => ({ ...deal }) })
+    const verdict = await judgeChange({
+      delivery,
+      names: ['stageId'],
+      first: 'run',
+      queue,
+      readRecord: async () => ({ ...deal }),
+    })
     const { stageId } = deal
     expect(verdict.verdict).toBe(completed !== stageId || isBegun ? 'run' : 'unchanged')
     if (verdict.verdict !== 'run') await queue.done(delivery, verdict.seen)

@@ -8,7 +8,7 @@ import { deliveryOf, eventOf, here, want } from '../support/queue-contract.ts'
 import { temporaryFolder } from '../support/receiver.ts'
 
 /** A handler of one deal, whose runs all complete; each gives its verdict and what it had before. */
-function start() {
+function start(first: 'run' | 'remember' = 'run') {
   const queue = openSqliteQueue({ path: queuePath(temporaryFolder('on-change')) })
   let events = 0
   async function claim(name = 'ONCRMDEALUPDATE'): Promise<Delivery> {
@@ -18,7 +18,7 @@ function start() {
     return delivery
   }
   const judge = (delivery: Delivery, names: readonly string[], record: LooseRecord | null) =>
-    judgeChange({ delivery, names, queue, readRecord: async () => record })
+    judgeChange({ delivery, names, first, queue, readRecord: async () => record })
   return {
     queue,
     claim,
@@ -76,6 +76,26 @@ describe('a value has changed', () => {
   })
 })
 
+describe("with first: 'remember'", () => {
+  test('a first sight is kept and not run, and the first change after it is', async () => {
+    const { arrive } = start('remember')
+    expect(await arrive({ value: 'NEW' })).toBe('remembered')
+    expect(await arrive({ value: 'NEW' })).toBe('unchanged')
+    expect(await arrive({ value: 'WON' })).toEqual({ previous: { value: 'NEW' } })
+  })
+
+  test('the deletion of an object that was never seen is run', async () => {
+    const { arrive } = start('remember')
+    expect(await arrive(null, ['value'], 'ONCRMDEALDELETE')).toEqual({ previous: undefined })
+  })
+
+  test('a field that is new in the list counts as changed', async () => {
+    const { arrive } = start('remember')
+    expect(await arrive({ value: 'NEW' })).toBe('remembered')
+    expect(await arrive({ value: 'NEW', other: 1 }, ['value', 'other'])).toEqual({ previous: { value: 'NEW' } })
+  })
+})
+
 test('what the handler does to its record changes nothing of what is kept', async () => {
   const { queue, claim, judge, arrive } = start()
   const record = { value: ['a'] }
@@ -126,7 +146,7 @@ describe('a record that is gone', () => {
     await arrive({ value: 1 })
     const delivery = await claim('ONCRMDEALDELETE')
     const readRecord = () => Promise.reject(new Error('not to be read'))
-    const verdict = await judgeChange({ delivery, names: ['value'], queue, readRecord })
+    const verdict = await judgeChange({ delivery, names: ['value'], first: 'run', queue, readRecord })
     expect(verdict).toEqual({ verdict: 'run', seen: null, previous: { value: 1 } })
     await queue.done(delivery, verdict.seen)
     expect(await judge(await claim('ONCRMDEALDELETE'), ['value'], null)).toMatchObject({ previous: undefined })

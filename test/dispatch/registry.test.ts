@@ -125,6 +125,13 @@ test('defineHandler refuses what it would otherwise ignore', () => {
   expect(() => defineHandler('ONTASKADD', handle, { order: 'none', onChange: ['title'] })).toThrow(
     "order must be 'object' where onChange is set",
   )
+  // @ts-expect-error it is neither of the two
+  expect(() => defineHandler('ONTASKADD', handle, { onChange: ['title'], first: 'skip' })).toThrow(
+    "first must be 'run' or 'remember'",
+  )
+  expect(() => defineHandler('ONTASKADD', handle, { first: 'remember' })).toThrow(
+    'first must be set only beside onChange',
+  )
   // @ts-expect-error a text is no list
   expect(() => defineHandler('ONTASKADD', handle, { onChange: 'title' })).toThrow('onChange must be a list of names')
   for (const onChange of [[], [''], ['title', 7], ['title', 'title'], [['title']], null]) {

@@ -40,7 +40,7 @@ async function startRecipe(name: string, env: Record<string, string> = {}) {
     until(
       () => `${count} handled\n${receiver.output()}`,
       () => {
-        const ended = ['handled', 'gone'].flatMap((outcome) => receiver.logged(outcome))
+        const ended = ['handled', 'gone', 'remembered'].flatMap((outcome) => receiver.logged(outcome))
         return ended.length === count
       },
     )

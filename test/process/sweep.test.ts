@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { findHolder } from '../../src/journal/lock.ts'
@@ -115,6 +115,65 @@ describe('sweep', () => {
     await until('handlers got them', () => seen().length === 120)
     expect(new Set(seen()).size).toBe(120)
     expect(seen().every((line) => line.startsWith('ONCRMDEALUPDATE '))).toBe(true)
+  })
+
+  test('--handler gives one handler every record, also those that the journal knows, and the others none', async () => {
+    const { portal, receiver, cli, seen } = await start()
+    for (let id = 1; id <= 5; id++) await receiver.post(dealBody(id, { domain: portal.host }))
+    await until('the old handler has them', () => seen().length === 5)
+    addDeals(portal, 6)
+    const filled = join(temporaryFolder('filled'), 'seen')
+    writeFileSync(join(receiver.handlersDir, 'mirror.mjs'), audit(filled).replace("'*'", "'ONCRMDEAL*'"))
+    expect((await cli('reload')).code).toBe(0)
+    const mirrored = () => (existsSync(filled) ? readFileSync(filled, 'utf8').split('\n').slice(0, -1) : [])
+
+    const { code, stdout } = await cli('sweep', 'deal', '--all', '--handler', 'mirror')
+    expect([code, stdout]).toEqual([0, '6 records, 6 events journalled\n'])
+    await until('the new handler has them', () => mirrored().length === 6)
+    expect(mirrored().sort()).toEqual([1, 2, 3, 4, 5, 6].map((id) => `ONCRMDEALUPDATE deal:${id} sweep`))
+    expect((await receiver.journal()).slice(5).map(({ handler }) => handler)).toEqual(Array(6).fill('mirror'))
+
+    // Of deal:6 nobody else was told: the old handler still misses it.
+    expect((await cli('sweep', 'deal', '--since', '1h')).stdout).toContain('records, ')
+    await until('the old handler has the rest', () => seen().some((line) => line.endsWith('deal:6 sweep')))
+    expect(seen().filter((line) => line.endsWith('sweep')).length).toBeLessThanOrEqual(6)
+  })
+
+  test('--handler gives an ADD to a handler that handles nothing else, and none where it handles neither', async () => {
+    const { portal, receiver, cli } = await start()
+    addDeals(portal, 2)
+    const put = (name: string) => writeFileSync(join(receiver.handlersDir, `${name}.mjs`), 'export default () => {}')
+    put('ONCRMDEALADD')
+    put('ONCRMLEADADD')
+    expect((await cli('reload')).code).toBe(0)
+    expect(await cli('sweep', 'deal', '--all', '--handler', 'ONCRMDEALADD')).toMatchObject({ code: 0 })
+    await until('it has them', () => receiver.logged('handled').length === 2)
+    expect(receiver.logged('handled')).toMatchObject([
+      { handler: 'ONCRMDEALADD', event: 'ONCRMDEALADD' },
+      { handler: 'ONCRMDEALADD', event: 'ONCRMDEALADD' },
+    ])
+    const neither = await cli('sweep', 'deal', '--all', '--handler', 'ONCRMLEADADD')
+    expect([neither.code, neither.stderr]).toEqual([
+      1,
+      expect.stringContaining('"ONCRMLEADADD" handles neither ONCRMDEALUPDATE nor ONCRMDEALADD, so it gets no deal'),
+    ])
+    const nobody = await cli('sweep', 'deal', '--all', '--handler', 'nobody')
+    expect([nobody.code, nobody.stderr]).toEqual([1, expect.stringContaining('no handler "nobody" was ever loaded')])
+    expect(await receiver.journal()).toHaveLength(2)
+  })
+
+  test('--handler is kept for --resume, and replay does not give its events to the others', async () => {
+    const { portal, receiver, cli } = await start()
+    addDeals(portal, 60)
+    portal.behaviour.failing.set('crm.item.list', ['ok', 'INTERNAL_SERVER_ERROR'])
+    expect((await cli('sweep', 'deal', '--all', '--handler', 'audit')).code).toBe(1)
+    expect((await cli('sweep', '--resume', '--handler', 'audit')).code).toBe(64)
+    expect(await cli('sweep', '--resume')).toMatchObject({ code: 0, stdout: '10 records, 10 events journalled\n' })
+    expect(new Set((await receiver.journal()).map(({ handler }) => handler))).toEqual(new Set(['audit']))
+    writeFileSync(join(receiver.handlersDir, 'ONCRMDEALUPDATE.mjs'), 'export default () => {}')
+    await cli('reload')
+    const { stdout } = await cli('replay', '--object', 'deal:1', '--dry-run', '--json')
+    expect(jsonLines(stdout)).toMatchObject([{ events: 1, deliveries: 1 }])
   })
 
   test('that was cut off goes on where it was, and no record is told twice', async () => {
