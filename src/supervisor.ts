@@ -1,3 +1,4 @@
+import type { ChildProcess } from 'node:child_process'
 import { on, once } from 'node:events'
 import type { Logger } from 'pino'
 import type { DamagedLine, Dead, FromDispatcher, Throttled, ToDispatcher } from './dispatch/messages.ts'
@@ -38,6 +39,8 @@ export interface Supervisor {
   dead(): { readonly count: number; readonly last: Dead | undefined }
   /** The last line of the journal that could not be read since the start, and how many could not. */
   damaged(): { readonly count: number; readonly last: DamagedLine | undefined }
+  /** The last failure that came after the end of its run since the start, and how many did. */
+  late(): { readonly count: number; readonly last: Dead | undefined }
   /** The last handler that was throttled since the start, and how often one was. */
   throttled(): { readonly count: number; readonly last: Throttled | undefined }
   /** Those that the dispatcher has, in Prometheus' text format; `undefined` when it does not tell them within a second. */
@@ -88,7 +91,11 @@ export function superviseDispatcher({
   /** By its place: a dispatcher that died before it kept the position reads on from the one before. */
   const damagedPlaces = new Set<string>()
   let lastDamaged: DamagedLine | undefined
+  let late: { count: number; last: Dead | undefined } = { count: 0, last: undefined }
   let throttled: { count: number; last: Throttled | undefined } = { count: 0, last: undefined }
+  /** How the last one ended by itself, for the one that charges what it ran. */
+  let lastEnd: string | undefined
+  const blocked = new WeakSet<ChildProcess>()
   let isSwept = false
   let isStopping = false
   /** Those that run: while one takes the place of another there are two. */
@@ -103,6 +110,7 @@ export function superviseDispatcher({
     const args = [
       ...(isSwept || sweepSince === undefined ? [] : [`--sweep-since=${sweepSince.toISOString()}`]),
       ...(workerDir === undefined ? [] : [`--worker=${workerDir}`]),
+      ...(lastEnd === undefined ? [] : [`--last-end=${lastEnd}`]),
       ...(forwarderId === undefined ? [] : [`--forwarder-id=${forwarderId}`]),
     ]
     const child: Dispatcher = startChild(new URL('dispatch/main.ts', import.meta.url), args, [
@@ -119,6 +127,7 @@ export function superviseDispatcher({
         lastDamaged = message.line
         damagedPlaces.add(`${message.line.segment}:${message.line.offset}`)
       }
+      if (message.type === 'late') late = { count: late.count + 1, last: message.late }
       if (message.type === 'throttled') throttled = { count: throttled.count + 1, last: message.throttled }
       if (message.type === 'append') void journal(child, message)
       if (message.type === 'swept') {
@@ -147,6 +156,10 @@ export function superviseDispatcher({
       if (!isAlive(child)) startAgain(child)
     })
     child.process.once('exit', (code, signal) => {
+      if (child === current)
+        lastEnd = blocked.has(child.process)
+          ? 'its event loop was blocked for longer than HANDLER_STALL'
+          : `it ended with ${signal ?? `code ${code}`}`
       if (!isStopping && child === current)
         log.error({ exit_code: code, signal }, 'the dispatcher ended; events wait in the journal')
       startAgain(child)
@@ -201,6 +214,7 @@ export function superviseDispatcher({
           { stalled_for_ms: Math.round(now - heard) },
           'a handler blocks the event loop of the dispatcher: killed',
         )
+        blocked.add(child)
         child.kill('SIGKILL')
       }, interval)
       child.once('exit', () => clearInterval(watch))
@@ -245,6 +259,7 @@ export function superviseDispatcher({
     ends: () => ends,
     dead: () => dead,
     damaged: () => ({ count: damagedPlaces.size, last: lastDamaged }),
+    late: () => late,
     throttled: () => throttled,
     metrics() {
       asking ??= askForMetrics(current).finally(() => {

@@ -5,6 +5,7 @@ import type { Snapshot } from './snapshot.ts'
 /** Every kind of alert, and what is said when it is over. */
 export const kinds = {
   dead_delivery: 'no dead delivery is left',
+  late_failure: 'nothing failed after its run for 10 minutes',
   handler_throttled: 'no handler is throttled any more',
   silence: 'events come again',
   journal_unavailable: 'the journal can be written again',
@@ -53,7 +54,9 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
   const burstOfEnds = createBurst({ many: 3, window })
   const burstOfTokens = createBurst({ many: 10, window })
   const lastingTrouble = createLasting(quiet)
+  const lastingLate = createLasting(window)
   const shortage = createShortage()
+  let lateBefore: number | undefined
   let refusedBefore: number | undefined
   let journalReason: string | undefined
   let dispatcherReason: string | undefined
@@ -72,6 +75,20 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
       text,
       news: count,
       details: { dead: queued, ...what, reason: reason && cut(reason) },
+    }
+  }
+
+  function lateFailure({ late }: Snapshot, at: number): Condition | undefined {
+    if (late === undefined) return undefined
+    const isMore = late.count > (lateBefore ?? 0)
+    lateBefore = late.count
+    if (!lastingLate(isMore, at) || late.last === undefined) return undefined
+    const { reason, ...what } = late.last
+    return {
+      kind: 'late_failure',
+      text: `something that a run had started failed after the run was over, so nobody tries it again: ${tellLate(late.last)}`,
+      news: late.count,
+      details: { ...what, reason: cut(reason) },
     }
   }
 
@@ -156,6 +173,7 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
   return (snapshot: Snapshot, disk: Disk | undefined, at: number): readonly Condition[] =>
     [
       deadDelivery(snapshot),
+      lateFailure(snapshot, at),
       handlerThrottled(snapshot, at),
       silence(snapshot, at),
       journalUnavailable(snapshot, at),
@@ -169,6 +187,10 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
 
 function tell({ handler, event, object, id, reason }: Dead): string {
   return `${handler} gave up ${object === undefined ? event : `${event} ${object}`} (${id}): ${cut(reason)}`
+}
+
+function tellLate({ handler, event, object, id, reason }: Dead): string {
+  return `${handler} at ${object === undefined ? event : `${event} ${object}`} (${id}): ${cut(reason)}`
 }
 
 function tellThrottled({ handler, event, object, id, reason, until }: Throttled): string {

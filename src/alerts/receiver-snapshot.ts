@@ -32,6 +32,7 @@ export function dispatcherSnapshotOf(supervisor: Supervisor): Snapshot {
     damaged: { count: supervisor.damaged().count, text: tellDamage(supervisor.damaged()) },
     hooks: Object.fromEntries(supervisor.hookTroubles()),
     dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
+    late: supervisor.late(),
     throttled: supervisor.throttled(),
   }
 }

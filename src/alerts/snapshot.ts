@@ -36,6 +36,8 @@ export interface Snapshot {
     readonly count: number
     readonly last: Dead | undefined
   }
+  /** Failures that came after the end of their runs. */
+  readonly late?: { readonly count: number; readonly last: Dead | undefined }
   readonly throttled?: {
     /** Counts how often the loop breaker has throttled a handler for an object. */
     readonly count: number

@@ -9,6 +9,7 @@ import { createLoopBreaker } from '../dispatch/loop-breaker.ts'
 import { resolveOurName } from '../dispatch/our-name.ts'
 import type { OwnWrites } from '../dispatch/own-writes.ts'
 import { type LoadedHandler, loadHandler, placeOf, unknownEvents } from '../dispatch/registry.ts'
+import { chargeStrays } from '../dispatch/run-scope.ts'
 import { createRunner, type RunnerParts } from '../dispatch/runner.ts'
 import { lockGlobals } from '../dispatch/shared-globals.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
@@ -30,6 +31,10 @@ const noOwnWrites: OwnWrites = {
 }
 
 resolveOurName()
+chargeStrays((error) => {
+  process.stderr.write(`${explainError(error, file)}\n`)
+  process.exit(1)
+})
 lockGlobals()
 // Ctrl-C reaches both of us; the parent decides what it means.
 process.on('SIGINT', () => undefined)

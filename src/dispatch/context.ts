@@ -35,13 +35,26 @@ export interface Run {
   readonly hasWritten: () => boolean
   /** After a failure: the trouble of the hook it called through, or that there was none, if that is what it failed of. */
   readonly hookTrouble: () => Promise<Bitrix24Error | NoAccess | undefined>
+  /** Resolves when no call that the handler has made is under way; what nobody awaits may have failed by then. */
+  readonly callsEnded: () => Promise<void>
   /** Ends the calls that are under way, so that none of them is made beside the next run. */
   readonly cutCalls: (reason: unknown) => void
+}
+
+let turn: Promise<void> | undefined
+
+/** One for all runs that end in this turn of the event loop. */
+function nextTurn(): Promise<void> {
+  turn ??= tick().then(() => {
+    turn = undefined
+  })
+  return turn
 }
 
 export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: RunParts): Run {
   const { handler, event, attempt, coalesced } = delivery
   const over = new AbortController()
+  const underWay = new Set<Promise<unknown>>()
   let client: Client | undefined
   let reading: Promise<LooseRecord | null> | undefined
   let doubted: HookHealth | undefined
@@ -55,6 +68,18 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
     if (!('refusal' in access)) return access
     lack = access
     throw new NoHook(access.refusal)
+  }
+
+  function track<T>(call: Promise<T>): Promise<T> {
+    const ended = call
+      .then(
+        () => undefined,
+        () => undefined,
+      )
+      .finally(() => underWay.delete(ended))
+    underWay.add(ended)
+    // Another promise than the one that is looked after here: if nobody handles its failure, that is told.
+    return call.then((value) => value)
   }
 
   async function readRecord(): Promise<LooseRecord | null> {
@@ -101,9 +126,9 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
       },
     })
     return {
-      call: (method, params) => mayBeLeft(opened.call(method, params)),
-      batch: (commands) => mayBeLeft(opened.batch(commands)),
-      batchSettled: (commands) => mayBeLeft(opened.batchSettled(commands)),
+      call: (method, params) => track(opened.call(method, params)),
+      batch: (commands) => track(opened.batch(commands)),
+      batchSettled: (commands) => track(opened.batchSettled(commands)),
       list: opened.list,
     }
   }
@@ -120,10 +145,15 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
         return client
       },
       // What the handler says about its kind is not checked, as with call().
-      record: <Kind extends string>() => mayBeLeft(readOnce()) as Promise<RecordOf<Kind> | null>,
+      record: <Kind extends string>() => track(readOnce()) as Promise<RecordOf<Kind> | null>,
     }),
     readOnce,
     readRecord,
+    async callsEnded() {
+      while (underWay.size > 0) await Promise.allSettled(underWay)
+      // A failure that nobody handles is told when the microtasks are done.
+      await nextTurn()
+    },
     isGone: () => isGone,
     hasWritten: () => hasWritten,
     async hookTrouble() {
@@ -138,10 +168,4 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
 /** There is no hook for the event: the run waits until there is, and is not charged. */
 class NoHook extends Error {
   override readonly name = 'NoHook'
-}
-
-/** Of two calls the first fails, and nobody awaits the second any more: its failure is not to end the process. */
-function mayBeLeft<T>(call: Promise<T>): Promise<T> {
-  call.catch(() => undefined)
-  return call
 }

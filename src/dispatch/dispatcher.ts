@@ -6,6 +6,7 @@ import { isDeletion } from '../events/catalogue.ts'
 import type { Damage } from '../journal/damage.ts'
 import { follow, type JournalledEvent, type Position } from '../journal/follow.ts'
 import { listSegments } from '../journal/segments.ts'
+import { errorText } from './error-text.ts'
 import { findInJournal } from './from-journal.ts'
 import { laneOf } from './lane.ts'
 import { createLoopBreaker, type LoopBreaker } from './loop-breaker.ts'
@@ -37,6 +38,10 @@ export interface DispatcherParts {
   readonly onOutcome?: (outcome: Outcome) => void
   /** A line of the journal cannot be read. */
   readonly onDamage?: (damage: Damage) => void
+  /** Something that a run has started failed after its end. */
+  readonly onLate?: (delivery: Delivery, reason: string) => void
+  /** How the process before this one ended, where its receiver knows. */
+  readonly lastEnd?: string | undefined
   /** See shared-globals.ts. */
   readonly lookAtGlobals?: () => readonly string[]
   readonly onThrottled?: (throttled: Throttled) => void
@@ -85,6 +90,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   const { dataDir, from, handlers, queue, concurrency, retentionDays, log } = parts
   const { onOutcome = () => undefined, onForwarded = () => undefined } = parts
   const { onDamage = () => undefined, onRetained = () => undefined, lookAtGlobals = () => [] } = parts
+  const { onLate = () => undefined } = parts
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
@@ -106,6 +112,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     onStuck: giveUp,
     onOutcome,
     resume,
+    onLate: (delivery, error) => void noteLate(delivery, error),
     keepsNothing: ({ key }) => outlived.has(key),
   })
 
@@ -115,6 +122,17 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     if (isStopping) log.error({ err: error }, 'not written down before the end')
     stopping.abort()
     failure.reject(error)
+  }
+
+  /** It is among the failures of its delivery, and changes nothing of what became of that. */
+  async function noteLate(delivery: Delivery, error: unknown): Promise<void> {
+    const reason = errorText(error)
+    onLate(delivery, reason)
+    try {
+      await queue.noteFailure(delivery, `after its end: ${reason}`)
+    } catch (err) {
+      log.warn({ id: delivery.event.id, err }, 'a failure after the end of its run is in the log alone')
+    }
   }
 
   async function followJournal(from: Position): Promise<void> {

@@ -21,6 +21,7 @@ import { resolveOurName } from './our-name.ts'
 import { explainQueueFile } from './queue-file.ts'
 import { HandlersError, loadHandlers } from './registry.ts'
 import { createReport } from './report.ts'
+import { chargeStrays } from './run-scope.ts'
 import { lockGlobals, watchGlobals } from './shared-globals.ts'
 import { queuePath } from './sqlite-queue.ts'
 import { sweepOnStart } from './sweep-on-start.ts'
@@ -43,6 +44,7 @@ const { values: words } = parseArgs({
   options: {
     worker: { type: 'string' },
     'sweep-since': { type: 'string' },
+    'last-end': { type: 'string' },
     'forwarder-id': { type: 'string' },
     [parentOption]: { type: 'string' },
   },
@@ -61,13 +63,18 @@ let isStopping = false
 let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
 let resumeDispatcher: () => void = () => undefined
 
+chargeStrays((error) => void fail(error))
 listen()
 try {
   await run()
 } catch (error) {
+  await fail(error)
+}
+
+async function fail(error: unknown): Promise<never> {
   tellWhy(config.databaseUrl === undefined ? explainQueueFile(error, queuePath(config.dataDir)) : error)
   // The other handlers may end; they did nothing wrong.
-  await end(1, config.shutdownGrace)
+  return end(1, config.shutdownGrace)
 }
 
 async function run(): Promise<void> {
@@ -136,6 +143,8 @@ async function run(): Promise<void> {
       report.tell({ type: 'damaged', line: { segment, offset, events } }),
     onRetained: report.retained,
     onThrottled: report.throttled,
+    onLate: report.late,
+    lastEnd: words['last-end'],
     // Where others run them, that is all there is to do.
     onForwarded: () => void (runs || report.tell({ type: 'worked' })),
   })

@@ -48,6 +48,8 @@ export type FromDispatcher =
   | { readonly type: 'worked' }
   | { readonly type: 'dead'; readonly dead: Dead }
   | { readonly type: 'damaged'; readonly line: DamagedLine }
+  /** Something that a run has started failed after the run had ended well. */
+  | { readonly type: 'late'; readonly late: Dead }
   | { readonly type: 'throttled'; readonly throttled: Throttled }
   /** To be journalled; answered with `appended` and the same number. */
   | { readonly type: 'append'; readonly request: number; readonly events: readonly Event[] }

@@ -1,10 +1,11 @@
 import type { Logger } from 'pino'
+import { boundError } from './error-text.ts'
 import { planRuns, startRuns, wakeDue } from './pg-claim.ts'
 import { createClaims } from './pg-claims.ts'
 import type { Database, Row, Session, Transaction } from './pg-database.ts'
 import { createEnder } from './pg-ends.ts'
 import { createJobs } from './pg-jobs.ts'
-import { addDeliveries } from './pg-lanes.ts'
+import { addDeliveries, textOf } from './pg-lanes.ts'
 import { readPosition, readState } from './pg-schema.ts'
 import { doubtSeen, keepSeen, readSeen } from './pg-seen.ts'
 import type { Delivery, Queue, Wanted } from './queue.ts'
@@ -165,6 +166,15 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     seen: (delivery) => database.persist(() => readSeen(database, delivery)),
     doubt: (delivery) => database.persist(() => doubtSeen(database, delivery)),
     dead: (delivery, error) => ender.end(delivery, { how: 'dead', error }),
+    async noteFailure({ key, attempt }, error) {
+      await database.persist(() =>
+        database.query(
+          `INSERT INTO b24_receiver.failure (delivery, attempt, at, error)
+           SELECT key, $2, b24_receiver.at($4), $3 FROM b24_receiver.delivery WHERE key = $1`,
+          [key, attempt, textOf(boundError(error)), at()],
+        ),
+      )
+    },
     async restore({ key }, event) {
       await database.persist(() =>
         database.query('UPDATE b24_receiver.delivery SET event = $2 WHERE key = $1', [key, JSON.stringify(event)]),

@@ -103,6 +103,8 @@ export interface Queue {
   doubt(delivery: Delivery): Awaitable<void>
   retry(delivery: Delivery, again: Retry): Awaitable<void>
   dead(delivery: Delivery, error: string): Awaitable<void>
+  /** A failure that came after the end of the run. */
+  noteFailure(delivery: Delivery, error: string): Awaitable<void>
   /** Keeps the event, which somebody else had, in the place of one that cannot be read. */
   restore(delivery: Delivery, event: JournalledEvent): Awaitable<void>
   /**

@@ -9,7 +9,7 @@ import type { Event } from '../intake/event.ts'
 import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
 import { type LoadReport, writeLoadReport } from './load-report.ts'
 import type { FromDispatcher, Throttled, ToDispatcher } from './messages.ts'
-import type { Queue } from './queue.ts'
+import type { Delivery, Queue } from './queue.ts'
 import { type LoadedHandler, mayCallBitrix24, unknownEvents } from './registry.ts'
 import type { Outcome } from './runner.ts'
 
@@ -32,6 +32,8 @@ export interface Report {
   readonly owed: (queue: Queue) => () => void
   readonly outcome: (ended: Outcome) => void
   readonly throttled: (throttled: Throttled) => void
+  /** Something that a run has started failed after its end. */
+  readonly late: (delivery: Delivery, reason: string) => void
   /** Lets the receiver journal them, for nobody else writes there. Resolves when they are on disk. */
   readonly append: (events: readonly Event[]) => Promise<void>
   /** What the receiver answered to `append`. */
@@ -138,6 +140,10 @@ export function createReport({ config, parent, log }: ReportParts): Report {
       tell({ type: 'dead', dead: { handler, id, event: event.event, object, reason: reason.slice(0, longestReason) } })
     },
 
+    late({ handler, event: { id, event, object } }, reason) {
+      tell({ type: 'late', late: { handler, id, event, object, reason: reason.slice(0, longestReason) } })
+    },
+
     throttled: (throttled) => tell({ type: 'throttled', throttled }),
 
     append(events) {
@@ -169,11 +175,13 @@ export function createReport({ config, parent, log }: ReportParts): Report {
 function tellAlerter({ config, log }: Pick<ReportParts, 'config' | 'log'>): (message: FromDispatcher) => void {
   const hooks = new Map<string, string>()
   let dead: NonNullable<Snapshot['dead']> = { queued: 0, count: 0, last: undefined }
+  let late: NonNullable<Snapshot['late']> = { count: 0, last: undefined }
   let throttled: NonNullable<Snapshot['throttled']> = { count: 0, last: undefined }
   if (config.alertUrl !== undefined)
-    startAlerter({ snapshot: () => ({ hooks: Object.fromEntries(hooks), dead, throttled }), log })
+    startAlerter({ snapshot: () => ({ hooks: Object.fromEntries(hooks), dead, late, throttled }), log })
   return (message) => {
     if (message.type === 'dead') dead = { ...dead, count: dead.count + 1, last: message.dead }
+    if (message.type === 'late') late = { count: late.count + 1, last: message.late }
     if (message.type === 'throttled') throttled = { count: throttled.count + 1, last: message.throttled }
     if (message.type === 'state') dead = { ...dead, queued: message.state.dead }
     if (message.type === 'hook' && message.trouble !== undefined) hooks.set(message.label, message.trouble)

@@ -13,6 +13,7 @@ import type { OwnWrites } from './own-writes.ts'
 import type { Delivery, Queue, SeenFields } from './queue.ts'
 import type { LoadedHandler } from './registry.ts'
 import { type NextTry, nextTry } from './retry.ts'
+import { inScope, type RunScope } from './run-scope.ts'
 import { createRunTimer } from './run-timer.ts'
 
 /** What became of a delivery that was claimed. */
@@ -39,6 +40,10 @@ export interface RunnerParts {
   readonly onStuck: (error: unknown) => void
   readonly onOutcome: (outcome: Outcome) => void
   readonly onThrottled?: (throttled: Throttled) => void
+  /** How the process before this one ended. */
+  readonly lastEnd?: string | undefined
+  /** Something that a run has started failed after its end. */
+  readonly onLate?: (delivery: Delivery, error: unknown) => void
   /** What was postponed may run. */
   readonly resume: () => void
   /** What it saw is of no use any more: its object was deleted meanwhile. */
@@ -97,6 +102,18 @@ export function createRunner(parts: RunnerParts): Runner {
       onCall: () => void callers.add(handler.name),
     })
     const question = onChange && { delivery, names: onChange, first, queue, readRecord: run.readOnce }
+    const stray = Promise.withResolvers<never>()
+    stray.promise.catch(() => undefined)
+    let state: 'running' | 'ended' | 'failed' = 'running'
+    const scope: RunScope = {
+      fail(error) {
+        // Of a run that failed more may fail: its calls were cut off.
+        if (state === 'failed') return
+        if (state === 'running') return stray.reject(error)
+        log.error({ ...about, err: error }, 'failed after its run had ended')
+        parts.onLate?.(delivery, error)
+      },
+    }
     /** To the end of the handler. Writing that down is no part of it: what fails then is not the handler's failure. */
     const toItsEnd = async (): Promise<Ended> => {
       // Not on a retry: a run that failed half-way has written, too.
@@ -111,7 +128,10 @@ export function createRunner(parts: RunnerParts): Runner {
       const change = question && (await judgeChange(question))
       if (change && change.verdict !== 'run') return { outcome: change.verdict, seen: change.seen }
       await Promise.race([
-        handler.handle(structuredClone(event), run.contextWith(change?.previous)),
+        inScope(scope, async () => handler.handle(structuredClone(event), run.contextWith(change?.previous))).then(
+          run.callsEnded,
+        ),
+        stray.promise,
         // JavaScript cannot be stopped. A handler that ignores its signal holds its object until the process goes.
         timer.overdue.then(() => {
           throw new HandlerStuck(`${handler.name} did not end ${2 * timeout} ms after its start`)
@@ -131,10 +151,14 @@ export function createRunner(parts: RunnerParts): Runner {
       else await fail(delivery, handler, { error, ms: ms(), isGone: run.isGone() })
     }
     const write = await toItsEnd().then(
-      ({ outcome, seen }) =>
-        () =>
-          end(outcome, seen),
-      (error: unknown) => () => endFailed(error),
+      ({ outcome, seen }) => {
+        state = 'ended'
+        return () => end(outcome, seen)
+      },
+      (error: unknown) => {
+        state = 'failed'
+        return () => endFailed(error)
+      },
     )
     try {
       await write()
@@ -212,7 +236,7 @@ export function createRunner(parts: RunnerParts): Runner {
       onOutcome({ handler, event, outcome: 'dead', ms: 0, reason })
     },
     chargeCrash: (delivery, handler) =>
-      fail(delivery, handler, { error: new Error('the dispatcher died while this ran'), alone: true }),
+      fail(delivery, handler, { error: new Error(crashOf(parts.lastEnd)), alone: true }),
   }
 }
 
@@ -229,6 +253,10 @@ interface Failed {
   readonly alone?: boolean
   /** What it was about is not there any more. */
   readonly isGone?: boolean
+}
+
+function crashOf(lastEnd: string | undefined): string {
+  return `the dispatcher died while this ran${lastEnd === undefined ? '' : `: ${lastEnd}`}`
 }
 
 /** Why the delay that a handler chose was not taken. */

@@ -277,6 +277,7 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
     },
     resume: () => void sql.resume.run(),
     dead: (delivery, error) => end(delivery, 'dead', { error }),
+    noteFailure: ({ key, attempt }, error) => void sql.failed.run(key, attempt, now(), boundError(error)),
     restore: ({ key }, event) => void sql.restore.run(JSON.stringify(event), key),
     release: (delivery) => void sql.release.run(0, delivery.key),
     recover() {

@@ -275,6 +275,8 @@ test('calls that a failed run left behind are not made beside the next, and that
       if (attempt > 1) return
       const [deals, ...others] = ['crm.deal.list', 'profile', 'profile'].map((method) => bitrix24.call(method))
       left.push(...others)
+      // Here nobody charges a run with what it leaves behind.
+      for (const other of others) other?.catch(() => undefined)
       await deals
     },
   })

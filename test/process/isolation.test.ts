@@ -5,26 +5,32 @@ import { linesOf, scripted } from '../support/dispatcher.ts'
 import { type Postgres, startPostgres } from '../support/postgres.ts'
 import { dealBody, type Receiver, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
-/** What a handler may do to what all handlers of its process share. */
-const hostile: Record<string, string> = {
-  'adds a value to Object.prototype': 'Object.prototype.foo = 1',
-  'adds toJSON to Object.prototype': 'Object.prototype.toJSON = () => undefined',
-  'adds toJSON to Array.prototype': 'Array.prototype.toJSON = () => undefined',
-  'adds a getter to Object.prototype':
+/** What a handler may do to what all handlers of its process share. Each of these fails at its own line. */
+const refused: Record<string, string> = {
+  'value-on-object': 'Object.prototype.foo = 1',
+  'json-on-object': 'Object.prototype.toJSON = () => undefined',
+  'json-on-array': 'Array.prototype.toJSON = () => undefined',
+  'getter-on-object':
     'Object.defineProperty(Object.prototype, "foo", { configurable: true, enumerable: true, get() { throw new Error("got") } })',
-  'merges __proto__ of its data into an object':
-    'const merge = (to, from) => { for (const key in from) if (typeof from[key] === "object") merge(to[key] ??= {}, from[key]); else to[key] = from[key]; return to }; merge({}, JSON.parse(`{"__proto__": {"foo": 1}}`)); merge({}, event.data)',
-  'patches JSON.stringify to throw': 'JSON.stringify = () => { throw new Error("stringify") }',
-  'patches JSON.stringify to return nothing': 'JSON.stringify = () => undefined',
-  'replaces JSON': 'globalThis.JSON = {}',
-  'patches fetch': 'globalThis.fetch = () => { throw new Error("fetch") }',
-  'patches Array.prototype.map': 'Array.prototype.map = () => []',
-  'patches Map.prototype.get': 'Map.prototype.get = () => { throw new Error("get") }',
-  'patches Promise.prototype.then': 'Promise.prototype.then = () => { throw new Error("then") }',
-  'patches Date.now': 'Date.now = () => { throw new Error("now") }',
-  'patches setTimeout': 'globalThis.setTimeout = () => { throw new Error("timer") }',
-  'patches Object.prototype.hasOwnProperty': 'Object.prototype.hasOwnProperty = () => true',
-  'patches Function.prototype.call': 'Function.prototype.call = () => { throw new Error("call") }',
+  'merge-proto':
+    'const merge = (to, from) => { for (const key in from) if (typeof from[key] === "object") merge(to[key] ??= {}, from[key]); else to[key] = from[key]; return to }; merge({}, JSON.parse(`{"__proto__": {"foo": 1}}`))',
+  'stringify-throws': 'JSON.stringify = () => { throw new Error("stringify") }',
+  'stringify-nothing': 'JSON.stringify = () => undefined',
+  'no-json': 'globalThis.JSON = {}',
+  'array-map': 'Array.prototype.map = () => []',
+  'map-get': 'Map.prototype.get = () => { throw new Error("get") }',
+  'promise-then': 'Promise.prototype.then = () => { throw new Error("then") }',
+  'date-now': 'Date.now = () => { throw new Error("now") }',
+  'set-timeout': 'globalThis.setTimeout = () => { throw new Error("timer") }',
+  fetch: 'globalThis.fetch = () => { throw new Error("fetch") }',
+  'function-call': 'Function.prototype.call = () => { throw new Error("call") }',
+  'own-event': 'event.object = "deal:0"; event.id = "0"; event.auth = {}; throw new Error("it has changed its event")',
+}
+
+/** These are found after the run: the process is another's then. */
+const undone: Record<string, string> = {
+  'value-of': 'Object.prototype.valueOf = () => 1',
+  'has-own-property': 'Object.prototype.hasOwnProperty = () => true',
 }
 
 /** The data of an event can have a key of any name. */
@@ -33,10 +39,9 @@ const body = (id: number) => `data[constructor][prototype][merged]=1&${dealBody(
 const good = (folder: string) =>
   scripted(
     folder,
-    `const sum = [1, 2].map((number) => number * 2)
-  await sleep(5)
-  if (new Map([[1, 2]]).get(1) !== 2 || Date.now() < 1 || typeof fetch('data:,').then !== 'function') throw new Error('wrong')
-  mark('good', event.object + JSON.stringify([...sum, Object.keys({}).concat(Object.hasOwn({}, 'a'))]))`,
+    `await sleep(5)
+  if (new Map([[1, 2]]).get(1) !== 2 || Date.now() < 1 || Object.hasOwn({}, 'a') || 'foo' in {}) throw new Error('wrong')
+  mark('good', event.object + JSON.stringify([1, 2].map((number) => number * 2)))`,
   )
 
 let postgres: Postgres
@@ -46,46 +51,55 @@ beforeAll(async () => {
 afterAll(() => postgres.remove())
 
 describe.each(['embedded', 'postgres'])('%s engine', (engine) => {
-  test.each(Object.keys(hostile))('a handler that %s is named; its neighbour goes on', async (what) => {
+  test.each([
+    ['that cannot be', refused],
+    ['that is undone', undone],
+  ])('whoever changes what all share, %s, is named, and his neighbour handles every event once', async (_, hostile) => {
     const folder = temporaryFolder('talk')
     const env = engine === 'postgres' ? { DATABASE_URL: postgres.url(await postgres.createDatabase()) } : {}
+    const names = Object.keys(hostile)
     const receiver = await startReceiver({
-      env,
+      env: { ...env, CONCURRENCY: '32' },
       handlers: {
         'good.mjs': defined(good(folder)),
-        'hostile.mjs': defined(scripted(folder, `mark('ran'); await sleep(1); ${hostile[what]}`)),
+        ...Object.fromEntries(
+          names.map((name) => [
+            `${name}.mjs`,
+            defined(scripted(folder, `mark('ran-${name}'); await sleep(1); ${hostile[name]}`)),
+          ]),
+        ),
       },
     })
     for (let id = 1; id <= 5; id++) await receiver.post(body(id))
-    await until('the hostile one ran', () => linesOf(folder, 'ran').length > 0)
+    for (const name of names) await until(`${name} ran`, () => linesOf(folder, `ran-${name}`).length > 0)
     for (let id = 6; id <= 10; id++) await receiver.post(body(id))
-    const objects = () => linesOf(folder, 'good').toSorted()
+    const handled = () => linesOf(folder, 'good').toSorted()
     await until(
-      () => `ten are handled\n${objects().join('\n')}\n${receiver.output().slice(-3_000)}`,
-      () => objects().length >= 10,
-      15_000,
+      () => `ten are handled\n${handled().join('\n')}\n${receiver.output().slice(-3_000)}`,
+      () => handled().length >= 10,
     )
-    expect(objects()).toEqual(Array.from({ length: 10 }, (_, at) => `deal:${at + 1}[2,4,[false]]`).toSorted())
-    await until('it is named', () => namings(receiver).length > 0)
+    expect(handled()).toEqual(Array.from({ length: 10 }, (_, at) => `deal:${at + 1}[2,4]`).toSorted())
+    for (const name of names) await until(`${name} is named`, () => namings(receiver, name).length > 0)
 
-    writeFileSync(join(receiver.handlersDir, 'hostile.mjs'), defined(scripted(folder, `mark('fixed', event.object)`)))
+    for (const name of names)
+      writeFileSync(
+        join(receiver.handlersDir, `${name}.mjs`),
+        defined(scripted(folder, `mark('fixed-${name}', event.object)`)),
+      )
     receiver.child.kill('SIGHUP')
-    await until('the fixed one is loaded', () => receiver.logged('handlers were loaded anew').length > 0)
+    await until('the fixed ones are loaded', () => receiver.logged('handlers were loaded anew').length > 0)
     await receiver.post(body(11))
+    for (const name of names)
+      await until(`${name} handles again`, () => linesOf(folder, `fixed-${name}`).includes('deal:11'))
+    await until('the neighbour has it, too', () => handled().length === 11)
     await until(
       () => `all is handled\n${receiver.output().slice(-3_000)}`,
       async () => {
         const { status, backlog } = await readyz(receiver)
-        return (
-          status === 'ready' &&
-          backlog?.owed === 0 &&
-          backlog.dead === 0 &&
-          linesOf(folder, 'fixed').includes('deal:11')
-        )
+        return status === 'ready' && backlog?.owed === 0 && backlog.dead === 0
       },
-      30_000,
     )
-    expect(objects()).toHaveLength(11)
+    expect(handled()).toHaveLength(11)
   })
 })
 
@@ -126,11 +140,11 @@ export default defineHandler('ONCRMDEALUPDATE', handle)
 `)
 }
 
-function namings(receiver: Receiver): string[] {
+/** In the log, as the one whose run failed, or one of those for whom the process is replaced. */
+function namings(receiver: Receiver, name: string): string[] {
+  const told = new RegExp(`"handler":"${name}"|"handlers":\\[[^\\]]*"${name}"`)
   const lines = receiver.output().split('\n')
-  return lines.filter(
-    (line) => /"handler":"hostile"|"handlers":\[[^\]]*"hostile"/.test(line) && /"level":[45]0/.test(line),
-  )
+  return lines.filter((line) => /"level":[45]0/.test(line) && told.test(line))
 }
 
 async function readyz(receiver: Receiver) {

@@ -58,7 +58,8 @@ const mark = (name, line = '') => appendFileSync(path(name), line + '\\n')
 const has = (name) => existsSync(path(name))
 const lines = (name) => has(name) ? readFileSync(path(name), 'utf8').split('\\n').length - 1 : 0
 const marked = async (name) => { while (!has(name)) await sleep(20) }
-export default async (event, { attempt, signal }) => {
+export default async (event, context) => {
+  const { attempt, signal } = context
   const isGuilty = event.object === 'deal:666'
   ${body}
 }
