@@ -34,7 +34,7 @@ async function aSegment(dataDir: string, random: Random): Promise<string | undef
 }
 
 /** What may be damaged, while nothing runs. */
-const always: Readonly<Record<string, (dataDir: string, random: Random) => unknown>> = {
+const damages: Readonly<Record<string, (dataDir: string, random: Random) => unknown>> = {
   'a byte of dispatch.db': (dir, random) => damageBytes(join(dir, 'dispatch.db'), random, 1),
   'a page of dispatch.db': (dir, random) => damageBytes(join(dir, 'dispatch.db'), random, 4096),
   'the end of dispatch.db': (dir, random) =>
@@ -54,10 +54,6 @@ const always: Readonly<Record<string, (dataDir: string, random: Random) => unkno
   'receiver.lock': (dir, random) => damageBytes(join(dir, 'receiver.lock'), random, 4096),
   'dispatcher.lock': (dir, random) => damageBytes(join(dir, 'dispatcher.lock'), random, 4096),
   'loaded.json': (dir, random) => damageBytes(join(dir, 'loaded.json'), random, 4),
-}
-
-/** Issue 14, 9 and 10: needs the position to be held against its segment, and damaged lines to be kept and told. */
-const ofSegments: typeof always = {
   'a byte of a line': async (dir, random) => {
     const path = await aSegment(dir, random)
     if (path !== undefined) damageBytes(path, random, 1)
@@ -69,10 +65,11 @@ const ofSegments: typeof always = {
     bytes[random(bytes.length)] = 0
     writeFileSync(path, bytes)
   },
+  'the newest segment': async (dir) => {
+    const path = (await listSegments(dir)).at(-1)?.path
+    if (path !== undefined) rmSync(path)
+  },
 }
-
-/** DAMAGE=all turns on what concerns the segments. */
-const damages = process.env['DAMAGE'] === 'all' ? { ...always, ...ofSegments } : always
 
 interface Acknowledged {
   readonly object: string
@@ -128,7 +125,7 @@ test(`after any damage each acknowledged event is handled or named, seed ${seed}
   /** What is dead, and which lines verify or a cut file names. */
   async function readNamed(running: Receiver): Promise<void> {
     const dead = await runCli({ env: envOf(running) }, 'dead', 'list', '--json')
-    for (const one of jsonLines(dead.stdout)) named.add(String(one['event']))
+    for (const one of jsonLines(dead.stdout)) named.add(String(one['id']))
     const verdict = await runCli({ env: envOf(running) }, 'verify', '--json')
     for (const { path, offset, what } of jsonLines(verdict.stdout))
       if (typeof what === 'string' && typeof path === 'string' && typeof offset === 'number')

@@ -58,9 +58,9 @@ test('what was given up in Postgres is seen, tried again and dropped as in dispa
   const shown = await cli('show', String(first?.['event']))
   expect(shown.stdout).toMatch(/ONCRMDEALUPDATE: dead after 1 attempt\n[\s\S]* attempt 1 .* Error: the CRM said no/)
 
-  expect((await cli('dead', 'retry', String(first?.['event']))).stdout).toBe('1 tried again\n')
+  expect((await cli('dead', 'retry', String(first?.['id']))).stdout).toBe('1 tried again\n')
   await until('it ran again', () => ran().filter((object) => object === 'deal:1').length === 2)
-  expect((await cli('dead', 'drop', String(second?.['event']))).stdout).toBe('1 dropped\n')
+  expect((await cli('dead', 'drop', String(second?.['id']))).stdout).toBe('1 dropped\n')
   expect(jsonLines((await cli('dead', '--json')).stdout)).toMatchObject([{ object: 'deal:3' }])
 
   expect(await cli('replay', '--object', 'deal:2', '--yes')).toMatchObject({
