@@ -55,7 +55,7 @@ test('what was given up in Postgres is seen, tried again and dropped as in dispa
   expect([first, second, third]).toMatchObject(
     [1, 2, 3].map((id) => ({ object: `deal:${id}`, attempts: 1, error: 'Error: the CRM said no' })),
   )
-  const shown = await cli('show', String(first?.['event']))
+  const shown = await cli('show', String(first?.['id']))
   expect(shown.stdout).toMatch(/ONCRMDEALUPDATE: dead after 1 attempt\n[\s\S]* attempt 1 .* Error: the CRM said no/)
 
   expect((await cli('dead', 'retry', String(first?.['id']))).stdout).toBe('1 tried again\n')
