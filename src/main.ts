@@ -20,6 +20,7 @@ import { lockDataDir } from './journal/lock.ts'
 import { isJournalEmpty, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
 import { createReceiverMetrics } from './metrics/receiver.ts'
+import { printableLines } from './printable.ts'
 import { reload, reloadSignals, takeSignals } from './reload.ts'
 import { explainStart } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
@@ -39,7 +40,7 @@ try {
   await start(readConfig(process.env))
 } catch (error) {
   const { text, exitCode } = explainStart(error)
-  process.stderr.write(`${text}\n`)
+  process.stderr.write(`${printableLines(text)}\n`)
   process.exit(exitCode)
 }
 

@@ -3,6 +3,7 @@ import { rm, truncate } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import { type Logger, pino } from 'pino'
 import type { Event } from '../intake/event.ts'
+import { printableJson } from '../printable.ts'
 import { Refusal } from '../refusal.ts'
 import { createLastResort } from './last-resort.ts'
 import {
@@ -123,7 +124,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
   // pino makes the line and hands it over before info() returns.
   const lines = pino(
     { base: null, timestamp: () => `,"time":"${now().toISOString()}"` },
-    { write: (line) => void group.lines.push(line) },
+    { write: (line) => void group.lines.push(printableJson(line)) },
   )
 
   async function openSegment(): Promise<Writing> {
