@@ -11,6 +11,7 @@ import { addImportRoute } from './import.ts'
 import { createAllowedAddresses } from './intake/allowed-addresses.ts'
 import { openPublishedAddresses } from './intake/published-addresses.ts'
 import { createRefusalLog } from './intake/refusal-log.ts'
+import { createRobotPath } from './intake/robot.ts'
 import { createServer } from './intake/server.ts'
 import { createShapeLog } from './intake/shape-log.ts'
 import { createTokens } from './intake/token.ts'
@@ -57,7 +58,9 @@ async function start(config: Config): Promise<void> {
   const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
   const lastAt = Date.parse((await lastEvent(dataDir))?.time ?? '') || undefined
   const shapes = createShapeLog(log)
-  const refusals = createRefusalLog(log)
+  const tokens = createTokens(config.tokens)
+  const secrets = () => [...tokens.values(), ...createRobotPath(config.robotPath).values]
+  const refusals = createRefusalLog({ log, secrets })
   let supervisor: Supervisor | undefined
   const metrics = createReceiverMetrics({
     shapes,
@@ -71,7 +74,6 @@ async function start(config: Config): Promise<void> {
   if (config.databaseUrl === undefined) settleFirstStart(dataDir, isNew)
   else settleIdentity(dataDir, isNew)
   const missed = await findMissed({ ...config, lastAt, log })
-  const tokens = createTokens(config.tokens)
   const app = createServer({
     config,
     allowed,
