@@ -1,3 +1,4 @@
+import './no-debugger.ts'
 import closeWithGrace from 'close-with-grace'
 import { createAdminServer } from './admin.ts'
 import { startAlerter } from './alerts/alerter.ts'

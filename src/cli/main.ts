@@ -1,4 +1,5 @@
-#!/usr/bin/env -S node --disable-warning=ExperimentalWarning
+#!/usr/bin/env -S node --disable-sigusr1 --disable-warning=ExperimentalWarning
+import '../no-debugger.ts'
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import { ConfigError } from '../config.ts'
 import { printable, printableLines } from '../printable.ts'
