@@ -1,5 +1,4 @@
 import type { Duplex } from 'node:stream'
-import formbody from '@fastify/formbody'
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyError,
@@ -9,9 +8,9 @@ import Fastify, {
 } from 'fastify'
 import type { Config } from '../config.ts'
 import { Refusal, type RefusalCode, refusalBody, refusals as table } from '../refusal.ts'
+import { createBodyReader } from './body.ts'
 import { shorten } from './event.ts'
 import { addFarewell } from './farewell.ts'
-import { decodeForm } from './form.ts'
 import { createRefusalLog, type RefusalLog } from './refusal-log.ts'
 import { addRobotRoute, createRobotPath, robotRoute } from './robot.ts'
 import { addWebhookRoute, type RouteParts } from './route.ts'
@@ -37,6 +36,9 @@ const patience = {
   farewell: 4_000,
 }
 
+/** Seconds. What is under way is answered within a second as a rule. */
+const retryAfter = 1
+
 /** The public listener: the handler URL, that of robots and `/healthz`. It never listens by itself. */
 export function createServer(parts: ServerParts): FastifyInstance {
   const { config, log, timeouts, shapes = createShapeLog(log), refusals = createRefusalLog(log) } = parts
@@ -44,7 +46,6 @@ export function createServer(parts: ServerParts): FastifyInstance {
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
-    bodyLimit: config.bodyLimit,
     trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
     requestTimeout: limits.request,
     keepAliveTimeout: limits.keepAlive,
@@ -80,7 +81,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
   )
 
   app.removeAllContentTypeParsers()
-  app.register(formbody, { bodyLimit: config.bodyLimit, parser: (text) => decodeForm(text) })
+  app.addContentTypeParser('application/x-www-form-urlencoded', createBodyReader(config))
 
   app.addHook('onRequest', (request, _reply, done) => done(refusalOfHead(request)))
   app.setErrorHandler((error: FastifyError, request, reply) => {
@@ -125,6 +126,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
     refusals.tell(refusal, { remote: request.ip, ...(code === 'not_found' && { path: tellPath(request) }) })
     // People open the handler URL in a browser to see whether it works.
     const message = code === 'method_not_allowed' && 'POST only; the address works'
+    if (code === 'overloaded') reply.header('retry-after', retryAfter)
     reply.code(status).send({ ...refusalBody(code), ...(message && { message }) })
   }
 
@@ -134,11 +136,8 @@ export function createServer(parts: ServerParts): FastifyInstance {
 /** Fastify's own errors, by their codes (https://fastify.dev/docs/latest/Reference/Errors/). */
 function refusalOf(error: FastifyError): Refusal | undefined {
   switch (error.code) {
-    case 'FST_ERR_CTP_BODY_TOO_LARGE':
-      return new Refusal('body_too_large')
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new Refusal('unsupported_media_type')
-    case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
     case 'ECONNRESET':
       return new Refusal('malformed_request', { reason: error.code })
     default:

@@ -1,0 +1,128 @@
+import { PassThrough } from 'node:stream'
+import fc from 'fast-check'
+import { describe, expect, test, vi } from 'vitest'
+import { type Body, createBodyReader } from '../../src/intake/body.ts'
+import { Refusal } from '../../src/refusal.ts'
+import { goodBody, open, post, request, startServer } from '../support/intake.ts'
+
+const megabyte = 1024 ** 2
+
+/** A reader, and connections that send what they are told. */
+function createSenders(bodyLimit: number, total?: number) {
+  const read = createBodyReader({ bodyLimit, ...(total !== undefined && { total }) })
+  return (announced?: number) => {
+    const payload = new PassThrough()
+    const outcome: { body?: Body | undefined; code?: string } = {}
+    const headers = announced === undefined ? {} : { 'content-length': String(announced) }
+    read({ headers }, payload, (error, body) => {
+      if (error instanceof Refusal) outcome.code = error.code
+      else if (error) outcome.code = error.message
+      outcome.body = body
+    })
+    return {
+      outcome,
+      /** What was sent has been read when it returns. */
+      send: (bytes: number | Buffer) => {
+        payload.emit('data', typeof bytes === 'number' ? Buffer.alloc(bytes) : bytes)
+      },
+      end: () => payload.emit('end'),
+      fail: () => payload.emit('error', new Error('aborted')),
+      listeners: () => ['data', 'end'].map((name) => payload.listenerCount(name)),
+    }
+  }
+}
+
+test('a body is what its pieces are, in whatever pieces it comes', () => {
+  fc.assert(
+    fc.property(fc.array(fc.uint8Array({ maxLength: 50 })), fc.boolean(), (pieces, isAnnounced) => {
+      const whole = Buffer.concat(pieces)
+      const sender = createSenders(10_000)(isAnnounced ? whole.length : undefined)
+      for (const piece of pieces) sender.send(Buffer.from(piece))
+      sender.end()
+      expect(sender.outcome.body?.bytes).toEqual(whole)
+    }),
+  )
+})
+
+test('a body that comes byte by byte holds no more than twice its length', () => {
+  const sender = createSenders(100_000)()
+  for (let byte = 0; byte < 50_001; byte++) sender.send(Buffer.from('a'))
+  sender.end()
+  expect(sender.outcome.body?.bytes.toString()).toBe('a'.repeat(50_001))
+  expect(sender.outcome.body?.bytes.buffer.byteLength).toBeLessThanOrEqual(100_002)
+})
+
+describe('bodies under way have a total', () => {
+  test('the largest that still arrives is refused for it, and the others go on', () => {
+    const connect = createSenders(100, 300)
+    const large = Array.from({ length: 3 }, () => connect())
+    for (const [index, one] of large.entries()) one.send(90 + index)
+    const small = Array.from({ length: 4 }, () => connect())
+    for (const one of small) one.send(20)
+    for (const one of [...large, ...small]) one.end()
+    expect(large.map(({ outcome }) => outcome.code)).toEqual([undefined, undefined, 'overloaded'])
+    expect(small.map(({ outcome }) => outcome.body?.bytes.length)).toEqual([20, 20, 20, 20])
+  })
+
+  test('what is only announced takes no place', () => {
+    const connect = createSenders(100, 300)
+    const idle = Array.from({ length: 50 }, () => connect(100))
+    const one = connect()
+    one.send(100)
+    one.end()
+    expect(one.outcome.body?.bytes.length).toBe(100)
+    expect(idle.map(({ outcome }) => outcome)).toEqual(idle.map(() => ({})))
+  })
+
+  test('what was read whole counts until it is answered, and is never taken back', () => {
+    const connect = createSenders(100, 300)
+    const full = Array.from({ length: 3 }, () => connect())
+    for (const one of full) {
+      one.send(100)
+      one.end()
+    }
+    const holds = full.map(({ outcome }) => outcome.body?.hold())
+    const late = connect()
+    late.send(10)
+    expect(late.outcome.code).toBe('overloaded')
+    for (const hold of holds) hold?.[Symbol.dispose]()
+    const later = connect()
+    later.send(100)
+    later.end()
+    expect(later.outcome.body?.bytes.length).toBe(100)
+  })
+
+  test('what ended in any way counts no more', () => {
+    const connect = createSenders(100, 300)
+    for (let round = 0; round < 100; round++) {
+      const [broken, long, late] = [connect(), connect(), connect()]
+      broken.send(90)
+      broken.fail()
+      long.send(90)
+      long.send(90)
+      late.send(90)
+      // Its connection went before a handler took it.
+      late.end()
+      expect([broken, long].map(({ outcome }) => outcome.code)).toEqual(['aborted', 'body_too_large'])
+      expect([broken, long, late].flatMap(({ listeners }) => listeners())).toEqual(Array(6).fill(0))
+    }
+    const fitting = Array.from({ length: 3 }, () => connect())
+    for (const one of fitting) one.send(100)
+    expect(fitting.map(({ outcome }) => outcome.code)).toEqual([undefined, undefined, undefined])
+  })
+})
+
+test('while strangers hold all the memory that there is for bodies, ordinary posts are taken', async () => {
+  await using server = await startServer({ bodyLimit: megabyte })
+  const half = request(Buffer.alloc(megabyte, 'a')).subarray(0, -1)
+  const strangers = Array.from({ length: 40 }, () => open(server.port))
+  try {
+    for (const stranger of strangers) stranger.write(half)
+    const refused = () => server.lines.filter(({ code }) => code === 'overloaded').length
+    await vi.waitFor(() => expect(refused()).toBeGreaterThan(9), { timeout: 60_000 })
+    const answers = await Promise.all(Array.from({ length: 50 }, () => post(server.port, goodBody)))
+    expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]))
+  } finally {
+    for (const stranger of strangers) stranger.socket.destroy()
+  }
+})
