@@ -5,6 +5,7 @@ import { contentType } from './metrics/receiver.ts'
 /** What `/readyz` asks: why something does not work, or nothing; and `/metrics`. */
 export interface AdminParts {
   readonly journalTrouble: () => string | undefined
+  readonly connectionsTrouble: () => string | undefined
   readonly dispatcherTrouble: () => string | undefined
   readonly hookTroubles: () => readonly string[]
   readonly deliveries: () => QueueState | undefined
@@ -21,14 +22,17 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
   const app = Fastify({ logger: false, forceCloseConnections: true })
   app.get('/readyz', async (_request, reply) => {
     const journal = parts.journalTrouble()
+    const connections = parts.connectionsTrouble()
+    const isUnavailable = journal !== undefined || connections !== undefined
     const dispatcher = parts.dispatcherTrouble()
     const hooks = parts.hookTroubles()
     const deliveries = parts.deliveries()
     const isDegraded = dispatcher !== undefined || hooks.length > 0
-    if (journal !== undefined) reply.code(503)
+    if (isUnavailable) reply.code(503)
     return {
-      status: journal !== undefined ? 'unavailable' : isDegraded ? 'degraded' : 'ready',
+      status: isUnavailable ? 'unavailable' : isDegraded ? 'degraded' : 'ready',
       ...(journal !== undefined && { journal }),
+      ...(connections !== undefined && { connections }),
       ...(dispatcher !== undefined && { dispatcher }),
       ...(hooks.length > 0 && { hooks }),
       ...(deliveries && { backlog: backlogOf(deliveries) }),

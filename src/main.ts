@@ -9,6 +9,7 @@ import { settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { drain } from './drain.ts'
 import { addImportRoute } from './import.ts'
 import { createAllowedAddresses } from './intake/allowed-addresses.ts'
+import { type ConnectionLimit, limitConnections } from './intake/connections.ts'
 import { openPublishedAddresses } from './intake/published-addresses.ts'
 import { createRefusalLog } from './intake/refusal-log.ts'
 import { createServer } from './intake/server.ts'
@@ -58,10 +59,12 @@ async function start(config: Config): Promise<void> {
   const shapes = createShapeLog(log)
   const refusals = createRefusalLog(log)
   let supervisor: Supervisor | undefined
+  let connections: ConnectionLimit | undefined
   const metrics = createReceiverMetrics({
     shapes,
     refusals,
     journalTrouble: () => journal.trouble(),
+    droppedConnections: () => connections?.dropped() ?? 0,
     ...(config.dispatcher && { supervisor: () => supervisor }),
   })
   const journal = await openJournal({ ...config, log, onSync: metrics.synced })
@@ -82,8 +85,10 @@ async function start(config: Config): Promise<void> {
     timeouts: { farewell: grace / 2 },
     onAccepted: metrics.accepted,
   })
+  connections = limitConnections(app.server, { log })
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
+    connectionsTrouble: connections.trouble,
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
     hookTroubles: () => [...(supervisor?.hookTroubles().values() ?? [])],
     deliveries: () => supervisor?.state(),

@@ -35,6 +35,7 @@ export async function startWorker(config: Config): Promise<void> {
   const supervisor = superviseDispatcher({ grace, stall: config.handlerStall, workerDir: folder, append: refuse, log })
   const admin = createAdminServer({
     journalTrouble: () => undefined,
+    connectionsTrouble: () => undefined,
     dispatcherTrouble: () => supervisor.trouble(),
     hookTroubles: () => [...supervisor.hookTroubles().values()],
     deliveries: () => supervisor.state(),
