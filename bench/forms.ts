@@ -1,10 +1,16 @@
-import { readFileSync } from 'node:fs'
+import { execFile } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { Agent, request } from 'node:http'
-import { dealBody, rssOf, token } from './processes.ts'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { dealBody, rssOf, temporaryFolder, token } from './processes.ts'
 import { startReceiver } from './receiver.ts'
 import { percentile, printTable, progress, say } from './table.ts'
 
 const size = 1024 ** 2
+const autocannon = fileURLToPath(import.meta.resolve('autocannon'))
 const wrong = token.replaceAll('0', '1')
 
 /** What a body is made of: so many parameters of one kind, and a value that fills it up to a megabyte. */
@@ -184,21 +190,44 @@ async function underFire(shape: Shape, rss: number): Promise<void> {
   const watch = setInterval(() => {
     most = Math.max(most, rssOf(receiver.pid))
   }, 5)
-  const body = bodyOf(shape)
+  const file = join(temporaryFolder(), 'body')
+  writeFileSync(file, bodyOf(shape))
   const disturbed: { status: number; ms: number }[] = []
   let isUnderFire = true
   const since = performance.now()
-  const fire = Promise.all(Array.from({ length: 200 }, () => post(receiver.url, body))).finally(() => {
+  // In another process, so that what is measured here is not our own sending.
+  const headers = ['-H', 'content-type=application/x-www-form-urlencoded']
+  const cannon = [
+    autocannon,
+    '-j',
+    '-m',
+    'POST',
+    '-c',
+    '200',
+    '-a',
+    '200',
+    '-t',
+    '60',
+    ...headers,
+    '-i',
+    file,
+    receiver.url,
+  ]
+  const fire = promisify(execFile)(process.execPath, cannon).finally(() => {
     isUnderFire = false
   })
-  while (isUnderFire) disturbed.push(await post(receiver.url, dealBody))
-  const answers = await fire
+  while (isUnderFire) {
+    disturbed.push(await post(receiver.url, dealBody))
+    await sleep(2)
+  }
+  const { stdout } = await fire
   const taken = performance.now() - since
   clearInterval(watch)
   const refused = disturbed.filter(({ status }) => status !== 200).length
-  const statuses = [...new Set(answers.map(({ status }) => status))].map(
-    (status) => `${answers.filter((answer) => answer.status === status).length} × ${status}`,
-  )
+  const { statusCodeStats = {}, errors = 0 }: { statusCodeStats?: Record<string, { count: number }>; errors?: number } =
+    JSON.parse(stdout)
+  const statuses = Object.entries(statusCodeStats).map(([status, { count }]) => `${count} × ${status}`)
+  if (errors > 0) statuses.push(`${errors} cut off`)
   printTable(
     '200 of the dearest without a token at once',
     ['answers', 'all after ms', 'MB at rest', 'MB at most', 'ratio', 'good p99 ms before', 'meanwhile', 'good refused'],

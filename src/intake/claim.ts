@@ -32,6 +32,10 @@ export function readClaim(body: Buffer): Claim {
   for (let start = 0; start < body.length; ) {
     let end = start
     while (end < body.length && body[end] !== ampersand) end++
+    if (end === start) {
+      start++
+      continue
+    }
     const ofToken = valueNamed(body, start, end, names.token)
     if (ofToken !== undefined) {
       tokens++

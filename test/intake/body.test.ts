@@ -52,6 +52,37 @@ test('a body that comes byte by byte holds no more than twice its length', () =>
   expect(sender.outcome.body?.bytes.buffer.byteLength).toBeLessThanOrEqual(100_002)
 })
 
+test('large bodies go on one in a turn of the event loop, and small ones do not wait for them', async () => {
+  const connect = createSenders(megabyte)
+  const large = Array.from({ length: 3 }, () => connect())
+  for (const one of large) {
+    one.send(100_000)
+    one.end()
+  }
+  const small = connect()
+  small.send(700)
+  small.end()
+  const done = () => large.filter(({ outcome }) => outcome.body !== undefined).length
+  expect([done(), small.outcome.body?.bytes.length]).toEqual([0, 700])
+  const seen = new Set<number>()
+  while (done() < 3) {
+    await new Promise((resolve) => setImmediate(resolve))
+    seen.add(done())
+  }
+  expect([...seen]).toEqual(expect.arrayContaining([1, 2, 3]))
+})
+
+test('a large body that waits for its turn may still be refused', async () => {
+  const connect = createSenders(megabyte, megabyte)
+  const [first, second] = [connect(), connect()]
+  first.send(700_000)
+  first.end()
+  second.send(600_000)
+  second.end()
+  await vi.waitFor(() => expect(second.outcome.body?.bytes.length).toBe(600_000))
+  expect(first.outcome).toEqual({ code: 'overloaded' })
+})
+
 describe('bodies under way have a total', () => {
   test('the largest that still arrives is refused for it, and the others go on', () => {
     const connect = createSenders(100, 300)
