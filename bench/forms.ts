@@ -52,6 +52,25 @@ const choices = {
   token: ['ours', 'wrong', 'none'],
 } as const
 
+const plain = {
+  count: 0,
+  depth: 0,
+  name: 1,
+  letter: 'a',
+  bracket: '[a]',
+  value: 'a',
+  isOneObject: false,
+  isValueShared: false,
+} as const
+
+/** Where the search begins: what was dear once. */
+const known: readonly Shape[] = (['none', 'ours'] as const).flatMap((one) => [
+  { ...plain, token: one, count: 8_000, depth: 60, bracket: '[]' },
+  { ...plain, token: one, count: 500, depth: 60, bracket: '[b]', name: 1_800 },
+  { ...plain, token: one, count: 8_000, letter: '%zz%41', name: 90 },
+  { ...plain, token: one, value: '\u0001' },
+])
+
 /** mulberry32: a run can be had again by its seed. */
 function createRandom(seed: number): () => number {
   let state = seed
@@ -160,7 +179,8 @@ export async function forms(): Promise<void> {
   const found: Found[] = []
   const dearest = (isOurs: boolean) =>
     found.filter(({ shape }) => (shape.token === 'ours') === isOurs).sort((a, b) => b.ms - a.ms)
-  for (let round = 0; round < rounds; round++) {
+  for (const shape of known) found.push(await cost(shape))
+  for (let round = found.length; round < rounds; round++) {
     progress(`forms ${round + 1} of ${rounds}`)
     const best = dearest(round % 2 === 0).slice(0, 8)
     found.push(await cost(round < rounds / 3 || best.length === 0 ? any() : change(pick(best).shape)))

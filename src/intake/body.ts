@@ -17,8 +17,8 @@ export interface BodyReaderParts {
   readonly total?: number
 }
 
-/** Twenty thousand ordinary posts, of some 700 bytes. */
-const smallestTotal = 16 * 1024 ** 2
+/** Ten thousand ordinary posts, of some 700 bytes. */
+const smallestTotal = 8 * 1024 ** 2
 
 /** Bytes from which on a body waits for its turn: no event that is documented comes near. */
 const large = 64 * 1024
@@ -92,6 +92,8 @@ export function createBodyReader({ bodyLimit, total = Math.max(smallestTotal, 4 
     function fail(error: Error): void {
       stop()
       one.bytes = empty
+      // What still comes of it is not even read, until the connection is closed.
+      payload.pause()
       done(error)
     }
 

@@ -126,7 +126,7 @@ describe('structure is refused, with its size and the reason', () => {
   test('values never reach qs, whose work grows with them', () => {
     vi.mocked(qs.parse).mockClear()
     expect(decodeForm('a[b]=one&a[c]=two%5B')).toEqual({ a: { b: 'one', c: 'two[' } })
-    expect(String(vi.mocked(qs.parse).mock.calls[0]?.[0])).not.toMatch(/one|two/)
+    expect(vi.mocked(qs.parse).mock.calls.map(([text]) => text)).toEqual(['a[b]=0&a[c]=1'])
   })
 
   test('1,000 empty brackets are a list of 1,000, more are too many', () => {

@@ -167,7 +167,7 @@ const cases = {
       async send({ port }) {
         const connections = Array.from({ length: 5 }, () => open(port))
         try {
-          for (const { write } of connections) write(request(Buffer.alloc(4 * 1024 ** 2)).subarray(0, -1))
+          for (const connection of connections) connection.write(request(Buffer.alloc(4 * 1024 ** 2)).subarray(0, -1))
           return await Promise.race(connections.map((connection) => connection.answer()))
         } finally {
           for (const { socket } of connections) socket.destroy()
