@@ -1,14 +1,35 @@
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyRequest } from 'fastify'
 import { Refusal } from '../refusal.ts'
+import { decodeForm, type Form } from './form.ts'
 
-/** A body that has come whole. */
-export interface Body {
-  readonly bytes: Buffer
-  /** It counts as under way until what this gives is disposed of. */
+/** A body that came whole and is a form. Not an interface: that would not be what formbody takes from its parser. */
+export type Body = {
+  readonly form: Form
+  /** The body counts as under way until the result is disposed of. */
   readonly hold: () => Disposable
 }
+
+export interface BodyReader {
+  /**
+   * Makes a `preParsing` hook that reads the body and hands it on in one piece, or refuses it: `body_too_large`, `overloaded`.
+   *
+   * @param check throws a refusal if these bytes are not worth decoding
+   */
+  readonly gather: (check?: (bytes: Buffer) => void) => Hook
+  /** The parser for formbody. */
+  readonly parse: (text: string) => Body
+}
+
+type Hook = (
+  request: Pick<FastifyRequest, 'headers' | 'mediaType'>,
+  reply: unknown,
+  payload: Readable,
+  done: Done,
+) => void
+
+type Done = (error?: Error | null, payload?: Readable) => void
 
 export interface BodyReaderParts {
   /** Bytes of the longest body. */
@@ -23,7 +44,8 @@ const smallestTotal = 8 * 1024 ** 2
 /** Bytes from which on a body waits for its turn: no event that is documented comes near. */
 const large = 64 * 1024
 
-type Done = (error: Error | null, body?: Body) => void
+/** What formbody parses. Nothing else is read. */
+const formType = 'application/x-www-form-urlencoded'
 
 const empty = Buffer.alloc(0)
 
@@ -37,10 +59,11 @@ interface Arriving {
  * Reads the bodies of all connections into memory that has a bound. What counts is what was received, not what was
  * announced, and when it is too much the largest body that still arrives is refused: ordinary posts are hundreds of bytes,
  * so whoever sends megabytes, or holds them back, takes the place of nobody but his like.
- *
- * @returns a content type parser that makes a `Body`, or a refusal: `body_too_large`, `overloaded`
  */
-export function createBodyReader({ bodyLimit, total = Math.max(smallestTotal, 4 * bodyLimit) }: BodyReaderParts) {
+export function createBodyReader({
+  bodyLimit,
+  total = Math.max(smallestTotal, 4 * bodyLimit),
+}: BodyReaderParts): BodyReader {
   const arriving = new Set<Arriving>()
   let held = 0
   /** The large ones go on one in a turn of the event loop, so that between any two of them others are served. */
@@ -55,7 +78,7 @@ export function createBodyReader({ bodyLimit, total = Math.max(smallestTotal, 4 
     }
   }
 
-  return (request: Pick<FastifyRequest, 'headers'>, payload: Readable, done: Done): void => {
+  const gather: BodyReader['gather'] = (check) => (request, _reply, payload, done) => {
     const announced = Number(request.headers['content-length'])
     const longest = Number.isNaN(announced) ? bodyLimit : announced
     let length = 0
@@ -106,26 +129,39 @@ export function createBodyReader({ bodyLimit, total = Math.max(smallestTotal, 4 
       // It may have been refused while it waited.
       if (!arriving.has(one)) return
       stop()
-      const { bytes } = one
-      done(null, {
-        bytes: bytes.subarray(0, length),
-        // Not from here on: Fastify calls no handler for a connection that is gone, and then nobody would release it.
-        hold() {
-          hold(bytes.length)
-          return {
-            [Symbol.dispose]() {
-              held -= bytes.length
-            },
-          }
-        },
-      })
+      const bytes = one.bytes.subarray(0, length)
+      try {
+        check?.(bytes)
+      } catch (error) {
+        done(error instanceof Error ? error : new Error(String(error)))
+        return
+      }
+      done(null, Readable.from(bytes))
     }
 
-    if (announced > bodyLimit) {
-      done(new Refusal('body_too_large'))
-      return
+    // Fastify refuses other types without reading them, and gives a post without a type no parser.
+    if (request.mediaType !== formType) done()
+    else if (announced > bodyLimit) done(new Refusal('body_too_large'))
+    else {
+      arriving.add(one)
+      payload.on('data', take).on('end', end).on('error', fail)
     }
-    arriving.add(one)
-    payload.on('data', take).on('end', end).on('error', fail)
   }
+
+  function parse(text: string): Body {
+    return {
+      form: decodeForm(text),
+      // Not from here on: Fastify calls no handler for a connection that is gone, and then nothing would release it.
+      hold() {
+        hold(text.length)
+        return {
+          [Symbol.dispose]() {
+            held -= text.length
+          },
+        }
+      },
+    }
+  }
+
+  return { gather, parse }
 }

@@ -36,12 +36,13 @@ export const robotRoute = '/*'
  * token. Its parameters are in the URL (bizproc's CBPWebHookActivity in the portal's source).
  */
 export function addRobotRoute(app: FastifyInstance, parts: RouteParts): void {
-  const { tokens, robotPath } = parts
-  app.post<{ Body: Body | undefined }>(robotRoute, { onRequest: onlyFrom(parts) }, async (request) => {
+  const { bodies, tokens, robotPath } = parts
+  const hooks = { onRequest: onlyFrom(parts), preParsing: bodies.gather() }
+  app.post<{ Body: Body | undefined }>(robotRoute, hooks, async (request) => {
     const { body } = request
     using _held = body?.hold()
     // Of a post without a body Fastify makes none; that is a form without a document.
-    const form = decodeForm(body?.bytes.toString() ?? '')
+    const form = body?.form ?? decodeForm('')
     const started = performance.now()
     const event = toRobotEvent(form, {
       query: readQuery(request.raw.url),

@@ -3,7 +3,7 @@ import type { Config } from '../config.ts'
 import type { Journal } from '../journal/journal.ts'
 import { Refusal } from '../refusal.ts'
 import type { AllowedAddresses } from './allowed-addresses.ts'
-import type { Body } from './body.ts'
+import type { Body, BodyReader } from './body.ts'
 import { readClaim } from './claim.ts'
 import { type Event, shorten, toEvent } from './event.ts'
 import { decodeForm, type Form } from './form.ts'
@@ -15,6 +15,7 @@ export interface RouteParts {
   readonly config: Pick<Config, 'webhookPath'>
   /** Whose posts are taken; anybody's where it is absent. */
   readonly allowed?: AllowedAddresses | undefined
+  readonly bodies: BodyReader
   readonly tokens: Tokens
   readonly robotPath: RobotPath
   readonly journal: Pick<Journal, 'append'>
@@ -28,15 +29,15 @@ const accepted = { status: 'ok', message: 'event accepted' } as const
 
 /** The whole story of a post. Whatever is thrown on the way becomes the answer in server.ts. */
 export function addWebhookRoute(app: FastifyInstance, parts: RouteParts): void {
-  const { config, tokens, robotPath } = parts
-  app.post<{ Body: Body | undefined }>(config.webhookPath, { onRequest: onlyFrom(parts) }, async (request) => {
+  const { config, bodies, tokens, robotPath } = parts
+  // The token first, because decoding costs more than posting: whoever holds none must not make us do it.
+  const hooks = { onRequest: onlyFrom(parts), preParsing: bodies.gather((bytes) => tokens.check(readClaim(bytes))) }
+  app.post<{ Body: Body | undefined }>(config.webhookPath, hooks, async (request) => {
     const { body } = request
     // Without a content type Fastify parses nothing.
     if (body === undefined) throw new Refusal('unsupported_media_type')
     using _held = body.hold()
-    // First of all, because decoding costs more than posting: whoever holds no token must not make us do it.
-    tokens.check(readClaim(body.bytes))
-    const form = decodeForm(body.bytes.toString())
+    const { form } = body
     const started = performance.now()
     const token = tokens.verify(form)
     const event = toEvent(form, {

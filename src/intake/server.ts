@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream'
+import formbody from '@fastify/formbody'
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyError,
@@ -16,7 +17,7 @@ import { addRobotRoute, createRobotPath, robotRoute } from './robot.ts'
 import { addWebhookRoute, type RouteParts } from './route.ts'
 import { createShapeLog, type ShapeLog } from './shape-log.ts'
 
-export interface ServerParts extends Omit<RouteParts, 'shapes' | 'robotPath' | 'onAccepted'> {
+export interface ServerParts extends Omit<RouteParts, 'bodies' | 'shapes' | 'robotPath' | 'onAccepted'> {
   readonly config: Pick<Config, 'webhookPath' | 'robotPath' | 'bodyLimit' | 'trustProxy'>
   readonly log: FastifyBaseLogger
   readonly timeouts?: Partial<typeof patience>
@@ -81,7 +82,8 @@ export function createServer(parts: ServerParts): FastifyInstance {
   )
 
   app.removeAllContentTypeParsers()
-  app.addContentTypeParser('application/x-www-form-urlencoded', createBodyReader(config))
+  const bodies = createBodyReader(config)
+  app.register(formbody, { bodyLimit: config.bodyLimit, parser: bodies.parse })
 
   app.addHook('onRequest', (request, _reply, done) => done(refusalOfHead(request)))
   app.setErrorHandler((error: FastifyError, request, reply) => {
@@ -93,7 +95,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
   })
 
   addFarewell(app, limits.farewell)
-  const route = { ...parts, robotPath, shapes, onAccepted }
+  const route = { ...parts, bodies, robotPath, shapes, onAccepted }
   addWebhookRoute(app, route)
   if (robotPath.isSet) addRobotRoute(app, route)
 
@@ -126,6 +128,8 @@ export function createServer(parts: ServerParts): FastifyInstance {
     refusals.tell(refusal, { remote: request.ip, ...(code === 'not_found' && { path: tellPath(request) }) })
     // People open the handler URL in a browser to see whether it works.
     const message = code === 'method_not_allowed' && 'POST only; the address works'
+    // The rest of such a body is not read.
+    if (code === 'overloaded' || code === 'body_too_large') reply.header('connection', 'close')
     if (code === 'overloaded') reply.header('retry-after', retryAfter)
     reply.code(status).send({ ...refusalBody(code), ...(message && { message }) })
   }

@@ -1,7 +1,7 @@
 import { PassThrough } from 'node:stream'
 import fc from 'fast-check'
 import { describe, expect, test, vi } from 'vitest'
-import { type Body, createBodyReader } from '../../src/intake/body.ts'
+import { createBodyReader } from '../../src/intake/body.ts'
 import { Refusal } from '../../src/refusal.ts'
 import { goodBody, open, post, request, startServer } from '../support/intake.ts'
 
@@ -9,15 +9,16 @@ const megabyte = 1024 ** 2
 
 /** A reader, and connections that send what they are told. */
 function createSenders(bodyLimit: number, total?: number) {
-  const read = createBodyReader({ bodyLimit, ...(total !== undefined && { total }) })
-  return (announced?: number) => {
+  const reader = createBodyReader({ bodyLimit, ...(total !== undefined && { total }) })
+  const hook = reader.gather()
+  const connect = (announced?: number) => {
     const payload = new PassThrough()
-    const outcome: { body?: Body | undefined; code?: string } = {}
+    const outcome: { bytes?: Buffer; code?: string } = {}
     const headers = announced === undefined ? {} : { 'content-length': String(announced) }
-    read({ headers }, payload, (error, body) => {
+    hook({ headers, mediaType: 'application/x-www-form-urlencoded' }, undefined, payload, (error, body) => {
       if (error instanceof Refusal) outcome.code = error.code
       else if (error) outcome.code = error.message
-      outcome.body = body
+      else outcome.bytes = body?.read()
     })
     return {
       outcome,
@@ -30,6 +31,7 @@ function createSenders(bodyLimit: number, total?: number) {
       listeners: () => ['data', 'end'].map((name) => payload.listenerCount(name)),
     }
   }
+  return Object.assign(connect, { reader })
 }
 
 test('a body is what its pieces are, in whatever pieces it comes', () => {
@@ -39,7 +41,7 @@ test('a body is what its pieces are, in whatever pieces it comes', () => {
       const sender = createSenders(10_000)(isAnnounced ? whole.length : undefined)
       for (const piece of pieces) sender.send(Buffer.from(piece))
       sender.end()
-      expect(sender.outcome.body?.bytes).toEqual(whole)
+      expect(sender.outcome.bytes).toEqual(whole)
     }),
   )
 })
@@ -48,8 +50,8 @@ test('a body that comes byte by byte holds no more than twice its length', () =>
   const sender = createSenders(100_000)()
   for (let byte = 0; byte < 50_001; byte++) sender.send(Buffer.from('a'))
   sender.end()
-  expect(sender.outcome.body?.bytes.toString()).toBe('a'.repeat(50_001))
-  expect(sender.outcome.body?.bytes.buffer.byteLength).toBeLessThanOrEqual(100_002)
+  expect(sender.outcome.bytes?.toString()).toBe('a'.repeat(50_001))
+  expect(sender.outcome.bytes?.buffer.byteLength).toBeLessThanOrEqual(100_002)
 })
 
 test('large bodies go on one in a turn of the event loop, and small ones do not wait for them', async () => {
@@ -62,8 +64,8 @@ test('large bodies go on one in a turn of the event loop, and small ones do not 
   const small = connect()
   small.send(700)
   small.end()
-  const done = () => large.filter(({ outcome }) => outcome.body !== undefined).length
-  expect([done(), small.outcome.body?.bytes.length]).toEqual([0, 700])
+  const done = () => large.filter(({ outcome }) => outcome.bytes !== undefined).length
+  expect([done(), small.outcome.bytes?.length]).toEqual([0, 700])
   const seen = new Set<number>()
   while (done() < 3) {
     await new Promise((resolve) => setImmediate(resolve))
@@ -79,8 +81,35 @@ test('a large body that waits for its turn may still be refused', async () => {
   first.end()
   second.send(600_000)
   second.end()
-  await vi.waitFor(() => expect(second.outcome.body?.bytes.length).toBe(600_000))
+  await vi.waitFor(() => expect(second.outcome.bytes?.length).toBe(600_000))
   expect(first.outcome).toEqual({ code: 'overloaded' })
+})
+
+test('the bytes are looked at before anything else reads them, and refused bytes go no further', () => {
+  const seen: string[] = []
+  const gather = createBodyReader({ bodyLimit: 100 }).gather((bytes) => {
+    seen.push(String(bytes))
+    throw new Refusal('invalid_application_token')
+  })
+  const payload = new PassThrough()
+  const results: unknown[] = []
+  gather({ headers: {}, mediaType: 'application/x-www-form-urlencoded' }, undefined, payload, (...result) => {
+    results.push(...result)
+  })
+  payload.emit('data', Buffer.from('a='))
+  payload.emit('data', Buffer.from('1'))
+  payload.emit('end')
+  expect(seen).toEqual(['a=1'])
+  expect(results).toEqual([expect.objectContaining({ code: 'invalid_application_token' })])
+})
+
+test.each(['application/json', undefined])('a body of the type %s is not read, but left to Fastify', (mediaType) => {
+  const payload = new PassThrough()
+  const results: unknown[] = []
+  createBodyReader({ bodyLimit: 100 }).gather()({ headers: {}, mediaType }, undefined, payload, (...result) => {
+    results.push(result)
+  })
+  expect([results, payload.listenerCount('data')]).toEqual([[[]], 0])
 })
 
 describe('bodies under way have a total', () => {
@@ -92,7 +121,7 @@ describe('bodies under way have a total', () => {
     for (const one of small) one.send(20)
     for (const one of [...large, ...small]) one.end()
     expect(large.map(({ outcome }) => outcome.code)).toEqual([undefined, undefined, 'overloaded'])
-    expect(small.map(({ outcome }) => outcome.body?.bytes.length)).toEqual([20, 20, 20, 20])
+    expect(small.map(({ outcome }) => outcome.bytes?.length)).toEqual([20, 20, 20, 20])
   })
 
   test('what is only announced takes no place', () => {
@@ -101,7 +130,7 @@ describe('bodies under way have a total', () => {
     const one = connect()
     one.send(100)
     one.end()
-    expect(one.outcome.body?.bytes.length).toBe(100)
+    expect(one.outcome.bytes?.length).toBe(100)
     expect(idle.map(({ outcome }) => outcome)).toEqual(idle.map(() => ({})))
   })
 
@@ -112,15 +141,15 @@ describe('bodies under way have a total', () => {
       one.send(100)
       one.end()
     }
-    const holds = full.map(({ outcome }) => outcome.body?.hold())
+    const holds = full.map(({ outcome }) => connect.reader.parse(String(outcome.bytes)).hold())
     const late = connect()
     late.send(10)
     expect(late.outcome.code).toBe('overloaded')
-    for (const hold of holds) hold?.[Symbol.dispose]()
+    for (const hold of holds) hold[Symbol.dispose]()
     const later = connect()
     later.send(100)
     later.end()
-    expect(later.outcome.body?.bytes.length).toBe(100)
+    expect(later.outcome.bytes?.length).toBe(100)
   })
 
   test('what ended in any way counts no more', () => {
