@@ -1,13 +1,14 @@
 import { execFile } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { Agent, request } from 'node:http'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { dealBody, rssOf, temporaryFolder, token } from './processes.ts'
 import { startReceiver } from './receiver.ts'
-import { percentile, printTable, progress, say } from './table.ts'
+import { megabytes, percentile, printTable, progress, say } from './table.ts'
 
 const size = 1024 ** 2
 const autocannon = fileURLToPath(import.meta.resolve('autocannon'))
@@ -197,6 +198,7 @@ export async function forms(): Promise<void> {
     )
   await receiver.stop()
   await underFire(dearest(false)[0]?.shape ?? any(), rss)
+  await holdBack()
 }
 
 /** Good posts, one after another, before and while 200 of the dearest come at once. */
@@ -255,8 +257,8 @@ async function underFire(shape: Shape, rss: number): Promise<void> {
       [
         statuses.join(', '),
         taken.toFixed(0),
-        (rest / 1024 ** 2).toFixed(0),
-        (most / 1024 ** 2).toFixed(0),
+        megabytes(rest),
+        megabytes(most),
         (most / rest).toFixed(2),
         percentile(calm, 99).toFixed(1),
         percentile(
@@ -267,5 +269,58 @@ async function underFire(shape: Shape, rss: number): Promise<void> {
       ],
     ],
   )
+  await receiver.stop()
+}
+
+/** 200 bodies that lack their last byte: what they cost as long as their senders like. */
+async function holdBack(): Promise<void> {
+  const receiver = await startReceiver({ env: { DISPATCHER: 'off' } })
+  for (let warm = 0; warm < 500; warm++) await post(receiver.url, dealBody)
+  const rest = rssOf(receiver.pid)
+  let most = rest
+  const watch = setInterval(() => {
+    most = Math.max(most, rssOf(receiver.pid))
+  }, 5)
+  const { hostname, port, pathname } = new URL(receiver.url)
+  const type = 'Content-Type: application/x-www-form-urlencoded'
+  const head = `POST ${pathname} HTTP/1.1\r\nHost: ${hostname}\r\n${type}\r\nContent-Length: ${size}\r\n\r\n`
+  const held = Buffer.concat([Buffer.from(head), Buffer.alloc(size - 1, 'a')])
+  const senders = await Promise.all(
+    Array.from({ length: 200 }, async () => {
+      const socket = connect(Number(port), hostname)
+      const sender = { socket, answer: '' }
+      socket.on('data', (bytes) => {
+        sender.answer += bytes.toString('latin1')
+      })
+      // What is refused is not read on, and its connection is reset.
+      socket.on('error', () => undefined)
+      await new Promise((resolve) => {
+        socket.once('close', resolve).write(held, resolve)
+      })
+      return sender
+    }),
+  )
+  const good: number[] = []
+  for (let one = 0; one < 100; one++) good.push((await post(receiver.url, dealBody)).status)
+  const after = rssOf(receiver.pid)
+  clearInterval(watch)
+  const open = senders.filter(({ socket }) => !socket.destroyed).length
+  const told = senders.filter(({ answer }) => answer.startsWith('HTTP/1.1 503')).length
+  printTable(
+    '200 bodies of 1 MB that lack their last byte',
+    ['still held', 'answered 503', 'MB at rest', 'MB at most', 'more', 'MB while they are held', 'good refused'],
+    [
+      [
+        String(open),
+        String(told),
+        megabytes(rest),
+        megabytes(most),
+        `+${megabytes(most - rest)}`,
+        megabytes(after),
+        `${good.filter((status) => status !== 200).length} of ${good.length}`,
+      ],
+    ],
+  )
+  for (const { socket } of senders) socket.destroy()
   await receiver.stop()
 }

@@ -1,6 +1,6 @@
 import { PassThrough } from 'node:stream'
 import fc from 'fast-check'
-import { describe, expect, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { createBodyReader } from '../../src/intake/body.ts'
 import { Refusal } from '../../src/refusal.ts'
 import { goodBody, open, post, request, startServer } from '../support/intake.ts'
@@ -74,15 +74,52 @@ test('large bodies go on one in a turn of the event loop, and small ones do not 
   expect([...seen]).toEqual(expect.arrayContaining([1, 2, 3]))
 })
 
-test('a large body that waits for its turn may still be refused', async () => {
-  const connect = createSenders(megabyte, megabyte)
-  const [first, second] = [connect(), connect()]
+test('of many megabytes that come at once some are read whole, and of slow ones the newest takes the place', () => {
+  vi.useFakeTimers({ toFake: ['performance'] })
+  onTestFinished(() => void vi.useRealTimers())
+  const connect = createSenders(megabyte, 2 * megabyte)
+  const [first, second, third] = [connect(), connect(), connect()]
   first.send(700_000)
-  first.end()
-  second.send(600_000)
-  second.end()
-  await vi.waitFor(() => expect(second.outcome.bytes?.length).toBe(600_000))
-  expect(first.outcome).toEqual({ code: 'overloaded' })
+  second.send(900_000)
+  third.send(600_000)
+  expect([first, second, third].map(({ outcome }) => outcome.code)).toEqual([undefined, undefined, 'overloaded'])
+  vi.advanceTimersByTime(1_001)
+  const late = connect()
+  late.send(800_000)
+  expect([first, second, late].map(({ outcome }) => outcome.code)).toEqual([undefined, 'overloaded', undefined])
+})
+
+test('memory of refused bodies serves later ones, and none of it shows in them', async () => {
+  const connect = createSenders(megabyte, megabyte)
+  for (let round = 0; round < 3; round++) {
+    const refused = connect()
+    refused.send(Buffer.alloc(60_000, 'a'))
+    refused.send(Buffer.alloc(940_000, 'a'))
+    refused.send(100_000)
+    expect(refused.outcome.code).toBe('body_too_large')
+    const later = connect()
+    for (let piece = 0; piece < 20; piece++) later.send(Buffer.alloc(30_000, 'b'))
+    later.end()
+    await vi.waitFor(() => expect(later.outcome.bytes?.equals(Buffer.alloc(600_000, 'b'))).toBe(true))
+  }
+})
+
+test('a whole large body goes before one that still arrives, and a small one before both', async () => {
+  const connect = createSenders(megabyte, megabyte)
+  const [whole, other, later] = [connect(), connect(), connect()]
+  whole.send(700_000)
+  whole.end()
+  other.send(300_000)
+  other.end()
+  later.send(100_000)
+  expect(later.outcome).toEqual({ code: 'overloaded' })
+  const small = Array.from({ length: 4 }, () => connect())
+  for (const one of small) {
+    one.send(60_000)
+    expect(one.outcome).toEqual({})
+  }
+  expect(whole.outcome).toEqual({ code: 'overloaded' })
+  await vi.waitFor(() => expect(other.outcome.bytes?.length).toBe(300_000))
 })
 
 test('the bytes are looked at before anything else reads them, and refused bytes go no further', () => {
