@@ -1,5 +1,6 @@
 import { cluster } from './cluster.ts'
 import { dispatcher } from './deliveries.ts'
+import { forms } from './forms.ts'
 import { burst, million, slowDisk, stalledDisk } from './growth.ts'
 import { proxies } from './proxies.ts'
 import { start } from './start.ts'
@@ -14,6 +15,7 @@ const benches = new Map([
   ['burst', burst],
   ['dispatcher', dispatcher],
   ['cluster', cluster],
+  ['forms', forms],
   ['start', start],
   ['slow-disk', slowDisk],
   ['stalled-disk', stalledDisk],

@@ -11,6 +11,7 @@ import type { Supervisor } from './supervisor.ts'
 /** What `/readyz` asks: why something does not work, or nothing; and `/metrics`. */
 export interface AdminParts {
   readonly journalTrouble: () => string | undefined
+  readonly connectionsTrouble: () => string | undefined
   readonly dispatcherTrouble: () => string | undefined
   readonly hookTroubles: () => readonly string[]
   readonly damagedLines: () => ReturnType<Supervisor['damaged']> | undefined
@@ -55,6 +56,8 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
   })
   app.get('/readyz', async (_request, reply) => {
     const journal = parts.journalTrouble()
+    const connections = parts.connectionsTrouble()
+    const isUnavailable = journal !== undefined || connections !== undefined
     const dispatcher = parts.dispatcherTrouble()
     const hooks = parts.hookTroubles()
     const warnings = parts.warnings()
@@ -62,10 +65,11 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
     const damaged = parts.damagedLines()
     const damage = damaged && tellDamage(damaged)
     const isDegraded = dispatcher !== undefined || hooks.length + warnings.length > 0 || damage !== undefined
-    if (journal !== undefined) reply.code(503)
+    if (isUnavailable) reply.code(503)
     return {
-      status: journal !== undefined ? 'unavailable' : isDegraded ? 'degraded' : 'ready',
+      status: isUnavailable ? 'unavailable' : isDegraded ? 'degraded' : 'ready',
       ...(journal !== undefined && { journal }),
+      ...(connections !== undefined && { connections }),
       ...(dispatcher !== undefined && { dispatcher }),
       ...(hooks.length > 0 && { hooks }),
       ...(damage !== undefined && { damage }),

@@ -12,6 +12,7 @@ import { followedSegment, settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { drain } from './drain.ts'
 import { addImportRoute } from './import.ts'
 import { createAllowedAddresses } from './intake/allowed-addresses.ts'
+import { type ConnectionLimit, limitConnections } from './intake/connections.ts'
 import { listenOnInherited, takeInheritedSocket } from './intake/inherited-socket.ts'
 import { openPublishedAddresses } from './intake/published-addresses.ts'
 import { createRefusalLog } from './intake/refusal-log.ts'
@@ -68,10 +69,12 @@ async function start(config: Config): Promise<void> {
   const secrets = () => [...tokens.values(), ...createRobotPath(config.robotPath).values]
   const refusals = createRefusalLog({ log, secrets })
   let supervisor: Supervisor | undefined
+  let connections: ConnectionLimit | undefined
   const metrics = createReceiverMetrics({
     shapes,
     refusals,
     journalTrouble: () => journal.trouble(),
+    droppedConnections: () => connections?.dropped() ?? 0,
     ...(config.dispatcher && { supervisor: () => supervisor }),
   })
   const usedNumber = config.databaseUrl === undefined ? followedSegment(dataDir) : 0
@@ -95,8 +98,10 @@ async function start(config: Config): Promise<void> {
     isInherited: inherited !== undefined,
     onAccepted: metrics.accepted,
   })
+  connections = limitConnections(app.server, { log })
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
+    connectionsTrouble: connections.trouble,
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
     hookTroubles: () => [...(supervisor?.hookTroubles().values() ?? [])],
     damagedLines: () => supervisor?.damaged(),

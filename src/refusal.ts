@@ -31,6 +31,11 @@ export const refusals = {
   forwarding_loop: { status: 409, meaning: 'a handler of this receiver forwarded it to this receiver: see `forward`' },
   not_found: { status: 404, meaning: 'there is nothing at this path' },
   journal_unavailable: { status: 503, meaning: 'the event could not be put on disk, so it was not accepted' },
+  overloaded: {
+    status: 503,
+    meaning:
+      'more bodies were under way than there is memory for, and this was the largest; `Retry-After` says when again',
+  },
   internal: { status: 500, meaning: 'a mistake of ours; the log has it' },
 } as const satisfies Record<string, { status: number; meaning: string }>
 

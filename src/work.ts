@@ -36,6 +36,7 @@ export async function startWorker(config: Config): Promise<void> {
   const supervisor = superviseDispatcher({ grace, stall: config.handlerStall, workerDir: folder, append: refuse, log })
   const admin = createAdminServer({
     journalTrouble: () => undefined,
+    connectionsTrouble: () => undefined,
     dispatcherTrouble: () => supervisor.trouble(),
     damagedLines: () => undefined,
     hookTroubles: () => [...supervisor.hookTroubles().values()],

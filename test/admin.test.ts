@@ -9,6 +9,7 @@ async function start(...allowedHosts: string[]) {
     journalTrouble: () => undefined,
     dispatcherTrouble: () => undefined,
     hookTroubles: () => [],
+    connectionsTrouble: () => undefined,
     damagedLines: () => undefined,
     warnings: () => [],
     deliveries: () => undefined,

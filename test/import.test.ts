@@ -26,6 +26,7 @@ async function start({ append, bodyLimit = 1024, allowedHosts = [] }: Options = 
     journalTrouble: () => undefined,
     dispatcherTrouble: () => undefined,
     hookTroubles: () => [],
+    connectionsTrouble: () => undefined,
     damagedLines: () => undefined,
     warnings: () => [],
     deliveries: () => undefined,

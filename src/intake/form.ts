@@ -1,5 +1,6 @@
 import qs from 'qs'
 import { Refusal } from '../refusal.ts'
+import { decodePercent } from './percent.ts'
 
 /** A decoded body: leaves are strings, objects have no prototype, so a key from the wire can never reach one. */
 export type FormValue = string | FormValue[] | Form
@@ -8,13 +9,25 @@ export interface Form {
 }
 
 /**
+ * What a form may ask of us, counted before qs sees it: what qs does grows with the names and their brackets. The longest
+ * documented payload has 97 parameters, the deepest has 4 brackets in a name, and PHP itself reads no more than 1,000.
+ */
+const limits = {
+  parameters: 5_000,
+  /** Of all names together. */
+  brackets: 10_000,
+  /** Characters as they came: a Cyrillic letter takes six. */
+  name: 2_000,
+} as const
+
+/**
  * The qs settings that come closest to PHP's `$_POST`, with every limit that qs would apply silently made to throw:
  * Bitrix24 sends `auth` last, so a silent cut removes the only proof of origin first.
  */
 const options = {
   depth: 64, // PHP's max_input_nesting_level; documented payloads nest 5 deep
   strictDepth: true,
-  parameterLimit: 10_000, // the longest documented payload has 97
+  parameterLimit: limits.parameters,
   arrayLimit: 1_000, // only of `a[]`, which http_build_query never writes and qs copies at each step
   throwOnLimitExceeded: true,
   parseArrays: false, // an id in brackets is a key, not a position; settle() finds the real lists
@@ -32,22 +45,22 @@ const proof = 'auth[application_token]'
  *   contradicts itself
  */
 export function decodeForm(text: string): Form {
-  const keys = new Set<string>()
   let proofs = 0
   let form: Form
   try {
-    form = qs.parse(text, {
+    const { names, values } = split(text)
+    const known = createNames()
+    // qs gets the names, and of each value the number: it would look for brackets in the values, too.
+    form = qs.parse(names.join('&'), {
       ...options,
       decoder: (part, _default, _charset, kind) => {
+        if (kind === 'value') return decodePart(values[Number(part)] ?? '')
         const decoded = decodePart(part)
-        if (kind === 'key') {
-          keys.add(decoded)
-          if (decoded === proof) proofs++
-        }
+        if (!known.add(decoded)) throw contradiction()
+        if (decoded === proof) proofs++
         return decoded
       },
     }) as Form
-    if (isContradictory(keys)) throw contradiction()
     for (const key of Object.keys(form)) form[key] = settle(form[key] as FormValue)
   } catch (error) {
     if (!(error instanceof RangeError)) throw error
@@ -59,30 +72,75 @@ export function decodeForm(text: string): Form {
   return form
 }
 
-/** PHP's urldecode: `+` is a space, an escape that is none stays as it is. */
-function decodePart(part: string): string {
-  const text = part.includes('+') ? part.replaceAll('+', ' ') : part
-  if (!text.includes('%')) return text
-  try {
-    return decodeURIComponent(text)
-  } catch {
-    const bytes = Buffer.from(text).toString('latin1')
-    const decoded = bytes.replace(/%([0-9a-f]{2})/gi, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)))
-    return Buffer.from(decoded, 'latin1').toString()
+/**
+ * Names as qs reads them, `name=index of its value`, and the values, still escaped. As in PHP the first `=` divides.
+ *
+ * @throws {RangeError} when there are more than the limits allow, as soon as that is known
+ */
+function split(text: string): { names: string[]; values: string[] } {
+  const names: string[] = []
+  const values: string[] = []
+  let parameters = 0
+  let brackets = 0
+  for (let start = 0; start < text.length; ) {
+    if (++parameters > limits.parameters) throw new RangeError(`more than ${limits.parameters} parameters`)
+    const next = text.indexOf('&', start)
+    const part = text.slice(start, next === -1 ? undefined : next)
+    start = next === -1 ? text.length : next + 1
+    const divider = part.indexOf('=')
+    const name = divider === -1 ? part : part.slice(0, divider)
+    if (name === '') continue
+    if (name.length > limits.name) throw new RangeError(`a name longer than ${limits.name} characters`)
+    brackets += countBrackets(name)
+    if (brackets > limits.brackets) throw new RangeError(`more than ${limits.brackets} brackets in names`)
+    names.push(`${name}=${values.length}`)
+    values.push(divider === -1 ? '' : part.slice(divider + 1))
   }
+  return { names, values }
 }
 
-/** `a=1&a[b]=2`: one name is both a leaf and an object. PHP keeps the last, qs merges them; we do not guess. */
-function isContradictory(keys: ReadonlySet<string>): boolean {
-  for (const key of keys) {
-    let at = key.indexOf('[', 1)
-    // qs reads no brackets deeper than this, and a key may be as long as a body.
-    for (let level = 0; at !== -1 && level <= options.depth; level++) {
-      if (keys.has(key.slice(0, at))) return true
-      at = key.indexOf('[', at + 1)
-    }
+function countBrackets(name: string): number {
+  let count = 0
+  for (let at = name.indexOf('['); at !== -1; at = name.indexOf('[', at + 1)) count++
+  if (name.includes('%5')) count += name.match(/%5B/gi)?.length ?? 0
+  return count
+}
+
+function decodePart(part: string): string {
+  return part.includes('%') || part.includes('+') ? decodePercent(Buffer.from(part)).toString() : part
+}
+
+/** A name, or what stands of one before a bracket. */
+interface Name {
+  /** It came as a name, and not only as the beginning of others. */
+  isWhole: boolean
+  readonly longer: Map<string, Name>
+}
+
+/**
+ * Finds `a=1&a[b]=2`: one name is both a leaf and an object. PHP keeps the last, qs merges them; we do not guess. Names are
+ * kept as a tree, so that each sign of a name is looked at once, however many brackets it has.
+ */
+function createNames(): { readonly add: (name: string) => boolean } {
+  const root: Name = { isWhole: false, longer: new Map() }
+  return {
+    /** Whether it contradicts none of those before. */
+    add(name) {
+      let at: Name = root
+      for (let start = 0; start !== -1; ) {
+        if (at.isWhole) return false
+        // A bracket in the first place has no name before it.
+        const end = name.indexOf('[', start + 1)
+        const piece = name.slice(start, end === -1 ? undefined : end)
+        const next = at.longer.get(piece) ?? { isWhole: false, longer: new Map<string, Name>() }
+        at.longer.set(piece, next)
+        at = next
+        start = end
+      }
+      at.isWhole = true
+      return at.longer.size === 0
+    },
   }
-  return false
 }
 
 function contradiction(): RangeError {

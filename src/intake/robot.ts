@@ -2,8 +2,9 @@ import { createHash, randomUUIDv7, timingSafeEqual } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
 import { objectOfDocument, robotEvent } from '../events/robot.ts'
 import { Refusal } from '../refusal.ts'
+import type { Body } from './body.ts'
 import { type Event, isForm, type Origin } from './event.ts'
-import type { Form, FormValue } from './form.ts'
+import { decodeForm, type Form, type FormValue } from './form.ts'
 import { accept, onlyFrom, type RouteParts, readQuery } from './route.ts'
 import { removeSecrets } from './secrets.ts'
 
@@ -35,16 +36,20 @@ export const robotRoute = '/*'
  * token. Its parameters are in the URL (bizproc's CBPWebHookActivity in the portal's source).
  */
 export function addRobotRoute(app: FastifyInstance, parts: RouteParts): void {
-  const { tokens, robotPath } = parts
-  app.post<{ Body: Form | undefined }>(robotRoute, { onRequest: onlyFrom(parts) }, async (request) => {
-    const started = performance.now()
+  const { bodies, tokens, robotPath } = parts
+  const hooks = { onRequest: onlyFrom(parts), preParsing: bodies.gather() }
+  app.post<{ Body: Body | undefined }>(robotRoute, hooks, async (request) => {
+    const { body } = request
+    using _held = body?.hold()
     // Of a post without a body Fastify makes none; that is a form without a document.
-    const event = toRobotEvent(request.body ?? {}, {
+    const form = body?.form ?? decodeForm('')
+    const started = performance.now()
+    const event = toRobotEvent(form, {
       query: readQuery(request.raw.url),
       remote: request.ip,
       secrets: [...tokens.values(), ...robotPath.values],
     })
-    return accept(event, started, parts)
+    return await accept(event, started, parts)
   })
 }
 

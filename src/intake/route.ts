@@ -3,6 +3,8 @@ import type { Config } from '../config.ts'
 import type { Journal } from '../journal/journal.ts'
 import { Refusal } from '../refusal.ts'
 import type { AllowedAddresses } from './allowed-addresses.ts'
+import type { Body, BodyReader } from './body.ts'
+import { readClaim } from './claim.ts'
 import { type Event, shorten, toEvent } from './event.ts'
 import { decodeForm, type Form } from './form.ts'
 import type { RobotPath } from './robot.ts'
@@ -13,6 +15,7 @@ export interface RouteParts {
   readonly config: Pick<Config, 'webhookPath'>
   /** Whose posts are taken; anybody's where it is absent. */
   readonly allowed?: AllowedAddresses | undefined
+  readonly bodies: BodyReader
   readonly tokens: Tokens
   readonly robotPath: RobotPath
   readonly journal: Pick<Journal, 'append'>
@@ -26,19 +29,24 @@ const accepted = { status: 'ok', message: 'event accepted' } as const
 
 /** The whole story of a post. Whatever is thrown on the way becomes the answer in server.ts. */
 export function addWebhookRoute(app: FastifyInstance, parts: RouteParts): void {
-  const { config, tokens, robotPath } = parts
-  app.post<{ Body: Form | undefined }>(config.webhookPath, { onRequest: onlyFrom(parts) }, async (request) => {
-    const started = performance.now()
+  const { config, bodies, tokens, robotPath } = parts
+  // The token first, because decoding costs more than posting: whoever holds none must not make us do it.
+  const hooks = { onRequest: onlyFrom(parts), preParsing: bodies.gather((bytes) => tokens.check(readClaim(bytes))) }
+  app.post<{ Body: Body | undefined }>(config.webhookPath, hooks, async (request) => {
+    const { body } = request
     // Without a content type Fastify parses nothing.
-    if (request.body === undefined) throw new Refusal('unsupported_media_type')
-    const token = tokens.verify(request.body)
-    const event = toEvent(request.body, {
+    if (body === undefined) throw new Refusal('unsupported_media_type')
+    using _held = body.hold()
+    const { form } = body
+    const started = performance.now()
+    const token = tokens.verify(form)
+    const event = toEvent(form, {
       webhook: token.name,
       query: readQuery(request.raw.url),
       remote: request.ip,
       secrets: [...tokens.values(), ...robotPath.values],
     })
-    return accept(event, started, parts)
+    return await accept(event, started, parts)
   })
 }
 

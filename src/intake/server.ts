@@ -10,15 +10,15 @@ import Fastify, {
 import type { Config } from '../config.ts'
 import { forwarderId, forwardMark } from '../dispatch/forward-mark.ts'
 import { Refusal, type RefusalCode, refusalBody, refusals as table } from '../refusal.ts'
+import { createBodyReader } from './body.ts'
 import { addFarewell } from './farewell.ts'
-import { decodeForm } from './form.ts'
 import { parseAgain } from './raw-url.ts'
 import { createRefusalLog, type RefusalLog } from './refusal-log.ts'
 import { addRobotRoute, createRobotPath, robotRoute } from './robot.ts'
 import { addWebhookRoute, type RouteParts } from './route.ts'
 import { createShapeLog, type ShapeLog } from './shape-log.ts'
 
-export interface ServerParts extends Omit<RouteParts, 'shapes' | 'robotPath' | 'onAccepted'> {
+export interface ServerParts extends Omit<RouteParts, 'bodies' | 'shapes' | 'robotPath' | 'onAccepted'> {
   readonly config: Pick<Config, 'webhookPath' | 'robotPath' | 'bodyLimit' | 'trustProxy'>
   readonly log: FastifyBaseLogger
   readonly timeouts?: Partial<typeof patience>
@@ -40,6 +40,9 @@ const patience = {
   farewell: 4_000,
 }
 
+/** Seconds. What is under way is answered within a second as a rule. */
+const retryAfter = 1
+
 /** The public listener: the handler URL, that of robots and `/healthz`. It never listens by itself. */
 export function createServer(parts: ServerParts): FastifyInstance {
   const { config, log, tokens, timeouts, shapes = createShapeLog(log) } = parts
@@ -50,7 +53,6 @@ export function createServer(parts: ServerParts): FastifyInstance {
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
-    bodyLimit: config.bodyLimit,
     trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
     requestTimeout: limits.request,
     keepAliveTimeout: limits.keepAlive,
@@ -90,7 +92,8 @@ export function createServer(parts: ServerParts): FastifyInstance {
   Object.assign(app.server, { httpAllowHalfOpen: true })
 
   app.removeAllContentTypeParsers()
-  app.register(formbody, { bodyLimit: config.bodyLimit, parser: (text) => decodeForm(text) })
+  const bodies = createBodyReader(config)
+  app.register(formbody, { bodyLimit: config.bodyLimit, parser: bodies.parse })
 
   app.addHook('onRequest', (request, _reply, done) => done(refusalOfHead(request)))
   app.setErrorHandler((error: FastifyError, request, reply) => {
@@ -102,7 +105,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
   })
 
   addFarewell(app, limits.farewell, isInherited)
-  const route = { ...parts, robotPath, shapes, onAccepted }
+  const route = { ...parts, bodies, robotPath, shapes, onAccepted }
   addWebhookRoute(app, route)
   if (robotPath.isSet) addRobotRoute(app, route)
 
@@ -139,6 +142,9 @@ export function createServer(parts: ServerParts): FastifyInstance {
     // By it the forwarder knows whose answer this is.
     if (code === 'forwarding_loop') reply.header(forwardMark, forwarderId())
     if (code === 'method_not_allowed') reply.header('allow', 'POST')
+    // The rest of such a body is not read.
+    if (code === 'overloaded' || code === 'body_too_large') reply.header('connection', 'close')
+    if (code === 'overloaded') reply.header('retry-after', retryAfter)
     reply.code(status).send({ ...refusalBody(code), ...(message && { message }) })
   }
 
@@ -148,11 +154,8 @@ export function createServer(parts: ServerParts): FastifyInstance {
 /** Fastify's own errors, by their codes (https://fastify.dev/docs/latest/Reference/Errors/). */
 function refusalOf(error: FastifyError): Refusal | undefined {
   switch (error.code) {
-    case 'FST_ERR_CTP_BODY_TOO_LARGE':
-      return new Refusal('body_too_large')
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new Refusal('unsupported_media_type')
-    case 'FST_ERR_CTP_INVALID_CONTENT_LENGTH':
     case 'ECONNRESET':
       return new Refusal('malformed_request', { reason: error.code })
     default:

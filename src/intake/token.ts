@@ -1,11 +1,19 @@
 import { timingSafeEqual } from 'node:crypto'
 import type { Token } from '../config-values.ts'
 import { Refusal } from '../refusal.ts'
+import type { Claim } from './claim.ts'
 import { isForm } from './event.ts'
 import type { Form, FormValue } from './form.ts'
 
 /** The tokens we hold; a reload may put others in their place. */
 export interface Tokens {
+  /**
+   * Looks at the token before the body is decoded, so that who holds none is refused at once. It proves nothing yet:
+   * `verify` has the last word.
+   *
+   * @throws {Refusal} `invalid_application_token`, as `verify`
+   */
+  readonly check: (claim: Claim) => void
   /**
    * The token that a form's `auth[application_token]` is.
    *
@@ -23,27 +31,38 @@ export interface Tokens {
 
 export function createTokens(initial: readonly Token[]): Tokens {
   let held = prepare(initial)
+
+  function find(came: Buffer): Token | undefined {
+    let match: Token | undefined
+    for (const { token, bytes } of held) if (came.length === bytes.length && timingSafeEqual(came, bytes)) match = token
+    return match
+  }
+
+  function refusal(token: string, event: FormValue | undefined, domain: FormValue | undefined): Refusal {
+    // A log line is no place for a token, whatever field it came in.
+    const told = (value: FormValue | undefined) =>
+      typeof value === 'string' && !held.some(({ token }) => value.includes(token.value)) ? value : undefined
+    return new Refusal('invalid_application_token', {
+      event: told(event),
+      domain: told(domain),
+      token,
+      compared_with: held.map(({ token }) => token.name ?? 'the unnamed token'),
+    })
+  }
+
   return {
+    check({ token, event, domain }) {
+      if (token === undefined) throw refusal('none', event, domain)
+      if (find(token) === undefined) throw refusal(`${token.length} bytes`, event, domain)
+    },
     verify(form) {
       const auth = form['auth']
       const came = isForm(auth) ? auth['application_token'] : undefined
-      let match: Token | undefined
-      if (typeof came === 'string') {
-        const bytes = Buffer.from(came)
-        for (const { token, bytes: ours } of held)
-          if (bytes.length === ours.length && timingSafeEqual(bytes, ours)) match = token
-      }
+      const bytes = typeof came === 'string' ? Buffer.from(came) : undefined
+      const match = bytes && find(bytes)
       if (match) return match
-      // A log line is no place for a token, whatever field it came in.
-      const told = (value: FormValue | undefined) =>
-        typeof value === 'string' && !held.some(({ token }) => value.includes(token.value)) ? value : undefined
-      throw new Refusal('invalid_application_token', {
-        event: told(form['event']),
-        domain: isForm(auth) ? told(auth['domain']) : undefined,
-        token:
-          typeof came === 'string' ? `${Buffer.byteLength(came)} bytes` : came === undefined ? 'none' : 'not a text',
-        compared_with: held.map(({ token }) => token.name ?? 'the unnamed token'),
-      })
+      const token = bytes ? `${bytes.length} bytes` : came === undefined ? 'none' : 'not a text'
+      throw refusal(token, form['event'], isForm(auth) ? auth['domain'] : undefined)
     },
     values: () => held.map(({ token }) => token.value),
     replace(tokens) {

@@ -10,6 +10,7 @@ export interface ReceiverMetricsParts {
   readonly shapes: ShapeLog
   readonly refusals: RefusalLog
   readonly journalTrouble: () => string | undefined
+  readonly droppedConnections: () => number
   /** Absent where no dispatcher is started; gives `undefined` until one is. */
   readonly supervisor?: () => Supervised | undefined
 }
@@ -30,6 +31,7 @@ export function createReceiverMetrics({
   shapes,
   refusals,
   journalTrouble,
+  droppedConnections,
   supervisor,
 }: ReceiverMetricsParts): ReceiverMetrics {
   const registry = new Registry()
@@ -41,6 +43,15 @@ export function createReceiverMetrics({
     registers,
     collect() {
       this.set(journalTrouble() === undefined ? 1 : 0)
+    },
+  })
+  new Counter({
+    name: 'b24_connections_dropped_total',
+    help: 'Connections that were closed unanswered because descriptors had run out.',
+    registers,
+    collect() {
+      this.reset()
+      this.inc(droppedConnections())
     },
   })
   const fsync = createHistogram({

@@ -49,6 +49,7 @@ describe('doctor', () => {
       queue: 'ok',
       receiver: 'ok',
       listener: 'ok',
+      descriptors: expect.stringMatching(/ok|warn/),
       handlers: 'ok',
       hook: 'ok',
       clock: 'ok',
@@ -109,6 +110,28 @@ describe('doctor', () => {
       { state: 'FAIL', text: expect.stringContaining('does not answer') },
     ])
   })
+
+  test.skipIf(process.platform !== 'linux')(
+    'says how many descriptors the receiver may have, and warns of few',
+    async () => {
+      const { env } = await start({ under: ['prlimit', '--nofile=300:300'] })
+      const { code, of } = await look(env)
+      expect([code, of('descriptors')]).toMatchObject([
+        0,
+        [
+          {
+            state: 'warn',
+            text: 'the receiver may have 300 open, one for each connection',
+            advice: expect.stringContaining('LimitNOFILE='),
+          },
+        ],
+      ])
+      const many = await start({ under: ['prlimit', '--nofile=4096:4096'] })
+      expect((await look(many.env)).of('descriptors')).toMatchObject([
+        { state: 'ok', text: expect.stringContaining('4096') },
+      ])
+    },
+  )
 
   test('names every wrong setting, without a secret, and what else can be looked at', async () => {
     const { env } = await start()

@@ -1,10 +1,14 @@
 import fc from 'fast-check'
-import { describe, expect, test } from 'vitest'
+import qs from 'qs'
+import { describe, expect, test, vi } from 'vitest'
 import { httpBuildQuery, type PhpValue } from '../../src/http-build-query.ts'
 import { decodeForm, type FormValue } from '../../src/intake/form.ts'
 import { Refusal } from '../../src/refusal.ts'
 import { catchRefusal, samples } from '../support/intake.ts'
 import { asPhpReadsIt, isPhpArray } from '../support/php.ts'
+
+// The real one, but it counts.
+vi.mock('qs', { spy: true })
 
 /** Key order is part of the reading, so it is compared as text. */
 const read = (text: string) => JSON.stringify(decodeForm(text))
@@ -25,6 +29,9 @@ describe('read as PHP reads it', () => {
     ['empty parameters are skipped', '&&a=1&&b=2&', '{"a":"1","b":"2"}'],
     ['a parameter without a name is dropped', '=1&a=2', '{"a":"2"}'],
     ['only the first = divides name and value', 'a=b=c', '{"a":"b=c"}'],
+    ['only the first = divides, also where a bracket stands before another', 'a=x]=y', '{"a":"x]=y"}'],
+    ['an escaped ]= in a value stays in it', 'a=x%5D%3Dy', '{"a":"x]=y"}'],
+    ['empty brackets without = count up', 'a[]&a[]', '{"a":["",""]}'],
     ['plus is a space in names and values', 'a+b=c+d', '{"a b":"c d"}'],
     ['the last of two equal names wins', 'a=1&b=2&a=3', '{"a":"3","b":"2"}'],
     ['names in brackets nest', 'a[b][c]=1&a[b][d]=2', '{"a":{"b":{"c":"1","d":"2"}}}'],
@@ -86,15 +93,40 @@ describe('structure is refused, with its size and the reason', () => {
     })
   })
 
-  test('10,000 parameters are taken, one more is refused', () => {
-    const parameters = Array.from({ length: 10_000 }, (_, index) => `k${index}=1`)
-    expect(Object.keys(decodeForm(parameters.join('&')))).toHaveLength(10_000)
-    const text = [...parameters, 'auth=1'].join('&')
+  const named = (count: number, suffix = '') => Array.from({ length: count }, (_, index) => `k${index}${suffix}=1`)
+
+  test.each([
+    ['5,000 parameters', named(5_000), 'more than 5000 parameters'],
+    ['5,000 parameters of one name', named(5_000).fill('k=1'), 'more than 5000 parameters'],
+    ['10,000 brackets in all names', named(500, '[a]'.repeat(20)), 'more than 10000 brackets in names'],
+    ['10,000 escaped brackets', named(2_500, '%5Ba%5d%5ba%5D'.repeat(2)), 'more than 10000 brackets in names'],
+    ['10,000 brackets that nobody closes', named(10, '['.repeat(1_000)), 'more than 10000 brackets in names'],
+    ['a name of 2,000 characters', [`${'k'.repeat(2_000)}=1`], 'a name longer than 2000 characters'],
+    ['a name of 2,000 escaped characters', [`${'%41'.repeat(666)}xx=1`], 'a name longer than 2000 characters'],
+  ])('%s are taken, and one more is refused before qs sees it', (_, parameters, reason) => {
+    const [first = '', ...rest] = parameters
+    expect(outcome(parameters.join('&'))).toBe('decoded')
+    const more = reason.includes('longer')
+      ? `k${first}`
+      : reason.includes('brackets')
+        ? `x${first}&z[a]=1`
+        : `${first}&z=1`
+    const text = [more, ...rest].join('&')
+    vi.mocked(qs.parse).mockClear()
     const { code, details } = catchRefusal(() => decodeForm(text))
-    expect({ code, details }).toEqual({
-      code: 'malformed_form',
-      details: { size: text.length, reason: expect.stringContaining('Parameter limit') },
-    })
+    expect({ code, details }).toEqual({ code: 'malformed_form', details: { size: text.length, reason } })
+    expect(qs.parse).not.toHaveBeenCalled()
+  })
+
+  test('brackets in values are no brackets in names: a chat is full of them', () => {
+    const value = '[b]x[/b]'.repeat(20_000)
+    expect(decodeForm(httpBuildQuery({ data: { MESSAGE: value } }))).toEqual({ data: { MESSAGE: value } })
+  })
+
+  test('values never reach qs, whose work grows with them', () => {
+    vi.mocked(qs.parse).mockClear()
+    expect(decodeForm('a[b]=one&a[c]=two%5B')).toEqual({ a: { b: 'one', c: 'two[' } })
+    expect(vi.mocked(qs.parse).mock.calls.map(([text]) => text)).toEqual(['a[b]=0&a[c]=1'])
   })
 
   test('1,000 empty brackets are a list of 1,000, more are too many', () => {
@@ -186,11 +218,6 @@ describe('unlike PHP,', () => {
   test('a name that is all brackets counts, where PHP drops it', () => {
     expect(read('[a]=1&b=2')).toBe('{"a":"1","b":"2"}')
     expect(read('[a][b]=1')).toBe('{"a":{"b":"1"}}')
-  })
-
-  test('the first ]= divides name and value, also where an = stands before it', () => {
-    expect(read('a=x]=y')).toBe('{"a=x]":"y"}')
-    expect(read('a=x%5D%3Dy')).toBe('{"a":"x]=y"}')
   })
 
   test('a NUL stays in a name, where PHP cuts the name', () => {
@@ -309,7 +336,9 @@ function outcome(text: string): 'decoded' | 'refused' | 'a mistake of ours' {
 const reasons = [
   /^contradictory keys$/,
   /^Input depth exceeded depth option of 64 and strictDepth is true$/,
-  /^Parameter limit exceeded\. Only 10000 parameters allowed\.$/,
+  /^more than 5000 parameters$/,
+  /^more than 10000 brackets in names$/,
+  /^a name longer than 2000 characters$/,
   /^Array limit exceeded\. Only 10000 elements allowed in an array\.$/,
 ]
 

@@ -166,6 +166,21 @@ const cases = {
   journal_unavailable: [
     { about: 'an event for a full disk', send: posted(goodBody), server: () => failOnce(() => fullDisk()) },
   ],
+  overloaded: [
+    {
+      about: 'the largest of bodies that are more than there is memory for',
+      server: () => ({ bodyLimit: 4 * 1024 ** 2 }),
+      async send({ port }) {
+        const connections = Array.from({ length: 5 }, () => open(port))
+        try {
+          for (const connection of connections) connection.write(request(Buffer.alloc(4 * 1024 ** 2)).subarray(0, -1))
+          return await Promise.race(connections.map((connection) => connection.answer()))
+        } finally {
+          for (const { socket } of connections) socket.destroy()
+        }
+      },
+    },
+  ],
   internal: [
     {
       about: 'an event on which we stumble',
@@ -206,6 +221,7 @@ test.each(allCases)('%s is answered %s and the next post is accepted', async (_,
     error: code,
     ...(each.message !== undefined && { message: each.message }),
   })
+  expect(answer?.headers.get('retry-after')).toBe(code === 'overloaded' ? '1' : undefined)
   expect(server.events).toEqual([])
   expect(server.logged()).not.toContain(heldToken)
   expect(server.logged()).not.toContain(wrongToken)

@@ -1,5 +1,6 @@
 import { timingSafeEqual } from 'node:crypto'
 import { describe, expect, test, vi } from 'vitest'
+import { readClaim } from '../../src/intake/claim.ts'
 import { decodeForm } from '../../src/intake/form.ts'
 import { createTokens } from '../../src/intake/token.ts'
 import { catchRefusal } from '../support/intake.ts'
@@ -10,7 +11,7 @@ vi.mock('node:crypto', { spy: true })
 const sales = { name: 'sales', value: 'salessalessalessalessalessales01' }
 const support = { name: 'support', value: 'supportsupportsupportsupportsu02' }
 const unnamed = { name: undefined, value: 'customofabotwhosetokenislongerthan32' }
-const { verify } = createTokens([sales, support, unnamed])
+const { check, verify } = createTokens([sales, support, unnamed])
 const proof = (value: string) => `auth[application_token]=${value}`
 
 test.each([sales, support, unnamed])('the token of $name is recognised among several', (token) => {
@@ -104,5 +105,45 @@ describe('what an operator reads about a wrong token', () => {
 
   test.each(['event=', 'auth[domain]='])('does not hold a token of ours that came as %s', (field) => {
     expect(JSON.stringify(told(`${field}${right}`))).not.toContain(right)
+  })
+})
+
+describe('before the body is decoded', () => {
+  const checked = (text: string) => check(readClaim(Buffer.from(text)))
+  const refused = (text: string) => catchRefusal(() => checked(text))
+
+  test.each([sales, support, unnamed])('the token of $name passes', ({ value }) => {
+    expect(() => checked(`event=E&${proof(value)}`)).not.toThrow()
+  })
+
+  test('every token of the same length is compared, also when the first one matched', () => {
+    vi.mocked(timingSafeEqual).mockClear()
+    checked(proof(sales.value))
+    expect(timingSafeEqual).toHaveBeenCalledTimes(2)
+  })
+
+  test.each([
+    ['no token', 'event=E', 'none'],
+    ['a wrong token', proof(wrong), '32 bytes'],
+    ['a longer one', proof(`${right}x`), '33 bytes'],
+    ['a doubled token', `${proof(right)}&${proof(right)}`, 'none'],
+    ['a doubled token, last wrong', `${proof(right)}&${proof(wrong)}`, 'none'],
+  ])('%s is refused as the decoded form would be', (_, text, token) => {
+    const { code, details } = refused(text)
+    expect([code, details['token']]).toEqual(['invalid_application_token', token])
+    expect(details).toEqual(catchRefusal(() => verify(decodeForm(text))).details)
+  })
+
+  test('an operator reads the same as of a form, and never a token', () => {
+    const fields = `event=ON%20E&auth%5Bdomain%5D=${'d'.repeat(100)}&${proof(wrong)}`
+    expect(refused(fields).details).toEqual(catchRefusal(() => verify(decodeForm(fields))).details)
+    expect(refused(fields).details).toMatchObject({ event: 'ON E', domain: `${'d'.repeat(80)}…`, token: '32 bytes' })
+    const text = JSON.stringify(refused(`event=x${right}&auth[domain]=%73${right.slice(1)}&${proof(wrong)}`).details)
+    for (const { value } of [sales, support, unnamed, { value: wrong }]) expect(text).not.toContain(value)
+  })
+
+  test('an event as long as a body is told short', () => {
+    const { event } = refused(`event=${'E'.repeat(1_000_000)}`).details
+    expect(event).toBe(`${'E'.repeat(80)}…`)
   })
 })

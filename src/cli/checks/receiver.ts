@@ -1,8 +1,10 @@
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
+import { hostname } from 'node:os'
 import { readSettings } from '../../config.ts'
 import { codeOf } from '../../error-code.ts'
+import { descriptorLimit, lowLimit } from '../../intake/connections.ts'
 import { isObject } from '../../is-object.ts'
 import { findHolder, type Holder } from '../../journal/lock.ts'
 import { askAdmin, toUrlHost } from '../admin.ts'
@@ -14,7 +16,29 @@ const name = 'receiver'
 export async function checkReceiver(): Promise<readonly Check[]> {
   const { DATA_DIR: dataDir } = readSettings(process.env, 'DATA_DIR')
   const holder = existsSync(dataDir) ? findHolder(dataDir, 'receiver') : undefined
-  return holder ? [await checkReadiness(holder), await checkListener()] : [await checkPort(dataDir)]
+  if (holder === undefined)
+    return [await checkPort(dataDir), checkDescriptors(descriptorLimit(), 'a process started here')]
+  const limit = limitOf(holder)
+  const descriptors = limit === undefined ? [] : [checkDescriptors(limit, 'the receiver')]
+  return [await checkReadiness(holder), await checkListener(), ...descriptors]
+}
+
+/** What the running receiver may have open; `undefined` where it is another user's, of another machine, or no Linux. */
+function limitOf({ pid, host }: Holder): number | undefined {
+  if (host !== hostname()) return undefined
+  try {
+    const [, soft] = /^Max open files +(\d+)/m.exec(readFileSync(`/proc/${pid}/limits`, 'utf8')) ?? []
+    return soft === undefined ? undefined : Number(soft)
+  } catch {
+    return undefined
+  }
+}
+
+function checkDescriptors(limit: number, who: string): Check {
+  const found = { name: 'descriptors', text: `${who} may have ${limit} open, one for each connection` }
+  if (limit >= lowLimit) return { ...found, state: 'ok' }
+  const advice = `a bulk edit opens a thousand connections at once: allow ${lowLimit} and more, with LimitNOFILE= of systemd, ulimits of Docker, ulimit -n`
+  return { ...found, state: 'warn', advice }
 }
 
 async function checkReadiness({ pid, host }: Holder): Promise<Check> {

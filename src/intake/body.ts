@@ -1,0 +1,244 @@
+import { Readable } from 'node:stream'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { FastifyRequest } from 'fastify'
+import { Refusal } from '../refusal.ts'
+import { decodeForm, type Form } from './form.ts'
+
+/** A body that came whole and is a form. Not an interface: that would not be what formbody takes from its parser. */
+export type Body = {
+  readonly form: Form
+  /** The body counts as under way until the result is disposed of. */
+  readonly hold: () => Disposable
+}
+
+export interface BodyReader {
+  /**
+   * Makes a `preParsing` hook that reads the body and hands it on in one piece, or refuses it: `body_too_large`, `overloaded`.
+   *
+   * @param check throws a refusal if these bytes are not worth decoding
+   */
+  readonly gather: (check?: (bytes: Buffer) => void) => Hook
+  /** The parser for formbody. */
+  readonly parse: (text: string) => Body
+}
+
+type Hook = (
+  request: Pick<FastifyRequest, 'headers' | 'mediaType'>,
+  reply: unknown,
+  payload: Readable,
+  done: Done,
+) => void
+
+type Done = (error?: Error | null, payload?: Readable) => void
+
+export interface BodyReaderParts {
+  /** Bytes of the longest body. */
+  readonly bodyLimit: number
+  /** Bytes of all bodies that are under way. */
+  readonly total?: number
+}
+
+/** Ten thousand ordinary posts, of some 700 bytes. */
+const smallestTotal = 8 * 1024 ** 2
+
+/** Bytes from which on a body waits for its turn: no event that is documented comes near. */
+const large = 64 * 1024
+
+/** Bytes that are kept for large bodies. */
+const mostSpare = 4 * 1024 ** 2
+
+/** Milliseconds after which a body that still arrives is slow: sent at once, a megabyte comes in a tenth of it. */
+const slow = 1_000
+
+/** What formbody parses. Nothing else is read. */
+const formType = 'application/x-www-form-urlencoded'
+
+const empty = Buffer.alloc(0)
+
+interface Arriving {
+  /** Bytes that it has come to, or is about to take. */
+  size: number
+  /** By performance.now(). */
+  readonly since: number
+  readonly refuse: (refusal: Refusal) => void
+}
+
+/**
+ * Reads the bodies of all connections into memory that has a bound. What counts is what was received, not what was
+ * announced, and when it is too much the largest body that still arrives is refused: ordinary posts are hundreds of bytes,
+ * so whoever sends megabytes, or holds them back, takes the place of nobody but his like. A large one that is whole goes
+ * before one that is not: it leaves in a moment, and reading it was garbage if it made room for the next.
+ */
+export function createBodyReader({
+  bodyLimit,
+  total = Math.max(smallestTotal, 4 * bodyLimit),
+}: BodyReaderParts): BodyReader {
+  const arriving = new Set<Arriving>()
+  /** Large and whole: they go on one in a turn of the event loop, so that between any two of them others are served. */
+  const waiting = new Set<Arriving>()
+  const memory = createMemory(bodyLimit)
+  let held = 0
+  let turn = Promise.resolve()
+
+  function hold(bytes: number): void {
+    held += bytes
+    while (held > total) {
+      const coming = chooseVictim(arriving)
+      const victim = coming && coming.size >= large ? coming : (largestOf(waiting) ?? coming)
+      if (victim === undefined) return
+      victim.refuse(new Refusal('overloaded', { under_way: held }))
+    }
+  }
+
+  const gather: BodyReader['gather'] = (check) => (request, _reply, payload, done) => {
+    const announced = Number(request.headers['content-length'])
+    const longest = Number.isNaN(announced) ? bodyLimit : announced
+    let bytes: Buffer = empty
+    let length = 0
+    const one: Arriving = { size: 0, since: performance.now(), refuse: fail }
+
+    function take(chunk: Buffer): void {
+      const before = length
+      length += chunk.length
+      if (length > bodyLimit) fail(new Refusal('body_too_large'))
+      // As a rule there is no other.
+      else if (before === 0) {
+        if (hasRoom(length)) bytes = chunk
+      } else if (length <= bytes.length) chunk.copy(bytes, before)
+      else {
+        // One piece of memory, not a list: a body that comes byte by byte would cost a hundred times its length.
+        const size = length > large ? memory.sizeFor(length) : Math.max(length, Math.min(2 * bytes.length, longest))
+        if (!hasRoom(size)) return
+        const grown = memory.take(size)
+        bytes.copy(grown, 0, 0, before)
+        chunk.copy(grown, before)
+        memory.release(bytes)
+        bytes = grown
+      }
+    }
+
+    /** Whether it was not refused for it. */
+    function hasRoom(size: number): boolean {
+      const more = size - one.size
+      one.size = size
+      hold(more)
+      return arriving.has(one)
+    }
+
+    function stop(): void {
+      payload.off('data', take).off('end', end).off('error', fail)
+      arriving.delete(one)
+      waiting.delete(one)
+      held -= one.size
+    }
+
+    function refuse(error: Error): void {
+      stop()
+      memory.release(bytes)
+      bytes = empty
+      done(error)
+    }
+
+    function fail(error: Error): void {
+      refuse(error)
+      // What still comes of it is not even read, until the connection is closed.
+      payload.pause()
+    }
+
+    function end(): void {
+      if (length < large) {
+        pass()
+        return
+      }
+      arriving.delete(one)
+      waiting.add(one)
+      turn = turn
+        .then(() => nextTurn())
+        .then(() => {
+          // It may have been refused while it waited.
+          if (waiting.has(one)) pass()
+        })
+    }
+
+    function pass(): void {
+      const whole = bytes.subarray(0, length)
+      try {
+        check?.(whole)
+      } catch (error) {
+        refuse(error instanceof Error ? error : new Error(String(error)))
+        return
+      }
+      stop()
+      done(null, Readable.from(whole))
+    }
+
+    // Fastify refuses other types without reading them, and gives a post without a type no parser.
+    if (request.mediaType !== formType) done()
+    else if (announced > bodyLimit) done(new Refusal('body_too_large'))
+    else {
+      arriving.add(one)
+      payload.on('data', take).on('end', end).on('error', fail)
+    }
+  }
+
+  function parse(text: string): Body {
+    return {
+      form: decodeForm(text),
+      // Not from here on: Fastify calls no handler for a connection that is gone, and then nothing would release it.
+      hold() {
+        hold(text.length)
+        return {
+          [Symbol.dispose]() {
+            held -= text.length
+          },
+        }
+      },
+    }
+  }
+
+  return { gather, parse }
+}
+
+/**
+ * Keeps some of the memory of large bodies for the next: while megabytes are refused in a row, what is not collected yet would
+ * be many times the total.
+ */
+function createMemory(bodyLimit: number) {
+  const spare: Buffer[] = []
+  let bytes = 0
+  return {
+    /** Doubles, so that there are few sizes. */
+    sizeFor(length: number): number {
+      let size = 2 * large
+      while (size < length) size *= 2
+      return Math.min(size, bodyLimit)
+    },
+    take(size: number): Buffer {
+      const index = spare.findIndex(({ length }) => length === size)
+      const [found] = index === -1 ? [] : spare.splice(index, 1)
+      bytes -= found?.length ?? 0
+      return found ?? Buffer.allocUnsafeSlow(size)
+    },
+    release(memory: Buffer): void {
+      if (memory.length <= large || bytes + memory.length > mostSpare) return
+      bytes += memory.length
+      spare.push(memory)
+    },
+  }
+}
+
+/**
+ * The largest that is slow: who holds bodies back must not keep others out. Otherwise the newest large one: of many that come
+ * at once some are then read whole, and little is read in vain. Otherwise the largest of the small ones.
+ */
+function chooseVictim(bodies: ReadonlySet<Arriving>): Arriving | undefined {
+  const ofSize = [...bodies].filter(({ size }) => size >= large)
+  const now = performance.now()
+  return largestOf(ofSize.filter(({ since }) => now - since > slow)) ?? ofSize.at(-1) ?? largestOf(bodies)
+}
+
+function largestOf(bodies: Iterable<Arriving>): Arriving | undefined {
+  let largest: Arriving | undefined
+  for (const one of bodies) if (one.size > (largest?.size ?? -1)) largest = one
+  return largest
+}
