@@ -1,7 +1,10 @@
 import { describe, expect, test, vi } from 'vitest'
+import { createServer } from '../../src/intake/server.ts'
+import { createTokens } from '../../src/intake/token.ts'
 import { Refusal, type RefusalCode, refusals } from '../../src/refusal.ts'
 import {
   type Answer,
+  createLines,
   goodBody,
   heldToken,
   isObject,
@@ -197,6 +200,18 @@ function fullDisk(): Refusal {
 const allCases = Object.entries<readonly Case[]>(cases).flatMap(([code, list]) =>
   list.map((each): [string, string, Case] => [each.about, code, each]),
 )
+
+test('forms are read by @fastify/formbody', async () => {
+  const app = createServer({
+    config: { webhookPath: '/bitrix24', robotPath: undefined, bodyLimit: 1024, trustProxy: [] },
+    tokens: createTokens([]),
+    journal: { append: async () => undefined },
+    log: createLines().log,
+  })
+  await app.ready()
+  expect(app.hasPlugin('@fastify/formbody')).toBe(true)
+  await app.close()
+})
 
 test('every code of the table of refusals is tested here', () => {
   expect(Object.keys(cases).toSorted()).toEqual(Object.keys(refusals).toSorted())
