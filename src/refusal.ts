@@ -34,7 +34,7 @@ export const refusals = {
   overloaded: {
     status: 503,
     meaning:
-      'more bodies were under way than there is memory for, and this was the largest; `Retry-After` says when again',
+      'more bodies were under way than there is memory for, and this was one of the largest; `Retry-After` says when again',
   },
   internal: { status: 500, meaning: 'a mistake of ours; the log has it' },
 } as const satisfies Record<string, { status: number; meaning: string }>

@@ -2,6 +2,7 @@ import { Readable } from 'node:stream'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyRequest } from 'fastify'
 import { Refusal } from '../refusal.ts'
+import { createBodyMemory, large } from './body-memory.ts'
 import { decodeForm, type Form } from './form.ts'
 
 /** A body that came whole and is a form. Not an interface: that would not be what formbody takes from its parser. */
@@ -41,12 +42,6 @@ export interface BodyReaderParts {
 /** Ten thousand ordinary posts, of some 700 bytes. */
 const smallestTotal = 8 * 1024 ** 2
 
-/** Bytes from which on a body waits for its turn: no event that is documented comes near. */
-const large = 64 * 1024
-
-/** Bytes that are kept for large bodies. */
-const mostSpare = 4 * 1024 ** 2
-
 /** Milliseconds after which a body that still arrives is slow: sent at once, a megabyte comes in a tenth of it. */
 const slow = 1_000
 
@@ -65,7 +60,7 @@ interface Arriving {
 
 /**
  * Reads the bodies of all connections into memory that has a bound. What counts is what was received, not what was
- * announced, and when it is too much the largest body that still arrives is refused: ordinary posts are hundreds of bytes,
+ * announced, and when it is too much a large body that still arrives is refused: ordinary posts are hundreds of bytes,
  * so whoever sends megabytes, or holds them back, takes the place of nobody but his like. A large one that is whole goes
  * before one that is not: it leaves in a moment, and reading it was garbage if it made room for the next.
  */
@@ -76,7 +71,7 @@ export function createBodyReader({
   const arriving = new Set<Arriving>()
   /** Large and whole: they go on one in a turn of the event loop, so that between any two of them others are served. */
   const waiting = new Set<Arriving>()
-  const memory = createMemory(bodyLimit)
+  const memory = createBodyMemory(bodyLimit)
   let held = 0
   let turn = Promise.resolve()
 
@@ -197,34 +192,6 @@ export function createBodyReader({
   }
 
   return { gather, parse }
-}
-
-/**
- * Keeps some of the memory of large bodies for the next: while megabytes are refused in a row, what is not collected yet would
- * be many times the total.
- */
-function createMemory(bodyLimit: number) {
-  const spare: Buffer[] = []
-  let bytes = 0
-  return {
-    /** Doubles, so that there are few sizes. */
-    sizeFor(length: number): number {
-      let size = 2 * large
-      while (size < length) size *= 2
-      return Math.min(size, bodyLimit)
-    },
-    take(size: number): Buffer {
-      const index = spare.findIndex(({ length }) => length === size)
-      const [found] = index === -1 ? [] : spare.splice(index, 1)
-      bytes -= found?.length ?? 0
-      return found ?? Buffer.allocUnsafeSlow(size)
-    },
-    release(memory: Buffer): void {
-      if (memory.length <= large || bytes + memory.length > mostSpare) return
-      bytes += memory.length
-      spare.push(memory)
-    },
-  }
 }
 
 /**

@@ -1,9 +1,12 @@
 import { once } from 'node:events'
 import { describe, expect, test, vi } from 'vitest'
 import { forwarderId, forwardMark } from '../../src/dispatch/forward-mark.ts'
+import { createServer } from '../../src/intake/server.ts'
+import { createTokens } from '../../src/intake/token.ts'
 import { Refusal, type RefusalCode, refusals } from '../../src/refusal.ts'
 import {
   type Answer,
+  createLines,
   goodBody,
   heldToken,
   isObject,
@@ -204,6 +207,18 @@ function fullDisk(): Refusal {
 const allCases = Object.entries<readonly Case[]>(cases).flatMap(([code, list]) =>
   list.map((each): [string, string, Case] => [each.about, code, each]),
 )
+
+test('forms are read by @fastify/formbody', async () => {
+  const app = createServer({
+    config: { webhookPath: '/bitrix24', robotPath: undefined, bodyLimit: 1024, trustProxy: [] },
+    tokens: createTokens([]),
+    journal: { append: async () => undefined },
+    log: createLines().log,
+  })
+  await app.ready()
+  expect(app.hasPlugin('@fastify/formbody')).toBe(true)
+  await app.close()
+})
 
 test('every code of the table of refusals is tested here', () => {
   const ofPrivateListener = ['host_not_allowed']

@@ -1,0 +1,33 @@
+/** Bytes from which on a body waits for its turn: no event that is documented comes near. */
+export const large = 64 * 1024
+
+/** Bytes that are kept for large bodies. */
+const mostSpare = 4 * 1024 ** 2
+
+/**
+ * Keeps some of the memory of large bodies for the next: while megabytes are refused in a row, what is not collected yet would
+ * be many times the total.
+ */
+export function createBodyMemory(bodyLimit: number) {
+  const spare: Buffer[] = []
+  let bytes = 0
+  return {
+    /** Doubles, so that there are few sizes. */
+    sizeFor(length: number): number {
+      let size = 2 * large
+      while (size < length) size *= 2
+      return Math.min(size, bodyLimit)
+    },
+    take(size: number): Buffer {
+      const index = spare.findIndex(({ length }) => length === size)
+      const [found] = index === -1 ? [] : spare.splice(index, 1)
+      bytes -= found?.length ?? 0
+      return found ?? Buffer.allocUnsafeSlow(size)
+    },
+    release(memory: Buffer): void {
+      if (memory.length <= large || bytes + memory.length > mostSpare) return
+      bytes += memory.length
+      spare.push(memory)
+    },
+  }
+}
