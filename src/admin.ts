@@ -9,6 +9,8 @@ export interface AdminParts {
   readonly dispatcherTrouble: () => string | undefined
   readonly hookTroubles: () => readonly string[]
   readonly damagedLines: () => ReturnType<Supervisor['damaged']> | undefined
+  /** Why handlers are not loaded while the others run. */
+  readonly absentHandlers: () => readonly string[]
   /** What is wrong and stops no handler. */
   readonly warnings: () => readonly string[]
   readonly deliveries: () => QueueState | undefined
@@ -27,17 +29,20 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
     const journal = parts.journalTrouble()
     const dispatcher = parts.dispatcherTrouble()
     const hooks = parts.hookTroubles()
+    const handlers = parts.absentHandlers()
     const warnings = parts.warnings()
     const deliveries = parts.deliveries()
     const damaged = parts.damagedLines()
     const damage = damaged && tellDamage(damaged)
-    const isDegraded = dispatcher !== undefined || hooks.length + warnings.length > 0 || damage !== undefined
+    const isDegraded =
+      dispatcher !== undefined || hooks.length + handlers.length + warnings.length > 0 || damage !== undefined
     if (journal !== undefined) reply.code(503)
     return {
       status: journal !== undefined ? 'unavailable' : isDegraded ? 'degraded' : 'ready',
       ...(journal !== undefined && { journal }),
       ...(dispatcher !== undefined && { dispatcher }),
       ...(hooks.length > 0 && { hooks }),
+      ...(handlers.length > 0 && { handlers }),
       ...(damage !== undefined && { damage }),
       ...(warnings.length > 0 && { warnings }),
       ...(deliveries && { backlog: backlogOf(deliveries) }),

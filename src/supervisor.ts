@@ -28,6 +28,8 @@ export interface Supervisor {
   trouble(): string | undefined
   /** Of each hook that does not work, by its label, why. */
   hookTroubles(): ReadonlyMap<string, string>
+  /** Of each handler that is not loaded while the others run, by its name, why. */
+  absentHandlers(): ReadonlyMap<string, string>
   /** What is wrong and stops no handler. */
   warnings(): readonly string[]
   /** How much is owed, as the dispatcher last said; `undefined` until it has. */
@@ -79,6 +81,7 @@ export function superviseDispatcher({
   let trouble: string | undefined = 'the dispatcher is starting'
   /** By hook, as the current dispatcher has found it. */
   const hookTroubles = new Map<string, string>()
+  let absent: ReadonlyMap<string, string> = new Map()
   const warnings = new Map<string, string>()
   let state: QueueState | undefined
   let ends = 0
@@ -96,8 +99,9 @@ export function superviseDispatcher({
   let asking: Promise<string | undefined> | undefined
   let current = start()
 
-  function start(): Dispatcher {
+  function start(isReplacing = false): Dispatcher {
     const args = [
+      ...(isReplacing ? ['--replacing'] : []),
       ...(isSwept || sweepSince === undefined ? [] : [`--sweep-since=${sweepSince.toISOString()}`]),
       ...(workerDir === undefined ? [] : [`--worker=${workerDir}`]),
       ...(forwarderId === undefined ? [] : [`--forwarder-id=${forwarderId}`]),
@@ -129,6 +133,7 @@ export function superviseDispatcher({
         if (message.text === undefined) warnings.delete(message.about)
         else warnings.set(message.about, message.text)
       }
+      if (message.type === 'absent') absent = new Map(Object.entries(message.reasons))
       if (message.type === 'state') state = message.state
       if (message.type === 'worked') pause = shortestPause
     })
@@ -215,7 +220,8 @@ export function superviseDispatcher({
   async function replace(): Promise<void> {
     isReloadDue = false
     if (isStopping) return
-    const fresh = start()
+    // What runs well goes on; what does not may as well be replaced by one that lacks a handler.
+    const fresh = start(trouble === undefined && isAlive(current))
     loading = fresh
     const isLoaded = await hasLoaded(fresh)
     loading = undefined
@@ -228,6 +234,7 @@ export function superviseDispatcher({
     const old = current
     current = fresh
     hookTroubles.clear()
+    absent = new Map()
     if (!isAlive(fresh)) startAgain(fresh)
     await end(old, grace)
     log.info('handlers were loaded anew')
@@ -236,6 +243,7 @@ export function superviseDispatcher({
   return {
     trouble: () => trouble,
     hookTroubles: () => hookTroubles,
+    absentHandlers: () => absent,
     warnings: () => [...warnings.values()],
     state: () => state,
     ends: () => ends,

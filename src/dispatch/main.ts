@@ -12,6 +12,8 @@ import { journalDir } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
 import { openParent, parentOption } from '../start-child.ts'
 import { explainStart } from '../start-error.ts'
+import { lateReason } from './absent.ts'
+import { watchAbsent } from './absent-watch.ts'
 import { GlobalsChanged, startDispatcher } from './dispatcher.ts'
 import { type Engine, findKnownHandlers, openEngine } from './engine.ts'
 import { setForwarderId } from './forward-mark.ts'
@@ -43,6 +45,8 @@ const { values: words } = parseArgs({
     worker: { type: 'string' },
     'sweep-since': { type: 'string' },
     'forwarder-id': { type: 'string' },
+    /** Another runs well, which goes on if this one cannot load every file. */
+    replacing: { type: 'boolean' },
     [parentOption]: { type: 'string' },
   },
 })
@@ -71,9 +75,9 @@ try {
 
 async function run(): Promise<void> {
   lockGlobals()
-  const handlers = await loadHandlers(config.handlersDir)
+  const { handlers, late } = await load()
   const parts = { config, log, onTrouble: report.engine }
-  const known = handlers.length === 0 ? await findKnownHandlers(parts) : []
+  const known = handlers.length + late.length === 0 ? await findKnownHandlers(parts) : []
   if (known.length > 0)
     throw new Waiting(
       `${config.handlersDir} is empty, but ${known.join(', ')} ran before: is a mount missing? If they were removed on purpose, run "b24-receiver handlers forget" for each`,
@@ -89,20 +93,9 @@ async function run(): Promise<void> {
   const engine = await openEngine(parts)
   const { queue } = engine
   const from = isWorker ? undefined : await startPosition(engine)
-  await queue.remember(
-    handlers.map(({ name, events, options: { order, settle, onChange } }) => ({
-      name,
-      events,
-      order,
-      settle,
-      onChange: onChange !== undefined,
-    })),
-  )
-  report.load({ loaded: handlers.map(({ name }) => name) })
-  for (const [handler, owed] of await queue.handlers())
-    if (owed > 0 && !handlers.some(({ name }) => name === handler))
-      log.warn({ handler, owed }, 'the file of this handler is gone; what it is owed stays')
-
+  const timeout = config.handlerLoadTimeout
+  const { absent, unknown, watch } = await watchAbsent({ queue, handlers, late, timeout, report, log })
+  if (unknown.length > 0) throw new Waiting(unknown.join('; '))
   if (isStopping) return
   const runs = isWorker || config.worker || config.databaseUrl === undefined
   const portals = createPortals({
@@ -119,6 +112,7 @@ async function run(): Promise<void> {
     ...engine,
     from,
     handlers,
+    absent,
     portals,
     concurrency: runs ? config.concurrency : 0,
     lookAtGlobals: watchGlobals(),
@@ -131,8 +125,10 @@ async function run(): Promise<void> {
     onForwarded: () => void (runs || report.tell({ type: 'worked' })),
   })
   const endTelling = report.owed(queue)
+  const endLooking = watch(dispatcher.adopt)
   stopDispatcher = async (grace) => {
     endTelling()
+    endLooking()
     sweeping.abort()
     await dispatcher.stop(grace)
     portals.stop()
@@ -150,6 +146,15 @@ async function run(): Promise<void> {
   // Half a second, which is better spent now than within the time of a run. If it fails, so does the call.
   if (config.hooks.length > 0) loadSdk().catch(() => undefined)
   await dispatcher.failed
+}
+
+/** @throws {HandlersError} also for a file that is late, where the handlers of another dispatcher run */
+async function load() {
+  const { handlersDir: dir, handlerLoadTimeout: timeout } = config
+  const found = await loadHandlers(dir, { timeout })
+  const problems = found.late.map(({ file }) => ({ file, at: file, error: new Error(lateReason(file, timeout)) }))
+  if (problems.length > 0 && words.replacing) throw new HandlersError(dir, problems)
+  return found
 }
 
 async function waitForLock(): Promise<Lock | undefined> {

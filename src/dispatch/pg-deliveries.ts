@@ -2,7 +2,7 @@ import { pino } from 'pino'
 import type { JournalledEvent } from '../journal/follow.ts'
 import type { Deliveries, DeliveryRecord } from './deliveries.ts'
 import { channel } from './pg-boss-queue.ts'
-import { createDatabase, type Row, type Transaction } from './pg-database.ts'
+import { createDatabase, type Row, type Session, type Transaction } from './pg-database.ts'
 import { createJobs } from './pg-jobs.ts'
 import { addDeliveries } from './pg-lanes.ts'
 import { readPosition, readState } from './pg-schema.ts'
@@ -189,19 +189,31 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
         [handler],
       )
       // What runs would go on, and the next of its object start beside it.
-      const refuseRunning = async () => {
-        const [running] = await database.query(
+      const refuseRunning = async (session: Session) => {
+        const [running] = await session.query(
           "SELECT FROM b24_receiver.delivery WHERE handler = $1 AND state = 'running' LIMIT 1",
           [handler],
         )
         if (running) throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
       }
-      await refuseRunning()
-      while ((await forgetSome(handler)) > 0);
-      await refuseRunning()
-      for (const table of ['own_write', 'own_run', 'seen'])
-        await database.query(`DELETE FROM b24_receiver.${table} WHERE handler = $1`, [handler])
-      await database.query('DELETE FROM b24_receiver.handler WHERE name = $1', [handler])
+      /** @returns whether nothing is left of it */
+      const forgetHandler = () =>
+        database.transaction(async (transaction) => {
+          // Whoever keeps events for a handler that is not loaded holds its row, and adds none when it is gone.
+          await transaction.query('SELECT FROM b24_receiver.handler WHERE name = $1 FOR UPDATE', [handler])
+          await refuseRunning(transaction)
+          const [left] = await transaction.query('SELECT FROM b24_receiver.delivery WHERE handler = $1 LIMIT 1', [
+            handler,
+          ])
+          if (left) return false
+          for (const table of ['own_write', 'own_run', 'seen'])
+            await transaction.query(`DELETE FROM b24_receiver.${table} WHERE handler = $1`, [handler])
+          await transaction.query('DELETE FROM b24_receiver.handler WHERE name = $1', [handler])
+          return true
+        })
+      await refuseRunning(database)
+      do while ((await forgetSome(handler)) > 0);
+      while (!(await forgetHandler()))
       return Number(row?.['owed'])
     },
     close: () => database.close(),

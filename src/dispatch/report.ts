@@ -7,6 +7,7 @@ import type { Channel } from '../channel.ts'
 import type { Config } from '../config.ts'
 import type { Event } from '../intake/event.ts'
 import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
+import type { AbsentHandler } from './absent.ts'
 import { type LoadReport, writeLoadReport } from './load-report.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import type { Queue } from './queue.ts'
@@ -22,6 +23,8 @@ export interface Report {
   readonly hook: (hook: Hook, trouble: Bitrix24Error | undefined) => void
   /** Why the engine cannot be used; `undefined` once it can. What needs it waits; it is not this process that is ill. */
   readonly engine: (trouble: string | undefined) => void
+  /** Those that are not loaded while the others run. */
+  readonly absent: (handlers: Iterable<AbsentHandler>) => void
   /** Why segments stay that are older than the retention; `undefined` where none does. */
   readonly retained: (trouble: string | undefined) => void
   /** It follows the journal, or, as a worker, claims deliveries. */
@@ -94,6 +97,9 @@ export function createReport({ config, parent, log }: ReportParts): Report {
       if (trouble !== undefined) tell({ type: 'trouble', reason: trouble })
       else if (isFollowing) tell({ type: 'following' })
     },
+
+    absent: (handlers) =>
+      tell({ type: 'absent', reasons: Object.fromEntries([...handlers].map(({ name, reason }) => [name, reason])) }),
 
     retained: (text) => tell({ type: 'warning', about: 'retention', ...(text !== undefined && { text }) }),
 
