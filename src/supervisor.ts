@@ -94,6 +94,10 @@ export function superviseDispatcher({
   /** Those that run: while one takes the place of another there are two. */
   const children = new Set<Dispatcher>()
   let loading: Dispatcher | undefined
+  /** Whether the last one that was started ended by itself before it had loaded the handlers. */
+  let hasEndedLoading = false
+  /** It was told to end: that it did not load the handlers is no fault of theirs. */
+  let unwanted: Dispatcher | undefined
   let reloading = Promise.resolve()
   let isReloadDue = false
   let asking: Promise<string | undefined> | undefined
@@ -102,6 +106,7 @@ export function superviseDispatcher({
   function start(isReplacing = false): Dispatcher {
     const args = [
       ...(isReplacing ? ['--replacing'] : []),
+      ...(hasEndedLoading ? ['--after-end'] : []),
       ...(isSwept || sweepSince === undefined ? [] : [`--sweep-since=${sweepSince.toISOString()}`]),
       ...(workerDir === undefined ? [] : [`--worker=${workerDir}`]),
       ...(forwarderId === undefined ? [] : [`--forwarder-id=${forwarderId}`]),
@@ -111,6 +116,8 @@ export function superviseDispatcher({
       '--disable-warning=ExperimentalWarning',
       '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON',
     ])
+    hasEndedLoading = false
+    let isLoaded = false
     children.add(child)
     watchLoop(child)
     child.channel.events.on('message', (message) => {
@@ -120,6 +127,7 @@ export function superviseDispatcher({
         lastDamaged = message.line
         damagedPlaces.add(`${message.line.segment}:${message.line.offset}`)
       }
+      if (message.type === 'loaded') isLoaded = true
       if (message.type === 'append') void journal(child, message)
       if (message.type === 'swept') {
         isSwept = true
@@ -148,6 +156,7 @@ export function superviseDispatcher({
       if (!isAlive(child)) startAgain(child)
     })
     child.process.once('exit', (code, signal) => {
+      if (!isLoaded && child !== unwanted) hasEndedLoading = true
       if (!isStopping && child === current)
         log.error({ exit_code: code, signal }, 'the dispatcher ended; events wait in the journal')
       startAgain(child)
@@ -234,7 +243,6 @@ export function superviseDispatcher({
     const old = current
     current = fresh
     hookTroubles.clear()
-    absent = new Map()
     if (!isAlive(fresh)) startAgain(fresh)
     await end(old, grace)
     log.info('handlers were loaded anew')
@@ -257,6 +265,7 @@ export function superviseDispatcher({
     },
     reload() {
       // What still loads may have read a file before it was mended, or wait for something for ever.
+      unwanted = loading
       loading?.process.kill('SIGKILL')
       if (!isReloadDue) reloading = reloading.then(replace)
       isReloadDue = true

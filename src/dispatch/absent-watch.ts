@@ -39,7 +39,9 @@ export async function watchAbsent(parts: AbsentWatchParts): Promise<AbsentWatch>
   const { absent: found, unknown } = findAbsent({ ...parts, remembered })
   const absent = new Map(found.map((one) => [one.name, one]))
   const loaded = [...parts.handlers]
-  const broken = new Map(late.map(({ name, file }) => [name, toBroken(file, lateReason(file, timeout))]))
+  const broken = new Map<string, BrokenFile>(
+    late.map(({ name, file }) => [name, { file, place: file, error: `it ${lateReason(timeout)}` }]),
+  )
   if (unknown.length > 0) return { absent, unknown, watch: () => () => undefined }
 
   const tell = () => {
@@ -114,10 +116,6 @@ export async function watchAbsent(parts: AbsentWatchParts): Promise<AbsentWatch>
       }
     },
   }
-}
-
-function toBroken(file: string, error: string): BrokenFile {
-  return { file, place: file, error }
 }
 
 function toKnown({ name, events, options: { order, settle, onChange } }: LoadedHandler): KnownHandler {

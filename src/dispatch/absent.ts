@@ -42,7 +42,9 @@ export function findAbsent({ handlers, late, remembered, timeout }: AbsentParts)
     if (loaded.has(name)) continue
     const file = lateFiles.get(name)
     const why =
-      file === undefined ? `the file of the handler ${name} is gone from HANDLERS_DIR` : lateReason(file, timeout)
+      file === undefined
+        ? `the file of the handler ${name} is gone from HANDLERS_DIR`
+        : `${basename(file)} ${lateReason(timeout)}`
     const advice =
       file === undefined
         ? `put it back, or run "b24-receiver handlers forget ${name}"`
@@ -57,8 +59,9 @@ export function findAbsent({ handlers, late, remembered, timeout }: AbsentParts)
   return { absent, unknown }
 }
 
-export function lateReason(file: string, timeout: number): string {
-  return `${basename(file)} was not loaded within ${timeout / 1000} s (HANDLER_LOAD_TIMEOUT)`
+/** Of a file. */
+export function lateReason(timeout: number): string {
+  return `was not loaded within ${timeout / 1000} s (HANDLER_LOAD_TIMEOUT)`
 }
 
 /** A file of this name that was never loaded may handle more, but that is a guess that keeps too much, not too little. */

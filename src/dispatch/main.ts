@@ -17,6 +17,7 @@ import { watchAbsent } from './absent-watch.ts'
 import { GlobalsChanged, startDispatcher } from './dispatcher.ts'
 import { type Engine, findKnownHandlers, openEngine } from './engine.ts'
 import { setForwarderId } from './forward-mark.ts'
+import { type BrokenFile, type LoadReport, readLoadReport } from './load-report.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import { resolveOurName } from './our-name.ts'
 import { explainQueueFile } from './queue-file.ts'
@@ -47,6 +48,8 @@ const { values: words } = parseArgs({
     'forwarder-id': { type: 'string' },
     /** Another runs well, which goes on if this one cannot load every file. */
     replacing: { type: 'boolean' },
+    /** The one before ended by itself while it loaded the handlers. */
+    'after-end': { type: 'boolean' },
     [parentOption]: { type: 'string' },
   },
 })
@@ -61,6 +64,7 @@ const sweepSince = readSweepSince()
 const sweeping = new AbortController()
 const report = createReport({ config, parent, log })
 let isStopping = false
+let isLoading = false
 let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
 let resumeDispatcher: () => void = () => undefined
 
@@ -151,10 +155,37 @@ async function run(): Promise<void> {
 /** @throws {HandlersError} also for a file that is late, where the handlers of another dispatcher run */
 async function load() {
   const { handlersDir: dir, handlerLoadTimeout: timeout } = config
-  const found = await loadHandlers(dir, { timeout })
-  const problems = found.late.map(({ file }) => ({ file, at: file, error: new Error(lateReason(file, timeout)) }))
+  const broken = words['after-end'] ? blame() : []
+  const found = await loadHandlers(dir, {
+    timeout,
+    onLoading(files) {
+      isLoading = files.length > 0
+      report.load({ broken, loading: files })
+    },
+  })
+  const problems = found.late.map(({ file }) => ({ file, at: file, error: new Error(`it ${lateReason(timeout)}`) }))
   if (problems.length > 0 && words.replacing) throw new HandlersError(dir, problems)
   return found
+}
+
+/** Tells which files were being loaded when the process before this one ended. Nothing in that process could. */
+function blame(): BrokenFile[] {
+  const files = readLastReport()?.loading ?? []
+  if (files.length === 0) return []
+  const error =
+    'the dispatcher ended while it was loaded: does it call process.exit(), or run for ever, at its top level?'
+  for (const file of files) log.error({ file }, 'the dispatcher ended while it loaded this file')
+  if (!words.replacing) report.tell({ type: 'trouble', reason: `${files.join(' or ')}: ${error}` })
+  return files.map((file) => ({ file, place: file, error }))
+}
+
+/** It is for tools, and its loss is none of the handlers'. */
+function readLastReport(): LoadReport | undefined {
+  try {
+    return readLoadReport(config.dataDir)
+  } catch {
+    return undefined
+  }
 }
 
 async function waitForLock(): Promise<Lock | undefined> {
@@ -229,6 +260,8 @@ function listen(): void {
 /** Ends this process; of several that ask, the most impatient decides. Never resolves: nothing may run on. */
 async function end(code: number, grace: number): Promise<never> {
   isStopping = true
+  // This end is none of a handler's doing.
+  if (isLoading) report.load({ loading: [] })
   try {
     await stopDispatcher(grace)
   } catch (error) {

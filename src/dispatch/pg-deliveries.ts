@@ -2,7 +2,7 @@ import { pino } from 'pino'
 import type { JournalledEvent } from '../journal/follow.ts'
 import type { Deliveries, DeliveryRecord } from './deliveries.ts'
 import { channel } from './pg-boss-queue.ts'
-import { createDatabase, type Row, type Session, type Transaction } from './pg-database.ts'
+import { createDatabase, type Row, type Transaction } from './pg-database.ts'
 import { createJobs } from './pg-jobs.ts'
 import { addDeliveries } from './pg-lanes.ts'
 import { readPosition, readState } from './pg-schema.ts'
@@ -64,21 +64,33 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
     })
   }
 
-  /** With their jobs, which would be taken before those that are added later. @returns how many were */
+  /** With their jobs, which would be taken before those that are added later. @returns whether some may be left */
   const forgetSome = (handler: string) =>
     database.transaction(async (transaction) => {
+      // Whoever keeps events for a handler that is not loaded holds its row, and adds none when it is gone.
+      await transaction.query('SELECT FROM b24_receiver.handler WHERE name = $1 FOR UPDATE', [handler])
       const gone = await transaction.query(
         `DELETE FROM b24_receiver.delivery WHERE key IN (
            SELECT key FROM b24_receiver.delivery WHERE handler = $1 AND state <> 'running' ORDER BY key LIMIT ${atOnce})
          AND state <> 'running' RETURNING job`,
         [handler],
       )
+      const [running] = await transaction.query(
+        "SELECT FROM b24_receiver.delivery WHERE handler = $1 AND state = 'running' LIMIT 1",
+        [handler],
+      )
+      // It would go on, and the next of its object start beside it.
+      if (running) throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
       const tickets = gone.filter(({ job }) => job !== null)
       await jobs.remove(
         transaction,
         tickets.map(({ job }) => jobs.addressOf(handler, String(job))),
       )
-      return gone.length
+      if (gone.length === atOnce) return true
+      for (const table of ['own_write', 'own_run', 'seen'])
+        await transaction.query(`DELETE FROM b24_receiver.${table} WHERE handler = $1`, [handler])
+      await transaction.query('DELETE FROM b24_receiver.handler WHERE name = $1', [handler])
+      return false
     })
 
   const keptOf = (id: string) =>
@@ -188,32 +200,7 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
          WHERE handler = $1 AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`,
         [handler],
       )
-      // What runs would go on, and the next of its object start beside it.
-      const refuseRunning = async (session: Session) => {
-        const [running] = await session.query(
-          "SELECT FROM b24_receiver.delivery WHERE handler = $1 AND state = 'running' LIMIT 1",
-          [handler],
-        )
-        if (running) throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
-      }
-      /** @returns whether nothing is left of it */
-      const forgetHandler = () =>
-        database.transaction(async (transaction) => {
-          // Whoever keeps events for a handler that is not loaded holds its row, and adds none when it is gone.
-          await transaction.query('SELECT FROM b24_receiver.handler WHERE name = $1 FOR UPDATE', [handler])
-          await refuseRunning(transaction)
-          const [left] = await transaction.query('SELECT FROM b24_receiver.delivery WHERE handler = $1 LIMIT 1', [
-            handler,
-          ])
-          if (left) return false
-          for (const table of ['own_write', 'own_run', 'seen'])
-            await transaction.query(`DELETE FROM b24_receiver.${table} WHERE handler = $1`, [handler])
-          await transaction.query('DELETE FROM b24_receiver.handler WHERE name = $1', [handler])
-          return true
-        })
-      await refuseRunning(database)
-      do while ((await forgetSome(handler)) > 0);
-      while (!(await forgetHandler()))
+      while (await forgetSome(handler));
       return Number(row?.['owed'])
     },
     close: () => database.close(),

@@ -53,6 +53,12 @@ export interface LateFile {
   readonly loading: Promise<LoadedHandler>
 }
 
+export interface LoadedFiles {
+  readonly handlers: readonly LoadedHandler[]
+  readonly late: readonly LateFile[]
+  readonly problems: readonly Problem[]
+}
+
 export interface LoadOptions {
   /** Milliseconds that each file has. */
   readonly timeout: number
@@ -70,10 +76,17 @@ const stagger = 250
  *
  * @throws {HandlersError} naming each file that is wrong
  */
-export async function loadHandlers(
+export async function loadHandlers(dir: string, options: LoadOptions): Promise<Omit<LoadedFiles, 'problems'>> {
+  const { problems, ...files } = await loadFiles(dir, options)
+  if (problems.length > 0) throw new HandlersError(dir, problems)
+  return files
+}
+
+/** Each file, whatever is wrong with others. @throws {HandlersError} where the folder cannot be read */
+export async function loadFiles(
   dir: string,
   { timeout, onLoading = () => undefined }: LoadOptions,
-): Promise<{ readonly handlers: readonly LoadedHandler[]; readonly late: readonly LateFile[] }> {
+): Promise<LoadedFiles> {
   const files = await handlerFiles(dir)
   const loading = new Set<string>()
   const results: Promise<Loading>[] = []
@@ -98,13 +111,11 @@ export async function loadHandlers(
   }
   const all = await Promise.all(results)
   onLoading([])
-  const problems = await Promise.all(
-    all.flatMap(async (one) => ('error' in one ? { ...one, at: await placeOf(one.error, one.file) } : [])),
-  )
-  if (problems.flat().length > 0) throw new HandlersError(dir, problems.flat())
+  const problems = all.filter((one) => 'error' in one)
   return {
     handlers: all.flatMap((one) => ('loaded' in one ? [one.loaded] : [])),
     late: all.flatMap((one) => ('late' in one ? [one.late] : [])),
+    problems: await Promise.all(problems.map(async (one) => ({ ...one, at: await placeOf(one.error, one.file) }))),
   }
 }
 

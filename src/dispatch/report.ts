@@ -76,9 +76,9 @@ export function createReport({ config, parent, log }: ReportParts): Report {
       tell({ type: 'loaded' })
     },
 
-    load({ loaded = [], broken = [], trouble }) {
+    load({ loaded = [], broken = [], trouble, loading }) {
       try {
-        writeLoadReport(config.dataDir, { at: startedAt, loaded, broken, trouble })
+        writeLoadReport(config.dataDir, { at: startedAt, loaded, broken, trouble, loading })
       } catch (error) {
         log.warn({ err: error }, 'whether the handlers were loaded cannot be written down')
       }
@@ -160,9 +160,12 @@ export function createReport({ config, parent, log }: ReportParts): Report {
 /** Its receiver knows the rest, but not what a dispatcher of its own would tell it. */
 function tellAlerter({ config, log }: Pick<ReportParts, 'config' | 'log'>): (message: FromDispatcher) => void {
   const hooks = new Map<string, string>()
+  let absent: NonNullable<Snapshot['absent']> = {}
   let dead: NonNullable<Snapshot['dead']> = { queued: 0, count: 0, last: undefined }
-  if (config.alertUrl !== undefined) startAlerter({ snapshot: () => ({ hooks: Object.fromEntries(hooks), dead }), log })
+  if (config.alertUrl !== undefined)
+    startAlerter({ snapshot: () => ({ absent, hooks: Object.fromEntries(hooks), dead }), log })
   return (message) => {
+    if (message.type === 'absent') absent = message.reasons
     if (message.type === 'dead') dead = { ...dead, count: dead.count + 1, last: message.dead }
     if (message.type === 'state') dead = { ...dead, queued: message.state.dead }
     if (message.type === 'hook' && message.trouble !== undefined) hooks.set(message.label, message.trouble)

@@ -176,3 +176,27 @@ test('a new file that never ends to load, of any other name, is waited for, beca
   await until('the other goes on', () => one.deals().length === 1)
   await isReady(receiver)
 })
+
+test.each([
+  ['ends', 'process.exit(3)\n'],
+  ['blocks', 'for (;;);\n'],
+])('a file that %s the process that loads it is named, and only that one', async (_what, source) => {
+  const one = seenIn('one')
+  const env = { HANDLER_STALL: '1s', SHUTDOWN_GRACE: '500ms', ...bound }
+  const receiver = await startReceiver({ handlers: { 'one.mjs': one.source, 'two.mjs': source }, env })
+  const trouble = await until('trouble', async () => {
+    const { dispatcher = '' } = await readiness(receiver)
+    return dispatcher.includes('while it was loaded') ? dispatcher : undefined
+  })
+  expect(trouble).toContain('two.mjs')
+  expect(trouble).not.toContain('one.mjs')
+  const { stdout } = await runCli({ env: toolEnv(receiver) }, 'handlers')
+  await until('it is shown', async () =>
+    /two\s+broken/.test((await runCli({ env: toolEnv(receiver) }, 'handlers')).stdout),
+  )
+  expect(stdout).not.toMatch(/one\s+broken/)
+  await postDeals(receiver, 1)
+  put(receiver, 'two.mjs', 'export default () => {}\n')
+  await until('the other goes on', () => one.deals().length === 1)
+  await isReady(receiver)
+})

@@ -328,9 +328,9 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
     test('beside a dispatcher that keeps events for it: nothing of it is left', async () => {
       const { queue, deliveries, close } = await start()
       await queue.remember([known('h'), known('other')])
-      let isForgotten = false
+      let isOver = false
       const keep = async () => {
-        for (let id = 1; !isForgotten; id += 10) {
+        for (let id = 1; !isOver; id += 10) {
           const some = Array.from({ length: 10 }, (_, index) => eventOf(id + index, `deal:${index}`))
           await queue.add(
             some.map((event) => deliveryOf(event, { isAbsent: true })),
@@ -345,7 +345,7 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
         await deliveries.forget('h')
         expect(await deliveries.state()).toMatchObject({ ready: 0, waiting: 0, blocked: 0 })
       }
-      isForgotten = true
+      isOver = true
       await keeping
       expect(await deliveries.state()).toMatchObject({ ready: 0, waiting: 0, blocked: 0 })
       expect((await deliveries.handlers()).map(({ name }) => name)).toEqual(['other'])
