@@ -26,7 +26,7 @@ export interface AbsentWatch {
    * @param adopt is given those that are loaded
    * @returns ends that
    */
-  watch(adopt: (handler: LoadedHandler) => void): () => void
+  readonly watch: (adopt: (handler: LoadedHandler) => void) => () => void
 }
 
 /** Milliseconds between two looks at whether one was forgotten. */
@@ -89,7 +89,7 @@ export async function watchAbsent(parts: AbsentWatchParts): Promise<AbsentWatch>
     if (one === undefined) return
     absent.set(name, {
       ...one,
-      reason: `the handler ${name} cannot be loaded; its events are kept for it: ${at}: ${error}`,
+      reason: `the handler ${name} cannot be loaded; its events are kept for it: ${at}: ${String(error)}`,
     })
     broken.set(name, { file, place: at, error: String(error) })
     tell()

@@ -161,6 +161,7 @@ test('a new file that never ends to load keeps the event that it is named after,
   put(receiver, 'ONCRMDEALUPDATE.mjs', deals.source)
   receiver.child.kill('SIGHUP')
   await until('it has them', () => deals.deals().length === 2)
+  expect(deals.deals()).toEqual([1, 2])
 })
 
 test('a new file that never ends to load, of any other name, is waited for, because nobody knows its events', async () => {
