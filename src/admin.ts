@@ -15,6 +15,8 @@ export interface AdminParts {
   readonly dispatcherTrouble: () => string | undefined
   readonly hookTroubles: () => readonly string[]
   readonly damagedLines: () => ReturnType<Supervisor['damaged']> | undefined
+  /** Why handlers are not loaded while the others run. */
+  readonly absentHandlers: () => readonly string[]
   /** What is wrong and stops no handler. */
   readonly warnings: () => readonly string[]
   readonly deliveries: () => QueueState | undefined
@@ -60,11 +62,13 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
     const isUnavailable = journal !== undefined || connections !== undefined
     const dispatcher = parts.dispatcherTrouble()
     const hooks = parts.hookTroubles()
+    const handlers = parts.absentHandlers()
     const warnings = parts.warnings()
     const deliveries = parts.deliveries()
     const damaged = parts.damagedLines()
     const damage = damaged && tellDamage(damaged)
-    const isDegraded = dispatcher !== undefined || hooks.length + warnings.length > 0 || damage !== undefined
+    const isDegraded =
+      dispatcher !== undefined || hooks.length + handlers.length + warnings.length > 0 || damage !== undefined
     if (isUnavailable) reply.code(503)
     return {
       status: isUnavailable ? 'unavailable' : isDegraded ? 'degraded' : 'ready',
@@ -72,6 +76,7 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
       ...(connections !== undefined && { connections }),
       ...(dispatcher !== undefined && { dispatcher }),
       ...(hooks.length > 0 && { hooks }),
+      ...(handlers.length > 0 && { handlers }),
       ...(damage !== undefined && { damage }),
       ...(warnings.length > 0 && { warnings }),
       ...(deliveries && { backlog: backlogOf(deliveries) }),

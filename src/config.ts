@@ -68,6 +68,7 @@ export interface Config {
   readonly segmentSize: number
   readonly retentionDays: number
   readonly handlerStall: number
+  readonly handlerLoadTimeout: number
   /** Kinds of records, such as `deal,lead`; `undefined` for none. */
   readonly sweepOnStart: string | undefined
   /** `oldest`, `now` or a time in ISO 8601. */
@@ -182,6 +183,11 @@ export const settings = {
     default: '30s',
     about: 'a handler that blocks its process so long is killed',
   },
+  HANDLER_LOAD_TIMEOUT: {
+    parse: duration(100, '1h'),
+    default: '30s',
+    about: 'a handler file that is not loaded after so long is named, and the others run without it',
+  },
   SHUTDOWN_GRACE: { parse: duration(0, '1h'), default: '8s', about: 'how long a stop may take; Docker kills at 10 s' },
   DISPATCH_FROM: {
     parse: parseFrom,
@@ -272,6 +278,7 @@ export function readConfig(env: Env, part: 'receiver' | 'dispatcher' = 'receiver
     retryFor: read('RETRY_FOR'),
     handlerTimeout: read('HANDLER_TIMEOUT'),
     handlerStall: read('HANDLER_STALL'),
+    handlerLoadTimeout: read('HANDLER_LOAD_TIMEOUT'),
     shutdownGrace: read('SHUTDOWN_GRACE'),
     dispatchFrom: read('DISPATCH_FROM'),
     sweepOnStart: read('SWEEP_ON_START'),

@@ -105,6 +105,7 @@ async function start(config: Config): Promise<void> {
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
     hookTroubles: () => [...(supervisor?.hookTroubles().values() ?? [])],
     damagedLines: () => supervisor?.damaged(),
+    absentHandlers: () => [...(supervisor?.absentHandlers().values() ?? [])],
     warnings: () => supervisor?.warnings() ?? [],
     deliveries: () => supervisor?.state(),
     metrics: metrics.exposition,

@@ -29,6 +29,8 @@ export interface Supervisor {
   trouble(): string | undefined
   /** Of each hook that does not work, by its label, why. */
   hookTroubles(): ReadonlyMap<string, string>
+  /** Of each handler that is not loaded while the others run, by its name, why. */
+  absentHandlers(): ReadonlyMap<string, string>
   /** What is wrong and stops no handler. */
   warnings(): readonly string[]
   /** How much is owed, as the dispatcher last said; `undefined` until it has. */
@@ -84,6 +86,7 @@ export function superviseDispatcher({
   let trouble: string | undefined = 'the dispatcher is starting'
   /** By hook, as the current dispatcher has found it. */
   const hookTroubles = new Map<string, string>()
+  let absent: ReadonlyMap<string, string> = new Map()
   const warnings = new Map<string, string>()
   let state: QueueState | undefined
   let ends = 0
@@ -101,13 +104,19 @@ export function superviseDispatcher({
   /** Those that run: while one takes the place of another there are two. */
   const children = new Set<Dispatcher>()
   let loading: Dispatcher | undefined
+  /** Whether the last one that was started ended by itself before it had loaded the handlers. */
+  let hasEndedLoading = false
+  /** It was told to end: that it did not load the handlers is no fault of theirs. */
+  let unwanted: Dispatcher | undefined
   let reloading = Promise.resolve()
   let isReloadDue = false
   let asking: Promise<string | undefined> | undefined
   let current = start()
 
-  function start(): Dispatcher {
+  function start(isReplacing = false): Dispatcher {
     const args = [
+      ...(isReplacing ? ['--replacing'] : []),
+      ...(hasEndedLoading ? ['--after-end'] : []),
       ...(isSwept || sweepSince === undefined ? [] : [`--sweep-since=${sweepSince.toISOString()}`]),
       ...(workerDir === undefined ? [] : [`--worker=${workerDir}`]),
       ...(lastEnd === undefined ? [] : [`--last-end=${lastEnd}`]),
@@ -118,6 +127,8 @@ export function superviseDispatcher({
       '--disable-warning=ExperimentalWarning',
       '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON',
     ])
+    hasEndedLoading = false
+    let isLoaded = false
     children.add(child)
     watchLoop(child)
     child.channel.events.on('message', (message) => {
@@ -129,6 +140,7 @@ export function superviseDispatcher({
       }
       if (message.type === 'late') late = { count: late.count + 1, last: message.late }
       if (message.type === 'throttled') throttled = { count: throttled.count + 1, last: message.throttled }
+      if (message.type === 'loaded') isLoaded = true
       if (message.type === 'append') void journal(child, message)
       if (message.type === 'swept') {
         isSwept = true
@@ -142,6 +154,7 @@ export function superviseDispatcher({
         if (message.text === undefined) warnings.delete(message.about)
         else warnings.set(message.about, message.text)
       }
+      if (message.type === 'absent') absent = new Map(Object.entries(message.reasons))
       if (message.type === 'state') state = message.state
       if (message.type === 'worked') pause = shortestPause
     })
@@ -160,6 +173,7 @@ export function superviseDispatcher({
         lastEnd = blocked.has(child.process)
           ? 'its event loop was blocked for longer than HANDLER_STALL'
           : `it ended with ${signal ?? `code ${code}`}`
+      if (!isLoaded && child !== unwanted) hasEndedLoading = true
       if (!isStopping && child === current)
         log.error({ exit_code: code, signal }, 'the dispatcher ended; events wait in the journal')
       startAgain(child)
@@ -233,7 +247,8 @@ export function superviseDispatcher({
   async function replace(): Promise<void> {
     isReloadDue = false
     if (isStopping) return
-    const fresh = start()
+    // What runs well goes on; what does not may as well be replaced by one that lacks a handler.
+    const fresh = start(trouble === undefined && isAlive(current))
     loading = fresh
     const isLoaded = await hasLoaded(fresh)
     loading = undefined
@@ -254,6 +269,7 @@ export function superviseDispatcher({
   return {
     trouble: () => trouble,
     hookTroubles: () => hookTroubles,
+    absentHandlers: () => absent,
     warnings: () => [...warnings.values()],
     state: () => state,
     ends: () => ends,
@@ -269,6 +285,7 @@ export function superviseDispatcher({
     },
     reload() {
       // What still loads may have read a file before it was mended, or wait for something for ever.
+      unwanted = loading
       loading?.process.kill('SIGKILL')
       if (!isReloadDue) reloading = reloading.then(replace)
       isReloadDue = true

@@ -40,6 +40,7 @@ export async function startWorker(config: Config): Promise<void> {
     dispatcherTrouble: () => supervisor.trouble(),
     damagedLines: () => undefined,
     hookTroubles: () => [...supervisor.hookTroubles().values()],
+    absentHandlers: () => [...supervisor.absentHandlers().values()],
     warnings: () => supervisor.warnings(),
     deliveries: () => supervisor.state(),
     metrics: async () => (await supervisor.metrics()) ?? '',

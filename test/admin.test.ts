@@ -10,6 +10,7 @@ async function start(...allowedHosts: string[]) {
     dispatcherTrouble: () => undefined,
     hookTroubles: () => [],
     connectionsTrouble: () => undefined,
+    absentHandlers: () => [],
     damagedLines: () => undefined,
     warnings: () => [],
     deliveries: () => undefined,

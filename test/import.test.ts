@@ -27,6 +27,7 @@ async function start({ append, bodyLimit = 1024, allowedHosts = [] }: Options = 
     dispatcherTrouble: () => undefined,
     hookTroubles: () => [],
     connectionsTrouble: () => undefined,
+    absentHandlers: () => [],
     damagedLines: () => undefined,
     warnings: () => [],
     deliveries: () => undefined,

@@ -11,6 +11,7 @@ export const kinds = {
   journal_unavailable: 'the journal can be written again',
   journal_damaged: 'the receiver was started again: "b24-receiver verify" still tells the lines',
   dispatcher_restarting: 'the dispatcher has not ended by itself for 10 minutes',
+  handler_not_loaded: 'every handler is loaded, or forgotten',
   hook_refused: 'no hook is known to fail any more',
   wrong_tokens: 'no post came with a wrong token for 10 minutes',
   disk_nearly_full: 'the disk of DATA_DIR has room again',
@@ -63,6 +64,8 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
   /** By label, those that were lately found not to work. */
   const hooks = new Map<string, { readonly reason: string; readonly seenAt: number }>()
   let hooksSeen = 0
+  let absentBefore: ReadonlySet<string> = new Set()
+  let absentSeen = 0
 
   function deadDelivery({ dead }: Snapshot): Condition | undefined {
     if (dead === undefined || dead.queued === 0) return undefined
@@ -142,6 +145,15 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
     return { kind: 'dispatcher_restarting', text, news: 0, details: { ends, reason } }
   }
 
+  function handlerNotLoaded({ absent = {} }: Snapshot): Condition | undefined {
+    for (const name of Object.keys(absent)) if (!absentBefore.has(name)) absentSeen++
+    absentBefore = new Set(Object.keys(absent))
+    if (absentBefore.size === 0) return undefined
+    const reasons = Object.values(absent).map(cut)
+    const text = cut(reasons.join('; '))
+    return { kind: 'handler_not_loaded', text, news: absentSeen, details: { handlers: [...absentBefore] } }
+  }
+
   function hookRefused(snapshot: Snapshot, at: number): Condition | undefined {
     if (snapshot.hooks === undefined) return undefined
     for (const [label, reason] of Object.entries(snapshot.hooks)) {
@@ -179,6 +191,7 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
       journalUnavailable(snapshot, at),
       journalDamaged(snapshot),
       dispatcherRestarting(snapshot, at),
+      handlerNotLoaded(snapshot),
       hookRefused(snapshot, at),
       wrongTokens(snapshot, at),
       diskNearlyFull(disk),

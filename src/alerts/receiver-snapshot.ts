@@ -30,6 +30,7 @@ export function dispatcherSnapshotOf(supervisor: Supervisor): Snapshot {
   return {
     dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
     damaged: { count: supervisor.damaged().count, text: tellDamage(supervisor.damaged()) },
+    absent: Object.fromEntries(supervisor.absentHandlers()),
     hooks: Object.fromEntries(supervisor.hookTroubles()),
     dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
     late: supervisor.late(),

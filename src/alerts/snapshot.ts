@@ -27,6 +27,8 @@ export interface Snapshot {
     readonly count: number
     readonly text: string | undefined
   }
+  /** Of each handler that is not loaded while the others run, by its name, why. */
+  readonly absent?: Readonly<Record<string, string>>
   /** Of each hook that does not work, by its label, why. */
   readonly hooks?: Readonly<Record<string, string>>
   readonly dead?: {

@@ -7,7 +7,7 @@ import { defineCommand } from './command.ts'
 import { findDataDir } from './data.ts'
 import { exitCodes } from './exit-codes.ts'
 
-/** Milliseconds that loading the handlers may take, beside the end of those that run. */
+/** Milliseconds that it may take beyond HANDLER_LOAD_TIMEOUT and the end of those that run. */
 const patience = 15_000
 
 const never: LoadReport = { at: 0, loaded: [], broken: [] }
@@ -25,7 +25,8 @@ export const reload = defineCommand({
   words: 0,
   async run({ options, print }) {
     const dataDir = findDataDir()
-    const { SHUTDOWN_GRACE: grace, DISPATCHER } = readSettings(process.env, 'SHUTDOWN_GRACE', 'DISPATCHER')
+    const settings = readSettings(process.env, 'SHUTDOWN_GRACE', 'HANDLER_LOAD_TIMEOUT', 'DISPATCHER')
+    const { SHUTDOWN_GRACE: grace, HANDLER_LOAD_TIMEOUT: timeout, DISPATCHER } = settings
     const holder = findHolder(dataDir, 'receiver')
     if (holder === undefined) throw new Error(`no receiver runs on ${dataDir}`)
     if (holder.host !== hostname())
@@ -37,9 +38,9 @@ export const reload = defineCommand({
       await print.result({ pid: holder.pid }, `pid ${holder.pid} was told`)
       return undefined
     }
-    for (const end = told + grace + patience; Date.now() < end; await sleep(100)) {
-      const { at, loaded, broken, trouble } = readLoadReport(dataDir) ?? never
-      if (at >= told) {
+    for (const end = told + grace + timeout + patience; Date.now() < end; await sleep(100)) {
+      const { at, loaded, broken, trouble, loading } = readLoadReport(dataDir) ?? never
+      if (at >= told && loading === undefined) {
         if (trouble !== undefined) throw new Error(trouble)
         for (const { file, place, error } of broken)
           await print.result({ broken: file, place, error }, `${place}: ${error}`)
@@ -49,6 +50,11 @@ export const reload = defineCommand({
       }
       print.progress('waiting for the handlers to be loaded')
     }
+    const { at, loading = [] } = readLoadReport(dataDir) ?? never
+    if (at >= told && loading.length > 0)
+      throw new Error(
+        `${loading.join(' or ')} ended the process that loaded it, or runs for ever: the old handlers go on, if any ran`,
+      )
     throw new Error(`pid ${holder.pid} was told, but no dispatcher has loaded the handlers: its log says why`)
   },
 })

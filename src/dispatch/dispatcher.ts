@@ -6,13 +6,14 @@ import { isDeletion } from '../events/catalogue.ts'
 import type { Damage } from '../journal/damage.ts'
 import { follow, type JournalledEvent, type Position } from '../journal/follow.ts'
 import { listSegments } from '../journal/segments.ts'
+import type { AbsentHandler } from './absent.ts'
 import { errorText } from './error-text.ts'
 import { findInJournal } from './from-journal.ts'
 import { laneOf } from './lane.ts'
 import { createLoopBreaker, type LoopBreaker } from './loop-breaker.ts'
 import type { Throttled } from './messages.ts'
 import type { OwnWrites } from './own-writes.ts'
-import type { Delivery, Queue } from './queue.ts'
+import type { Delivery, NewDelivery, Queue } from './queue.ts'
 import type { LoadedHandler } from './registry.ts'
 import { createRunner, type Outcome } from './runner.ts'
 
@@ -21,6 +22,8 @@ export interface DispatcherParts {
   /** Where to follow the journal from; without it others do. */
   readonly from: Position | undefined
   readonly handlers: readonly LoadedHandler[]
+  /** By name, those that are not loaded. It may lose some: they are loaded after all, or forgotten. */
+  readonly absent?: ReadonlyMap<string, AbsentHandler>
   readonly queue: Queue
   readonly portals: Portals
   readonly ownWrites: OwnWrites
@@ -70,6 +73,8 @@ export interface Dispatcher {
   readonly failed: Promise<never>
   /** What was postponed may run. */
   readonly resume: () => void
+  /** It is loaded after all: what is kept for it may run. */
+  readonly adopt: (handler: LoadedHandler) => void
   /** Takes no more and gives the handlers that run so many milliseconds; those that need longer run again some day. */
   stop(grace: number): Promise<void>
 }
@@ -81,13 +86,14 @@ const hour = 3_600_000
 const day = 24 * hour
 
 /** What a sweep found may be for one handler alone. */
-function isFor(loaded: LoadedHandler, { event, handler }: JournalledEvent): boolean {
+function isFor(loaded: Pick<LoadedHandler, 'name' | 'matches'>, { event, handler }: JournalledEvent): boolean {
   return (handler === undefined || handler === loaded.name) && loaded.matches(event)
 }
 
 /** follow → match → queue → run. */
 export async function startDispatcher(parts: DispatcherParts): Promise<Dispatcher> {
-  const { dataDir, from, handlers, queue, concurrency, retentionDays, log } = parts
+  const { dataDir, from, queue, concurrency, retentionDays, log, absent = new Map<string, AbsentHandler>() } = parts
+  const handlers = [...parts.handlers]
   const { onOutcome = () => undefined, onForwarded = () => undefined } = parts
   const { onDamage = () => undefined, onRetained = () => undefined, lookAtGlobals = () => [] } = parts
   const { onLate = () => undefined } = parts
@@ -137,11 +143,14 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
 
   async function followJournal(from: Position): Promise<void> {
     for await (const { entries, position } of follow({ dataDir, from, signal: stopping.signal, onDamage, log })) {
-      const deliveries = entries.flatMap(({ event, at: { segment } }) =>
-        handlers
+      const deliveries = entries.flatMap(({ event, at: { segment } }): NewDelivery[] => [
+        ...handlers
           .filter((handler) => isFor(handler, event))
           .map(({ name, options: { order, settle } }) => ({ handler: name, event, segment, order, settle })),
-      )
+        ...[...absent.values()]
+          .filter((handler) => isFor(handler, event))
+          .map(({ name, order, settle }) => ({ handler: name, event, segment, order, settle, isAbsent: true })),
+      ])
       const unseen = entries.flatMap(({ event }) => keepersNotTold(event).map(({ name }) => ({ handler: name, event })))
       for (const { handler, event } of unseen)
         for (const delivery of running.keys())
@@ -155,9 +164,13 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   }
 
   /** Of an object that is deleted nothing has to be kept; one that is told of it needs it for that run, which drops it. */
-  function keepersNotTold({ event, object }: JournalledEvent): readonly LoadedHandler[] {
+  function keepersNotTold({ event, object }: JournalledEvent): readonly { readonly name: string }[] {
     if (object === undefined || !isDeletion(event)) return []
-    return handlers.filter((handler) => handler.options.onChange && !handler.matches(event))
+    return [
+      ...handlers.filter((handler) => handler.options.onChange && !handler.matches(event)),
+      // For one that keeps nothing there is nothing to drop.
+      ...[...absent.values()].filter((handler) => !handler.matches(event)),
+    ]
   }
 
   /**
@@ -303,6 +316,11 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   return {
     failed: failure.promise,
     resume,
+    adopt(handler) {
+      handlers.push(handler)
+      byName.set(handler.name, handler)
+      fill()
+    },
     async stop(grace) {
       isStopping = true
       stopping.abort()

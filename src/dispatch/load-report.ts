@@ -12,6 +12,8 @@ export interface LoadReport {
   readonly broken: readonly BrokenFile[]
   /** Why it waits although no file is broken. */
   readonly trouble?: string | undefined
+  /** While it loads them, those that are being loaded: if its process ends, one of them ended it. */
+  readonly loading?: readonly string[] | undefined
 }
 
 export interface BrokenFile {
@@ -28,8 +30,8 @@ function pathOf(dataDir: string): string {
 /** For tools. It stands beside whichever engine: with Postgres each machine has files of its own, too. */
 export function writeLoadReport(dataDir: string, report: LoadReport): void {
   const path = pathOf(dataDir)
-  // A power cut leaves the one before, not half a file.
-  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`, { flush: true })
+  // A power cut leaves the one before, not half a file. Of what is being loaded it need not tell.
+  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`, { flush: report.loading === undefined })
   renameSync(`${path}.next`, path)
 }
 
@@ -56,12 +58,14 @@ function parse(text: string): LoadReport | undefined {
 
 function isReport(value: unknown): value is LoadReport {
   if (!isObject(value) || typeof value['at'] !== 'number') return false
-  const { loaded, broken, trouble } = value
+  const { loaded, broken, trouble, loading = [] } = value
   const isFile = (one: unknown) =>
     isObject(one) && ['file', 'place', 'error'].every((name) => typeof one[name] === 'string')
   return (
     Array.isArray(loaded) &&
     loaded.every((name) => typeof name === 'string') &&
+    Array.isArray(loading) &&
+    loading.every((name) => typeof name === 'string') &&
     Array.isArray(broken) &&
     broken.every(isFile) &&
     (trouble === undefined || typeof trouble === 'string')

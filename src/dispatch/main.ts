@@ -14,9 +14,12 @@ import { createLog } from '../log.ts'
 import { printableLines } from '../printable.ts'
 import { openParent, parentOption } from '../start-child.ts'
 import { explainStart } from '../start-error.ts'
+import { lateReason } from './absent.ts'
+import { watchAbsent } from './absent-watch.ts'
 import { GlobalsChanged, startDispatcher } from './dispatcher.ts'
 import { type Engine, findKnownHandlers, openEngine } from './engine.ts'
 import { setForwarderId } from './forward-mark.ts'
+import { type BrokenFile, type LoadReport, readLoadReport } from './load-report.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import { resolveOurName } from './our-name.ts'
 import { explainQueueFile } from './queue-file.ts'
@@ -47,6 +50,10 @@ const { values: words } = parseArgs({
     'sweep-since': { type: 'string' },
     'last-end': { type: 'string' },
     'forwarder-id': { type: 'string' },
+    /** Another runs well, which goes on if this one cannot load every file. */
+    replacing: { type: 'boolean' },
+    /** The one before ended by itself while it loaded the handlers. */
+    'after-end': { type: 'boolean' },
     [parentOption]: { type: 'string' },
   },
 })
@@ -61,6 +68,7 @@ const sweepSince = readSweepSince()
 const sweeping = new AbortController()
 const report = createReport({ config, parent, log })
 let isStopping = false
+let isLoading = false
 let stopDispatcher: (grace: number) => Promise<void> = () => Promise.resolve()
 let resumeDispatcher: () => void = () => undefined
 
@@ -80,9 +88,9 @@ async function fail(error: unknown): Promise<never> {
 
 async function run(): Promise<void> {
   lockGlobals()
-  const handlers = await loadHandlers(config.handlersDir)
+  const { handlers, late } = await load()
   const parts = { config, log, onTrouble: report.engine }
-  const known = handlers.length === 0 ? await findKnownHandlers(parts) : []
+  const known = handlers.length + late.length === 0 ? await findKnownHandlers(parts) : []
   if (known.length > 0)
     throw new Waiting(
       `${config.handlersDir} is empty, but ${known.join(', ')} ran before: is a mount missing? If they were removed on purpose, run "b24-receiver handlers forget" for each`,
@@ -98,20 +106,9 @@ async function run(): Promise<void> {
   const engine = await openEngine(parts)
   const { queue } = engine
   const from = isWorker ? undefined : await startPosition(engine)
-  await queue.remember(
-    handlers.map(({ name, events, options: { order, settle, onChange } }) => ({
-      name,
-      events,
-      order,
-      settle,
-      onChange: onChange !== undefined,
-    })),
-  )
-  report.load({ loaded: handlers.map(({ name }) => name) })
-  for (const [handler, owed] of await queue.handlers())
-    if (owed > 0 && !handlers.some(({ name }) => name === handler))
-      log.warn({ handler, owed }, 'the file of this handler is gone; what it is owed stays')
-
+  const timeout = config.handlerLoadTimeout
+  const { absent, unknown, watch } = await watchAbsent({ queue, handlers, late, timeout, report, log })
+  if (unknown.length > 0) throw new Waiting(unknown.join('; '))
   if (isStopping) return
   const runs = isWorker || config.worker || config.databaseUrl === undefined
   const portals = createPortals({
@@ -135,6 +132,7 @@ async function run(): Promise<void> {
     ...engine,
     from,
     handlers,
+    absent,
     portals,
     concurrency: runs ? config.concurrency : 0,
     lookAtGlobals: watchGlobals(),
@@ -150,8 +148,10 @@ async function run(): Promise<void> {
     onForwarded: () => void (runs || report.tell({ type: 'worked' })),
   })
   const endTelling = report.owed(queue)
+  const endLooking = watch(dispatcher.adopt)
   stopDispatcher = async (grace) => {
     endTelling()
+    endLooking()
     sweeping.abort()
     await dispatcher.stop(grace)
     portals.stop()
@@ -169,6 +169,42 @@ async function run(): Promise<void> {
   // A tenth of a second, which is better spent now than within the time of a run. If it fails, so does the call.
   if (config.hooks.length > 0) loadTransport().catch(() => undefined)
   await dispatcher.failed
+}
+
+/** @throws {HandlersError} also for a file that is late, where the handlers of another dispatcher run */
+async function load() {
+  const { handlersDir: dir, handlerLoadTimeout: timeout } = config
+  const broken = words['after-end'] ? blame() : []
+  const found = await loadHandlers(dir, {
+    timeout,
+    onLoading(files) {
+      isLoading = files.length > 0
+      report.load({ broken, loading: files })
+    },
+  })
+  const problems = found.late.map(({ file }) => ({ file, at: file, error: new Error(`it ${lateReason(timeout)}`) }))
+  if (problems.length > 0 && words.replacing) throw new HandlersError(dir, problems)
+  return found
+}
+
+/** Tells which files were being loaded when the process before this one ended. Nothing in that process could. */
+function blame(): BrokenFile[] {
+  const files = readLastReport()?.loading ?? []
+  if (files.length === 0) return []
+  const error =
+    'the dispatcher ended while it was loaded: does it call process.exit(), or run for ever, at its top level?'
+  for (const file of files) log.error({ file }, 'the dispatcher ended while it loaded this file')
+  if (!words.replacing) report.tell({ type: 'trouble', reason: `${files.join(' or ')}: ${error}` })
+  return files.map((file) => ({ file, place: file, error }))
+}
+
+/** It is for tools, and its loss is none of the handlers'. */
+function readLastReport(): LoadReport | undefined {
+  try {
+    return readLoadReport(config.dataDir)
+  } catch {
+    return undefined
+  }
 }
 
 async function waitForLock(): Promise<Lock | undefined> {
@@ -243,6 +279,8 @@ function listen(): void {
 /** Ends this process; of several that ask, the most impatient decides. Never resolves: nothing may run on. */
 async function end(code: number, grace: number): Promise<never> {
   isStopping = true
+  // This end is none of a handler's doing.
+  if (isLoading) report.load({ loading: [] })
   try {
     await stopDispatcher(grace)
   } catch (error) {

@@ -42,6 +42,8 @@ export type FromDispatcher =
   | { readonly type: 'trouble'; readonly reason: string }
   /** Something that stops no handler is wrong, or, without text, is not any more. */
   | { readonly type: 'warning'; readonly about: 'retention'; readonly text?: string }
+  /** Of each handler that is not loaded, by its name, why: all of them. */
+  | { readonly type: 'absent'; readonly reasons: Readonly<Record<string, string>> }
   /** A hook went down, or, without trouble, is up again. */
   | { readonly type: 'hook'; readonly label: string; readonly trouble?: string }
   /** A run ended. */

@@ -8,8 +8,8 @@ import { createJobs } from './pg-jobs.ts'
 import { addDeliveries, textOf } from './pg-lanes.ts'
 import { readPosition, readState } from './pg-schema.ts'
 import { doubtSeen, keepSeen, readSeen } from './pg-seen.ts'
-import type { Delivery, Queue, Wanted } from './queue.ts'
-import { eventIn, readStoredEvent, standInFor } from './stored.ts'
+import type { Delivery, NewDelivery, Queue, Wanted } from './queue.ts'
+import { eventIn, readNames, readStoredEvent, standInFor } from './stored.ts'
 
 export interface PgBossQueueParts {
   readonly database: Database
@@ -140,9 +140,10 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     position: () => database.persist(() => readPosition(database, receiver)),
     async add(deliveries, position, unseen = []) {
       for (let from = 0; from === 0 || from < deliveries.length; from += longestAdd) {
-        const some = deliveries.slice(from, from + longestAdd)
+        const chunk = deliveries.slice(from, from + longestAdd)
         const isLast = from + longestAdd >= deliveries.length
         await inTransaction(async (transaction) => {
+          const some = await withoutForgotten(transaction, chunk)
           const ready =
             some.length > 0 ? await addDeliveries(transaction, { deliveries: some, receiver, at: at() }) : []
           await jobs.issue(transaction, ready)
@@ -215,6 +216,17 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       )
       return new Map(rows.map((row) => [String(row['name']), Number(row['owed'])]))
     },
+    async remembered() {
+      const rows = await database.persist(() =>
+        database.query('SELECT name, events, ordered, settle FROM b24_receiver.handler ORDER BY name COLLATE "C"'),
+      )
+      return rows.map((row) => ({
+        name: String(row['name']),
+        events: readNames(row['events']),
+        order: row['ordered'] === 'none' ? 'none' : 'object',
+        settle: Number(row['settle']),
+      }))
+    },
     async remember(handlers) {
       await inTransaction(async (transaction) => {
         await transaction.query(
@@ -264,6 +276,21 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       await ender.idle()
     },
   }
+}
+
+/** Of those for handlers that are not loaded only what is not forgotten, which nobody can forget before this is over. */
+async function withoutForgotten(
+  transaction: Transaction,
+  deliveries: readonly NewDelivery[],
+): Promise<readonly NewDelivery[]> {
+  const absent = new Set(deliveries.filter(({ isAbsent }) => isAbsent).map(({ handler }) => handler))
+  if (absent.size === 0) return deliveries
+  const rows = await transaction.query(
+    'SELECT name FROM b24_receiver.handler WHERE name = ANY($1) ORDER BY name FOR SHARE',
+    [[...absent]],
+  )
+  const known = new Set(rows.map(({ name }) => String(name)))
+  return deliveries.filter(({ handler, isAbsent }) => !isAbsent || known.has(handler))
 }
 
 function whatIsKnown(row: Row): Pick<Delivery, 'event' | 'unreadable'> {

@@ -64,21 +64,33 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
     })
   }
 
-  /** With their jobs, which would be taken before those that are added later. @returns how many were */
+  /** With their jobs, which would be taken before those that are added later. @returns whether some may be left */
   const forgetSome = (handler: string) =>
     database.transaction(async (transaction) => {
+      // Whoever keeps events for a handler that is not loaded holds its row, and adds none when it is gone.
+      await transaction.query('SELECT FROM b24_receiver.handler WHERE name = $1 FOR UPDATE', [handler])
       const gone = await transaction.query(
         `DELETE FROM b24_receiver.delivery WHERE key IN (
            SELECT key FROM b24_receiver.delivery WHERE handler = $1 AND state <> 'running' ORDER BY key LIMIT ${atOnce})
          AND state <> 'running' RETURNING job`,
         [handler],
       )
+      const [running] = await transaction.query(
+        "SELECT FROM b24_receiver.delivery WHERE handler = $1 AND state = 'running' LIMIT 1",
+        [handler],
+      )
+      // It would go on, and the next of its object start beside it.
+      if (running) throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
       const tickets = gone.filter(({ job }) => job !== null)
       await jobs.remove(
         transaction,
         tickets.map(({ job }) => jobs.addressOf(handler, String(job))),
       )
-      return gone.length
+      if (gone.length === atOnce) return true
+      for (const table of ['own_write', 'own_run', 'seen'])
+        await transaction.query(`DELETE FROM b24_receiver.${table} WHERE handler = $1`, [handler])
+      await transaction.query('DELETE FROM b24_receiver.handler WHERE name = $1', [handler])
+      return false
     })
 
   const keptOf = (id: string) =>
@@ -188,20 +200,7 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
          WHERE handler = $1 AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`,
         [handler],
       )
-      // What runs would go on, and the next of its object start beside it.
-      const refuseRunning = async () => {
-        const [running] = await database.query(
-          "SELECT FROM b24_receiver.delivery WHERE handler = $1 AND state = 'running' LIMIT 1",
-          [handler],
-        )
-        if (running) throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
-      }
-      await refuseRunning()
-      while ((await forgetSome(handler)) > 0);
-      await refuseRunning()
-      for (const table of ['own_write', 'own_run', 'seen'])
-        await database.query(`DELETE FROM b24_receiver.${table} WHERE handler = $1`, [handler])
-      await database.query('DELETE FROM b24_receiver.handler WHERE name = $1', [handler])
+      while (await forgetSome(handler));
       return Number(row?.['owed'])
     },
     close: () => database.close(),

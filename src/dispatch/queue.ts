@@ -10,6 +10,8 @@ export interface NewDelivery {
   readonly order: 'object' | 'none'
   /** Milliseconds of quiet about the object before the run; 0 for none. */
   readonly settle: number
+  /** It is kept for a handler that is not loaded: added only while that one is not forgotten. */
+  readonly isAbsent?: boolean
 }
 
 /** A delivery that was claimed. */
@@ -57,6 +59,12 @@ export interface KnownHandler {
   readonly settle: number
   /** Whether it has the option of that name. */
   readonly onChange: boolean
+}
+
+/** What was written down of a handler when it was last loaded. */
+export interface RememberedHandler extends Pick<KnownHandler, 'name' | 'order' | 'settle'> {
+  /** `undefined` where an older version wrote it down. */
+  readonly events: readonly string[] | undefined
 }
 
 /** How many deliveries are in each state. What is blocked waits behind another of its object. */
@@ -129,6 +137,8 @@ export interface Queue {
   nextDue(): Awaitable<number | undefined>
   /** Handlers that were ever loaded, and how many deliveries each is owed. */
   handlers(): Awaitable<ReadonlyMap<string, number>>
+  /** Those, as they were last loaded. */
+  remembered(): Awaitable<readonly RememberedHandler[]>
   /** What is kept for one that has no `onChange` (any more) is dropped: of what it completes with nothing is kept now. */
   remember(handlers: readonly KnownHandler[]): Awaitable<void>
   state(): Awaitable<QueueState>

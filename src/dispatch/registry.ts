@@ -1,6 +1,7 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { stripTypeScriptTypes } from 'node:module'
 import { basename, dirname, extname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import { isDocumented } from '../events/catalogue.ts'
 import { candidates, nearestName } from '../events/nearest.ts'
@@ -44,28 +45,93 @@ export class HandlersError extends Error {
 
 const extensions = new Set(['.ts', '.mts', '.js', '.mjs'])
 
+/** A file that is not loaded within the time that it has. */
+export interface LateFile {
+  readonly name: string
+  readonly file: string
+  /** Settles if its import ends after all. */
+  readonly loading: Promise<LoadedHandler>
+}
+
+export interface LoadedFiles {
+  readonly handlers: readonly LoadedHandler[]
+  readonly late: readonly LateFile[]
+  readonly problems: readonly Problem[]
+}
+
+export interface LoadOptions {
+  /** Milliseconds that each file has. */
+  readonly timeout: number
+  /** Told which files are being loaded before the next of them begins: it may end this process, or never let it go. */
+  readonly onLoading?: (files: readonly string[]) => void
+}
+
+/** Milliseconds after which the next file begins although the one before has not ended. */
+const stagger = 250
+
 /**
- * Loads every handler file directly in the folder, in the order of their names. All or nothing: with one of them missing
- * its events would be passed over.
+ * Loads every handler file directly in the folder, in the order of their names. A broken one stops all: its events would
+ * be passed over. One after another, so that it is known which of them ended the process; but a file that only waits does
+ * not hold the next, because many may wait for one helper.
  *
  * @throws {HandlersError} naming each file that is wrong
  */
-export async function loadHandlers(dir: string): Promise<LoadedHandler[]> {
+export async function loadHandlers(dir: string, options: LoadOptions): Promise<Omit<LoadedFiles, 'problems'>> {
+  const { problems, ...files } = await loadFiles(dir, options)
+  if (problems.length > 0) throw new HandlersError(dir, problems)
+  return files
+}
+
+/** Each file, whatever is wrong with others. @throws {HandlersError} where the folder cannot be read */
+export async function loadFiles(
+  dir: string,
+  { timeout, onLoading = () => undefined }: LoadOptions,
+): Promise<LoadedFiles> {
   const files = await handlerFiles(dir)
-  const handlers: LoadedHandler[] = []
-  const problems: Problem[] = []
+  const loading = new Set<string>()
+  const results: Promise<Loading>[] = []
   for (const file of files) {
     const path = join(dir, file)
-    try {
-      const twin = handlers.find(({ name }) => name === nameOf(file))
-      if (twin) throw new TypeError(`${basename(twin.file)} is a handler of the same name`)
-      handlers.push(await loadHandler(path))
-    } catch (error) {
-      problems.push({ file: path, at: await placeOf(error, path), error })
+    const twin = files.find((one) => nameOf(one) === nameOf(file))
+    if (twin !== undefined && twin !== file) {
+      results.push(Promise.resolve(problemOf(path, new TypeError(`${twin} is a handler of the same name`))))
+      continue
     }
+    loading.add(path)
+    onLoading([...loading])
+    const handler = loadHandler(path)
+    const ended = handler.then(
+      (loaded) => ({ loaded }),
+      (error: unknown) => problemOf(path, error),
+    )
+    void ended.finally(() => loading.delete(path))
+    const late = { late: { name: nameOf(path), file: path, loading: handler } }
+    results.push(within(timeout, ended, late))
+    await within(stagger, ended, late)
   }
-  if (problems.length > 0) throw new HandlersError(dir, problems)
-  return handlers
+  const all = await Promise.all(results)
+  onLoading([])
+  const problems = all.filter((one) => 'error' in one)
+  return {
+    handlers: all.flatMap((one) => ('loaded' in one ? [one.loaded] : [])),
+    late: all.flatMap((one) => ('late' in one ? [one.late] : [])),
+    problems: await Promise.all(problems.map(async (one) => ({ ...one, at: await placeOf(one.error, one.file) }))),
+  }
+}
+
+type Loading = { readonly loaded: LoadedHandler } | { readonly late: LateFile } | Omit<Problem, 'at'>
+
+function problemOf(file: string, error: unknown): Omit<Problem, 'at'> {
+  return { file, error }
+}
+
+/** What a promise gives, or else `late` after so many milliseconds. */
+async function within<T, L>(ms: number, promise: Promise<T>, late: L): Promise<T | L> {
+  const over = new AbortController()
+  const timer = sleep(ms, late, { signal: over.signal }).catch(() => late)
+  const first = await Promise.race([promise, timer])
+  over.abort()
+  return first
 }
 
 /** @throws whatever the file throws when it is imported, or a TypeError that says why what it exports is no handler */

@@ -7,6 +7,7 @@ import type { Channel } from '../channel.ts'
 import type { Config } from '../config.ts'
 import type { Event } from '../intake/event.ts'
 import { createDispatcherMetrics } from '../metrics/dispatcher.ts'
+import type { AbsentHandler } from './absent.ts'
 import { type LoadReport, writeLoadReport } from './load-report.ts'
 import type { FromDispatcher, Throttled, ToDispatcher } from './messages.ts'
 import type { Delivery, Queue } from './queue.ts'
@@ -24,6 +25,8 @@ export interface Report {
   readonly lack: (lacks: string, refusal: string | undefined) => void
   /** Why the engine cannot be used; `undefined` once it can. What needs it waits; it is not this process that is ill. */
   readonly engine: (trouble: string | undefined) => void
+  /** Those that are not loaded while the others run. */
+  readonly absent: (handlers: Iterable<AbsentHandler>) => void
   /** Why segments stay that are older than the retention; `undefined` where none does. */
   readonly retained: (trouble: string | undefined) => void
   /** It follows the journal, or, as a worker, claims deliveries. */
@@ -81,9 +84,9 @@ export function createReport({ config, parent, log }: ReportParts): Report {
       tell({ type: 'loaded' })
     },
 
-    load({ loaded = [], broken = [], trouble }) {
+    load({ loaded = [], broken = [], trouble, loading }) {
       try {
-        writeLoadReport(config.dataDir, { at: startedAt, loaded, broken, trouble })
+        writeLoadReport(config.dataDir, { at: startedAt, loaded, broken, trouble, loading })
       } catch (error) {
         log.warn({ err: error }, 'whether the handlers were loaded cannot be written down')
       }
@@ -108,6 +111,9 @@ export function createReport({ config, parent, log }: ReportParts): Report {
       if (trouble !== undefined) tell({ type: 'trouble', reason: trouble })
       else if (isFollowing) tell({ type: 'following' })
     },
+
+    absent: (handlers) =>
+      tell({ type: 'absent', reasons: Object.fromEntries([...handlers].map(({ name, reason }) => [name, reason])) }),
 
     retained: (text) => tell({ type: 'warning', about: 'retention', ...(text !== undefined && { text }) }),
 
@@ -174,12 +180,14 @@ export function createReport({ config, parent, log }: ReportParts): Report {
 /** Its receiver knows the rest, but not what a dispatcher of its own would tell it. */
 function tellAlerter({ config, log }: Pick<ReportParts, 'config' | 'log'>): (message: FromDispatcher) => void {
   const hooks = new Map<string, string>()
+  let absent: NonNullable<Snapshot['absent']> = {}
   let dead: NonNullable<Snapshot['dead']> = { queued: 0, count: 0, last: undefined }
   let late: NonNullable<Snapshot['late']> = { count: 0, last: undefined }
   let throttled: NonNullable<Snapshot['throttled']> = { count: 0, last: undefined }
   if (config.alertUrl !== undefined)
-    startAlerter({ snapshot: () => ({ hooks: Object.fromEntries(hooks), dead, late, throttled }), log })
+    startAlerter({ snapshot: () => ({ absent, hooks: Object.fromEntries(hooks), dead, late, throttled }), log })
   return (message) => {
+    if (message.type === 'absent') absent = message.reasons
     if (message.type === 'dead') dead = { ...dead, count: dead.count + 1, last: message.dead }
     if (message.type === 'late') late = { count: late.count + 1, last: message.late }
     if (message.type === 'throttled') throttled = { count: throttled.count + 1, last: message.throttled }

@@ -55,7 +55,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
     isRunning: db.prepare("SELECT 1 FROM delivery WHERE handler = ? AND state = 'running'"),
     forgetHandler: db.prepare('DELETE FROM handler WHERE name = ?'),
     some: db.prepare(`
-      SELECT max(key) AS last FROM (SELECT key FROM delivery WHERE handler = ? AND key > ? ORDER BY key LIMIT ${atOnce})`),
+      SELECT max(key) AS last, count(*) AS count FROM (SELECT key FROM delivery WHERE handler = ? AND key > ? ORDER BY key LIMIT ${atOnce})`),
     forgetSome: db.prepare('DELETE FROM delivery WHERE handler = ? AND key > ? AND key <= ?'),
     forgetWrites: db.prepare('DELETE FROM own_write WHERE handler = ?'),
     forgetSeen: db.prepare('DELETE FROM seen WHERE handler = ?'),
@@ -144,21 +144,21 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
       }),
     async forget(handler) {
       const owed = Number(sql.owed.get(handler)?.['owed'])
-      /** @returns the last of those that were forgotten */
+      /** @returns the last of those that were forgotten, while some may be left */
       const forgetSome = (from: number) =>
         inTransaction(db, () => {
           // What it runs would go on, and the next of its object start beside it.
           if (sql.isRunning.get(handler))
             throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
-          const last = numberOf(sql.some.get(handler, from)?.['last'])
-          if (last !== undefined) sql.forgetSome.run(handler, from, last)
-          else {
-            // At the end, so that one that is cut off can be done again.
-            sql.forgetWrites.run(handler)
-            sql.forgetSeen.run(handler)
-            sql.forgetHandler.run(handler)
-          }
-          return last
+          const { last = null, count } = sql.some.get(handler, from) ?? {}
+          sql.forgetSome.run(handler, from, last)
+          if (count === atOnce) return Number(last)
+          // With the last of them, because a dispatcher may keep events for it until it is not known any more; and at the
+          // end, so that one that is cut off can be done again.
+          sql.forgetWrites.run(handler)
+          sql.forgetSeen.run(handler)
+          sql.forgetHandler.run(handler)
+          return undefined
         })
       for (let last = forgetSome(0); last !== undefined; last = forgetSome(last)) await sleep(breath)
       return owed

@@ -9,7 +9,7 @@ import type { Delivery, Queue, SeenFields, Wanted } from './queue.ts'
 import { explainQueueFile } from './queue-file.ts'
 import { createLanes } from './sqlite-lanes.ts'
 import { bare, inTransaction, migrate, readHandlers, readPosition, readState } from './sqlite-schema.ts'
-import { readSeenFields, readStoredEvent, standInFor } from './stored.ts'
+import { readNames, readSeenFields, readStoredEvent, standInFor } from './stored.ts'
 
 export interface SqliteQueueParts {
   readonly path: string
@@ -134,6 +134,8 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       "UPDATE delivery SET state = 'ready', attempts = attempts - 1, suspect = ? WHERE key = ? AND state = 'running'",
     ),
     nextDue: db.prepare("SELECT due FROM delivery WHERE state = 'waiting' ORDER BY due LIMIT 1"),
+    isKnown: db.prepare('SELECT 1 FROM handler WHERE name = ?'),
+    remembered: db.prepare('SELECT name, events, ordered, settle FROM handler ORDER BY name'),
     remember: db.prepare(`
       INSERT OR REPLACE INTO handler (name, events, ordered, settle, loaded_at)
       VALUES (:name, :events, :order, :settle, :now)`),
@@ -227,7 +229,8 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
     position: () => readPosition(db),
     add(deliveries, position, unseen = []) {
       inTransaction(db, () => {
-        for (const delivery of deliveries) lanes.add(delivery)
+        for (const delivery of deliveries)
+          if (!delivery.isAbsent || sql.isKnown.get(delivery.handler)) lanes.add(delivery)
         for (const { handler, event } of unseen) sql.unsee.run(handler, laneOf(event))
         sql.setPosition.run(position.segment, position.offset, position.first ?? null)
       })
@@ -293,6 +296,13 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       return due === undefined ? undefined : Number(due)
     },
     handlers: () => new Map(sql.handlers.all().map((row) => [String(row['name']), Number(row['owed'])])),
+    remembered: () =>
+      sql.remembered.all().map((row) => ({
+        name: String(row['name']),
+        events: readNames(row['events']),
+        order: row['ordered'] === 'none' ? 'none' : 'object',
+        settle: Number(row['settle']),
+      })),
     remember(handlers) {
       // The same for all: tools tell by it which were loaded together.
       const at = now()

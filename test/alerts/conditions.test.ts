@@ -152,6 +152,21 @@ describe('a dispatcher', () => {
   })
 })
 
+describe('a handler that is not loaded', () => {
+  test('is told until it is loaded, and is news when it is another one', () => {
+    const { see, held } = watch()
+    expect(see({ absent: {} })).toEqual([])
+    expect(see({ absent: { one: 'one is gone' } })).toEqual(['handler_not_loaded'])
+    expect(held()).toMatchObject({ text: 'one is gone', details: { handlers: ['one'] } })
+    const news = held()?.news ?? 0
+    see({ absent: { one: 'one is gone', two: 'two.mjs is late' } })
+    expect(held()).toMatchObject({ text: 'one is gone; two.mjs is late', news: news + 1 })
+    see({ absent: { two: 'two.mjs is late' } })
+    expect(held()?.news).toBe(news + 1)
+    expect(see({ absent: {} })).toEqual([])
+  })
+})
+
 describe('a hook', () => {
   const one = { a: 'the hook of a.example is dead: expired_token' }
   const two = { b: 'the hook of b.example is unreachable' }

@@ -15,6 +15,7 @@ test('what was made of the handlers is read as it was last written, and is one f
     },
     { at: 2, loaded: ['a', 'b'], broken: [] },
     { at: 3, loaded: [], broken: [], trouble: 'the folder is empty' },
+    { at: 4, loaded: [], broken: [], loading: ['/handlers/a.ts'] },
   ]
   for (const report of reports) {
     writeLoadReport(dataDir, report)
@@ -32,6 +33,7 @@ test.each([
   '{"at":1,"loaded":[2],"broken":[]}',
   '{"at":1,"loaded":[],"broken":[{"file":"a","error":"b"}]}',
   '{"at":1,"loaded":[],"broken":[],"trouble":1}',
+  '{"at":1,"loaded":[],"broken":[],"loading":[1]}',
 ])('a file that says %s is none of ours, and the error says what to do', (text) => {
   const dataDir = temporaryFolder('load')
   writeFileSync(join(dataDir, 'loaded.json'), text)

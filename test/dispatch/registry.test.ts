@@ -2,12 +2,14 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { defineHandler } from '../../src/dispatch/handler.ts'
-import { HandlersError, loadHandlers, unknownEvents } from '../../src/dispatch/registry.ts'
+import { HandlersError, loadHandlers as loadAll, unknownEvents } from '../../src/dispatch/registry.ts'
 import { makeFolder, temporaryFolder } from '../support/receiver.ts'
 
 // The brand, not the import, makes a definition: a folder of a test needs no resolution of our name.
 const defined = (events: string[]) =>
   `export default { [Symbol.for('bitrix24-webhook-receiver.handler')]: true, events: ${JSON.stringify(events)}, handle() {}, options: { coalesce: false, settle: 0, order: 'object' } }`
+
+const loadHandlers = async (dir: string) => (await loadAll(dir, { timeout: 60_000 })).handlers
 
 function folderOf(files: Record<string, string>): string {
   const folder = temporaryFolder('handlers')

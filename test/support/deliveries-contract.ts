@@ -325,6 +325,33 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
       expect(await deliveries.forget('nobody')).toBe(0)
     })
 
+    test('beside a dispatcher that keeps events for it: nothing of it is left', async () => {
+      const { queue, deliveries, close } = await start()
+      await queue.remember([known('h'), known('other')])
+      let isOver = false
+      const keep = async () => {
+        for (let id = 1; !isOver; id += 10) {
+          const some = Array.from({ length: 10 }, (_, index) => eventOf(id + index, `deal:${index}`))
+          await queue.add(
+            some.map((event) => deliveryOf(event, { isAbsent: true })),
+            here,
+          )
+          await new Promise(setImmediate)
+        }
+      }
+      const keeping = keep()
+      for (let round = 0; round < 5; round++) {
+        await queue.remember([known('h')])
+        await deliveries.forget('h')
+        expect(await deliveries.state()).toMatchObject({ ready: 0, waiting: 0, blocked: 0 })
+      }
+      isOver = true
+      await keeping
+      expect(await deliveries.state()).toMatchObject({ ready: 0, waiting: 0, blocked: 0 })
+      expect((await deliveries.handlers()).map(({ name }) => name)).toEqual(['other'])
+      await close?.()
+    })
+
     test('must not be at work: the next of its object would start beside its run', async () => {
       const { queue, deliveries, add, claim } = await start()
       await add([1, 'deal:1'], [2, 'deal:1'])

@@ -599,6 +599,25 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await ids()).toEqual(['3', '4', '1'])
     })
 
+    test('a handler is remembered as it was last loaded', async () => {
+      const { queue, reopen } = await start()
+      await queue.remember([known('h'), known('all', { events: ['A*', 'B'], order: 'none', settle: 5_000 })])
+      const all = { name: 'all', events: ['A*', 'B'], order: 'none', settle: 5_000 }
+      const h = { name: 'h', events: ['ONCRMDEALUPDATE'], order: 'object', settle: 0 }
+      expect(await queue.remembered()).toEqual([all, h])
+      expect(await (await reopen()).remembered()).toEqual([all, h])
+    })
+
+    test('what is kept for a handler that is not loaded is added only while that is known', async () => {
+      const { queue, ids } = await start()
+      await queue.remember([known('h')])
+      const kept = (id: number, handler: string) => deliveryOf(eventOf(id, `deal:${id}`), { handler, isAbsent: true })
+      await queue.add([kept(1, 'h'), kept(2, 'forgotten'), deliveryOf(eventOf(3, 'deal:3'))], { segment: 2, offset: 7 })
+      expect(await queue.state()).toMatchObject({ ready: 2, blocked: 0 })
+      expect(await queue.position()).toMatchObject({ segment: 2, offset: 7 })
+      expect(await ids()).toEqual(['1', '3'])
+    })
+
     test('a handler is remembered, with how many deliveries it is owed', async () => {
       const { clock, queue, add, claim, reopen } = await start()
       await queue.remember([known('h'), known('never')])

@@ -3,17 +3,21 @@ import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { readSettings } from '../../config.ts'
 import { noDebugger } from '../../start-child.ts'
+import { findDataDir, isFollowed } from '../data.ts'
+import { readHandlerStates } from '../handlers.ts'
 import type { Check } from './check.ts'
 import type { FromLoader } from './load-handlers-process.ts'
 
 const name = 'handlers'
 
-/** Milliseconds that loading all of them may take. */
-const patience = 15_000
+/** Milliseconds that loading one may take beyond HANDLER_LOAD_TIMEOUT, which the process that loads holds to. */
+const overtime = 15_000
 
 /** Loads them as a dispatcher does, in a process of their own. */
 export async function checkHandlers(): Promise<readonly Check[]> {
-  const { HANDLERS_DIR: dir } = readSettings(process.env, 'HANDLERS_DIR')
+  const settings = readSettings(process.env, 'HANDLERS_DIR', 'HANDLER_LOAD_TIMEOUT')
+  const { HANDLERS_DIR: dir, HANDLER_LOAD_TIMEOUT } = settings
+  const patience = HANDLER_LOAD_TIMEOUT + overtime
   const child = fork(fileURLToPath(new URL('load-handlers-process.ts', import.meta.url)), [], {
     execArgv: [noDebugger, '--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
     stdio: ['ignore', 2, 2, 'ipc'],
@@ -22,7 +26,8 @@ export async function checkHandlers(): Promise<readonly Check[]> {
   let loading = 'the first'
   let isWhole = false
   child.on('message', (message: FromLoader) => {
-    if (message.type === 'loading') loading = message.file
+    timer.refresh()
+    if (message.type === 'loading') loading = message.files.join(' or ') || loading
     if (message.type === 'end') isWhole = true
     if (message.type === 'loaded') found.push(...checksOf(message))
     if (message.type === 'broken')
@@ -31,6 +36,13 @@ export async function checkHandlers(): Promise<readonly Check[]> {
         state: 'FAIL',
         text: `${message.at}: ${message.error}`,
         advice: 'no handler runs until it is mended',
+      })
+    if (message.type === 'late')
+      found.push({
+        name,
+        state: 'FAIL',
+        text: `${message.file}: it ${message.reason}`,
+        advice: 'does an await at its top level never end? The others run without it, if it was ever loaded',
       })
   })
   let isLate = false
@@ -47,10 +59,25 @@ export async function checkHandlers(): Promise<readonly Check[]> {
       text: `${loading} ${isLate ? `was not loaded within ${patience / 1000} s` : 'ends the process that loads it'}`,
       advice: 'no handler runs until it is mended',
     })
+  found.push(...(await checkGone()))
   if (found.length > 0) return found
   return [
     { name, state: 'warn', text: `there are none in ${dir}: events are journalled only`, advice: 'set HANDLERS_DIR' },
   ]
+}
+
+/** What cannot be read, the check of the queue tells. */
+async function checkGone(): Promise<readonly Check[]> {
+  if (!isFollowed(findDataDir())) return []
+  const states = await readHandlerStates(() => undefined).catch(() => [])
+  return states
+    .filter(({ state }) => state === 'gone')
+    .map(({ name: handler, waiting }) => ({
+      name,
+      state: 'warn',
+      text: `${handler}: its file is gone from HANDLERS_DIR; its events are kept for it, ${waiting} wait`,
+      advice: `put it back, or run "b24-receiver handlers forget ${handler}"`,
+    }))
 }
 
 function checksOf({ name: handler, events, unknown }: Extract<FromLoader, { type: 'loaded' }>): Check[] {
