@@ -1,7 +1,9 @@
 # slim, not alpine: Node's own builds for Linux are made for glibc.
 FROM node:24-slim
 
-# The private listener is for whoever shares the container's network; its port is not exposed.
+# In a container 127.0.0.1 is the container's own: Prometheus, or a probe of Kubernetes, comes by the container's network. So the
+# private listener listens on all of its addresses, but its port is not exposed: do not publish it. Whoever calls it by a
+# name, such as receiver:9090, needs that name in ADMIN_ALLOWED_HOSTS; an address is always answered.
 ENV NODE_ENV=production HANDLERS_DIR=/handlers DATA_DIR=/data ADMIN_HOST=0.0.0.0
 WORKDIR /app
 

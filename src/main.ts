@@ -92,8 +92,10 @@ async function start(config: Config): Promise<void> {
     hookTroubles: () => [...(supervisor?.hookTroubles().values() ?? [])],
     deliveries: () => supervisor?.state(),
     metrics: metrics.exposition,
+    allowedHosts: [config.adminHost, ...config.adminAllowedHosts],
+    refusals,
   })
-  addImportRoute(admin, { tokens, journal })
+  addImportRoute(admin, { tokens, secrets, journal, bodyLimit: config.bodyLimit })
   // The last that can fail before the first post is taken: one that a failing start cuts off is lost.
   await admin.listen({ port: config.adminPort, host: config.adminHost })
   await app.listen({ port: config.port, host: config.host, backlog })

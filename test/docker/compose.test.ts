@@ -30,6 +30,14 @@ test('what our containers and the unit of systemd hold in memory is in no core d
   expect(blockWith('docs/operations.md', 'ExecStart=')).toContain('\nLimitCORE=0\n')
 })
 
+test('Prometheus beside our containers may call them by the names of their services', () => {
+  expect(serviceOf('receiver')).toMatch(/^ +ADMIN_ALLOWED_HOSTS: receiver$/m)
+  const cluster = readText('compose.cluster.yaml')
+  const names = [...cluster.matchAll(/ADMIN_ALLOWED_HOSTS: (.*)/g)].flatMap(([, list = '']) => list.split(','))
+  const services = [...cluster.matchAll(/^ {2}(\w+):\n {4}<<: \*part\n/gm)].map(([, name]) => name)
+  expect(names).toEqual(services)
+})
+
 test('only Caddy is reachable from outside, so that TRUST_PROXY may cover all networks of Docker', () => {
   expect(serviceOf('receiver')).not.toMatch(/^ *(ports|network_mode):/m)
   expect(serviceOf('caddy')).toContain("ports: ['80:80', '443:443']\n")
