@@ -1,7 +1,9 @@
 # slim, not alpine: Node's own builds for Linux are made for glibc.
 FROM node:24-slim
 
-# The private listener is for whoever shares the container's network; its port is not exposed.
+# In a container 127.0.0.1 is the container's own: Prometheus, or a probe of Kubernetes, comes by the container's network. So the
+# private listener listens on all of its addresses, but its port is not exposed: do not publish it. Whoever calls it by a
+# name, such as receiver:9090, needs that name in ADMIN_ALLOWED_HOSTS; an address is always answered.
 ENV NODE_ENV=production HANDLERS_DIR=/handlers DATA_DIR=/data ADMIN_HOST=0.0.0.0
 WORKDIR /app
 
@@ -23,5 +25,9 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s \
   CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT || 8080}/healthz`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
 
+# A core dump would hold every secret, and what is in memory of the events; no crash writes one. The shell makes room for the
+# command, which keeps its process id.
+ENTRYPOINT ["sh", "-c", "ulimit -c 0 && exec \"$@\"", "sh"]
+
 # Node itself, not npm: a signal must reach the receiver.
-CMD ["node", "--disable-warning=ExperimentalWarning", "src/main.ts"]
+CMD ["node", "--disable-sigusr1", "--disable-warning=ExperimentalWarning", "src/main.ts"]

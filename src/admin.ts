@@ -1,6 +1,11 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import type { QueueState } from './dispatch/queue.ts'
+import { shorten } from './intake/event.ts'
+import type { RefusalLog } from './intake/refusal-log.ts'
 import { contentType } from './metrics/receiver.ts'
+import { printable } from './printable.ts'
+import { createPrivateHosts } from './private-hosts.ts'
+import { PrivateRefusal, Refusal, refusalBody } from './refusal.ts'
 import type { Supervisor } from './supervisor.ts'
 
 /** What `/readyz` asks: why something does not work, or nothing; and `/metrics`. */
@@ -14,6 +19,11 @@ export interface AdminParts {
   readonly deliveries: () => QueueState | undefined
   /** In Prometheus' text format. */
   readonly metrics: () => Promise<string>
+  /** Names that it answers to, beside localhost. */
+  readonly allowedHosts: readonly string[]
+  readonly refusals: RefusalLog
+  /** Milliseconds that whoever was refused may go on to send, to read his answer in peace. */
+  readonly lingerMs?: number
 }
 
 /**
@@ -23,6 +33,26 @@ export interface AdminParts {
 export function createAdminServer(parts: AdminParts): FastifyInstance {
   // It closes last: whoever has said nothing by then would hold the process.
   const app = Fastify({ logger: false, forceCloseConnections: true })
+  const { refusals, lingerMs = 5_000 } = parts
+  const isOurs = createPrivateHosts(parts.allowedHosts)
+  app.addHook('onRequest', (request, _reply, done) => {
+    const { host } = request.headers
+    if (isOurs(host)) return done()
+    const name = printable(shorten(host ?? ''))
+    const message = `the private listener does not answer to the name "${name}": call it by an IP address, or add the name to ADMIN_ALLOWED_HOSTS`
+    done(new PrivateRefusal('host_not_allowed', { message }, { host }))
+  })
+  app.setErrorHandler((error, request, reply) => {
+    if (!(error instanceof Refusal)) return reply.send(error)
+    refusals.tell(error, { remote: request.ip })
+    // What else comes of the body is dropped, for a while: a connection that is reset may take the answer with it.
+    setTimeout(() => {
+      if (!request.raw.complete) request.raw.socket.destroy()
+    }, lingerMs).unref()
+    return reply
+      .code(error.status)
+      .send({ ...refusalBody(error.code), ...(error instanceof PrivateRefusal && error.answer) })
+  })
   app.get('/readyz', async (_request, reply) => {
     const journal = parts.journalTrouble()
     const dispatcher = parts.dispatcherTrouble()

@@ -119,6 +119,14 @@ export function parseSilence(text: string): number | undefined | Problem {
 
 const addresses = 'IP addresses or CIDRs such as 10.0.0.5 or 172.16.0.0/12, separated by commas'
 
+/** In lower case, as they are compared. */
+export function parseHosts(text: string): readonly string[] | Problem {
+  const names = text.split(',').map((entry) => entry.trim().toLowerCase())
+  const given = names.filter((name) => name !== '')
+  if (given.every((name) => /^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?$/.test(name))) return given
+  return new Problem('must be names such as receiver or receiver.example.com, without a port, separated by commas')
+}
+
 export function parseProxies(text: string): readonly string[] | Problem {
   return parseAddresses(text) ?? new Problem(`must be ${addresses}`)
 }

@@ -12,6 +12,7 @@ import {
   parseDatabase,
   parseFrom,
   parseHookUrls,
+  parseHosts,
   parsePath,
   parseProxies,
   parseRobotPath,
@@ -60,6 +61,8 @@ export interface Config {
   readonly worker: boolean
   readonly adminPort: number
   readonly adminHost: string
+  /** Names by which the private listener may be called, in lower case. */
+  readonly adminAllowedHosts: readonly string[]
   /** Bytes. */
   readonly segmentSize: number
   readonly retentionDays: number
@@ -139,6 +142,12 @@ export const settings = {
     about: 'port of the private listener: /readyz, /metrics',
   },
   ADMIN_HOST: { parse: anyText, default: '127.0.0.1', about: 'address of the private listener' },
+  ADMIN_ALLOWED_HOSTS: {
+    parse: parseHosts,
+    default: '',
+    about:
+      'names by which the private listener may be called, beside localhost and IP addresses, separated by commas: receiver',
+  },
   DATA_DIR: { parse: (text: string) => resolve(text), default: './data', about: 'journal and dispatch state' },
   HANDLERS_DIR: { parse: (text: string) => resolve(text), default: './src/handlers', about: 'your handler files' },
   BODY_LIMIT: { parse: size(1024, 64 * 1024 ** 2), default: '1MB', about: 'the longest body accepted' },
@@ -251,6 +260,7 @@ export function readConfig(
     robotPath: part === 'receiver' ? read('ROBOT_PATH') : undefined,
     adminPort: read('ADMIN_PORT'),
     adminHost: read('ADMIN_HOST'),
+    adminAllowedHosts: read('ADMIN_ALLOWED_HOSTS'),
     dataDir: read('DATA_DIR'),
     handlersDir: read('HANDLERS_DIR'),
     bodyLimit: read('BODY_LIMIT'),

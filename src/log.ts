@@ -1,16 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Logger, pino } from 'pino'
-import pretty from 'pino-pretty'
 import { createOutput } from './output.ts'
+import { createPretty, onTerminal } from './pretty.ts'
+import { printableJson } from './printable.ts'
 
 /** What may wait for a reader of stdout that does not read; the rest is dropped and counted. 4 MB is some 20,000 lines. */
 const longestBacklog = 4 * 1024 ** 2
 
 /** How long the last lines may take to leave, in milliseconds. */
 const patience = 500
-
-/** How a line looks to people. */
-export const onTerminal = { singleLine: true, translateTime: 'SYS:HH:MM:ss.l' } as const
 
 export interface Log {
   readonly log: Logger
@@ -26,8 +24,14 @@ export interface Log {
  */
 export function createLog(level: string, part: 'receiver' | 'dispatcher' | 'worker' | 'alerter'): Log {
   const options = { level, base: { part }, timestamp: pino.stdTimeFunctions.isoTime }
-  if (process.stdout.isTTY)
-    return { log: pino(options, pretty({ sync: true, ...onTerminal })), close: () => Promise.resolve() }
+  if (process.stdout.isTTY) {
+    const terminal = pino.destination({ fd: 1, sync: true })
+    const pretty = createPretty(onTerminal)
+    return {
+      log: pino(options, { write: (line) => void terminal.write(pretty(line)) }),
+      close: () => Promise.resolve(),
+    }
+  }
 
   let dropped = 0
   const stdout = createOutput({
@@ -41,7 +45,7 @@ export function createLog(level: string, part: 'receiver' | 'dispatcher' | 'work
   })
   const log = pino(options, {
     write: (line) => {
-      if (!stdout.write(line)) dropped++
+      if (!stdout.write(printableJson(line))) dropped++
     },
   })
   return {

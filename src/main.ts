@@ -1,3 +1,4 @@
+import './no-debugger.ts'
 import closeWithGrace from 'close-with-grace'
 import { createAdminServer } from './admin.ts'
 import { startAlerter } from './alerts/alerter.ts'
@@ -12,6 +13,7 @@ import { addImportRoute } from './import.ts'
 import { createAllowedAddresses } from './intake/allowed-addresses.ts'
 import { openPublishedAddresses } from './intake/published-addresses.ts'
 import { createRefusalLog } from './intake/refusal-log.ts'
+import { createRobotPath } from './intake/robot.ts'
 import { createServer } from './intake/server.ts'
 import { createShapeLog } from './intake/shape-log.ts'
 import { createTokens } from './intake/token.ts'
@@ -21,6 +23,7 @@ import { lockDataDir } from './journal/lock.ts'
 import { isJournalEmpty, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
 import { createReceiverMetrics } from './metrics/receiver.ts'
+import { printableLines } from './printable.ts'
 import { reload, reloadSignals, takeSignals } from './reload.ts'
 import { explainStart } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
@@ -40,7 +43,7 @@ try {
   await start(readConfig(process.env))
 } catch (error) {
   const { text, exitCode } = explainStart(error)
-  process.stderr.write(`${text}\n`)
+  process.stderr.write(`${printableLines(text)}\n`)
   process.exit(exitCode)
 }
 
@@ -58,7 +61,9 @@ async function start(config: Config): Promise<void> {
   const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
   const lastAt = Date.parse((await lastEvent(dataDir))?.time ?? '') || undefined
   const shapes = createShapeLog(log)
-  const refusals = createRefusalLog(log)
+  const tokens = createTokens(config.tokens)
+  const secrets = () => [...tokens.values(), ...createRobotPath(config.robotPath).values]
+  const refusals = createRefusalLog({ log, secrets })
   let supervisor: Supervisor | undefined
   const metrics = createReceiverMetrics({
     shapes,
@@ -75,7 +80,6 @@ async function start(config: Config): Promise<void> {
   if (config.databaseUrl === undefined) settleFirstStart(dataDir, isNew)
   else settleFirstIdentity(dataDir, isNew)
   const missed = await findMissed({ ...config, lastAt, log })
-  const tokens = createTokens(config.tokens)
   const app = createServer({
     config,
     allowed,
@@ -95,8 +99,10 @@ async function start(config: Config): Promise<void> {
     warnings: () => supervisor?.warnings() ?? [],
     deliveries: () => supervisor?.state(),
     metrics: metrics.exposition,
+    allowedHosts: [config.adminHost, ...config.adminAllowedHosts],
+    refusals,
   })
-  addImportRoute(admin, { tokens, journal })
+  addImportRoute(admin, { tokens, secrets, journal, bodyLimit: config.bodyLimit })
   // The last that can fail before the first post is taken: one that a failing start cuts off is lost.
   await admin.listen({ port: config.adminPort, host: config.adminHost })
   await app.listen({ port: config.port, host: config.host, backlog })

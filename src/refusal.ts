@@ -4,6 +4,10 @@
  */
 export const refusals = {
   invalid_application_token: { status: 403, meaning: '`auth[application_token]` is missing or is none of ours' },
+  host_not_allowed: {
+    status: 403,
+    meaning: 'the private listener was called by a name that `ADMIN_ALLOWED_HOSTS` does not list',
+  },
   source_not_allowed: { status: 403, meaning: 'the post came from an address that `B24_ALLOWED_IPS` does not allow' },
   malformed_form: {
     status: 400,
@@ -49,6 +53,21 @@ export class Refusal extends Error {
 
   get status(): number {
     return refusals[this.code].status
+  }
+}
+
+/** One on the private listener, where whoever asks may be told more. */
+export class PrivateRefusal extends Refusal {
+  readonly answer: Readonly<Record<string, unknown>>
+
+  /** @param details that only the log has */
+  constructor(
+    code: RefusalCode,
+    { message, ...answer }: Readonly<Record<string, unknown>>,
+    details: Record<string, unknown> = {},
+  ) {
+    super(code, { ...answer, ...details })
+    this.answer = { ...answer, message }
   }
 }
 

@@ -17,6 +17,9 @@ interface Message {
 /** Behind stdin, stdout and stderr. */
 const channelFd = 3
 
+/** Another process of ours is told from its start on that SIGUSR1 is not to open a debugger. */
+export const noDebugger = '--disable-sigusr1'
+
 /** Tells a process of ours which other one started it, by its id. */
 export const parentOption = 'parent'
 
@@ -30,7 +33,7 @@ export function startChild<In extends Message, Out extends Message>(
   args: readonly string[],
   nodeArgs: readonly string[] = [],
 ): Child<In, Out> {
-  const child = start([...nodeArgs, fileURLToPath(script), `--${parentOption}=${process.pid}`, ...args])
+  const child = start([noDebugger, ...nodeArgs, fileURLToPath(script), `--${parentOption}=${process.pid}`, ...args])
   // Of one that could not be started there may be none.
   const stream = child.stdio?.[channelFd]
   return { process: child, channel: openChannel(stream instanceof Duplex ? stream : closed()) }

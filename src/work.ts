@@ -6,6 +6,7 @@ import { createAdminServer } from './admin.ts'
 import { startAlerter } from './alerts/alerter.ts'
 import { dispatcherSnapshotOf } from './alerts/receiver-snapshot.ts'
 import type { Config } from './config.ts'
+import { createRefusalLog } from './intake/refusal-log.ts'
 import { createLog } from './log.ts'
 import { reloadSignals, takeSignals } from './reload.ts'
 import { superviseDispatcher } from './supervisor.ts'
@@ -41,6 +42,9 @@ export async function startWorker(config: Config): Promise<void> {
     warnings: () => supervisor.warnings(),
     deliveries: () => supervisor.state(),
     metrics: async () => (await supervisor.metrics()) ?? '',
+    allowedHosts: [config.adminHost, ...config.adminAllowedHosts],
+    // It takes no posts, so nobody shows it a secret of theirs.
+    refusals: createRefusalLog({ log, secrets: () => [] }),
   })
   try {
     await admin.listen({ port: config.adminPort, host: config.adminHost })

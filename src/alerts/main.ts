@@ -2,6 +2,7 @@ import { statfs } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { type Config, readConfig } from '../config.ts'
 import { createLog } from '../log.ts'
+import { printableLines } from '../printable.ts'
 import { openParent } from '../start-child.ts'
 import { explainStart } from '../start-error.ts'
 import { createAlerts } from './alerts.ts'
@@ -63,7 +64,7 @@ function readSettings(): Config {
     return readConfig(process.env, 'dispatcher')
   } catch (error) {
     const { text, exitCode } = explainStart(error)
-    process.stderr.write(`${text}\n`)
+    process.stderr.write(`${printableLines(text)}\n`)
     process.exit(exitCode)
   }
 }

@@ -1,6 +1,6 @@
 import type { Deliveries, DeliveryRecord, FailureRecord } from '../dispatch/deliveries.ts'
+import { printable } from '../printable.ts'
 import { localTime } from './local-time.ts'
-import { printable } from './printer.ts'
 
 /** What became of a delivery. */
 export interface DeliveryStory {

@@ -7,7 +7,6 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { withoutSettings } from '../config.ts'
 import { stableName } from '../journal/segments.ts'
-import { onTerminal } from '../log.ts'
 import { type Simulation, simulate } from '../simulator/simulate.ts'
 import { defineCommand } from './command.ts'
 import { freePort } from './free-port.ts'
@@ -41,8 +40,8 @@ async function showDemo(): Promise<undefined> {
   const port = await freePort()
   const url = `http://127.0.0.1:${port}/bitrix24`
   const say = (text: string) => process.stdout.write(`\n${text}\n`)
-  const { prettyFactory } = await import('pino-pretty')
-  const pretty = prettyFactory({ ...onTerminal, colorize: process.stdout.isTTY })
+  const { createPretty, onTerminal } = await import('../pretty.ts')
+  const pretty = createPretty({ ...onTerminal, colorize: process.stdout.isTTY })
 
   say(`Starting a receiver that keeps its data in ${folder}`)
   const receiver = fork(fileURLToPath(new URL('../main.ts', import.meta.url)), {

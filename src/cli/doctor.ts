@@ -1,4 +1,5 @@
 import { readPublicUrl } from '../config.ts'
+import { printable } from '../printable.ts'
 import { type Check, type Look, runCheck } from './checks/check.ts'
 import { checkFolder, checkQueue, checkSync } from './checks/data.ts'
 import { checkHandlers } from './checks/handlers.ts'
@@ -8,7 +9,6 @@ import { checkReceiver } from './checks/receiver.ts'
 import { checkSettings } from './checks/settings.ts'
 import { defineCommand } from './command.ts'
 import { exitCodes } from './exit-codes.ts'
-import { printable } from './printer.ts'
 
 /** Looks whether all is there that a receiver needs, and says what to do where it is not. */
 export const doctor = defineCommand({

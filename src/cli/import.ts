@@ -1,11 +1,13 @@
 import { createReadStream } from 'node:fs'
-import { createInterface } from 'node:readline'
 import type { Logger } from 'pino'
 import { readConfig } from '../config.ts'
+import { longestLine } from '../import.ts'
 import type { Event } from '../intake/event.ts'
+import { createRobotPath } from '../intake/robot.ts'
 import { timeOfId } from '../journal/event-id.ts'
 import { follow, positionBefore } from '../journal/follow.ts'
 import { parseRefusedLines } from '../journal/refused-line.ts'
+import { readLines } from '../lines.ts'
 import { openAppender } from './appender.ts'
 import { defineCommand } from './command.ts'
 import { findDataDir } from './data.ts'
@@ -37,10 +39,12 @@ export const importCommand = defineCommand({
     if (file === undefined) throw new UsageError('name the file that holds the lines, or - for stdin')
     const config = readConfig(process.env)
     const dataDir = findDataDir()
-    const held = config.tokens.map(({ value }) => value)
+    const held = [...config.tokens.map(({ value }) => value), ...createRobotPath(config.robotPath).values]
+    const longest = longestLine(config.bodyLimit)
     const found = new Map<string, Event>()
-    for await (const line of createInterface({ input: file === '-' ? process.stdin : createReadStream(file) })) {
-      for (const event of parseRefusedLines(line, held)) found.set(event.id, event)
+    for await (const line of readLines(file === '-' ? process.stdin : createReadStream(file), longest)) {
+      if (line === undefined) print.note(`a line of more than ${longest} bytes is no event of BODY_LIMIT: passed over`)
+      else for (const event of parseRefusedLines(line.toString(), held)) found.set(event.id, event)
       print.progress(`${found.size} events found`)
     }
     const known = await journalled(dataDir, found, createNoteLog(print))

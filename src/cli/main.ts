@@ -1,9 +1,10 @@
-#!/usr/bin/env -S node --disable-warning=ExperimentalWarning
+#!/usr/bin/env -S node --disable-sigusr1 --disable-warning=ExperimentalWarning
+import '../no-debugger.ts'
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import { ConfigError } from '../config.ts'
+import { printable, printableLines } from '../printable.ts'
 import { findCommand, helpOf, loadCommands } from './commands.ts'
 import { exitCodes } from './exit-codes.ts'
-import { printable } from './printer.ts'
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   // `| head` closes our stdout: there is nobody left to tell.
@@ -66,7 +67,7 @@ function say(text: string): number {
 }
 
 function fail(text: string, code: number): number {
-  process.stderr.write(`${text}\n`)
+  process.stderr.write(`${printableLines(text)}\n`)
   return code
 }
 

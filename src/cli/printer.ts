@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import { printable, printableColours, printableLines } from '../printable.ts'
 
 /** What a command says: results on stdout, everything else on stderr. */
 export interface Printer {
@@ -10,6 +11,8 @@ export interface Printer {
   line(text: string): Promise<void>
   /** With `--json` the value, else the text. */
   result(value: unknown, text: string): Promise<void>
+  /** The same for a text of createPretty, whose colours stay. */
+  pretty(value: unknown, text: string): Promise<void>
   /** With `--json` the values, else their columns; `none` on stderr when there are none. */
   table<T>(values: readonly T[], columns: Readonly<Record<string, (value: T) => string>>, none: string): Promise<void>
   /** For a person, beside the result. */
@@ -18,37 +21,28 @@ export interface Printer {
   progress(text: string): void
 }
 
-/** What came from the wire must not move the cursor: control characters become their JSON escapes. */
-export function printable(text: string): string {
-  return text.replaceAll(/\p{Cc}/gu, toEscape)
-}
-
-/** The control characters that JSON.stringify and pino-pretty leave as they are; to some terminals U+009B is `ESC [`. */
-const late = /[\u007f-\u009f]/g
-
-function toEscape(character: string): string {
-  return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
-}
-
 const clearLine = '\r\u001b[K'
 
 export function createPrinter({ json }: { readonly json: boolean }): Printer {
   let hasProgress = false
 
-  const line = async (text: string) => {
+  async function write(text: string): Promise<void> {
     if (hasProgress) progress('')
-    if (!process.stdout.write(`${text.replaceAll(late, toEscape)}\n`)) await once(process.stdout, 'drain')
+    if (!process.stdout.write(`${text}\n`)) await once(process.stdout, 'drain')
   }
+
+  // Also of JSON: what it escapes there keeps its meaning.
+  const line = (text: string) => write(printableLines(text))
 
   function progress(text: string): void {
     if (!process.stderr.isTTY || (text === '' && !hasProgress)) return
-    process.stderr.write(`${clearLine}${text}`)
+    process.stderr.write(`${clearLine}${printable(text)}`)
     hasProgress = text !== ''
   }
 
   const note = (text: string) => {
     progress('')
-    process.stderr.write(`${text.replaceAll(late, toEscape)}\n`)
+    process.stderr.write(`${printableLines(text)}\n`)
   }
 
   return {
@@ -58,6 +52,7 @@ export function createPrinter({ json }: { readonly json: boolean }): Printer {
     note,
     progress,
     result: (value, text) => line(json ? JSON.stringify(value) : text),
+    pretty: (value, text) => (json ? line(JSON.stringify(value)) : write(printableColours(text))),
     async table(values, columns, none) {
       if (json) {
         for (const value of values) await line(JSON.stringify(value))

@@ -1,6 +1,7 @@
 import { parseDuration } from '../config-values.ts'
 import { matcherOf } from '../dispatch/pattern.ts'
 import { type JournalledEvent, oldest, type Position, positionBefore, positionOfLast } from '../journal/follow.ts'
+import { printableJson } from '../printable.ts'
 import { UsageError } from './usage-error.ts'
 
 /** The words by which commands choose events. */
@@ -58,10 +59,10 @@ export function parseSelection(values: SelectionValues, now = new Date()): Selec
   }
 }
 
-/** As it stands on a line; within `data` it may stand, too. */
+/** As it stands on a line; within `data` it may stand, too. What an older version did not escape may stand there both ways. */
 function needleOf(field: Readonly<Record<string, string | undefined>>): string | undefined {
   const text = JSON.stringify(field).slice(1, -1)
-  return text === '' ? undefined : text
+  return text === '' || printableJson(text) !== text ? undefined : text
 }
 
 /** How many are wanted. @throws {UsageError} */

@@ -6,12 +6,12 @@ import { isDocumented } from '../events/catalogue.ts'
 import { nearestName } from '../events/nearest.ts'
 import type { PhpArray } from '../http-build-query.ts'
 import { isObject } from '../is-object.ts'
+import { printable } from '../printable.ts'
 import { bodiesOf, type Outcome, type Simulation, simulate } from '../simulator/simulate.ts'
 import { toUrlHost } from './admin.ts'
 import { defineCommand } from './command.ts'
 import { exitCodes } from './exit-codes.ts'
 import { parseParameters } from './parameters.ts'
-import { printable } from './printer.ts'
 import { UsageError } from './usage-error.ts'
 
 /** Posts events as Bitrix24 does. */

@@ -4,6 +4,7 @@ import { isObject } from '../is-object.ts'
 import { type JournalledEvent, lastEvent, type Position } from '../journal/follow.ts'
 import { findHolder, type Holder } from '../journal/lock.ts'
 import { listSegments } from '../journal/segments.ts'
+import { printable } from '../printable.ts'
 import { askAdmin } from './admin.ts'
 import { reasonOf } from './checks/check.ts'
 import { defineCommand } from './command.ts'
@@ -53,7 +54,7 @@ export const status = defineCommand({
   async run({ print }) {
     const found = await readStatus(findDataDir())
     if (print.json) await print.line(JSON.stringify(found))
-    else for (const [head, text] of rowsOf(found)) await print.line(`${head.padEnd(11)} ${text}`)
+    else for (const [head, text] of rowsOf(found)) await print.line(`${head.padEnd(11)} ${printable(text)}`)
     return found.readyz?.['status'] === 'ready' && found.unreadable.length === 0 ? exitCodes.done : exitCodes.failed
   },
 })

@@ -3,7 +3,6 @@ import { defineCommand } from './command.ts'
 import { findDataDir } from './data.ts'
 import { readLastEvents } from './last-events.ts'
 import { createNoteLog } from './note-log.ts'
-import { printable } from './printer.ts'
 import { parseCount, parseSelection, selectionOptions, startOf } from './selection.ts'
 
 /** The last events of the journal, and with `-f` every one that comes until the terminal says stop. */
@@ -33,15 +32,15 @@ export const tail = defineCommand({
     process.once('SIGINT', () => stop.abort())
     const log = createNoteLog(print)
     // The other commands start without it.
-    const { prettyFactory } = await import('pino-pretty')
-    const pretty = prettyFactory({
+    const { createPretty } = await import('../pretty.ts')
+    const pretty = createPretty({
       colorize: process.stdout.isTTY,
       singleLine: true,
       translateTime: 'SYS:yyyy-mm-dd HH:MM:ss',
     })
     const show = (event: JournalledEvent) =>
       // A line that no receiver wrote may lack it.
-      print.result(event, pretty({ ...event, msg: printable(event.msg ?? event.event) }).trimEnd())
+      print.pretty(event, pretty({ ...event, msg: event.msg ?? event.event }).trimEnd())
 
     let from = await startOf(dataDir, selection, count)
     // All that there are need not be kept to know the last.

@@ -2,6 +2,7 @@ import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import type { Config } from '../config.ts'
+import { noDebugger } from '../start-child.ts'
 import { exitCodes } from './exit-codes.ts'
 import type { FromTry, ToTry } from './try-messages.ts'
 
@@ -20,7 +21,7 @@ interface ChildParts {
 export async function runInChild({ file, config, onLoaded, onMessage }: ChildParts): Promise<number> {
   const child = fork(fileURLToPath(new URL('try-process.ts', import.meta.url)), [file], {
     // As a dispatcher's.
-    execArgv: ['--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
+    execArgv: [noDebugger, '--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
     // stdout is for what we say of it.
     stdio: ['ignore', 2, 2, 'ipc'],
   })

@@ -12,6 +12,7 @@ import { type LoadedHandler, loadHandler, placeOf, unknownEvents } from '../disp
 import { createRunner, type RunnerParts } from '../dispatch/runner.ts'
 import { lockGlobals } from '../dispatch/shared-globals.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
+import { printableLines } from '../printable.ts'
 import { explainError } from './explain-error.ts'
 import { traceRequests } from './rest-trace.ts'
 import type { FromTry, ToTry } from './try-messages.ts'
@@ -130,7 +131,7 @@ async function dispose(): Promise<void> {
   try {
     await handler.dispose?.()
   } catch (error) {
-    process.stderr.write(`dispose() failed: ${explainError(error, file)}\n`)
+    process.stderr.write(`dispose() failed: ${printableLines(explainError(error, file))}\n`)
   }
 }
 

@@ -1,14 +1,14 @@
-import { prettyFactory } from 'pino-pretty'
 import type { JournalledEvent } from '../journal/follow.ts'
-import { onTerminal } from '../log.ts'
+import { createPretty, onTerminal } from '../pretty.ts'
+import { printable, printableLines } from '../printable.ts'
 import { localTime } from './local-time.ts'
-import { type Printer, printable } from './printer.ts'
+import type { Printer } from './printer.ts'
 import type { TracedCommand, TracedRequest } from './rest-trace.ts'
 import type { Ended, FromTry } from './try-messages.ts'
 
 /** Tells what the process of a handler tells, to people or to programs. @param parts.retryFor milliseconds */
 export function createReport({ print, retryFor }: { readonly print: Printer; readonly retryFor: number }) {
-  const pretty = prettyFactory({ ...onTerminal, colorize: print.isTerminal, ignore: 'id,event,object,handler,attempt' })
+  const pretty = createPretty({ ...onTerminal, colorize: print.isTerminal, ignore: 'id,event,object,handler,attempt' })
 
   return {
     async start(handler: string, event: JournalledEvent): Promise<void> {
@@ -24,7 +24,7 @@ export function createReport({ print, retryFor }: { readonly print: Printer; rea
       if (message.type === 'alive' || message.type === 'loaded') return
       if (message.type === 'log') {
         const line: object = JSON.parse(message.line)
-        await print.result({ type: 'log', ...line }, pretty(line).trimEnd())
+        await print.pretty({ type: 'log', ...line }, pretty(line).trimEnd())
       } else if (message.type === 'request') {
         const { request } = message
         await print.result(
@@ -70,10 +70,6 @@ function tellEnd({ outcome, ms, dueIn = 0, error, returned }: Ended, retryFor: n
   }
   const value = returned === undefined ? [] : [`returned ${shorten(returned)}, of which the receiver makes nothing`]
   return [...(error === undefined ? [] : [printableLines(error)]), ...value, endings[outcome] ?? outcome].join('\n')
-}
-
-function printableLines(text: string): string {
-  return text.split('\n').map(printable).join('\n')
 }
 
 function toHours(ms: number): string {

@@ -4,6 +4,7 @@ import { readConfig } from '../config.ts'
 import { matcherOf } from '../dispatch/pattern.ts'
 import { isHandlerFile } from '../dispatch/registry.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
+import { printable } from '../printable.ts'
 import { defineCommand } from './command.ts'
 import { findDataDir, openDeliveriesIfPossible } from './data.ts'
 import { findEvents } from './find-event.ts'
@@ -60,7 +61,7 @@ export const tryCommand = defineCommand({
         )
       }
       const event = await findEvent(dataDir, options.event.toLowerCase(), print)
-      if (!matches(event.event)) print.note(`${name} does not handle ${event.event}: it is run all the same`)
+      if (!matches(event.event)) print.note(`${name} does not handle ${printable(event.event)}: it is run all the same`)
       return event
     }
 

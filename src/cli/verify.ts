@@ -1,4 +1,5 @@
 import { verifyJournal } from '../journal/verify.ts'
+import { printable } from '../printable.ts'
 import { defineCommand } from './command.ts'
 import { findDataDir, nameOfQueue, openDeliveriesIfPossible } from './data.ts'
 import { exitCodes } from './exit-codes.ts'
@@ -30,7 +31,7 @@ export const verify = defineCommand({
       position,
       onTrouble: (trouble) => {
         const place = trouble.offset === undefined ? trouble.path : `${trouble.path}:${trouble.offset}`
-        return print.result(trouble, `${place}: ${trouble.what}`)
+        return print.result(trouble, printable(`${place}: ${trouble.what}`))
       },
       onRead: await createProgress(dataDir, print),
     })

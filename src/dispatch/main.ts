@@ -10,6 +10,7 @@ import { oldest, type Position, positionOfLast, positionOfTime } from '../journa
 import { DataDirInUse, type Lock, lockDataDir } from '../journal/lock.ts'
 import { journalDir } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
+import { printableLines } from '../printable.ts'
 import { openParent, parentOption } from '../start-child.ts'
 import { explainStart } from '../start-error.ts'
 import { GlobalsChanged, startDispatcher } from './dispatcher.ts'
@@ -242,7 +243,7 @@ function readSettings(): Config {
     return readConfig({ ...process.env, ...(isWorker && { DATA_DIR: words.worker }) }, 'dispatcher')
   } catch (error) {
     const { text, exitCode } = explainStart(error)
-    process.stderr.write(`${text}\n`)
+    process.stderr.write(`${printableLines(text)}\n`)
     process.exit(exitCode)
   }
 }

@@ -9,13 +9,23 @@ const namesOfQuery = new Set(['token', 'secret', 'key', 'password', 'auth'])
  */
 const shortestSecret = 8
 
+/** In a longer text a shorter one is not looked for: it may be a word like any other. */
+const shortestInText = 16
+
+/** What of a text may be such a secret as Bitrix24 makes them. */
+const words = /[\w.~-]{16,}/g
+
+/** Stands where a secret stood. */
+export const removed = '[removed]'
+
 /** Whether an entry is to go; names are in lower case, the depth of a form's own entries is 0. */
 type Rule = (name: string, item: FormValue, depth: number) => boolean
 
 /**
  * Removes credentials from a body and a query, in place, so that no later code can leak them. They are not only in
  * `auth`: bots and commands carry a second block inside `data`, and ONAPPMETHODCONFIRM a `TOKEN`. Whatever equals a
- * removed value, or one of `held`, goes too, wherever it stands.
+ * removed value, or one of `held`, goes too, wherever it stands. Of a longer text only the secret goes, if it has 16
+ * characters: one of `held` wherever it stands, a removed value where it is a word.
  */
 export function removeSecrets(form: Form, query: Form | undefined, held: readonly string[]): void {
   const values = new Set(held)
@@ -38,9 +48,37 @@ export function removeSecrets(form: Form, query: Form | undefined, held: readonl
   remove(form, inForm)
   if (query) remove(query, inQuery)
   // What was found now may stand before the place where it was found.
-  if (values.size === known) return
-  remove(form, isValue)
-  if (query) remove(query, isValue)
+  if (values.size > known) {
+    remove(form, isValue)
+    if (query) remove(query, isValue)
+  }
+  const long = held.filter(({ length }) => length >= shortestInText)
+  // A post may bring thousands: each text is read once, whatever their number.
+  const toWord = values.size > known ? (word: string) => (values.has(word) ? removed : word) : undefined
+  const clean = (text: string) => {
+    let rest = text
+    for (const secret of long) if (rest.includes(secret)) rest = rest.replaceAll(secret, removed)
+    return toWord === undefined ? rest : rest.replaceAll(words, toWord)
+  }
+  cleanTexts(form, clean)
+  if (query) cleanTexts(query, clean)
+}
+
+/** Every text at any depth; an entry whose name holds a secret goes. */
+function cleanTexts(value: Form | FormValue[], clean: (text: string) => string): void {
+  if (Array.isArray(value)) {
+    for (const [at, item] of value.entries()) {
+      if (typeof item !== 'string') cleanTexts(item, clean)
+      else if (item.length > shortestInText) value[at] = clean(item)
+    }
+    return
+  }
+  for (const key of Object.keys(value)) {
+    const item = value[key] as FormValue
+    if (key.length > shortestInText && clean(key) !== key) delete value[key]
+    else if (typeof item !== 'string') cleanTexts(item, clean)
+    else if (item.length > shortestInText) value[key] = clean(item)
+  }
 }
 
 /** Removes every entry that is a secret, at any depth; the items of a list have no key. */

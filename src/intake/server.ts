@@ -10,7 +10,6 @@ import Fastify, {
 import type { Config } from '../config.ts'
 import { forwarderId, forwardMark } from '../dispatch/forward-mark.ts'
 import { Refusal, type RefusalCode, refusalBody, refusals as table } from '../refusal.ts'
-import { shorten } from './event.ts'
 import { addFarewell } from './farewell.ts'
 import { decodeForm } from './form.ts'
 import { createRefusalLog, type RefusalLog } from './refusal-log.ts'
@@ -40,7 +39,10 @@ const patience = {
 
 /** The public listener: the handler URL, that of robots and `/healthz`. It never listens by itself. */
 export function createServer(parts: ServerParts): FastifyInstance {
-  const { config, log, timeouts, shapes = createShapeLog(log), refusals = createRefusalLog(log) } = parts
+  const { config, log, tokens, timeouts, shapes = createShapeLog(log) } = parts
+  const robotPath = createRobotPath(config.robotPath)
+  const secrets = () => [...tokens.values(), ...robotPath.values]
+  const { refusals = createRefusalLog({ log, secrets }) } = parts
   const { onAccepted = () => undefined } = parts
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
@@ -63,7 +65,6 @@ export function createServer(parts: ServerParts): FastifyInstance {
       refuseSocket(refusal, socket)
     },
   })
-  const robotPath = createRobotPath(config.robotPath)
   // A body that ends early is told twice: by its request and by its connection.
   const refused = new WeakSet<Duplex>()
 
@@ -111,13 +112,13 @@ export function createServer(parts: ServerParts): FastifyInstance {
     if (request.headers[forwardMark] === forwarderId()) return new Refusal('forwarding_loop')
     const encoding = request.headers['content-encoding']
     if (encoding === undefined || encoding.toLowerCase() === 'identity') return undefined
-    return new Refusal('unsupported_media_type', { content_encoding: shorten(encoding) })
+    return new Refusal('unsupported_media_type', { content_encoding: encoding })
   }
 
   /** Where robots have a secret path, whatever is long in another one may be that secret with a slip of the pen. */
   function tellPath(request: FastifyRequest): string {
     const path = pathOf(request)
-    return shorten(robotPath.isSet ? path.replace(/[^/]{9,}/g, '…') : path)
+    return robotPath.isSet ? path.replace(/[^/]{9,}/g, '…') : path
   }
 
   function answer(refusal: Refusal, request: FastifyRequest, reply: FastifyReply): void {

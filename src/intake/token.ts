@@ -1,7 +1,7 @@
 import { timingSafeEqual } from 'node:crypto'
 import type { Token } from '../config-values.ts'
 import { Refusal } from '../refusal.ts'
-import { isForm, shorten } from './event.ts'
+import { isForm } from './event.ts'
 import type { Form, FormValue } from './form.ts'
 
 /** The tokens we hold; a reload may put others in their place. */
@@ -36,7 +36,7 @@ export function createTokens(initial: readonly Token[]): Tokens {
       if (match) return match
       // A log line is no place for a token, whatever field it came in.
       const told = (value: FormValue | undefined) =>
-        typeof value === 'string' && !held.some(({ token }) => value.includes(token.value)) ? shorten(value) : undefined
+        typeof value === 'string' && !held.some(({ token }) => value.includes(token.value)) ? value : undefined
       throw new Refusal('invalid_application_token', {
         event: told(form['event']),
         domain: isForm(auth) ? told(auth['domain']) : undefined,

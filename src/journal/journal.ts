@@ -3,6 +3,7 @@ import { mkdir, rm, truncate } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import { type Logger, pino } from 'pino'
 import type { Event } from '../intake/event.ts'
+import { printableJson } from '../printable.ts'
 import { Refusal } from '../refusal.ts'
 import { createLastResort } from './last-resort.ts'
 import { highestOf, readNumbers, withEmpty, writeNumbers } from './numbers.ts'
@@ -148,7 +149,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
   // pino makes the line and hands it over before info() returns.
   const lines = pino(
     { base: null, timestamp: () => `,"time":"${now().toISOString()}"` },
-    { write: (line) => void group.lines.push(line) },
+    { write: (line) => void group.lines.push(printableJson(line)) },
   )
 
   /** Where journal.json says its name, under that; else behind all others, for whoever follows to read it. */

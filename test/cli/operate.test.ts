@@ -504,6 +504,17 @@ describe('import', () => {
     }
   })
 
+  test('brings back a text with U+2028 in it, as an older version wrote it, and passes over what no event can be', async () => {
+    const { lines } = await refused(1)
+    const note = 'one\u2028two\u2029three'
+    const made = JSON.stringify({ ...lines[0], data: { FIELDS: { ID: '1' }, NOTE: note } })
+    const { env, receiver } = await start()
+    const input = `${'x'.repeat(5 * 1024 ** 2)}\n${made}`
+    const { code, stderr } = await runCli({ env, input }, 'import', '-')
+    expect([code, stderr]).toEqual([0, expect.stringMatching(/^a line of more than \d+ bytes .*passed over\n$/)])
+    expect(await receiver.journal()).toMatchObject([{ data: { NOTE: note } }])
+  })
+
   test('from stdin', async () => {
     const { file } = await refused(1)
     const { env, receiver } = await start()

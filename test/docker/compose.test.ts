@@ -1,7 +1,7 @@
 import { parseEnv } from 'node:util'
 import { expect, test } from 'vitest'
 import { readConfig } from '../../src/config.ts'
-import { readText } from '../support/docs.ts'
+import { blockWith, readText } from '../support/docs.ts'
 
 const compose = readText('compose.yaml')
 
@@ -20,6 +20,22 @@ test('compose.yaml runs this version, with everything that may be written outsid
   expect(receiver).toContain('read_only: true\n')
   expect(receiver).toContain('- ./data:/data\n')
   expect(receiver).toContain('- ./handlers:/handlers:ro\n')
+})
+
+test('what our containers and the unit of systemd hold in memory is in no core dump', () => {
+  expect(serviceOf('receiver')).toContain('ulimits: { core: 0 }\n')
+  expect(/^x-part: &part\n(?: {2}.*\n)+/m.exec(readText('compose.cluster.yaml'))?.[0]).toContain(
+    'ulimits: { core: 0 }\n',
+  )
+  expect(blockWith('docs/operations.md', 'ExecStart=')).toContain('\nLimitCORE=0\n')
+})
+
+test('Prometheus beside our containers may call them by the names of their services', () => {
+  expect(serviceOf('receiver')).toMatch(/^ +ADMIN_ALLOWED_HOSTS: receiver$/m)
+  const cluster = readText('compose.cluster.yaml')
+  const names = [...cluster.matchAll(/ADMIN_ALLOWED_HOSTS: (.*)/g)].flatMap(([, list = '']) => list.split(','))
+  const services = [...cluster.matchAll(/^ {2}(\w+):\n {4}<<: \*part\n/gm)].map(([, name]) => name)
+  expect(names).toEqual(services)
 })
 
 test('only Caddy is reachable from outside, so that TRUST_PROXY may cover all networks of Docker', () => {

@@ -1,6 +1,6 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
@@ -55,6 +55,9 @@ describe('a container, as far as a folder can be one', () => {
     const before = filesIn(folder, image)
     const container = await run(image)
     await until('healthy', () => container.health() === 0)
+    const limits = readFileSync(`/proc/${container.child.pid}/limits`, 'utf8')
+    expect(limits).toMatch(/^Max core file size +0 +0 /m)
+    expect(readFileSync(`/proc/${container.child.pid}/cmdline`, 'utf8')).toMatch(/^node\0/)
     expect((await post(container.url, dealBody(662))).status).toBe(200)
     expect((await readJournal(image.inside('/data'))).map(({ object }) => object)).toEqual(['deal:662'])
     await until('the handlers folder was read', () => container.output().includes('no handlers'))

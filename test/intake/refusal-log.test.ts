@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { createRefusalLog, type RefusalLog } from '../../src/intake/refusal-log.ts'
 import { Refusal } from '../../src/refusal.ts'
 import { createLines, type LogLine } from '../support/intake.ts'
@@ -8,9 +8,11 @@ afterEach(() => void vi.useRealTimers())
 
 const minute = 60_000
 const wrongToken = (domain?: string) => new Refusal('invalid_application_token', { domain })
-const started = (): { logRefusal: RefusalLog['tell']; counts: RefusalLog['counts']; lines: LogLine[] } => {
+const started = (
+  ...secrets: string[]
+): { logRefusal: RefusalLog['tell']; counts: RefusalLog['counts']; lines: LogLine[] } => {
   const { log, lines } = createLines()
-  const { tell, counts } = createRefusalLog(log)
+  const { tell, counts } = createRefusalLog({ log, secrets: () => secrets })
   return { logRefusal: tell, counts, lines }
 }
 
@@ -88,4 +90,41 @@ test('a log with nothing more to say does not keep the process alive', () => {
   expect(vi.getTimerCount()).toBe(1)
   vi.advanceTimersByTime(minute)
   expect(vi.getTimerCount()).toBe(0)
+})
+
+test('what came from a stranger is told in 80 characters', () => {
+  const { logRefusal, lines } = started()
+  logRefusal(wrongToken('d'.repeat(1_000_000)))
+  expect(String(lines[0]?.['domain'])).toMatch(/^d{80}…$/)
+})
+
+describe('a secret of ours that stands in a refused post', () => {
+  const path = '/robot/0123456789abcdef0123456789abcdef'
+  const encoded = Buffer.from(path).toString('hex').replaceAll(/../g, '%$&')
+
+  test.each([
+    ['alone', path],
+    ['its last part', path.slice(7)],
+    ['in an address', `https://hooks.example.com${path}?a=1`],
+    ['in capitals', path.toUpperCase()],
+    ['encoded as a component', encodeURIComponent(path)],
+    ['encoded sign by sign', encoded],
+    ['encoded twice', encodeURIComponent(encoded)],
+    ['encoded three times', encodeURIComponent(encodeURIComponent(encoded))],
+    ['where the line would end', `${'x'.repeat(75)}${path}`],
+    ['where the line would end, encoded', `${'x'.repeat(75)}${encoded}`],
+    ['beside a percent sign that encodes nothing', `100%zz${path}`],
+  ])('is removed: %s', (_, text) => {
+    const { logRefusal, lines } = started(path, path.slice(7))
+    logRefusal(new Refusal('not_found', { event: text, compared_with: [text] }), { path: text, remote: '203.0.113.7' })
+    expect(lines).toMatchObject([
+      { event: '[removed]', compared_with: ['[removed]'], path: '[removed]', remote: '203.0.113.7' },
+    ])
+  })
+
+  test('is removed also where it is not ASCII', () => {
+    const { logRefusal, lines } = started('секретсекретсекрет')
+    logRefusal(wrongToken(`x${encodeURIComponent('секретсекретсекрет')}`))
+    expect(lines).toMatchObject([{ domain: '[removed]' }])
+  })
 })

@@ -186,6 +186,19 @@ describe('at any other path', () => {
     ])
   })
 
+  test.each<[string, string, PostOptions]>([
+    ['its event', `event=https://h${robotPath}&auth[application_token]=x`, {}],
+    ['its domain', `event=E&auth[domain]=${encodeURIComponent(encodeURIComponent(robotPath))}`, {}],
+    ['its content encoding', '', { headers: [`Content-Encoding: ${robotPath}`] }],
+    ['a content encoding too long to be told', '', { headers: [`Content-Encoding: ${'x'.repeat(60)}${robotPath}`] }],
+    ['the address of its sender', '', { target: '/x', headers: [`X-Forwarded-For: ${robotPath}`] }],
+  ])('nothing of the secret is told where it stands in a refused post as %s', async (_, text, options) => {
+    await using server = await startServer({ robotPath, trustProxy: ['127.0.0.1'] })
+    expect((await post(server.port, text, options)).status).toBeGreaterThanOrEqual(400)
+    expect(server.lines).toHaveLength(1)
+    expectSecret(server)
+  })
+
   test('it is no event, and the webhook is what it was', async () => {
     await using server = await startServer({ robotPath })
     expect(await post(server.port, goodBody)).toMatchObject(accepted)

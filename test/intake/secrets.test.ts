@@ -50,7 +50,6 @@ describe('kept', () => {
     ['names that only contain a name', 'data[access_token_id]=1&data[my_refresh_token]=2&data[authors][]=3'],
     ['key, secret and password in data', 'data[key]=abcdefgh1&data[secret]=abcdefgh2&data[password]=abcdefgh3'],
     ['everything else of auth', 'auth[domain]=d&auth[client_endpoint]=c&auth[server_endpoint]=s&auth[member_id]=m'],
-    ['a text that only contains a token of ours', `data[text]=the+token+is+${held}`],
   ])('%s', (_, text) => {
     expect(left(text)).toEqual(JSON.parse(JSON.stringify(decodeForm(text))))
   })
@@ -134,6 +133,56 @@ describe('whatever equals a removed value is removed', () => {
       'data[bot][auth][scope]=imbot,crm,user&data[bot][auth][status]=F&data[bot][auth][domain]=some-domain.bitrix24.com' +
       `&data[bot][auth][access_token]=${other}&data[a]=imbot,crm,user&auth[domain]=some-domain.bitrix24.com`
     expect(left(text)).toEqual({ data: { bot: {}, a: 'imbot,crm,user' }, auth: { domain: 'some-domain.bitrix24.com' } })
+  })
+})
+
+describe('of a longer text only the secret is removed:', () => {
+  const path = '/robot/0123456789abcdef0123456789abcdef'
+  const secrets = [held, path, path.slice(7)]
+  const textOf = (text: string, more = '') => {
+    const { form } = leftOf({ body: `data[text]=${encodeURIComponent(text)}${more}`, secrets })
+    return isObject(form) && isObject(form['data']) ? form['data']['text'] : undefined
+  }
+
+  test.each([
+    ['a token of ours', `the token is ${held}.`, 'the token is [removed].'],
+    ['without a gap around it', `a${held}b${held}`, 'a[removed]b[removed]'],
+    [
+      'the address for robots',
+      `see https://hooks.example.com${path}?a=1`,
+      'see https://hooks.example.com[removed]?a=1',
+    ],
+    ['the same, encoded', encodeURIComponent(`https://h${path}`), 'https%3A%2F%2Fh%2Frobot%2F[removed]'],
+  ])('%s', (_, text, expected) => {
+    expect(textOf(text)).toBe(expected)
+  })
+
+  test('a credential that came with the post, where it is a word', () => {
+    const more = `&auth[access_token]=${other}`
+    expect(textOf(`https://some.bitrix24.com/rest/user.get?auth=${other}&x=1`, more)).toBe(
+      'https://some.bitrix24.com/rest/user.get?auth=[removed]&x=1',
+    )
+    expect(textOf(`Bearer ${other}`, more)).toBe('Bearer [removed]')
+  })
+
+  test('in a list, in the query, and before it stands as a credential', () => {
+    const sent = { body: `data[]=a+${held}&data[]=b+${other}`, query: `a=x-${held}&key=${other}&b=c` }
+    expect(leftOf(sent)).toEqual({
+      form: { data: ['a [removed]', 'b [removed]'] },
+      query: { a: 'x-[removed]', b: 'c' },
+    })
+  })
+
+  test('an entry whose name holds one of ours goes whole', () => {
+    expect(left(`data[a${held}]=1&data[b]=2`)).toEqual({ data: { b: '2' } })
+  })
+
+  test('one shorter than 16 characters stays in a longer text: it may be a word like any other', () => {
+    expect(leftOf({ body: 'data[a]=my+short15chars000', secrets: ['short15chars000'] }).form).toEqual({
+      data: { a: 'my short15chars000' },
+    })
+    const more = 'auth[access_token]=short15chars000&data[a]=my+short15chars000'
+    expect(left(more)).toEqual({ auth: {}, data: { a: 'my short15chars000' } })
   })
 })
 

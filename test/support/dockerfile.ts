@@ -55,6 +55,7 @@ export function buildImage(folder: string): Image {
   const isRoot = process.getuid?.() === 0
   const env: Record<string, string> = {}
   let workdir = '/'
+  let entrypoint: string[] = []
   let command: string[] = []
   let healthcheck: string[] = []
   let uid = 0
@@ -78,11 +79,12 @@ export function buildImage(folder: string): Image {
         .replaceAll('chown node:node', isRoot ? 'chown 1000:1000' : 'true')
       run(script)
     } else if (name === 'USER') uid = Number(text.split(':')[0])
+    else if (name === 'ENTRYPOINT') entrypoint = JSON.parse(text)
     else if (name === 'CMD') command = JSON.parse(text)
     else if (name === 'HEALTHCHECK') healthcheck = JSON.parse(/CMD (\[.*\])$/.exec(text)?.[1] ?? '[]')
     else if (!['FROM', 'VOLUME', 'EXPOSE', 'STOPSIGNAL'].includes(name)) throw new Error(`${name} is not understood`)
   }
-  return { inside, env, workdir, command, healthcheck, uid }
+  return { inside, env, workdir, command: [...entrypoint, ...command], healthcheck, uid }
 
   function run(script: string): void {
     execFileSync('sh', ['-ec', inFolder(script)], {

@@ -28,6 +28,9 @@ export function atTerminal(env: Readonly<Record<string, string>>, script: string
   return { child, ...collect(child), type: (keys: string) => void child.stdin.write(keys) }
 }
 
+/** A text with nothing in it that a terminal obeys, that turns the direction of others, or that ends a line by surprise. */
+export const harmless = /^(?:\n|[^\p{Cc}\p{Bidi_Control}\u2028\u2029])*$/u
+
 const clearLine = '\r\u001b[K'
 
 /** What is left to be read on the screen, without colours. */

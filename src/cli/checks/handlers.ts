@@ -2,6 +2,7 @@ import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { readSettings } from '../../config.ts'
+import { noDebugger } from '../../start-child.ts'
 import type { Check } from './check.ts'
 import type { FromLoader } from './load-handlers-process.ts'
 
@@ -14,7 +15,7 @@ const patience = 15_000
 export async function checkHandlers(): Promise<readonly Check[]> {
   const { HANDLERS_DIR: dir } = readSettings(process.env, 'HANDLERS_DIR')
   const child = fork(fileURLToPath(new URL('load-handlers-process.ts', import.meta.url)), [], {
-    execArgv: ['--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
+    execArgv: [noDebugger, '--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
     stdio: ['ignore', 2, 2, 'ipc'],
   })
   const found: Check[] = []
