@@ -3,6 +3,7 @@ import type { Token } from '../config-values.ts'
 import { Refusal } from '../refusal.ts'
 import { isForm } from './event.ts'
 import type { Form, FormValue } from './form.ts'
+import { longSecrets } from './secrets.ts'
 
 /** The tokens we hold; a reload may put others in their place. */
 export interface Tokens {
@@ -35,8 +36,9 @@ export function createTokens(initial: readonly Token[]): Tokens {
       }
       if (match) return match
       // A log line is no place for a token, whatever field it came in.
+      const long = longSecrets(held.map(({ token }) => token.value))
       const told = (value: FormValue | undefined) =>
-        typeof value === 'string' && !held.some(({ token }) => value.includes(token.value)) ? value : undefined
+        typeof value === 'string' && !long.some((secret) => value.includes(secret)) ? value : undefined
       throw new Refusal('invalid_application_token', {
         event: told(form['event']),
         domain: isForm(auth) ? told(auth['domain']) : undefined,
