@@ -4,6 +4,7 @@ import { createAdminServer } from './admin.ts'
 import { startAlerter } from './alerts/alerter.ts'
 import { snapshotOf } from './alerts/receiver-snapshot.ts'
 import { type Config, readConfig } from './config.ts'
+import { weakTokens } from './config-values.ts'
 import { ensureWritable } from './data-dir.ts'
 import { forwarderId } from './dispatch/forward-mark.ts'
 import { settleFirstIdentity } from './dispatch/identity.ts'
@@ -24,7 +25,7 @@ import { isJournalEmpty, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
 import { createReceiverMetrics } from './metrics/receiver.ts'
 import { printableLines } from './printable.ts'
-import { reload, reloadSignals, takeSignals } from './reload.ts'
+import { createReload, reloadSignals, takeSignals } from './reload.ts'
 import { explainStart } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
 import { findMissed } from './sweep/pending-sweep.ts'
@@ -131,7 +132,8 @@ async function start(config: Config): Promise<void> {
     log.info('stopped')
     await closeLog()
   })
-  onReload(() => void reload({ tokens, supervisor, alerter, log }))
+  const reload = createReload({ config, tokens, supervisor, alerter, log })
+  onReload(() => void reload())
 
   log.info(
     {
@@ -144,5 +146,6 @@ async function start(config: Config): Promise<void> {
     },
     `ready for events: POST ${config.webhookPath} on ${config.host}:${config.port}`,
   )
+  for (const warning of weakTokens(config.tokens)) log.warn(warning)
   if (supervisor && process.argv.includes('--watch')) watchHandlers({ dir: config.handlersDir, supervisor, log })
 }
