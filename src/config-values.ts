@@ -1,5 +1,6 @@
 import { BlockList, isIP } from 'node:net'
 import { type Hook, parseHooks } from './bitrix24/hook.ts'
+import { shortestSecret } from './intake/secrets.ts'
 import { parseTargets } from './sweep/targets.ts'
 
 /** A token we accept, and the name under which its events are written. */
@@ -20,8 +21,8 @@ export class Problem {
 }
 
 /**
- * `abc`, `abc,def` or `sales=abc,support=def`. Bitrix24 makes tokens of 32 characters a–z and 0–9 for webhooks and other
- * ones for bots, so their form is not checked.
+ * `abc`, `abc,def` or `sales=abc,support=def`; while a token is changed `sales=old,sales=new`. Bitrix24 makes tokens of 32
+ * characters a–z and 0–9 for webhooks and other ones for bots, so only what no token can be is refused.
  */
 export function parseTokens(text: string): readonly Token[] | Problem {
   const tokens: Token[] = []
@@ -35,13 +36,27 @@ export function parseTokens(text: string): readonly Token[] | Problem {
       return new Problem(
         `${which} is an incoming-webhook URL, which is for calling Bitrix24 (B24_HOOK); the application token is shown in the outgoing webhook's settings`,
       )
+    if (value.includes('://'))
+      return new Problem(
+        `${which} is a URL: the application token is the text that the outgoing webhook's settings show beside it`,
+      )
     if (value === '') return new Problem(`entry ${index + 1} is empty`)
     if (/[\s"']/.test(value)) return new Problem(`${which} holds a space or a quote`)
-    if (name !== undefined && tokens.some((token) => token.name === name)) return new Problem(`names ${which} twice`)
+    if (/[\p{C}\uFFFD]/u.test(value))
+      return new Problem(`${which} holds a character that cannot be seen, or is not UTF-8: copy the token again`)
     if (tokens.some((token) => token.value === value)) return new Problem(`${which} repeats the token before it`)
     tokens.push({ name, value })
   }
   return tokens
+}
+
+/** What to say of tokens that anybody could guess; bots do have such. The value is not told. */
+export function weakTokens(tokens: readonly Token[]): string[] {
+  const weak = tokens.filter(({ value }) => value.length < shortestSecret)
+  return weak.map(({ name, value: { length } }) => {
+    const which = name === undefined ? 'a token without a name' : `"${name}"`
+    return `B24_APPLICATION_TOKEN: ${which} has ${length} character${length === 1 ? '' : 's'}, which can be guessed, and whoever does can send events: a webhook's token has 32. Is it the one that Bitrix24 shows?`
+  })
 }
 
 export function parseHookUrls(text: string): readonly Hook[] | Problem {

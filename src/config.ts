@@ -108,7 +108,7 @@ export const settings = {
     parse: parseTokens,
     default: undefined,
     about:
-      "the token(s) shown in the outgoing webhook's settings, separated by commas, each optionally named: sales=abc",
+      "the token(s) shown in the outgoing webhook's settings, separated by commas, each optionally named: sales=abc; several may have one name",
     secret: true,
   },
   B24_HOOK: {

@@ -5,6 +5,7 @@ import { createAdminServer } from './admin.ts'
 import { startAlerter } from './alerts/alerter.ts'
 import { snapshotOf } from './alerts/receiver-snapshot.ts'
 import { type Config, misspeltSettings, readConfig } from './config.ts'
+import { weakTokens } from './config-values.ts'
 import { ensureWritable } from './data-dir.ts'
 import { forwarderId } from './dispatch/forward-mark.ts'
 import { settleFirstIdentity } from './dispatch/identity.ts'
@@ -27,7 +28,7 @@ import { isJournalEmpty, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
 import { createReceiverMetrics } from './metrics/receiver.ts'
 import { printableLines } from './printable.ts'
-import { reload, reloadSignals, takeSignals, warnOfLackingHooks } from './reload.ts'
+import { createReload, reloadSignals, takeSignals, warnOfLackingHooks } from './reload.ts'
 import { explainStart } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
 import { findMissed } from './sweep/pending-sweep.ts'
@@ -147,7 +148,8 @@ async function start(config: Config): Promise<void> {
     log.info('stopped')
     await closeLog()
   })
-  onReload(() => void reload({ tokens, supervisor, alerter, log }))
+  const reload = createReload({ config, tokens, supervisor, alerter, log })
+  onReload(() => void reload())
   warnOfLackingHooks(config, log)
 
   log.info(
@@ -163,6 +165,7 @@ async function start(config: Config): Promise<void> {
   )
   for (const { name, nearest } of misspeltSettings(process.env))
     log.warn({ name, nearest }, 'a variable that is set is not a setting, but nearly one: is its name spelt right?')
+  for (const warning of weakTokens(config.tokens)) log.warn(warning)
   if (supervisor && process.argv.includes('--watch')) watchHandlers({ dir: config.handlersDir, supervisor, log })
 }
 

@@ -14,7 +14,7 @@ import {
   readTokens,
   settings,
 } from '../src/config.ts'
-import { parseDuration } from '../src/config-values.ts'
+import { parseDuration, weakTokens } from '../src/config-values.ts'
 import { createServer } from '../src/intake/server.ts'
 import { createTokens } from '../src/intake/token.ts'
 
@@ -270,6 +270,14 @@ describe('tokens', () => {
         { name: undefined, value: 'def' },
       ],
     ],
+    [
+      'two of one name, while one is changed',
+      'sales=abc,sales=def',
+      [
+        { name: 'sales', value: 'abc' },
+        { name: 'sales', value: 'def' },
+      ],
+    ],
     ['of a bot', `custom${secret}`, [{ value: `custom${secret}` }]],
     ['with an = in it', 'a=b=c', [{ name: 'a', value: 'b=c' }]],
   ])('may be %s', (_, text, tokens) => {
@@ -286,7 +294,10 @@ describe('tokens', () => {
     ['a space in it', `${secret} x`, /space/],
     ['quotes around it', `"${secret}"`, /quote/],
     ['a line end in it', `${secret}\nx`, /space/],
-    ['one name twice', `sales=${secret},sales=abc`, /"sales" twice/],
+    ['another URL', `sales=https://p.bitrix24.com/${secret}`, /"sales" is a URL/],
+    ['a URL with a query', `x,http://${secret}`, /entry 2 is a URL/],
+    ['a character that cannot be seen', `sales=\u200b${secret}`, /"sales" holds a character that cannot be seen/],
+    ['bytes that are no UTF-8', `${secret}\uFFFD`, /entry 1 holds a character .* not UTF-8/],
     ['one token twice', `a=${secret},b=${secret}`, /"b" repeats/],
     ['a name with a space', `my sales=${secret}`, /space/],
     ['an = at its end', `${secret}=`, /is empty/],
@@ -295,6 +306,14 @@ describe('tokens', () => {
     expect(problems).toEqual([expect.stringMatching(expected)])
     expect(problems.join()).not.toContain(secret)
     expect(problems.join()).not.toContain('/rest/1')
+  })
+
+  test('that can be guessed are warned of by name, and never with their value', () => {
+    expect(weakTokens(tokensOf(`sales=${secret},bot=777,shrt,x=${'y'.repeat(16)}`))).toEqual([
+      expect.stringMatching(/^B24_APPLICATION_TOKEN: "bot" has 3 characters, which can be guessed/),
+      expect.stringMatching(/^B24_APPLICATION_TOKEN: a token without a name has 4 characters/),
+    ])
+    expect(weakTokens(tokensOf('bot=777')).join()).not.toContain('777')
   })
 
   test('may come from a file, as Docker secrets do', () => {

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { readSettings } from '../config.ts'
 import { type LoadReport, readLoadReport } from '../dispatch/load-report.ts'
 import { findHolder } from '../journal/lock.ts'
+import { type ReloadReport, readReloadReport } from '../reload-report.ts'
 import { defineCommand } from './command.ts'
 import { findDataDir } from './data.ts'
 import { exitCodes } from './exit-codes.ts'
@@ -18,7 +19,8 @@ export const reload = defineCommand({
   usage: '',
   summary: 'lets the running receiver load its handlers and read its secret files anew, as SIGHUP does',
   notes: [
-    'Waits until a dispatcher has loaded them, and exits with 1 when a file is broken: then the old handlers go on.',
+    'Waits until a dispatcher has loaded them, and exits with 1 when a file is broken: then the old handlers go on. With 1',
+    'also when a setting is wrong, such as a secret file that is missing or empty: then everything stays as it was.',
   ],
   options: { 'no-wait': { type: 'boolean', about: 'only tell it' } },
   examples: ['reload'],
@@ -34,11 +36,26 @@ export const reload = defineCommand({
     const told = Date.now()
     // Not SIGHUP, which stops a receiver at a terminal: that may be closed.
     process.kill(holder.pid, 'SIGUSR2')
-    if (options['no-wait'] || DISPATCHER === 'off') {
+    if (options['no-wait']) {
       await print.result({ pid: holder.pid }, `pid ${holder.pid} was told`)
       return undefined
     }
-    for (const end = told + grace + timeout + patience; Date.now() < end; await sleep(100)) {
+    const end = told + grace + timeout + patience
+    const { problems, warnings } = await settingsOf(dataDir, told, end)
+    for (const warning of warnings) print.note(warning)
+    for (const problem of problems) {
+      const text = problem.replace(/\s+/g, ' ')
+      await print.result({ problem: text }, text)
+    }
+    if (problems.length > 0) {
+      print.note('nothing was reloaded: the receiver goes on with the tokens, webhooks and handlers that it has')
+      return exitCodes.failed
+    }
+    if (DISPATCHER === 'off') {
+      await print.result({ pid: holder.pid }, `pid ${holder.pid} has read its settings again`)
+      return undefined
+    }
+    for (; Date.now() < end; await sleep(100)) {
       const { at, loaded, broken, trouble, loading } = readLoadReport(dataDir) ?? never
       if (at >= told && loading === undefined) {
         if (trouble !== undefined) throw new Error(trouble)
@@ -58,3 +75,12 @@ export const reload = defineCommand({
     throw new Error(`pid ${holder.pid} was told, but no dispatcher has loaded the handlers: its log says why`)
   },
 })
+
+/** What the receiver made of its settings. */
+async function settingsOf(dataDir: string, told: number, end: number): Promise<ReloadReport> {
+  for (; Date.now() < end; await sleep(50)) {
+    const report = readReloadReport(dataDir)
+    if (report !== undefined && report.at >= told) return report
+  }
+  throw new Error('the receiver was told, but has not read its settings: its log says why')
+}

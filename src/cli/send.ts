@@ -1,6 +1,6 @@
 import { hookFor } from '../bitrix24/hook.ts'
 import { ConfigError, readHooks, readSettings, readTokens } from '../config.ts'
-import type { Token } from '../config-values.ts'
+import { Problem, parseTokens, type Token, weakTokens } from '../config-values.ts'
 import { codeOf } from '../error-code.ts'
 import { isDocumented } from '../events/catalogue.ts'
 import { nearestName } from '../events/nearest.ts'
@@ -68,6 +68,7 @@ export const send = defineCommand({
     const hasToken = !isWrong && !isRobot
     const token = hasToken ? chooseToken(options.token, options.webhook) : { name: options.webhook, value: '' }
     const fields = parseFields(options.field)
+    if (hasToken && options.token === undefined) for (const warning of weakTokens([token])) print.note(warning)
     const simulation: Simulation = {
       mode: isWrong ? 'wrong-token' : options.id === undefined ? 'burst' : 'single',
       event,
@@ -143,7 +144,11 @@ function checkFields(simulation: Simulation): void {
 }
 
 function chooseToken(given: string | undefined, webhook: string | undefined): Token {
-  if (given !== undefined) return { name: webhook, value: given }
+  if (given !== undefined) {
+    const tokens = parseTokens(given)
+    if (tokens instanceof Problem) throw new UsageError(`--token is no application token: ${tokens.text}`)
+    return { name: webhook, value: given }
+  }
   const tokens = readTokens(process.env)
   const names = tokens.flatMap(({ name }) => name ?? []).join(', ')
   const token = webhook === undefined ? tokens[0] : tokens.find(({ name }) => name === webhook)

@@ -94,12 +94,22 @@ function decode(part: string): string {
   }
 }
 
-/** What Bitrix24 has sent, in its order. `application_token` is the last of `auth`, and a robot sends none. */
+/**
+ * What Bitrix24 has sent, in its order: of an event what it has besides stands before `auth`, of a robot of one's own
+ * after `code`. `application_token` is the last of `auth`; the robot "Outgoing webhook" sends none.
+ */
 function fieldsOf(event: JournalledEvent, token: string | undefined): PhpArray {
-  const { document_id, event_handler_id, data, ts } = event
-  if (document_id !== undefined) return { document_id, auth: event.auth ?? {} }
-  const auth = { ...event.auth, ...(token !== undefined && { application_token: token }) }
-  const fields = { event: event.event, event_handler_id, data, ts, auth }
+  const { document_id, event_handler_id, data, ts, extra = {} } = event
+  const { workflow_id, code, ...others } = extra
+  const isBare = document_id !== undefined && workflow_id === undefined
+  const auth = { ...event.auth, ...(token !== undefined && !isBare && { application_token: token }) }
+  const fields = {
+    ...(document_id === undefined
+      ? { event: event.event, event_handler_id, data, ts, ...extra }
+      : { workflow_id, code, document_id, ...others, ...(ts !== undefined && { ts }) }),
+    // One that was no object stands in `extra` as it came.
+    ...(!Object.hasOwn(extra, 'auth') && { auth }),
+  }
   return Object.fromEntries(
     Object.entries(fields).flatMap(([key, value]): [string, PhpValue][] => (value === undefined ? [] : [[key, value]])),
   )

@@ -428,6 +428,11 @@ export function objectOf(event: string, data: FormValue | undefined): string | u
   return readObject(about(`item:${ofOneType.exec(event)?.[2]}`, 'FIELDS.ID'), data)
 }
 
+/** What the event is about, and where in `data` its id stands. `event` is upper case. */
+export function objectRuleOf(event: string): ObjectRule | undefined {
+  return entryOf(event)?.object
+}
+
 /** Whether the documentation knows this event. `event` is upper case. */
 export function isDocumented(event: string): boolean {
   return entryOf(event) !== undefined

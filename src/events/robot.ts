@@ -1,7 +1,10 @@
 /** What the post of an automation rule becomes; Bitrix24 gives it no event name. */
 export const robotEvent = 'ROBOT'
 
-/** A document's type in the CRM, and the object that events are about (CCrmOwnerType's names and ids in the portal's source). */
+/**
+ * A document's type in the CRM, and the object that events are about: what crm.enum.ownertype lists
+ * (https://apidocs.bitrix24.com/api-reference/crm/auxiliary/enum/crm-enum-owner-type.html), and orders.
+ */
 const kinds: ReadonlyMap<string, string> = new Map([
   ['LEAD', 'lead'],
   ['DEAL', 'deal'],
@@ -10,8 +13,10 @@ const kinds: ReadonlyMap<string, string> = new Map([
   ['QUOTE', 'quote'],
   ['INVOICE', 'invoice'],
   ['ORDER', 'order'],
+  ['REQUISITE', 'requisite'],
   ['SMART_INVOICE', 'item:31'],
   ['SMART_DOCUMENT', 'item:36'],
+  ['SMART_B2E_DOC', 'item:39'],
 ])
 
 /**

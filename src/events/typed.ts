@@ -23,7 +23,7 @@ type NameOf<Key> = Key extends `${infer Base}_{entityTypeId}` ? `${Base}_${numbe
  * ```
  */
 export interface EventData extends Documented {
-  /** The post of a robot: the parameters that stand in its URL. */
+  /** The post of a robot: the parameters that stand in its URL. What a robot of one's own sends is `extra`. */
   ROBOT: Form | undefined
 }
 

@@ -35,6 +35,8 @@ export interface Event {
   readonly auth?: Form | undefined
   /** The URL's query, where it had one, less secrets. */
   readonly query?: Form | undefined
+  /** Fields of the post that have no place of their own, as they were sent, less secrets; absent where there are none. */
+  readonly extra?: Form | undefined
   /** The sender's address, seen through the trusted proxies; of a sweep the portal that was asked. */
   readonly remote: string
 }
@@ -54,7 +56,7 @@ export interface Origin {
  */
 export function toEvent(form: Form, { webhook, query, remote, secrets }: Origin): Event {
   removeSecrets(form, query, secrets)
-  const { event, event_handler_id, ts, data, auth } = form
+  const { event, event_handler_id, ts, data, auth, ...others } = form
   if (typeof event !== 'string' || event === '') throw new Refusal('malformed_event', { field: 'event' })
   if (event_handler_id !== undefined && typeof event_handler_id !== 'string')
     throw new Refusal('malformed_event', { field: 'event_handler_id' })
@@ -71,8 +73,19 @@ export function toEvent(form: Form, { webhook, query, remote, secrets }: Origin)
     data,
     auth: isForm(auth) ? auth : undefined,
     query,
+    extra: extraOf({ ...others, ...(!isForm(auth) && { auth }) }),
     remote,
   }
+}
+
+/** What of these was sent; `undefined` where nothing was. */
+export function extraOf(fields: Readonly<Record<string, FormValue | undefined>>): Form | undefined {
+  const sent = Object.entries(fields).filter((field): field is [string, FormValue] => field[1] !== undefined)
+  if (sent.length === 0) return undefined
+  // Without a prototype, as all that comes from the wire: a key may be `__proto__`.
+  const extra: Form = Object.create(null)
+  for (const [key, value] of sent) extra[key] = value
+  return extra
 }
 
 export function isForm(value: FormValue | undefined): value is Form {

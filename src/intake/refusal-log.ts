@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Refusal, RefusalCode } from '../refusal.ts'
 import { shorten } from './event.ts'
-import { removed } from './secrets.ts'
+import { longSecrets, removed } from './secrets.ts'
 
 export interface RefusalLog {
   readonly tell: (refusal: Refusal, context?: Record<string, unknown>) => void
@@ -13,7 +13,7 @@ export interface RefusalLog {
 
 export interface RefusalLogParts {
   readonly log: FastifyBaseLogger
-  /** What must not reach the log, wherever in a refused request it stands. */
+  /** What must not reach the log, wherever in a refused request it stands, if it is long enough: see secrets.ts. */
   readonly secrets: () => readonly string[]
 }
 
@@ -56,7 +56,7 @@ export function createRefusalLog({ log, secrets }: RefusalLogParts): RefusalLog 
     }
     lines.set(code, written + 1)
     if (who !== undefined) known.add(who)
-    const held = secrets().map(toBinary)
+    const held = longSecrets(secrets()).map(toBinary)
     const told = Object.entries({ code, ...details, ...context }).map(([name, value]) => [name, tellable(value, held)])
     log.warn(Object.fromEntries(told), 'refused')
   }

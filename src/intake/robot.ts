@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import { objectOfDocument, robotEvent } from '../events/robot.ts'
 import { Refusal } from '../refusal.ts'
 import type { Body } from './body.ts'
-import { type Event, isForm, type Origin } from './event.ts'
+import { type Event, extraOf, isForm, type Origin } from './event.ts'
 import { decodeForm, type Form, type FormValue } from './form.ts'
 import { accept, onlyFrom, type RouteParts, readQuery } from './route.ts'
 import { removeSecrets } from './secrets.ts'
@@ -33,7 +33,9 @@ export const robotRoute = '/*'
 
 /**
  * The post of the robot "Outgoing webhook", also an action of workflows: `document_id` and an `auth` without a
- * token. Its parameters are in the URL (bizproc's CBPWebHookActivity in the portal's source).
+ * token. Its parameters are in the URL (bizproc's CBPWebHookActivity in the portal's source). Robots and actions of an
+ * application (bizproc.robot.add, bizproc.activity.add) post more: `properties`, `event_token` and the like, which become
+ * `extra`.
  */
 export function addRobotRoute(app: FastifyInstance, parts: RouteParts): void {
   const { bodies, tokens, robotPath } = parts
@@ -56,15 +58,17 @@ export function addRobotRoute(app: FastifyInstance, parts: RouteParts): void {
 /** @throws {Refusal} `malformed_event` when there is no document */
 export function toRobotEvent(form: Form, { query, remote, secrets }: Omit<Origin, 'webhook'>): Event {
   removeSecrets(form, query, secrets)
-  const { document_id, auth } = form
+  const { document_id, ts, auth, ...others } = form
   if (!isDocument(document_id)) throw new Refusal('malformed_event', { field: 'document_id' })
   return {
     id: randomUUIDv7(),
     event: robotEvent,
     object: objectOfDocument(document_id),
     document_id,
+    ts: typeof ts === 'string' ? ts : undefined,
     data: query,
     auth: isForm(auth) ? auth : undefined,
+    extra: extraOf({ ...others, ...(typeof ts !== 'string' && { ts }), ...(!isForm(auth) && { auth }) }),
     remote,
   }
 }

@@ -4,6 +4,7 @@ import { Refusal } from '../refusal.ts'
 import type { Claim } from './claim.ts'
 import { isForm } from './event.ts'
 import type { Form, FormValue } from './form.ts'
+import { longSecrets } from './secrets.ts'
 
 /** The tokens we hold; a reload may put others in their place. */
 export interface Tokens {
@@ -40,8 +41,9 @@ export function createTokens(initial: readonly Token[]): Tokens {
 
   function refusal(token: string, event: FormValue | undefined, domain: FormValue | undefined): Refusal {
     // A log line is no place for a token, whatever field it came in.
+    const long = longSecrets(held.map(({ token }) => token.value))
     const told = (value: FormValue | undefined) =>
-      typeof value === 'string' && !held.some(({ token }) => value.includes(token.value)) ? value : undefined
+      typeof value === 'string' && !long.some((secret) => value.includes(secret)) ? value : undefined
     return new Refusal('invalid_application_token', {
       event: told(event),
       domain: told(domain),

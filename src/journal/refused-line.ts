@@ -18,7 +18,7 @@ const names = new Set([
     'ts',
     'document_id',
   ],
-  ...['data', 'auth', 'query', 'remote', 'msg'],
+  ...['data', 'auth', 'query', 'extra', 'remote', 'msg'],
 ])
 
 /**
@@ -31,8 +31,23 @@ const names = new Set([
 export function parseRefusedLine(text: string, held: readonly string[]): Event | undefined {
   const line = readObject(text.slice(Math.max(0, text.indexOf('{"level":'))))
   if (line === undefined || Object.keys(line).some((name) => !names.has(name))) return undefined
-  const { id, event, remote, object, webhook, shape, source, handler, event_handler_id } = line
-  const { ts, document_id, data, auth, query } = line
+  const {
+    id,
+    event,
+    remote,
+    object,
+    webhook,
+    shape,
+    source,
+    handler,
+    event_handler_id,
+    ts,
+    document_id,
+    data,
+    auth,
+    query,
+    extra,
+  } = line
   if (typeof id !== 'string' || !uuid.test(id)) return undefined
   if (typeof event !== 'string' || event === '' || typeof remote !== 'string') return undefined
   if (
@@ -47,12 +62,14 @@ export function parseRefusedLine(text: string, held: readonly string[]): Event |
   if (source !== undefined && source !== 'sweep') return undefined
   if (document_id !== undefined && !isTexts(document_id)) return undefined
   if (data !== undefined && !isFormValue(data)) return undefined
-  if ((auth !== undefined && !isForm(auth)) || (query !== undefined && !isForm(query))) return undefined
-  const form: Form = { event, ...(data !== undefined && { data }), ...(auth && { auth }) }
+  if (auth !== undefined && !isForm(auth)) return undefined
+  if ((query !== undefined && !isForm(query)) || (extra !== undefined && !isForm(extra))) return undefined
+  const form: Form = { event, ...(data !== undefined && { data }), ...(auth && { auth }), ...(extra && { extra }) }
   removeSecrets(form, query, held)
   return {
     ...{ id, webhook, event, object, shape, source, handler, event_handler_id, ts, document_id },
-    ...{ data: form['data'], auth: isForm(form['auth']) ? form['auth'] : undefined, query, remote },
+    ...{ data: form['data'], auth: isForm(form['auth']) ? form['auth'] : undefined, query },
+    ...{ extra: isForm(form['extra']) ? form['extra'] : undefined, remote },
   }
 }
 

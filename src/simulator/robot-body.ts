@@ -1,10 +1,22 @@
-import { httpBuildQuery } from '../http-build-query.ts'
+import { httpBuildQuery, type PhpArray } from '../http-build-query.ts'
 import { addressOf, type Portal } from './webhook-body.ts'
 
 export interface RobotPost {
   /** Module, class, id: `['crm', 'CCrmDocumentDeal', 'DEAL_662']`. */
   readonly document: readonly string[]
   readonly portal: Omit<Portal, 'token'>
+  /** Of a robot or an action of one's own, which an application has registered: it sends more, and a token. */
+  readonly own?: OwnRobot
+}
+
+export interface OwnRobot {
+  readonly code: string
+  readonly properties: PhpArray
+  /** With it `bizproc.event.send` lets the workflow go on. */
+  readonly eventToken: string
+  /** Unix seconds. */
+  readonly ts: number
+  readonly token: string
 }
 
 /** What a document's class is called, by the type in its id (the portal's source, CCrmBizProcHelper). */
@@ -25,8 +37,17 @@ export function documentOf(id: string | number): readonly string[] {
 
 /**
  * The body of what the robot "Outgoing webhook" posts; its parameters are in the URL. It has no event, no time and no
- * token (bizproc's CBPWebHookActivity and `getEventEmptyAuth` of the authorization server).
+ * token (bizproc's CBPWebHookActivity and `getEventEmptyAuth` of the authorization server). One of one's own has them.
  */
-export function robotBody({ document, portal }: RobotPost): string {
-  return httpBuildQuery({ document_id: document, auth: addressOf(portal) })
+export function robotBody({ document, portal, own }: RobotPost): string {
+  const auth = addressOf(portal)
+  if (own === undefined) return httpBuildQuery({ document_id: document, auth })
+  const [workflow = ''] = own.eventToken.split('|')
+  const [module = '', kind = '', id = ''] = document
+  return httpBuildQuery({
+    ...{ workflow_id: workflow, code: own.code, document_id: document },
+    document_type: [module, kind, id.replace(/_\d+$/, '')],
+    ...{ event_token: own.eventToken, properties: own.properties, use_subscription: 'Y', timeout_duration: 660 },
+    ...{ ts: own.ts, auth: { ...auth, application_token: own.token } },
+  })
 }

@@ -304,6 +304,40 @@ describe('handlers', () => {
     expect(empty.stderr).toMatch(/is empty, but ONCRMDEALUPDATE, fresh, old ran before: is a mount missing\?/)
   })
 
+  test('a reload with a wrong setting says why, exits with 1, and changes nothing', async () => {
+    const file = join(temporaryFolder('secrets'), 'token')
+    const other = 'other0token0other0token0other0to'
+    writeFileSync(file, `sales=${TOKEN}`)
+    const { receiver, cli } = await start({
+      handlers: {},
+      env: { B24_APPLICATION_TOKEN: '', B24_APPLICATION_TOKEN_FILE: file },
+    })
+    writeFileSync(join(receiver.handlersDir, 'fresh.mjs'), 'export default () => {}')
+    for (const [text, reason] of [
+      ['', /^B24_APPLICATION_TOKEN_FILE .* is empty\n$/],
+      [`sales=https://example.com/${other}`, /^B24_APPLICATION_TOKEN "sales" is a URL/],
+      [undefined, /^B24_APPLICATION_TOKEN_FILE cannot be read: ENOENT/],
+    ] as const) {
+      if (text === undefined) rmSync(file)
+      else writeFileSync(file, text)
+      const { code, stdout, stderr } = await cli('reload')
+      expect([code, stderr]).toEqual([1, expect.stringContaining('nothing was reloaded')])
+      expect(stdout).toMatch(reason)
+      expect(stdout).not.toContain(other)
+    }
+    await post(receiver, 1)
+
+    writeFileSync(file, `sales=${TOKEN},sales=${other}`)
+    expect(await cli('reload')).toMatchObject({ code: 0, stdout: 'loaded: ONCRMDEALUPDATE, fresh\n', stderr: '' })
+    await post(receiver, 2)
+    writeFileSync(file, `bot=777,support=${TOKEN}`)
+    const { code, stderr } = await cli('reload')
+    expect([code, stderr]).toEqual([
+      0,
+      expect.stringMatching(/no token named "sales" any more: posts with it are refused\n.*"bot" has 3 characters/),
+    ])
+  })
+
   test('a reload is not taken in by a dispatcher that began before it, and says only then what it made of the files', async () => {
     const folder = temporaryFolder('gate')
     const { receiver, cli } = await start({

@@ -212,6 +212,13 @@ describe('words that are wrong', () => {
     ['no rate', {}, ['ONCRMDEALADD', '--rate', '0'], 64, '--rate takes a number from 1 to 100000'],
     ['no URL', {}, ['ONCRMDEALADD', '--url', 'localhost:8080'], 64, '--url takes a URL such as https://'],
     ['a field of a text', {}, ['ONCRMDEALADD', '--field', 'FIELDS.ID.X=1'], 64, '--field: data.FIELDS.ID is a text'],
+    [
+      'a token that is a URL',
+      {},
+      ['ONCRMDEALADD', '--token', 'https://example.bitrix24.com/1'],
+      64,
+      '--token is no application token: entry 1 is a URL',
+    ],
     ['no token', { B24_APPLICATION_TOKEN: '' }, ['ONCRMDEALADD'], 78, 'B24_APPLICATION_TOKEN is not set'],
     [
       'a file that is not there',

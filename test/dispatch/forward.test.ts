@@ -81,6 +81,30 @@ const answering = (status: number, headers: Record<string, string> = {}) =>
 const ofWebhooks = samples.filter(({ name }) => name.startsWith('webhook/') || name.endsWith('-outgoing-webhook'))
 
 describe('what is posted on', () => {
+  test('of a robot of your own is byte for byte what was sent, and an unknown field goes along', async () => {
+    const { got, url } = await startTarget()
+    const body = robotBody({
+      document: ['crm', 'CCrmDocumentDeal', 'DEAL_662'],
+      portal: { domain: 'example.bitrix24.com', memberId: 'm' },
+      own: {
+        code: 'mine',
+        properties: { amount: 333, list: ['a', 'b'] },
+        eventToken: 'w|a|s',
+        ts: 1_736_405_807,
+        token,
+      },
+    })
+    const origin = { query: undefined, remote: '203.0.113.7', secrets: [token] }
+    await run(url, journalled(toRobotEvent(decodeForm(body), origin)), { token })
+    await run(url, journalled(toRobotEvent(decodeForm(`document_id[]=crm&new[a]=1`), origin)), { token })
+    await run(url, eventOf('event=E&new[a]=1&ts=1&auth[domain]=a.example'), { token })
+    expect(got.map(({ body }) => body)).toEqual([
+      body,
+      'document_id%5B0%5D=crm&new%5Ba%5D=1',
+      `event=E&ts=1&new%5Ba%5D=1&auth%5Bdomain%5D=a.example&auth%5Bapplication_token%5D=${token}`,
+    ])
+  })
+
   test('is byte for byte what Bitrix24 has sent, with the token that the target knows', async () => {
     const { got, url } = await startTarget()
     expect(ofWebhooks.length).toBeGreaterThan(70)

@@ -25,6 +25,12 @@ describe('the object of', () => {
       'item:36:3',
     ],
     [
+      'a document of the company',
+      ['crm', 'Bitrix\\Crm\\Integration\\BizProc\\Document\\SmartB2eDocument', 'SMART_B2E_DOC_7'],
+      'item:39:7',
+    ],
+    ['a requisite', ['crm', 'X', 'REQUISITE_7'], 'requisite:7'],
+    [
       'an item of a smart process',
       ['crm', 'Bitrix\\Crm\\Integration\\BizProc\\Document\\Dynamic', 'DYNAMIC_147_5'],
       'item:147:5',

@@ -29,9 +29,10 @@ test('what was not sent is absent from the line, not null', () => {
   expect(line).toMatch(/^\{"id":"[^"]+","event":"ONOFFLINEEVENT","remote":"203.0.113.7"\}$/)
 })
 
-test('a field of the form that an event does not know is not in it', () => {
+test('a field of the form that an event does not know is in extra, and takes the place of no other', () => {
+  const extra = { eventId: '1', remote: 'spoofed', id: 'spoofed', webhook: 'spoofed', object: 'spoofed' }
   const text = 'event=E&eventId=1&remote=spoofed&id=spoofed&webhook=spoofed&object=spoofed'
-  expect(eventOf(text)).toEqual({ id: expect.any(String), webhook: 'sales', event: 'E', remote: '203.0.113.7' })
+  expect(eventOf(text)).toEqual({ extra, id: expect.any(String), webhook: 'sales', event: 'E', remote: '203.0.113.7' })
   expect(eventOf(text).id).not.toBe('spoofed')
 })
 

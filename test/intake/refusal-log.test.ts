@@ -24,6 +24,18 @@ test('a refusal is logged at warn with its code, its details and where it came f
   ])
 })
 
+test('a token too short to be looked for takes nothing out of the line: 777 and crm are words of many texts', () => {
+  const { logRefusal, lines } = started('1', 'crm', '777')
+  logRefusal(new Refusal('malformed_form', { event: 'ONCRMDEALUPDATE', domain: 'crm.example.com' }), {
+    remote: '127.0.0.1',
+  })
+  expect(lines).toEqual([
+    expect.objectContaining({
+      ...{ code: 'malformed_form', event: 'ONCRMDEALUPDATE', domain: 'crm.example.com', remote: '127.0.0.1' },
+    }),
+  ])
+})
+
 test('ten lines of a code are logged within a minute, then how many more there were', () => {
   const { logRefusal, lines } = started()
   for (let index = 0; index < 25; index++) logRefusal(new Refusal('not_found'))

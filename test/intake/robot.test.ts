@@ -93,7 +93,7 @@ describe("a robot's post", () => {
   test('has lost its secrets, and ours, wherever they stood', async () => {
     await using server = await startServer({ robotPath })
     const query = `key=k-k-k-k-k&token=t&stage=NEW&a=${secret}&b=${encodeURIComponent(robotPath)}&c=${heldToken}`
-    const text = `${body}&auth[access_token]=access-token-1&auth[x]=${secret}&auth[y]=access-token-1`
+    const text = `${body}&auth[access_token]=access-token-00001&auth[x]=${secret}&auth[y]=access-token-00001`
     expect(await robot(server, { target: `${robotPath}?${query}` }, text)).toMatchObject(accepted)
     expect(server.events).toMatchObject([{ data: { stage: 'NEW' } }])
     expect(JSON.stringify(server.events)).not.toMatch(new RegExp(`k-k-k|access-token|${heldToken}`))

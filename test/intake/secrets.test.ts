@@ -81,8 +81,8 @@ describe('whatever equals a token that we hold is removed', () => {
     ['a key', `data[${held}]=1&data[ID]=1`, { data: { ID: '1' } }],
     ['a key with an object', `data[${held}][a]=1&data[ID]=1`, { data: { ID: '1' } }],
     ['a top-level key', `${held}=1&event=E`, { event: 'E' }],
-    ['a field of auth', `auth[domain]=${held}&auth[member_id]=m`, { auth: { member_id: 'm' } }],
-    ['the event', `event=${held}&ts=1`, { ts: '1' }],
+    ['the event, which is none of Bitrix24', `event=${held}&ts=1`, { ts: '1' }],
+    ['a field of auth', `auth[scope]=${held}&auth[member_id]=m`, { auth: { member_id: 'm' } }],
   ])('%s', (_, text, expected) => {
     expect(left(text)).toEqual(expected)
   })
@@ -91,8 +91,11 @@ describe('whatever equals a token that we hold is removed', () => {
     expect(leftOfQuery(`a=${held}&${held}=b&c=d`)).toEqual({ c: 'd' })
   })
 
-  test('also a short one', () => {
-    expect(leftOf({ body: 'data[a]=x1&data[b]=2', secrets: ['x1'] }).form).toEqual({ data: { b: '2' } })
+  test('unless it is shorter than 16 characters: real bots have tokens such as 777', () => {
+    const body = 'data[a]=777&data[777]=2&data[b]=short15chars000'
+    expect(leftOf({ body, secrets: ['777', 'short15chars000'] }).form).toEqual(
+      JSON.parse(JSON.stringify(decodeForm(body))),
+    )
   })
 })
 
@@ -109,7 +112,7 @@ describe('whatever equals a removed value is removed', () => {
     ['from an object under a credential', `auth[access_token][x]=${other}&data[a]=${other}`, { auth: {}, data: {} }],
     [
       'from TOKEN',
-      `event=ONAPPMETHODCONFIRM&data[TOKEN]=${other}&ts=${other}`,
+      `event=ONAPPMETHODCONFIRM&data[TOKEN]=${other}&data[METHOD]=${other}`,
       { event: 'ONAPPMETHODCONFIRM', data: {} },
     ],
     ['before it stands', `data[a]=${other}&event=E&auth[refresh_token]=${other}`, { event: 'E', data: {}, auth: {} }],
@@ -122,10 +125,16 @@ describe('whatever equals a removed value is removed', () => {
     expect(leftOfQuery(`a=${other}&b=1`, `auth[access_token]=${other}`)).toEqual({ b: '1' })
   })
 
-  test('unless it is shorter than 8 characters: ?key=1 empties no field that says 1', () => {
-    expect(left('auth[access_token]=1234567&data[a]=1234567')).toEqual({ auth: {}, data: { a: '1234567' } })
-    expect(left('auth[access_token]=12345678&data[a]=12345678')).toEqual({ auth: {}, data: {} })
-    expect(leftOf({ body: 'data[ID]=1', query: 'key=1' })).toEqual({ form: { data: { ID: '1' } }, query: {} })
+  test('unless it is shorter than 16 characters: ?key=12345678 empties no field that says so', () => {
+    expect(left('auth[access_token]=123456789012345&data[a]=123456789012345')).toEqual({
+      auth: {},
+      data: { a: '123456789012345' },
+    })
+    expect(left('auth[access_token]=1234567890123456&data[a]=1234567890123456')).toEqual({ auth: {}, data: {} })
+    expect(leftOf({ body: 'data[ID]=12345678', query: 'key=12345678' })).toEqual({
+      form: { data: { ID: '12345678' } },
+      query: {},
+    })
   })
 
   test('unless it is only the scope or domain of a removed block', () => {
@@ -133,6 +142,35 @@ describe('whatever equals a removed value is removed', () => {
       'data[bot][auth][scope]=imbot,crm,user&data[bot][auth][status]=F&data[bot][auth][domain]=some-domain.bitrix24.com' +
       `&data[bot][auth][access_token]=${other}&data[a]=imbot,crm,user&auth[domain]=some-domain.bitrix24.com`
     expect(left(text)).toEqual({ data: { bot: {}, a: 'imbot,crm,user' }, auth: { domain: 'some-domain.bitrix24.com' } })
+  })
+})
+
+describe('what an event is made of stays, whatever equals it:', () => {
+  const domain = 'some-domain.bitrix24.com'
+
+  test.each([
+    ['its name, told by the query', 'event=ONCRMDEALUSERFIELDADD', 'key=ONCRMDEALUSERFIELDADD'],
+    ['its number and its time', `event=E&event_handler_id=${held}&ts=${held}`, ''],
+    ['the name of a field', 'event=E&event_handler_id=201', 'key=event_handler_id'],
+    ['its portal', `event=E&auth[domain]=${domain}&auth[client_endpoint]=https://${domain}/rest/`, `auth=${domain}`],
+    ['its portal, one of ours', `auth[domain]=${held}&auth[member_id]=${held}&auth[server_endpoint]=${held}`, ''],
+    ['the id of its object', `event=ONVOXIMPLANTCALLINIT&data[CALL_ID]=${held}`, `key=${held}`],
+    ['an id further down', `event=ONTASKCOMMENTADD&data[FIELDS_AFTER][TASK_ID]=${held}`, ''],
+    ['an id in a list', `event=ONSESSIONSTART&data[DATA][0][chat][id]=${held}`, ''],
+    ['an id that is all of data', `event=ONIMCONNECTORLINEDELETE&data=${held}`, ''],
+    ['the document of a robot', `document_id[0]=crm&document_id[1]=${held}&document_id[2]=DEAL_${held}`, ''],
+  ])('%s', (_, body, query) => {
+    expect(leftOf({ body, query }).form).toEqual(JSON.parse(JSON.stringify(decodeForm(body))))
+  })
+
+  test('but not at any other place', () => {
+    const body = `event=ONVOXIMPLANTCALLINIT&data[CALL_ID]=${held}&data[CALLER_ID]=${held}&data[x][CALL_ID]=${held}`
+    expect(left(body)).toEqual({ event: 'ONVOXIMPLANTCALLINIT', data: { CALL_ID: held, x: {} } })
+  })
+
+  test('and an address that a parameter of the query repeats is no secret anywhere', () => {
+    const body = `event=E&data[text]=see+https://${domain}/crm/&auth[domain]=${domain}`
+    expect(leftOf({ body, query: `auth=${domain}` }).form).toEqual(JSON.parse(JSON.stringify(decodeForm(body))))
   })
 })
 

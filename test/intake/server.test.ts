@@ -422,6 +422,31 @@ describe('a post with a known token', () => {
     expect(server.events.map(({ webhook }) => webhook)).toEqual(['sales', 'support', undefined])
   })
 
+  test.each([
+    ['ID=777', ''],
+    ['ID=12345678', '?key=12345678'],
+    ['ID=662', '?key=ONCRMDEALUPDATE'],
+    ['ID=662', '?auth=example.bitrix24.com'],
+  ])('with %s keeps it although tokens and the query %s hold the same', async (field, query) => {
+    const tokens = [
+      { name: 'crm', value: heldToken },
+      { name: 'bot', value: '777' },
+    ]
+    await using server = await startServer({ tokens })
+    const body = goodBody.replace('ID%5D=662', field.replace('ID', 'ID%5D'))
+    expect(await post(server.port, body, { target: `/bitrix24${query}` })).toMatchObject({ status: 200 })
+    const ID = field.slice(3)
+    expect(server.events).toMatchObject([
+      {
+        event: 'ONCRMDEALUPDATE',
+        object: `deal:${ID}`,
+        data: { FIELDS: { ID } },
+        auth: { domain: 'example.bitrix24.com' },
+      },
+    ])
+    expect(server.events[0]?.shape).toBeUndefined()
+  })
+
   test('has no token of another webhook in it either', async () => {
     const tokens = [
       { name: 'sales', value: heldToken },
@@ -476,11 +501,12 @@ describe('a post with a known token', () => {
 
   test('has its query decoded into the event, less secrets', async () => {
     await using server = await startServer()
-    const target = '/bitrix24?CLIENT_ID=custom1&a%5B0%5D=%D0%9F&a%5B1%5D=%zz&token=geheimgeheim&b=geheimgeheim'
-    await post(server.port, `${goodBody}&data[x]=geheimgeheim`, { target })
+    const target =
+      '/bitrix24?CLIENT_ID=custom1&a%5B0%5D=%D0%9F&a%5B1%5D=%zz&token=geheimgeheimgeheim&b=geheimgeheimgeheim'
+    await post(server.port, `${goodBody}&data[x]=geheimgeheimgeheim`, { target })
     expect(server.events[0]?.query).toEqual({ CLIENT_ID: 'custom1', a: ['П', '%zz'] })
-    expect(JSON.stringify(server.events)).not.toContain('geheimgeheim')
-    expect(server.logged()).not.toMatch(/geheimgeheim|CLIENT_ID/)
+    expect(JSON.stringify(server.events)).not.toContain('geheimgeheimgeheim')
+    expect(server.logged()).not.toMatch(/geheimgeheimgeheim|CLIENT_ID/)
   })
 })
 

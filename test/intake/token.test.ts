@@ -92,6 +92,13 @@ describe('what an operator reads about a wrong token', () => {
     })
   })
 
+  test('is there also where a short token is a part of it', () => {
+    const refused = catchRefusal(() =>
+      createTokens([{ name: 'bot', value: 'crm' }]).verify(decodeForm('event=E&auth[domain]=crm.example.com')),
+    )
+    expect(refused.details).toMatchObject({ domain: 'crm.example.com' })
+  })
+
   test('leaves out an event and a domain that are no texts', () => {
     expect(told('event[]=E&auth[domain][x]=d')).toEqual(
       expect.objectContaining({ event: undefined, domain: undefined }),

@@ -380,15 +380,15 @@ describe('a reload', () => {
     expect(await statusOf(TOKEN)).toBe(200)
     expect(await statusOf(added)).toBe(403)
 
-    writeFileSync(file, `sales=${TOKEN},support=${added}\n`)
+    writeFileSync(file, `sales=${TOKEN},sales=${added}\n`)
     reload(receiver)
     await until('read again', () => receiver.logged('reloading').length === 1)
     expect(await statusOf(added)).toBe(200)
     expect(await statusOf(TOKEN)).toBe(200)
 
-    const bad = 'settings are wrong: the tokens stay as they were'
+    const bad = 'settings are wrong: nothing is reloaded, tokens and handlers stay as they were'
     const other = 'other0token0other0token0other0to'
-    for (const [index, text] of ['', `sales=${other},sales=${added}`, `"${other}"`].entries()) {
+    for (const [index, text] of ['', `sales=${other},sales=`, `"${other}"`].entries()) {
       writeFileSync(file, text)
       reload(receiver)
       await until('refused', () => receiver.logged(`the ${bad}`).length === index + 1)
@@ -400,12 +400,12 @@ describe('a reload', () => {
     await until('refused', () => receiver.logged(`the ${bad}`).length === 4)
     expect(await statusOf(added)).toBe(200)
     const reasons = receiver.logged(`the ${bad}`).map((line) => (line['err'] as { message: string }).message)
-    for (const [index, reason] of ['is empty', 'names "sales" twice', 'a space or a quote', 'ENOENT'].entries())
+    for (const [index, reason] of ['is empty', 'entry 2 is empty', 'a space or a quote', 'ENOENT'].entries())
       expect(reasons[index]).toContain(reason)
     expect(sockets.size).toBe(1)
     for (const secret of [TOKEN, added, other]) expect(receiver.output()).not.toContain(secret)
 
-    writeFileSync(file, `support=${added}`)
+    writeFileSync(file, `sales=${added}`)
     reload(receiver)
     await until('the old one is gone', async () => (await statusOf(TOKEN)) === 403)
     expect(await statusOf(added)).toBe(200)

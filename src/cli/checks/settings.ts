@@ -1,5 +1,6 @@
 import { tokensWithoutHook } from '../../bitrix24/hook.ts'
 import { ConfigError, misspeltSettings, readConfig } from '../../config.ts'
+import { weakTokens } from '../../config-values.ts'
 import type { Check } from './check.ts'
 
 const name = 'settings'
@@ -25,6 +26,7 @@ export async function checkSettings(): Promise<readonly Check[]> {
           advice: `if ${found.nearest} is meant, change the name`,
         }),
       ),
+      ...weakTokens(tokens).map((text): Check => ({ name, state: 'warn', text })),
     ]
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
