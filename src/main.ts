@@ -62,6 +62,7 @@ async function start(config: Config): Promise<void> {
     shapes,
     refusals,
     journalTrouble: () => journal.trouble(),
+    webhooks: () => tokens.names(),
     ...(config.dispatcher && { supervisor: () => supervisor }),
   })
   const journal = await openJournal({ ...config, log, onSync: metrics.synced })

@@ -18,6 +18,8 @@ export interface Tokens {
   readonly verify: (form: Form) => Token
   /** What must not reach the journal. */
   readonly values: () => readonly string[]
+  /** Each once, empty for a token that has none. */
+  readonly names: () => readonly string[]
   readonly replace: (tokens: readonly Token[]) => void
 }
 
@@ -46,6 +48,7 @@ export function createTokens(initial: readonly Token[]): Tokens {
       })
     },
     values: () => held.map(({ token }) => token.value),
+    names: () => [...new Set(held.map(({ token }) => token.name ?? ''))],
     replace(tokens) {
       held = prepare(tokens)
     },
