@@ -6,7 +6,7 @@ import { isDocumented } from '../events/catalogue.ts'
 import { candidates, nearestName } from '../events/nearest.ts'
 import { robotEvent } from '../events/robot.ts'
 import { defaultOptions, type Handler, isDefinition, type RunOptions } from './handler.ts'
-import { matcherOf, toRegExp } from './pattern.ts'
+import { matcherOf, not, toRegExp } from './pattern.ts'
 
 /** A handler file, loaded. */
 export interface LoadedHandler {
@@ -164,6 +164,7 @@ function matchesAny(event: string): boolean {
  */
 export function unknownEvents(handler: LoadedHandler): { event: string; nearest: string | undefined }[] {
   return handler.events
+    .map((event) => (event.startsWith(not) ? event.slice(1) : event))
     .filter((event) => (event.includes('*') ? !matchesAny(event) : !isDocumented(event) && event !== robotEvent))
     .map((event) => ({ event, nearest: nearestName(event) }))
     .filter(({ event, nearest }) => nearest !== undefined || !event.includes('*'))
