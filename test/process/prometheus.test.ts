@@ -113,7 +113,7 @@ test.skipIf(!hasPrometheus)(
     const names = () => outages().map(({ labels }) => labels['alertname'])
     const heardOf = (name: string) =>
       until(
-        () => `Alertmanager hears of ${name}, not only of ${names()}`,
+        () => `Alertmanager hears of ${name}, not only of ${names().join()}`,
         () => names().includes(name),
       )
     // Of the first refusal a counter must have been seen at 0.
