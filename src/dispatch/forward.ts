@@ -35,8 +35,9 @@ const longestWait = 86_400
  * ```
  *
  * 2xx is done. 400, 410, 413 and 422 are final, or what `finalStatuses` names. Every other answer, and one that never came,
- * is tried again, not before `Retry-After`: a script that is being deployed answers 403 or 404 for a while. The event's id goes along as `Idempotency-Key`, the same in every try: Bitrix24 sends nothing by
- * which the target could know an event again.
+ * is tried again, not before `Retry-After`: a script that is being deployed answers 403 or 404 for a while. The event's id
+ * goes along as `Idempotency-Key`, the same in every try: Bitrix24 sends nothing by which the target could know an event
+ * again.
  *
  * @param url http or https, and perhaps a secret: of it only the host is ever in an error
  * @throws {TypeError} when there is no such URL, or an option is wrong
