@@ -46,6 +46,16 @@ const outages: readonly Outage[] = [
     alert: 'B24JournalUnavailable',
   },
   {
+    what: 'the journal cannot be written, and scrapes fail in between',
+    says: { 'b24_journal_writable{}': '1x9 0x5 _x2 0x5 stale 0x5 1x30' },
+    alert: 'B24JournalUnavailable',
+  },
+  {
+    what: 'a webhook does not work, and scrapes fail in between',
+    says: { 'b24_hook_up{}': '1x10 0x10 _x2 0x5 stale 0x30' },
+    alert: 'B24HookDown',
+  },
+  {
     what: 'the first refusal is a moment’s',
     says: { 'b24_refusals_total{code="journal_unavailable"}': '0x10 1x48' },
     alert: 'B24JournalUnavailable',

@@ -74,7 +74,7 @@ test('the table of metrics is that of a scrape, and the alerts ask for nothing e
     expect(others.map(({ name }) => name)).toContain(named)
 
   const series = new Set(ours.flatMap(({ name, samples }) => [name, ...samples.map((sample) => sample.name)]))
-  const functions = ['increase', 'rate', 'histogram_quantile', 'time', 'max_over_time', 'max']
+  const functions = ['increase', 'rate', 'histogram_quantile', 'time', 'max_over_time', 'min_over_time', 'max']
   const keywords = ['or', 'unless', 'by', 'on', 'bool', 'job', 'instance']
   const words = expressions.flatMap(
     (expression) => expression.replace(/\{.*?\}|\[.*?\]/g, '').match(/[a-z]\w+/gi) ?? [],
