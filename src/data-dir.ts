@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { access, constants, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { codeOf } from './error-code.ts'
-import { journalDir } from './journal/segments.ts'
+import { createStableName, journalDir } from './journal/segments.ts'
 import { StartError } from './start-error.ts'
 
 /**
@@ -17,6 +17,9 @@ export async function ensureWritable(dir: string): Promise<void> {
     // What an earlier run left there may belong to another user.
     for (path of [dir, journalDir(dir), join(dir, 'receiver.lock'), join(dir, 'journal.json')])
       if (existsSync(path)) await access(path, constants.W_OK)
+    path = dir
+    // Before anything that takes time: who waits for the folder starts a tail.
+    await createStableName(dir)
   } catch (error) {
     const user = process.getuid?.()
     if (codeOf(error) === 'EROFS')

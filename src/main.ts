@@ -76,6 +76,7 @@ async function start(config: Config): Promise<void> {
     refusals,
     journalTrouble: () => journal.trouble(),
     droppedConnections: () => connections?.dropped() ?? 0,
+    webhooks: () => tokens.names(),
     ...(config.dispatcher && { supervisor: () => supervisor }),
   })
   const usedNumber = config.databaseUrl === undefined ? followedSegment(dataDir) : 0

@@ -4,16 +4,24 @@ import type { FormValue } from '../intake/form.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
 import { forwarderId, forwardMark } from './forward-mark.ts'
 import { defineHandler, FinalError, type HandlerDefinition, type HandlerOptions, RetryAfter } from './handler.ts'
+import { not } from './pattern.ts'
 
 /** How events are posted on, and, as for any handler, how it is run. */
 export interface ForwardOptions extends HandlerOptions {
   /** Names and patterns as for `defineHandler`; otherwise all there are. */
   readonly events?: string | readonly string[]
+  /** Names and patterns of those that are not posted on, because another handler does them, say. */
+  readonly except?: string | readonly string[]
   /** `'form'`: the bytes that Bitrix24 sends. `'json'`: what PHP's `json_encode($_POST)` makes of them. */
   readonly format?: 'form' | 'json'
   /** Becomes `auth.application_token`: the one that came was removed. */
   readonly token?: string | undefined
+  /** Answers after which the event is not posted again: `[400, 410, 413, 422]`. All others but 2xx are tried again. */
+  readonly finalStatuses?: readonly number[]
 }
+
+/** By these a target says that it has read the post, and never takes it; or that it is gone for good. */
+const defaultFinal: readonly number[] = [400, 410, 413, 422]
 
 const contentTypes = { form: 'application/x-www-form-urlencoded', json: 'application/json' } as const
 
@@ -27,21 +35,25 @@ const longestWait = 86_400
  * export default forward(process.env['OLD_PHP_URL'], { token: process.env['OLD_PHP_TOKEN'] })
  * ```
  *
- * 2xx is done. 408, 429, 5xx and an answer that never came are tried again, not before `Retry-After`. Every other one is
- * final, also a redirect, and the refusal of this receiver where the URL is its own. The event's id goes along as `Idempotency-Key`, the same in every try: Bitrix24 sends nothing by
- * which the target could know an event again.
+ * 2xx is done. 400, 410, 413 and 422 are final, or what `finalStatuses` names. Every other answer, and one that never came,
+ * is tried again, not before `Retry-After`: a script that is being deployed answers 403 or 404 for a while. The refusal of
+ * this receiver, where the URL is its own, is final. The event's id
+ * goes along as `Idempotency-Key`, the same in every try: Bitrix24 sends nothing by which the target could know an event
+ * again.
  *
  * @param url http or https, and perhaps a secret: of it only the host is ever in an error
  * @throws {TypeError} when there is no such URL, or an option is wrong
  */
 export function forward(url: string | undefined, options: ForwardOptions = {}): HandlerDefinition {
-  const { events = '*', format = 'form', token, ...run } = options
+  const { events = '*', except = [], format = 'form', token, finalStatuses = defaultFinal, ...run } = options
   const { target, headers } = readTarget(url)
   if (!Object.hasOwn(contentTypes, format)) throw new TypeError("forward: format must be 'form' or 'json'")
   if ('token' in options && (typeof token !== 'string' || token === ''))
     throw new TypeError('forward: there is no token: the environment variable it comes from is probably not set')
+  if (!isListOfStatuses(finalStatuses))
+    throw new TypeError('forward: finalStatuses must be a list of statuses from 300 to 599, such as [400, 404]')
 
-  return defineHandler(
+  const definition = defineHandler(
     events,
     async (event: JournalledEvent, { signal }) => {
       const fields = fieldsOf(event, token)
@@ -64,10 +76,22 @@ export function forward(url: string | undefined, options: ForwardOptions = {}): 
       })
       // Read to its end, so that the connection can be used again; the status was all that was asked for.
       await response.body?.pipeTo(new WritableStream()).catch(() => undefined)
-      if (!response.ok) throw errorOf(response, target.host)
+      if (!response.ok) throw errorOf(response, target.host, finalStatuses)
     },
     run,
   )
+  return { ...definition, events: [...definition.events, ...readExcept(except)] }
+}
+
+function readExcept(except: string | readonly string[]): string[] {
+  return [except].flat().map((name) => {
+    if (typeof name === 'string' && /^[\w.*]+$/.test(name)) return `${not}${name}`
+    throw new TypeError(`forward: except: ${JSON.stringify(name)} is no event name or pattern such as ONTASK*`)
+  })
+}
+
+function isListOfStatuses(list: unknown): boolean {
+  return Array.isArray(list) && list.every((status) => Number.isInteger(status) && status >= 300 && status <= 599)
 }
 
 function readTarget(url: string | undefined): { target: URL; headers: Record<string, string> } {
@@ -127,21 +151,21 @@ function withQuery(target: URL, query: FormValue | undefined): URL {
   return url
 }
 
-function errorOf({ status, headers }: Response, host: string): Error {
+function errorOf({ status, headers }: Response, host: string, final: readonly number[]): Error {
   if (headers.get(forwardMark) === forwarderId())
     return new FinalError(
       `${host} is this receiver itself (${status}, forwarding_loop): give forward() the URL of the service behind it`,
     )
-  const answer = `${host} answered ${status}`
-  if (status === 408 || status === 429 || status >= 500) {
-    const wait = readRetryAfter(headers.get('retry-after'))
-    if (wait === undefined) return new Error(answer)
-    const error = new RetryAfter(`${wait}s`)
-    // Its message is all that the tools have of a delivery that waits, or is dead.
-    error.message = `${answer}, and asks for ${wait} s`
-    return error
-  }
-  return new FinalError(status < 400 ? `${answer}, and no redirect is followed: name the URL that it leads to` : answer)
+  const isRedirect = status >= 300 && status < 400
+  const hint = isRedirect ? ', and no redirect is followed: name the URL that it leads to' : ''
+  const answer = `${host} answered ${status}${hint}`
+  if (final.includes(status)) return new FinalError(answer)
+  const wait = readRetryAfter(headers.get('retry-after'))
+  if (wait === undefined) return new Error(answer)
+  const error = new RetryAfter(`${wait}s`)
+  // Its message is all that the tools have of a delivery that waits, or is dead.
+  error.message = `${answer}, and asks for ${wait} s`
+  return error
 }
 
 /**

@@ -3,8 +3,16 @@ export function toRegExp(pattern: string): RegExp {
   return new RegExp(`^${pattern.replaceAll('.', '\\.').replaceAll('*', '.*')}$`, 's')
 }
 
-/** Whether an event's name is one of these, or matches one. */
+/** What stands before a name or pattern that is left out. */
+export const not = '!'
+
+/** Whether an event's name is one of these, or matches one, and none that is left out. */
 export function matcherOf(patterns: readonly string[]): (event: string) => boolean {
-  const expressions = patterns.map(toRegExp)
-  return (event) => expressions.some((expression) => expression.test(event))
+  const matches = (one: readonly string[]) => {
+    const expressions = one.map(toRegExp)
+    return (event: string) => expressions.some((expression) => expression.test(event))
+  }
+  const isNamed = matches(patterns.filter((pattern) => !pattern.startsWith(not)))
+  const isLeftOut = matches(patterns.filter((pattern) => pattern.startsWith(not)).map((pattern) => pattern.slice(1)))
+  return (event) => isNamed(event) && !isLeftOut(event)
 }

@@ -7,7 +7,7 @@ import { isDocumented } from '../events/catalogue.ts'
 import { candidates, nearestName } from '../events/nearest.ts'
 import { robotEvent } from '../events/robot.ts'
 import { defaultOptions, type Handler, isDefinition, type RunOptions } from './handler.ts'
-import { matcherOf, toRegExp } from './pattern.ts'
+import { matcherOf, not, toRegExp } from './pattern.ts'
 
 /** A handler file, loaded. */
 export interface LoadedHandler {
@@ -228,11 +228,11 @@ function matchesAny(event: string): boolean {
  * Names that the documentation does not know, new in Bitrix24 or misspelt, each with the name that it may mean. A pattern
  * may wait for events to come; it is told when it matches none, but nearly matches one.
  */
-export function unknownEvents({ events }: Pick<LoadedHandler, 'events'>): {
-  event: string
-  nearest: string | undefined
-}[] {
-  return events
+export function unknownEvents(
+  handler: Pick<LoadedHandler, 'events'>,
+): { event: string; nearest: string | undefined }[] {
+  return handler.events
+    .map((event) => (event.startsWith(not) ? event.slice(1) : event))
     .filter((event) => (event.includes('*') ? !matchesAny(event) : !isDocumented(event) && event !== robotEvent))
     .map((event) => ({ event, nearest: nearestName(event) }))
     .filter(({ event, nearest }) => nearest !== undefined || !event.includes('*'))

@@ -70,6 +70,7 @@ export function createReport({ config, parent, log }: ReportParts): Report {
     tell: (message) => tell(message),
 
     handlers(loaded) {
+      metrics.handlersAre(loaded.map(({ name }) => name))
       for (const { name, events } of loaded) log.info({ handler: name, events }, 'handler loaded')
       for (const handler of loaded)
         for (const unknown of unknownEvents(handler))

@@ -27,6 +27,8 @@ export interface Tokens {
   readonly verify: (form: Form) => Token
   /** What must not reach the journal. */
   readonly values: () => readonly string[]
+  /** Each once, empty for a token that has none. */
+  readonly names: () => readonly string[]
   readonly replace: (tokens: readonly Token[]) => void
 }
 
@@ -67,6 +69,7 @@ export function createTokens(initial: readonly Token[]): Tokens {
       throw refusal(token, form['event'], isForm(auth) ? auth['domain'] : undefined)
     },
     values: () => held.map(({ token }) => token.value),
+    names: () => [...new Set(held.map(({ token }) => token.name ?? ''))],
     replace(tokens) {
       held = prepare(tokens)
     },

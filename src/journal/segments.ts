@@ -40,6 +40,17 @@ export function stableName(dataDir: string): string {
   return join(dataDir, 'events.ndjson')
 }
 
+/**
+ * Makes the folder of the segments, and the stable name: GNU `tail -F` that begins while its only file is missing looks
+ * once a second for ever, and loses every segment that lives shorter.
+ */
+export async function createStableName(dataDir: string): Promise<void> {
+  await mkdir(journalDir(dataDir), { recursive: true })
+  await writeFile(stableName(dataDir), '', { flag: 'ax' }).catch((error: unknown) => {
+    if (codeOf(error) !== 'EEXIST') throw error
+  })
+}
+
 /** Every segment, oldest first. */
 export async function listSegments(dataDir: string): Promise<Segment[]> {
   const dir = journalDir(dataDir)

@@ -3,10 +3,25 @@ import type { Hook } from '../bitrix24/hook.ts'
 import type { Outcome } from '../dispatch/runner.ts'
 
 export interface DispatcherMetrics {
+  /** These are loaded: what became of their runs is told from the first on. */
+  readonly handlersAre: (names: readonly string[]) => void
   readonly ended: (outcome: Outcome) => void
   readonly hookIs: (hook: Hook, isUp: boolean) => void
   readonly exposition: () => Promise<string>
 }
+
+/** All of them, which the type holds. */
+const outcomes = {
+  handled: true,
+  unchanged: true,
+  gone: true,
+  echo: true,
+  retried: true,
+  dead: true,
+  postponed: true,
+  held: true,
+  remembered: true,
+} as const satisfies Record<Outcome['outcome'], true>
 
 /** What only the dispatcher's process knows. It all begins at zero with each dispatcher. */
 export function createDispatcherMetrics({ hooks }: { readonly hooks: readonly Hook[] }): DispatcherMetrics {
@@ -26,9 +41,13 @@ export function createDispatcherMetrics({ hooks }: { readonly hooks: readonly Ho
     registers,
   })
   const hookIs = ({ name = '' }: Hook, isUp: boolean) => up.set({ hook: name }, Number(isUp))
+  const handlersAre = (names: readonly string[]) => {
+    for (const handler of names) for (const outcome of Object.keys(outcomes)) runs.zero({ handler, outcome })
+  }
   for (const hook of hooks) hookIs(hook, true)
   collectDefaultMetrics({ register: registry, labels: { part: 'dispatcher' } })
   return {
+    handlersAre,
     ended: ({ handler, outcome, ms }) => runs.observe({ handler, outcome }, ms / 1000),
     hookIs,
     exposition: () => registry.metrics(),

@@ -1,5 +1,5 @@
 import { Counter, Gauge, type Registry } from 'prom-client'
-import { entryOf } from '../events/catalogue.ts'
+import { entries, entryOf } from '../events/catalogue.ts'
 import type { Event } from '../intake/event.ts'
 import type { RefusalLog } from '../intake/refusal-log.ts'
 import type { ShapeLog } from '../intake/shape-log.ts'
@@ -18,6 +18,9 @@ export interface PostMetrics {
 /** What the documentation does not know: its names come from the wire, and there may be any number of them. */
 const other = 'other'
 
+/** What the documentation knows, and the rest: all labels that an event can have. */
+const labels: readonly string[] = [...new Set(entries.map(({ name }) => baseOf(name))), other]
+
 /** `ts` is Unix seconds; what has not their ten digits is no time of an event. */
 const [earliest, latest] = [1e9, 1e10]
 
@@ -25,9 +28,11 @@ export interface PostMetricsParts {
   readonly registry: Registry
   readonly shapes: Pick<ShapeLog, 'counts'>
   readonly refusals: Pick<RefusalLog, 'counts'>
+  /** The names of the tokens that are held, empty for one that has none. */
+  readonly webhooks: () => readonly string[]
 }
 
-export function createPostMetrics({ registry, shapes, refusals }: PostMetricsParts): PostMetrics {
+export function createPostMetrics({ registry, shapes, refusals, webhooks }: PostMetricsParts): PostMetrics {
   const registers = [registry]
   /** By the token's name and the event's label. Plain numbers: prom-client's counters cost a post too much. */
   const accepted = new Map<string | undefined, Map<string, { count: number }>>()
@@ -38,6 +43,8 @@ export function createPostMetrics({ registry, shapes, refusals }: PostMetricsPar
     registers,
     collect() {
       this.reset()
+      // Every one that can come, for increase() does not see the first of a series that begins with it.
+      for (const webhook of webhooks()) for (const event of labels) this.inc({ event, webhook }, 0)
       for (const [webhook = '', events] of accepted)
         for (const [event, { count }] of events) this.inc({ event, webhook }, count)
     },
@@ -49,6 +56,7 @@ export function createPostMetrics({ registry, shapes, refusals }: PostMetricsPar
     registers,
     collect() {
       this.reset()
+      for (const { name } of entries) this.inc({ event: baseOf(name) }, 0)
       for (const [name, count] of shapes.counts) this.inc({ event: baseOf(name) }, count)
     },
   })
@@ -59,7 +67,6 @@ export function createPostMetrics({ registry, shapes, refusals }: PostMetricsPar
     registers,
     collect() {
       this.reset()
-      // All of them: a series that begins with its first refusal hides it from increase().
       for (const code of Object.keys(codes) as RefusalCode[]) this.inc({ code }, refusals.counts.get(code) ?? 0)
     },
   })

@@ -11,6 +11,8 @@ export interface ReceiverMetricsParts {
   readonly refusals: RefusalLog
   readonly journalTrouble: () => string | undefined
   readonly droppedConnections: () => number
+  /** The names of the tokens that are held, empty for one that has none. */
+  readonly webhooks: () => readonly string[]
   /** Absent where no dispatcher is started; gives `undefined` until one is. */
   readonly supervisor?: () => Supervised | undefined
 }
@@ -32,11 +34,12 @@ export function createReceiverMetrics({
   refusals,
   journalTrouble,
   droppedConnections,
+  webhooks,
   supervisor,
 }: ReceiverMetricsParts): ReceiverMetrics {
   const registry = new Registry()
   const registers = [registry]
-  const posts = createPostMetrics({ registry, shapes, refusals })
+  const posts = createPostMetrics({ registry, shapes, refusals, webhooks })
   new Gauge({
     name: 'b24_journal_writable',
     help: '0 when the last events were refused because the disk did not take them, otherwise 1.',
@@ -131,11 +134,16 @@ function addDispatcher(
   })
   new Gauge({
     name: 'b24_oldest_delivery_age_seconds',
-    help: 'For how long the oldest delivery is owed; 0 when none is.',
+    help: 'For how long the oldest delivery is owed; 0 when none is, and absent while nobody can say.',
     registers,
     collect() {
-      const oldestAt = supervisor()?.state()?.oldestAt
-      this.set(oldestAt === undefined ? 0 : Math.max(0, Date.now() - oldestAt) / 1000)
+      const parts = supervisor()
+      const state = parts?.state()
+      // That none was owed is no longer known once nobody turns events into deliveries.
+      const isNone = state !== undefined && state.oldestAt === undefined && parts?.trouble() === undefined
+      if (state?.oldestAt !== undefined) this.set(Math.max(0, Date.now() - state.oldestAt) / 1000)
+      else if (isNone) this.set(0)
+      else this.remove()
     },
   })
   return async () => {
