@@ -21,6 +21,7 @@ import { lockDataDir } from './journal/lock.ts'
 import { isJournalEmpty, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
 import { createReceiverMetrics } from './metrics/receiver.ts'
+import { modeForOthers } from './private-files.ts'
 import { reload, reloadSignals, takeSignals } from './reload.ts'
 import { explainStart } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
@@ -54,6 +55,12 @@ async function start(config: Config): Promise<void> {
   const startedAt = Date.now()
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
   if (lock.wasDamaged) log.warn('receiver.lock was damaged, and was emptied')
+  const mode = modeForOthers(dataDir)
+  if (mode !== undefined)
+    log.warn(
+      { folder: dataDir, mode, advice: `chmod 700 ${dataDir}, or chmod 2750 to let a group read` },
+      'users of this machine other than the receiver may enter DATA_DIR',
+    )
   const published = allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log }) : undefined
   const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
   const lastAt = Date.parse((await lastEvent(dataDir))?.time ?? '') || undefined

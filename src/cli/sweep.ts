@@ -6,6 +6,7 @@ import { realClock } from '../bitrix24/clock.ts'
 import { createLimits } from '../bitrix24/limits.ts'
 import { readConfig } from '../config.ts'
 import { isObject } from '../is-object.ts'
+import { fileMode } from '../private-files.ts'
 import { readJournalled } from '../sweep/journalled.ts'
 import { type Place, type Sum, sweep } from '../sweep/sweep.ts'
 import { parseTargets, type Target, targetNames } from '../sweep/targets.ts'
@@ -157,6 +158,6 @@ function parsePlan(text: string): unknown {
 }
 
 async function writePlan(path: string, plan: Plan): Promise<void> {
-  await writeFile(`${path}.next`, JSON.stringify(plan))
+  await writeFile(`${path}.next`, JSON.stringify(plan), { mode: fileMode(path) })
   await rename(`${path}.next`, path)
 }

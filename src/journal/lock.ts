@@ -3,6 +3,7 @@ import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { codeOf } from '../error-code.ts'
+import { makePrivate } from '../private-files.ts'
 import { StartError } from '../start-error.ts'
 
 /** Another process has the part of the data directory that we wanted. The message names it. */
@@ -69,6 +70,7 @@ export interface Lock {
 
 function takeLock(dataDir: string, part: 'receiver' | 'dispatcher'): { release(): void } {
   const path = join(dataDir, `${part}.lock`)
+  makePrivate(path)
   const db = new DatabaseSync(path, { timeout: patience })
   try {
     // In another mode the lock would be on another file, and whoever has this one would not be seen.
