@@ -8,6 +8,7 @@ import { forwarderId } from './dispatch/forward-mark.ts'
 import { settleFirstIdentity } from './dispatch/identity.ts'
 import { followedSegment, settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { drain } from './drain.ts'
+import { finishErasure } from './finish-erasure.ts'
 import { addImportRoute } from './import.ts'
 import { createAllowedAddresses } from './intake/allowed-addresses.ts'
 import { openPublishedAddresses } from './intake/published-addresses.ts'
@@ -117,6 +118,7 @@ async function start(config: Config): Promise<void> {
       onSwept: () => void missed?.done().catch((error: unknown) => log.warn({ err: error }, 'a sweep is not noted')),
       log,
     })
+  void finishErasure({ dataDir, log })
   const alerter =
     config.alertUrl &&
     startAlerter({

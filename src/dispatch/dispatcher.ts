@@ -114,7 +114,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     for await (const { entries, position } of follow({ dataDir, from, signal: stopping.signal, onDamage, log })) {
       const deliveries = entries.flatMap(({ event, at: { segment } }) =>
         handlers
-          .filter((handler) => handler.matches(event.event))
+          .filter((handler) => event.erased !== true && handler.matches(event.event))
           .map(({ name, options: { order, settle } }) => ({ handler: name, event, segment, order, settle })),
       )
       const unseen = entries.flatMap(({ event }) => keepersNotTold(event).map(({ name }) => ({ handler: name, event })))

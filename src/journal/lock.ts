@@ -48,7 +48,7 @@ const glance = 100
  * @throws {DataDirInUse}
  * @throws {LockError}
  */
-export function lockDataDir(dataDir: string, part: 'receiver' | 'dispatcher'): Lock {
+export function lockDataDir(dataDir: string, part: 'receiver' | 'dispatcher' | 'erase'): Lock {
   const path = join(dataDir, `${part}.lock`)
   try {
     return { ...takeLock(dataDir, part), wasDamaged: false }
@@ -68,7 +68,7 @@ export interface Lock {
   readonly wasDamaged: boolean
 }
 
-function takeLock(dataDir: string, part: 'receiver' | 'dispatcher'): { release(): void } {
+function takeLock(dataDir: string, part: 'receiver' | 'dispatcher' | 'erase'): { release(): void } {
   const path = join(dataDir, `${part}.lock`)
   makePrivate(path)
   const db = new DatabaseSync(path, { timeout: patience })
