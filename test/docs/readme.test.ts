@@ -58,7 +58,7 @@ describe.for(pages)('%s', (page) => {
     const files = codeOf(page).filter((code) =>
       /^[A-Za-z.][\w.-]*\.(md|yaml|json)$|^Dockerfile$|^Caddyfile$/.test(code),
     )
-    const inDataDir = ['allowed-ips.json', 'identity.json', 'journal.json', 'loaded.json', 'sweep.json']
+    const inDataDir = ['allowed-ips.json', 'erase.json', 'identity.json', 'journal.json', 'loaded.json', 'sweep.json']
     const ours = files.filter((file) => !['tsconfig.json', 'ONCRMTHINGADD.json', ...inDataDir].includes(file))
     // A new event's fixture, in the recipe that makes it.
     const there = [...paths.filter((path) => !path.includes('ONCRMTHINGADD')), ...ours]
