@@ -13,7 +13,8 @@ COPY src ./src
 
 # Both folders exist and are the user's own, so that the image also runs without mounts.
 RUN ln -s /app/src/cli/main.ts /usr/local/bin/b24-receiver \
- && mkdir /data /handlers \
+ && mkdir /handlers \
+ && mkdir -m 700 /data \
  && chown node:node /data /handlers
 
 # The user node of the base image, as a number: Kubernetes' runAsNonRoot cannot look names up.

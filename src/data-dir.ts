@@ -3,6 +3,7 @@ import { access, constants, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { codeOf } from './error-code.ts'
 import { createStableName, journalDir } from './journal/segments.ts'
+import { folderMode } from './private-files.ts'
 import { StartError } from './start-error.ts'
 
 /**
@@ -13,7 +14,7 @@ import { StartError } from './start-error.ts'
 export async function ensureWritable(dir: string): Promise<void> {
   let path = dir
   try {
-    await mkdir(dir, { recursive: true })
+    await mkdir(dir, { recursive: true, mode: folderMode(dir) })
     // What an earlier run left there may belong to another user.
     for (path of [dir, journalDir(dir), join(dir, 'receiver.lock'), join(dir, 'journal.json')])
       if (existsSync(path)) await access(path, constants.W_OK)

@@ -11,6 +11,7 @@ import { forwarderId } from './dispatch/forward-mark.ts'
 import { settleFirstIdentity } from './dispatch/identity.ts'
 import { followedSegment, settleFirstStart } from './dispatch/sqlite-queue.ts'
 import { drain } from './drain.ts'
+import { finishErasure } from './finish-erasure.ts'
 import { addImportRoute } from './import.ts'
 import { createAllowedAddresses } from './intake/allowed-addresses.ts'
 import { type ConnectionLimit, limitConnections } from './intake/connections.ts'
@@ -28,6 +29,7 @@ import { isJournalEmpty, stableName } from './journal/segments.ts'
 import { createLog } from './log.ts'
 import { createReceiverMetrics } from './metrics/receiver.ts'
 import { printableLines } from './printable.ts'
+import { modeForOthers } from './private-files.ts'
 import { createReload, reloadSignals, takeSignals, warnOfLackingHooks } from './reload.ts'
 import { explainStart } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
@@ -62,6 +64,12 @@ async function start(config: Config): Promise<void> {
   const startedAt = Date.now()
   const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
   if (lock.wasDamaged) log.warn('receiver.lock was damaged, and was emptied')
+  const mode = modeForOthers(dataDir)
+  if (mode !== undefined)
+    log.warn(
+      { folder: dataDir, mode, advice: `chmod 700 ${dataDir}, or chmod 2750 to let a group read` },
+      'users of this machine other than the receiver may enter DATA_DIR',
+    )
   const published = allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log }) : undefined
   const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
   const lastAt = Date.parse((await lastEvent(dataDir))?.time ?? '') || undefined
@@ -134,6 +142,7 @@ async function start(config: Config): Promise<void> {
       onSwept: () => void missed?.done().catch((error: unknown) => log.warn({ err: error }, 'a sweep is not noted')),
       log,
     })
+  void finishErasure({ dataDir, log })
   const alerter =
     config.alertUrl &&
     startAlerter({

@@ -2,6 +2,7 @@ import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { codeOf } from './error-code.ts'
 import { isObject } from './is-object.ts'
+import { fileMode } from './private-files.ts'
 
 /** What a receiver made of its settings when it was last told to reload, for `b24-receiver reload`. */
 export interface ReloadReport {
@@ -19,7 +20,7 @@ function pathOf(dataDir: string): string {
 
 export function writeReloadReport(dataDir: string, report: ReloadReport): void {
   const path = pathOf(dataDir)
-  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`)
+  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`, { mode: fileMode(path) })
   renameSync(`${path}.next`, path)
 }
 

@@ -2,6 +2,7 @@ import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { codeOf } from '../error-code.ts'
 import { isObject } from '../is-object.ts'
+import { fileMode } from '../private-files.ts'
 
 /** Which portal is at which address. A portal may be renamed; its `member_id` stays. */
 export interface Members {
@@ -43,7 +44,10 @@ export function openMembers(dataDir: string, onError: (error: unknown) => void):
     save(known) {
       try {
         // A power cut leaves the one before, not half a file.
-        writeFileSync(`${path}.next`, `${JSON.stringify(Object.fromEntries(known))}\n`, { flush: true })
+        writeFileSync(`${path}.next`, `${JSON.stringify(Object.fromEntries(known))}\n`, {
+          flush: true,
+          mode: fileMode(path),
+        })
         renameSync(`${path}.next`, path)
       } catch (error) {
         onError(error)

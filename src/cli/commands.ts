@@ -13,6 +13,7 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['reload', async () => (await import('./reload.ts')).reload],
   ['verify', async () => (await import('./verify.ts')).verify],
   ['repair', async () => (await import('./repair.ts')).repair],
+  ['erase', async () => (await import('./erase.ts')).erase],
   ['try', async () => (await import('./try.ts')).tryCommand],
   ['send', async () => (await import('./send.ts')).send],
   ['call', async () => (await import('./call.ts')).call],

@@ -150,7 +150,7 @@ async function* readAll({ end, ...reading }: Reading) {
   for await (const { entries, position } of follow({ ...reading, signal, wait: false })) {
     const isBefore = (at: Position) =>
       end === undefined || at.segment < end.segment || (at.segment === end.segment && at.offset < end.offset)
-    yield { entries: entries.filter(({ at }) => isBefore(at)), position }
+    yield { entries: entries.filter(({ at, event }) => isBefore(at) && event.erased !== true), position }
     if (!isBefore(position)) return
   }
 }

@@ -7,6 +7,7 @@ import { createLimits } from '../bitrix24/limits.ts'
 import { readConfig } from '../config.ts'
 import { matcherOf } from '../dispatch/pattern.ts'
 import { isObject } from '../is-object.ts'
+import { fileMode } from '../private-files.ts'
 import { readJournalled } from '../sweep/journalled.ts'
 import { type Place, type Recipient, type Sum, sweep } from '../sweep/sweep.ts'
 import { parseTargets, type Target, targetNames } from '../sweep/targets.ts'
@@ -185,6 +186,6 @@ function parsePlan(text: string): unknown {
 }
 
 async function writePlan(path: string, plan: Plan): Promise<void> {
-  await writeFile(`${path}.next`, JSON.stringify(plan))
+  await writeFile(`${path}.next`, JSON.stringify(plan), { mode: fileMode(path) })
   await rename(`${path}.next`, path)
 }

@@ -1,3 +1,4 @@
+import type { ErasureTarget } from '../journal/erase.ts'
 import type { JournalledEvent, Position } from '../journal/follow.ts'
 import type { Awaitable, NewDelivery, QueueState } from './queue.ts'
 
@@ -58,6 +59,20 @@ export interface DeadSelection {
   readonly object?: string | undefined
 }
 
+/** The deliveries about one object. */
+export interface ObjectSelection extends ErasureTarget {
+  /** Ids of its events, as far as they are known: a delivery without order does not say its object once it is done. */
+  readonly events: readonly string[]
+}
+
+/** What runs has the event in memory. */
+export class RunNotEnded extends Error {
+  override readonly name = 'RunNotEnded'
+  constructor({ handler, event }: { readonly handler: string; readonly event: string }) {
+    super(`${handler} is running for event ${event}: wait until it has ended, or stop the receiver`)
+  }
+}
+
 /**
  * What an operator sees of the deliveries, and may do to them while a dispatcher is at work or none is. What is changed
  * keeps the promises of the queue: a delivery that is added goes behind what waits for its object.
@@ -90,5 +105,16 @@ export interface Deliveries {
    * @throws while a run of it has not ended
    */
   forget(handler: string): Awaitable<number>
+  /** All deliveries about an object, whatever became of them. */
+  ofObject(about: ObjectSelection): Awaitable<readonly DeliveryRecord[]>
+  /**
+   * What is pending or dead about an object is dropped; of what was done, the texts of its failures are; and so is what is
+   * kept of the object itself. Of the embedded engine no byte of it is left in the file.
+   *
+   * @param isAbandoned no dispatcher is at work: what seems to run does not
+   * @returns the number of deliveries that were dropped
+   * @throws {RunNotEnded}
+   */
+  erase(about: ObjectSelection, isAbandoned: boolean): Awaitable<number>
   close(): Awaitable<void>
 }

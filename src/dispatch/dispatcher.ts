@@ -86,8 +86,8 @@ const hour = 3_600_000
 const day = 24 * hour
 
 /** What a sweep found may be for one handler alone. */
-function isFor(loaded: Pick<LoadedHandler, 'name' | 'matches'>, { event, handler }: JournalledEvent): boolean {
-  return (handler === undefined || handler === loaded.name) && loaded.matches(event)
+function isFor(loaded: Pick<LoadedHandler, 'name' | 'matches'>, event: JournalledEvent): boolean {
+  return event.erased !== true && (event.handler ?? loaded.name) === loaded.name && loaded.matches(event.event)
 }
 
 /** follow → match → queue → run. */

@@ -21,7 +21,7 @@ export async function findInJournal(dataDir: string, about: StoredAbout): Promis
       needle: `"id":${JSON.stringify(about.id)}`,
       log,
     })) {
-      const found = entries.find(({ event }) => fits(event, about))
+      const found = entries.find(({ event }) => event.erased !== true && fits(event, about))
       if (found) return found.event
     }
   return undefined

@@ -3,6 +3,7 @@ import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, w
 import { join } from 'node:path'
 import { codeOf } from '../error-code.ts'
 import { isObject } from '../is-object.ts'
+import { fileMode } from '../private-files.ts'
 
 /** By which name Postgres knows a data directory. */
 export interface Identity {
@@ -94,7 +95,7 @@ function writeIdentity(dataDir: string, identity: Identity): Identity {
 }
 
 function sync(path: string, flags: 'r' | 'w', write: (file: number) => unknown = () => undefined): void {
-  const file = openSync(path, flags)
+  const file = openSync(path, flags, fileMode(path))
   try {
     write(file)
     fsyncSync(file)

@@ -2,6 +2,7 @@ import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { codeOf } from '../error-code.ts'
 import { isObject } from '../is-object.ts'
+import { fileMode } from '../private-files.ts'
 
 /** What a dispatcher of this folder made of the handlers when it last tried to load them: all of them, or none. */
 export interface LoadReport {
@@ -31,7 +32,8 @@ function pathOf(dataDir: string): string {
 export function writeLoadReport(dataDir: string, report: LoadReport): void {
   const path = pathOf(dataDir)
   // A power cut leaves the one before, not half a file. Of what is being loaded it need not tell.
-  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`, { flush: report.loading === undefined })
+  const options = { flush: report.loading === undefined, mode: fileMode(path) }
+  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`, options)
   renameSync(`${path}.next`, path)
 }
 

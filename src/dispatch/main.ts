@@ -1,4 +1,3 @@
-import { mkdir } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
@@ -9,7 +8,7 @@ import { loadTransport } from '../bitrix24/transport.ts'
 import { type Config, readConfig } from '../config.ts'
 import { oldest, type Position, positionOfLast, positionOfTime } from '../journal/follow.ts'
 import { DataDirInUse, type Lock, lockDataDir } from '../journal/lock.ts'
-import { journalDir } from '../journal/segments.ts'
+import { makeJournalDir } from '../journal/segments.ts'
 import { createLog } from '../log.ts'
 import { printableLines } from '../printable.ts'
 import { openParent, parentOption } from '../start-child.ts'
@@ -97,7 +96,7 @@ async function run(): Promise<void> {
     )
   report.handlers(handlers)
 
-  await mkdir(journalDir(config.dataDir), { recursive: true })
+  await makeJournalDir(config.dataDir)
   const lock = await waitForLock()
   if (lock === undefined) return
   if (lock.wasDamaged) log.warn('dispatcher.lock was damaged, and was emptied')

@@ -3,6 +3,7 @@ import type { JournalledEvent } from '../journal/follow.ts'
 import type { Deliveries, DeliveryRecord } from './deliveries.ts'
 import { channel } from './pg-boss-queue.ts'
 import { createDatabase, type Row, type Transaction } from './pg-database.ts'
+import { erasePg, rowsAbout } from './pg-erase.ts'
 import { createJobs } from './pg-jobs.ts'
 import { addDeliveries } from './pg-lanes.ts'
 import { readPosition, readState } from './pg-schema.ts'
@@ -203,6 +204,8 @@ export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeli
       while (await forgetSome(handler));
       return Number(row?.['owed'])
     },
+    ofObject: async (about) => (await rowsAbout(database, about)).map(toRecord),
+    erase: (about) => erasePg({ database, jobs, about, at: at() }),
     close: () => database.close(),
   }
 }

@@ -120,7 +120,8 @@ async function indexJournal(dataDir: string, log: Logger): Promise<JournalIndex>
 
 async function* readAll(dataDir: string, log: Logger) {
   const { signal } = new AbortController()
-  for await (const { entries } of follow({ dataDir, from: oldest, signal, wait: false, log })) yield* entries
+  for await (const { entries } of follow({ dataDir, from: oldest, signal, wait: false, log }))
+    yield* entries.filter(({ event }) => event.erased !== true)
 }
 
 function byteAt(path: string, offset: number): number | undefined {

@@ -3,11 +3,12 @@ import { dirname } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
-import type { Deliveries, DeliveryRecord } from './deliveries.ts'
+import type { Deliveries, DeliveryRecord, ObjectSelection } from './deliveries.ts'
 import { explainQueueFile } from './queue-file.ts'
+import { eraseRows, scrub } from './sqlite-erase.ts'
 import { createLanes } from './sqlite-lanes.ts'
 import { inTransaction, isCurrent, readPosition, readState } from './sqlite-schema.ts'
-import { readLane, readNames, readStoredEvent, type Stored } from './stored.ts'
+import { isAbout, needlesOf, readLane, readNames, readStoredEvent, type Stored } from './stored.ts'
 
 export interface SqliteDeliveriesParts {
   readonly path: string
@@ -59,9 +60,17 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
     forgetSome: db.prepare('DELETE FROM delivery WHERE handler = ? AND key > ? AND key <= ?'),
     forgetWrites: db.prepare('DELETE FROM own_write WHERE handler = ?'),
     forgetSeen: db.prepare('DELETE FROM seen WHERE handler = ?'),
+    about: db.prepare(`
+      SELECT * FROM delivery
+      WHERE instr(lane, ?) > 0 OR instr(event, ?) > 0 OR event_id IN (SELECT value FROM json_each(?)) ORDER BY key`),
     owed: db.prepare(`
       SELECT count(*) AS owed FROM delivery
       WHERE handler = ? AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`),
+  }
+
+  function rowsAbout(about: ObjectSelection) {
+    const { inLane, inEvent } = needlesOf(about.object)
+    return sql.about.all(inLane, inEvent, JSON.stringify(about.events)).filter((row) => isAbout(row, about))
   }
 
   /** The first is for the event when it is followed, whenever that is. */
@@ -162,6 +171,14 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
         })
       for (let last = forgetSome(0); last !== undefined; last = forgetSome(last)) await sleep(breath)
       return owed
+    },
+    ofObject: (about) => rowsAbout(about).map(toRecord),
+    async erase(about, isAbandoned) {
+      // What is freed is overwritten.
+      db.exec('PRAGMA secure_delete = ON')
+      const dropped = inTransaction(db, () => eraseRows(db, { about, isAbandoned, rows: rowsAbout(about), lanes }))
+      await scrub(db)
+      return dropped
     },
     close: () => db.close(),
   }

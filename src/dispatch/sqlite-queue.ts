@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { isDeletion } from '../events/catalogue.ts'
 import { oldest } from '../journal/follow.ts'
+import { makePrivate } from '../private-files.ts'
 import { boundError, mostFailures } from './error-text.ts'
 import { laneOf } from './lane.ts'
 import type { Delivery, Queue, SeenFields, Wanted } from './queue.ts'
@@ -84,6 +85,7 @@ export function settleFirstStart(dataDir: string, isJournalEmpty: boolean): void
  * @throws when the file was written by a newer version
  */
 export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => undefined }: SqliteQueueParts): Queue {
+  makePrivate(path)
   const db = new DatabaseSync(path)
   // NORMAL may forget the last commits in a power cut, never a part of one: position and deliveries go back together, and
   // the journal has the rest.

@@ -1,6 +1,8 @@
 import { isUtf8 } from 'node:buffer'
 import { isObject } from '../is-object.ts'
+import { timeOfId } from '../journal/event-id.ts'
 import type { JournalledEvent } from '../journal/follow.ts'
+import type { ObjectSelection } from './deliveries.ts'
 import { laneOf } from './lane.ts'
 import type { SeenFields } from './queue.ts'
 
@@ -84,6 +86,28 @@ export function readSeenFields(text: unknown): SeenFields | undefined {
     typeof value === 'string' && (/^sha256:[\w+/=]+$/.test(value) || parse(value) !== undefined)
   const entries = Object.entries(fields).filter((entry): entry is [string, string] => isKept(entry[1]))
   return entries.length === Object.keys(fields).length ? Object.fromEntries(entries) : undefined
+}
+
+/** Texts that the columns of a delivery about this object hold, one of them at least, unless only its event's id tells. */
+export function needlesOf(object: string): { readonly inLane: string; readonly inEvent: string } {
+  return { inLane: `,${JSON.stringify(object)}]`, inEvent: JSON.stringify({ object }).slice(1, -1) }
+}
+
+/** Whether a row of deliveries is about this object. */
+export function isAbout(row: Readonly<Record<string, unknown>>, about: ObjectSelection): boolean {
+  const { event_id: id, lane, event } = row
+  if (timeOfId(String(id)) > about.before) return false
+  if (about.events.includes(String(id))) return true
+  if (typeof lane === 'string') return isLaneOf(lane, about)
+  const kept = eventIn(event)
+  if (kept === undefined) return typeof event === 'string' && event.includes(needlesOf(about.object).inEvent)
+  const { member_id: memberId, domain } = kept.auth ?? {}
+  return kept.object === about.object && [undefined, memberId, domain].includes(about.member)
+}
+
+export function isLaneOf(lane: unknown, { object, member }: Pick<ObjectSelection, 'object' | 'member'>): boolean {
+  const [portal, one] = readLane(lane)
+  return one === object && (member === undefined || portal === member)
 }
 
 function isEvent(value: unknown): value is JournalledEvent {

@@ -1,6 +1,7 @@
 import { readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { codeOf } from '../error-code.ts'
+import { fileMode } from '../private-files.ts'
 import { readAddresses } from './published-list.ts'
 
 /** A list of addresses as it last was. */
@@ -50,6 +51,7 @@ function readCopy(value: unknown): PublishedCopy | undefined {
 export async function writeCopies(dataDir: string, copies: PublishedCopies): Promise<void> {
   const path = copyPath(dataDir)
   const next = `${path}.next`
-  await writeFile(next, `${JSON.stringify(Object.fromEntries(copies), undefined, 2)}\n`, { flush: true })
+  const text = `${JSON.stringify(Object.fromEntries(copies), undefined, 2)}\n`
+  await writeFile(next, text, { flush: true, mode: fileMode(path) })
   await rename(next, path)
 }

@@ -18,6 +18,8 @@ export interface Position {
 /** A line of the journal: the event, and what pino adds. */
 export interface JournalledEvent extends Event {
   readonly level: number
+  /** Its personal content was erased: nobody is to be run for it. */
+  readonly erased?: true
   /** When the journal took it, ISO 8601. */
   readonly time: string
   readonly msg: string

@@ -1,5 +1,5 @@
 import { close, fdatasync, ftruncate, open as openFile, write } from 'node:fs'
-import { mkdir, rm, truncate } from 'node:fs/promises'
+import { rm, truncate } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import { type Logger, pino } from 'pino'
 import type { Event } from '../intake/event.ts'
@@ -20,8 +20,8 @@ import {
 import {
   createSegment,
   cutSegment,
-  journalDir,
   listSegments,
+  makeJournalDir,
   nameOf,
   numberOf,
   pointStableName,
@@ -154,7 +154,7 @@ export async function openJournal(parts: JournalParts): Promise<Journal> {
 
   /** Where journal.json says its name, under that; else behind all others, for whoever follows to read it. */
   async function bringBackLast(): Promise<void> {
-    await mkdir(journalDir(dataDir), { recursive: true })
+    await makeJournalDir(dataDir)
     const highest = (await listSegments(dataDir)).at(-1)?.number
     const otherwise = () => nameOf(highestOf(highest, numberOf(newest ?? ''), usedNumber) + 1, now())
     await bringBack(dataDir, numberOf(newest ?? '') === undefined ? undefined : newest, otherwise, log)

@@ -3,6 +3,7 @@ import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { codeOf } from '../error-code.ts'
+import { makePrivate } from '../private-files.ts'
 import { StartError } from '../start-error.ts'
 
 /** Another process has the part of the data directory that we wanted. The message names it. */
@@ -47,7 +48,7 @@ const glance = 100
  * @throws {DataDirInUse}
  * @throws {LockError}
  */
-export function lockDataDir(dataDir: string, part: 'receiver' | 'dispatcher'): Lock {
+export function lockDataDir(dataDir: string, part: 'receiver' | 'dispatcher' | 'erase'): Lock {
   const path = join(dataDir, `${part}.lock`)
   try {
     return { ...takeLock(dataDir, part), wasDamaged: false }
@@ -67,8 +68,9 @@ export interface Lock {
   readonly wasDamaged: boolean
 }
 
-function takeLock(dataDir: string, part: 'receiver' | 'dispatcher'): { release(): void } {
+function takeLock(dataDir: string, part: 'receiver' | 'dispatcher' | 'erase'): { release(): void } {
   const path = join(dataDir, `${part}.lock`)
+  makePrivate(path)
   const db = new DatabaseSync(path, { timeout: patience })
   try {
     // In another mode the lock would be on another file, and whoever has this one would not be seen.

@@ -2,6 +2,7 @@ import { type FileHandle, open, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { codeOf } from '../error-code.ts'
 import { isObject } from '../is-object.ts'
+import { fileMode } from '../private-files.ts'
 
 /** From the first to the last number of a row. */
 type Range = readonly [first: number, last: number]
@@ -45,7 +46,7 @@ function isRange(value: unknown): value is Range {
 /** The file is on disk when this resolves; its name is when the folder is synced. */
 export async function writeNumbers(dataDir: string, numbers: Numbers): Promise<void> {
   const path = pathOf(dataDir)
-  const file: FileHandle = await open(`${path}.next`, 'w')
+  const file: FileHandle = await open(`${path}.next`, 'w', fileMode(path))
   try {
     await file.writeFile(`${JSON.stringify(numbers)}\n`)
     await file.datasync()

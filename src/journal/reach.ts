@@ -1,10 +1,20 @@
 import { fstat, ftruncate, read, type Stats, stat } from 'node:fs'
-import { link, lstat, mkdir, open } from 'node:fs/promises'
+import { link, lstat, open } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import type { Logger } from 'pino'
 import { codeOf } from '../error-code.ts'
-import { firstId, journalDir, listSegments, openToRead, type Segment, stableName, syncFolder } from './segments.ts'
+import { fileMode } from '../private-files.ts'
+import {
+  firstId,
+  journalDir,
+  listSegments,
+  makeJournalDir,
+  openToRead,
+  type Segment,
+  stableName,
+  syncFolder,
+} from './segments.ts'
 
 // What an open file is written to outlives its name: a folder that is removed, moved or mounted over takes every write
 // and every fsync, and nothing of it is there after a restart.
@@ -50,7 +60,7 @@ export async function isReachable(path: string, { dev, ino }: Place): Promise<bo
 export async function restoreSegment({ path }: Segment, dataDir: string, fd: number, durable: number): Promise<void> {
   await look.ftruncate(fd, durable)
   if (durable === 0) return
-  await mkdir(dirname(path), { recursive: true })
+  await makeJournalDir(dataDir)
   if (await isReachable(stableName(dataDir), await look.fstat(fd))) await link(stableName(dataDir), path)
   else await copy(fd, durable, path)
   for (const folder of [dirname(path), dataDir]) await syncFolder(folder)
@@ -63,7 +73,7 @@ async function copy(fd: number, size: number, path: string): Promise<void> {
     if (bytesRead === 0) throw new Error(`of ${size} bytes only ${done} can be read`)
     done += bytesRead
   }
-  const file = await open(path, 'wx')
+  const file = await open(path, 'wx', fileMode(path))
   try {
     await file.writeFile(bytes)
     await file.datasync()

@@ -15,6 +15,7 @@ import {
 import { basename, join, relative } from 'node:path'
 import type { Logger } from 'pino'
 import { codeOf } from '../error-code.ts'
+import { fileMode, folderMode } from '../private-files.ts'
 import { lengthOfWhole, readableIds } from './damage.ts'
 
 /** One file of the journal. The number orders them, not the clock. */
@@ -35,6 +36,11 @@ export function journalDir(dataDir: string): string {
   return join(dataDir, 'journal')
 }
 
+export async function makeJournalDir(dataDir: string): Promise<void> {
+  const dir = journalDir(dataDir)
+  await mkdir(dir, { recursive: true, mode: folderMode(dir) })
+}
+
 /** The name for `tail -F`: whatever segment is being written. */
 export function stableName(dataDir: string): string {
   return join(dataDir, 'events.ndjson')
@@ -45,8 +51,9 @@ export function stableName(dataDir: string): string {
  * once a second for ever, and loses every segment that lives shorter.
  */
 export async function createStableName(dataDir: string): Promise<void> {
-  await mkdir(journalDir(dataDir), { recursive: true })
-  await writeFile(stableName(dataDir), '', { flag: 'ax' }).catch((error: unknown) => {
+  await makeJournalDir(dataDir)
+  const path = stableName(dataDir)
+  await writeFile(path, '', { flag: 'ax', mode: fileMode(path) }).catch((error: unknown) => {
     if (codeOf(error) !== 'EEXIST') throw error
   })
 }
@@ -93,9 +100,9 @@ export async function isJournalEmpty(dataDir: string): Promise<boolean> {
  */
 export async function createSegment(dataDir: string, number: number, now: Date): Promise<Segment> {
   const dir = journalDir(dataDir)
-  await mkdir(dir, { recursive: true })
+  await makeJournalDir(dataDir)
   const segment = { number, path: join(dir, nameOf(number, now)) }
-  await (await open(segment.path, 'ax')).close()
+  await (await open(segment.path, 'ax', fileMode(segment.path))).close()
   for (const folder of [dir, dataDir]) await syncFolder(folder)
   return segment
 }
@@ -133,7 +140,7 @@ export async function sealLast(
   dataDir: string,
   log: Logger,
 ): Promise<{ segment: Segment; isEmpty: boolean } | undefined> {
-  await mkdir(journalDir(dataDir), { recursive: true })
+  await makeJournalDir(dataDir)
   const segment = (await listSegments(dataDir)).at(-1)
   if (segment === undefined) return undefined
   const bytes = await readFile(segment.path)
@@ -155,7 +162,7 @@ export async function cutSegment(segment: Segment, size: number, log: Logger): P
   const rest = (await readFile(segment.path)).subarray(size)
   if (rest.length === 0) return
   const beside = `${segment.path}.cut`
-  const isKept = await writeFile(beside, rest).then(
+  const isKept = await writeFile(beside, rest, { mode: fileMode(beside) }).then(
     () => true,
     // A part of it would only fill the disk further.
     () => rm(beside, { force: true }).then(() => false),
@@ -176,10 +183,10 @@ export async function cutSegment(segment: Segment, size: number, log: Logger): P
 /** Resolves when the disk takes and keeps as much as a large event. */
 export async function tryDisk(dataDir: string): Promise<void> {
   // It may have been removed.
-  await mkdir(journalDir(dataDir), { recursive: true })
+  await makeJournalDir(dataDir)
   const path = join(journalDir(dataDir), 'probe')
   try {
-    const file = await open(path, 'w')
+    const file = await open(path, 'w', fileMode(path))
     try {
       await file.writeFile(Buffer.alloc(256 * 1024))
       await file.datasync()

@@ -2,6 +2,7 @@ import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
 import { codeOf } from '../error-code.ts'
+import { fileMode } from '../private-files.ts'
 
 /** What is to be swept since the receiver was away; kept on disk, because a start may end before it is. */
 export interface PendingSweep {
@@ -18,7 +19,7 @@ async function openPendingSweep(dataDir: string, lastAt: Date | undefined): Prom
   const path = pathIn(dataDir)
   const since = (await readTime(path)) ?? lastAt
   if (since === undefined) return undefined
-  await writeFile(`${path}.next`, since.toISOString())
+  await writeFile(`${path}.next`, since.toISOString(), { mode: fileMode(path) })
   await rename(`${path}.next`, path)
   return { since, done: () => rm(path, { force: true }) }
 }

@@ -42,6 +42,7 @@ describe('doctor', () => {
     expect(states).toEqual({
       settings: 'ok',
       folder: 'ok',
+      privacy: 'ok',
       // Whatever the temporary folder of a test lies on.
       'file system': expect.stringMatching(/ok|warn/),
       disk: expect.stringMatching(/ok|warn/),

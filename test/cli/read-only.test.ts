@@ -1,4 +1,4 @@
-import { chmodSync, existsSync, readdirSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, existsSync, readdirSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { queuePath } from '../../src/dispatch/sqlite-queue.ts'
@@ -7,10 +7,13 @@ import { dealBody, type Receiver, startReceiver, temporaryFolder, until } from '
 
 const somebody = 65534
 
-/** A data folder that everybody may read, as a group may with `chmod 750`, and a deal that was handled. */
+/** A data folder that a group may read, as docs/operations.md says, and a deal that was handled. */
 async function start(): Promise<Receiver> {
-  const receiver = await startReceiver({ handlers: { 'ONCRMDEALUPDATE.mjs': 'export default () => {}' } })
-  chmodSync(receiver.dataDir, 0o755)
+  const dataDir = temporaryFolder('data')
+  // The system takes the bit of the group's inheritance away from a folder that changes hands.
+  chownSync(dataDir, 0, somebody)
+  chmodSync(dataDir, 0o2750)
+  const receiver = await startReceiver({ dataDir, handlers: { 'ONCRMDEALUPDATE.mjs': 'export default () => {}' } })
   await receiver.post(dealBody(1))
   await until('handled', () => receiver.logged('handled').length === 1)
   return receiver

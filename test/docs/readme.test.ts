@@ -62,6 +62,7 @@ describe.for(pages)('%s', (page) => {
     )
     const inDataDir = [
       'allowed-ips.json',
+      'erase.json',
       'identity.json',
       'journal.json',
       'loaded.json',

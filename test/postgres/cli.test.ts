@@ -72,6 +72,29 @@ test('what was given up in Postgres is seen, tried again and dropped as in dispa
   expect((await cli('doctor')).stdout).toMatch(/^ok +queue +the database of DATABASE_URL is of this version; 1 dead$/m)
 })
 
+test('erase drops in Postgres what is dead about one object, and overwrites it in the journal', {
+  timeout: 120_000,
+}, async () => {
+  const { cluster, receiver, cli, refuse } = await start()
+  refuse()
+  for (const id of [4711, 2]) await receiver.post(`${dealBody(id)}&data[FIELDS][TITLE]=person-${id}`)
+  await until('both are dead', () => receiver.logged('failed for good: this delivery is dead').length === 2)
+  expect(await cli('erase', '--object', 'deal:4711', '--yes')).toMatchObject({
+    code: 1,
+    stdout: expect.stringMatching(/ ONCRMDEALUPDATE: dead\n$/),
+  })
+  expect(await cli('erase', '--object', 'deal:4711', '--yes', '--force')).toMatchObject({
+    code: 0,
+    stdout: 'deal:4711: 1 line was overwritten, 1 pending or dead delivery was dropped\n',
+  })
+  expect(jsonLines((await cli('dead', '--json')).stdout)).toMatchObject([{ object: 'deal:2' }])
+  const rows = await cluster.query('SELECT event FROM b24_receiver.delivery')
+  expect(JSON.stringify(rows)).not.toContain('person-4711')
+  expect(JSON.stringify(await receiver.journal())).not.toContain('person-4711')
+  expect(JSON.stringify(await receiver.journal())).toContain('person-2')
+  expect(await cli('verify')).toMatchObject({ code: 0, stdout: expect.stringContaining('no trouble') })
+})
+
 test('a reload says what it made of the handlers of this machine, also when others have loaded theirs', {
   timeout: 120_000,
 }, async () => {

@@ -304,6 +304,66 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
     })
   })
 
+  describe(`${engine}: an object that is erased`, () => {
+    const about = { object: 'deal:1', member: undefined, before: Number.MAX_SAFE_INTEGER, events: [] }
+
+    test('has nothing pending or dead any more, and no text of a failure; others are as before', async () => {
+      const { clock, queue, deliveries, add, claim, kill, states } = await start()
+      await add([1, 'deal:1'], [2, 'deal:2'])
+      await kill('Error: dead')
+      await add([3, 'deal:1'])
+      await queue.retry(got((await claim())[0]), { due: clock.now, error: 'Error: once' })
+      await queue.done(got((await claim())[0]), { TITLE: '"x"' })
+      await add([4, 'deal:1'], [5, 'deal:1'], [6, 'deal:2'])
+      expect((await deliveries.ofObject(about)).map(({ event, state }) => `${event} ${state}`)).toEqual(
+        ['1 dead', '3 done', '4 ready', '5 blocked'], // 2 and 6 are about another
+      )
+      expect(await deliveries.erase(about, false)).toBe(3)
+      expect([await states(1), await states(4), await states(5)]).toEqual([[], [], []])
+      const [done] = await deliveries.ofEvent('3')
+      expect(done).toMatchObject({ state: 'done', error: undefined })
+      expect(await deliveries.failures(got(done))).toEqual([])
+      expect(await deliveries.dead({})).toMatchObject([{ event: '2', error: 'Error: dead' }])
+      const [other] = await claim()
+      expect(other?.event.id).toBe('6')
+      await add([7, 'deal:1'])
+      const [later] = await claim()
+      expect(await queue.seen(got(later))).toBeUndefined()
+      expect(await deliveries.erase({ ...about, object: 'deal:3' }, false)).toBe(0)
+    })
+
+    test('waits for the run of it, and drops nothing meanwhile', async () => {
+      const { deliveries, queue, add, claim, states } = await start()
+      await add([1, 'deal:1'], [2, 'deal:1'])
+      const [running] = await claim()
+      await expect((async () => deliveries.erase(about, false))()).rejects.toThrow('h is running for event 1')
+      expect([await states(1), await states(2)]).toEqual([['1 running'], ['1 blocked']])
+      await queue.done(got(running))
+      expect(await deliveries.erase(about, false)).toBe(1)
+    })
+
+    test('lets what came later go on, and finds deliveries without order', async () => {
+      const { deliveries, queue, claim } = await start()
+      const at = (time: number) => `${time.toString(16).padStart(12, '0')}-7000-8000-000000000000`
+      const of = (time: number, order: 'object' | 'none') =>
+        deliveryOf({ ...eventOf(1, 'deal:1'), id: at(time) }, { order })
+      await queue.add([of(1_000, 'object'), of(2_000, 'object'), of(3_000, 'object'), of(500, 'none')], here)
+      expect(await deliveries.erase({ ...about, before: 2_000 }, false)).toBe(3)
+      const rest = await claim()
+      expect(rest.map(({ event }) => event.id)).toEqual([at(3_000)])
+      await queue.done(got(rest[0]))
+    })
+
+    test('is that of one portal, where one is named', async () => {
+      const { deliveries, queue } = await start()
+      const of = (id: number, memberId: string) =>
+        deliveryOf({ ...eventOf(id, 'deal:1'), auth: { member_id: memberId } })
+      await queue.add([of(1, 'a'), of(2, 'b')], here)
+      expect(await deliveries.erase({ ...about, member: 'b' }, false)).toBe(1)
+      expect((await deliveries.ofObject(about)).map(({ event }) => event)).toEqual(['1'])
+    })
+  })
+
   describe(`${engine}: a handler that is forgotten`, () => {
     test('is owed nothing and known to nobody; others are as before', async () => {
       const { clock, queue, deliveries, add, claim, ids, kill } = await start()

@@ -6,6 +6,7 @@ import { checkQueueFile } from '../../dispatch/queue-file.ts'
 import { queuePath } from '../../dispatch/sqlite-queue.ts'
 import { codeOf } from '../../error-code.ts'
 import { journalDir } from '../../journal/segments.ts'
+import { fileMode, modeForOthers } from '../../private-files.ts'
 import { explainData, isFollowed, nameOfQueue, openDeliveries } from '../data.ts'
 import { type Check, reasonOf } from './check.ts'
 
@@ -23,7 +24,7 @@ export async function checkFolder(): Promise<readonly Check[]> {
         advice: 'the first start of a receiver makes it; else set DATA_DIR',
       },
     ]
-  return [checkAccess(dataDir), await checkFileSystem(dataDir), await checkRoom(dataDir)]
+  return [checkAccess(dataDir), checkPrivacy(dataDir), await checkFileSystem(dataDir), await checkRoom(dataDir)]
 }
 
 function checkAccess(dataDir: string): Check {
@@ -37,6 +38,18 @@ function checkAccess(dataDir: string): Check {
     state: 'warn',
     text: `user ${user} may not write to ${refused}`,
     advice: `the receiver's user must; if that is this one: chown -R ${user} ${dataDir}`,
+  }
+}
+
+function checkPrivacy(dataDir: string): Check {
+  const name = 'privacy'
+  const mode = modeForOthers(dataDir)
+  if (mode === undefined) return { name, state: 'ok', text: `${dataDir} is closed to other users of this machine` }
+  return {
+    name,
+    state: 'warn',
+    text: `${dataDir} has the mode ${mode}: every user of this machine may enter it, and events hold personal data`,
+    advice: `chmod -R o-rwx ${dataDir}; for readers other than the receiver's user see "Who may read it" in docs/operations.md`,
   }
 }
 
@@ -90,7 +103,7 @@ export async function checkSync(progress: (text: string) => void): Promise<reado
   if (!existsSync(dataDir)) return [{ name, state: 'skipped', text: 'there is no folder to try it in' }]
   const path = join(dataDir, `doctor-${process.pid}.probe`)
   try {
-    const file = await open(path, 'ax')
+    const file = await open(path, 'ax', fileMode(path))
     const times: number[] = []
     try {
       for (let sample = 0; sample < samples; sample++) {

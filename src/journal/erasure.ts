@@ -1,0 +1,83 @@
+import { existsSync } from 'node:fs'
+import { open, readFile, rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { codeOf } from '../error-code.ts'
+import { isObject } from '../is-object.ts'
+import { fileMode } from '../private-files.ts'
+import type { ErasureTarget, Overwrite } from './erase.ts'
+import { syncFolder } from './segments.ts'
+
+/** An erasure that was agreed to, all that is needed to finish it, and nothing personal but the object's number. */
+export interface Erasure extends ErasureTarget {
+  /** Their ids. */
+  readonly events: readonly string[]
+  readonly overwrites: readonly Overwrite[]
+}
+
+function pathOf(dataDir: string): string {
+  return join(dataDir, 'erase.json')
+}
+
+/** Whether one was cut off. */
+export function isErasurePending(dataDir: string): boolean {
+  return existsSync(pathOf(dataDir))
+}
+
+/** @throws when it is not what `erase` wrote */
+export async function readErasure(dataDir: string): Promise<Erasure | undefined> {
+  let text: string
+  try {
+    text = await readFile(pathOf(dataDir), 'utf8')
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return undefined
+    throw error
+  }
+  const found = parse(text)
+  if (found === undefined)
+    throw new Error(`${pathOf(dataDir)} is not what "b24-receiver erase" wrote: remove it, and run erase again`)
+  return found
+}
+
+function parse(text: string): Erasure | undefined {
+  try {
+    const found: unknown = JSON.parse(text)
+    if (!isObject(found)) return undefined
+    const { object, member, before, events, overwrites } = found
+    if (typeof object !== 'string' || (member !== undefined && typeof member !== 'string')) return undefined
+    if (typeof before !== 'number' || !Array.isArray(events) || !Array.isArray(overwrites)) return undefined
+    if (!events.every((id) => typeof id === 'string') || !overwrites.every(isOverwrite)) return undefined
+    return { object, member, before, events, overwrites }
+  } catch {
+    return undefined
+  }
+}
+
+function isOverwrite(value: unknown): value is Overwrite {
+  if (!isObject(value)) return false
+  const { file, offset, length, line, id } = value
+  const isName = typeof file === 'string' && /^[\w.-]+$/.test(file)
+  const isTextOrNone = (one: unknown) => one === undefined || typeof one === 'string'
+  return (
+    isName && Number.isSafeInteger(offset) && Number.isSafeInteger(length) && isTextOrNone(line) && isTextOrNone(id)
+  )
+}
+
+/** On disk when it resolves: from now on it is finished, whatever happens. */
+export async function writeErasure(dataDir: string, erasure: Erasure): Promise<void> {
+  const path = pathOf(dataDir)
+  const file = await open(`${path}.next`, 'w', fileMode(path))
+  try {
+    await file.writeFile(JSON.stringify(erasure))
+    await file.datasync()
+  } finally {
+    await file.close()
+  }
+  await rename(`${path}.next`, path)
+  await syncFolder(dataDir)
+}
+
+/** All of it is done. */
+export async function dropErasure(dataDir: string): Promise<void> {
+  await rm(pathOf(dataDir), { force: true })
+  await syncFolder(dataDir)
+}
