@@ -74,6 +74,22 @@ export async function startPostgres({
       await query(`CREATE DATABASE ${name} TEMPLATE ${template}`)
       return name
     },
+    /** Stops all processes that serve a database, as a machine that hangs. @returns what lets them go on */
+    async freeze(database: string): Promise<() => void> {
+      const rows = await query(
+        `SELECT pid FROM pg_stat_activity WHERE datname = '${database}' AND pid <> pg_backend_pid()`,
+      )
+      const pids = [pidOf(), ...rows.map(({ pid }) => Number(pid))]
+      for (const pid of pids) process.kill(pid, 'SIGSTOP')
+      return () => {
+        for (const pid of pids)
+          try {
+            process.kill(pid, 'SIGCONT')
+          } catch {
+            // It ended before it was stopped.
+          }
+      }
+    },
     /** After an end. */
     async start() {
       await until('a start of Postgres', async () => {
