@@ -70,3 +70,21 @@ test.skipIf(!hasPgBouncer)('PgBouncer in statement mode is refused by its name, 
   await until('its run', () => receiver.logged('handled').length === 1)
   expect(receiver.output()).not.toContain('postgres:postgres')
 })
+
+test.skipIf(!hasPgBouncer)(
+  'a pool that is smaller than what all processes take is named, not said to be ready',
+  {
+    timeout: 120_000,
+  },
+  async () => {
+    const cluster = await createCluster({ postgres, handlers: { 'ONCRMDEALUPDATE.mjs': 'export default () => {}' } })
+    const bouncer = await startPgBouncer({ postgres, mode: 'session', poolSize: 3 })
+    const env = { DATABASE_URL: bouncer.url(new URL(cluster.url).pathname.slice(1)) }
+    const receiver = await cluster.startReceiver({ env })
+    await expect.poll(receiver.readyz, { timeout: 30_000 }).toMatchObject({ status: 'ready' })
+    const other = await cluster.startReceiver({ env: { ...env, WORKERS: '1' } })
+    for (let deal = 0; deal < 20; deal++) expect((await receiver.post(dealBody(deal))).status).toBe(200)
+    const readiness = async () => JSON.stringify([await receiver.readyz(), await other.readyz()])
+    await expect.poll(readiness, { timeout: 60_000 }).toMatch(/no answer for 10 s: .*PgBouncer's pool is smaller/)
+  },
+)

@@ -87,7 +87,7 @@ test('a schema that somebody else owns, as after pg_dump --no-owner: whose it is
     .map((schema) => `GRANT ALL ON SCHEMA ${schema} TO guest;`)
     .join(' ')
   const why = /permission denied.*belongs to "postgres", and the user of DATABASE_URL is "guest": .*OWNER TO/
-  await waitAndMend(postgres.url(database, 'guest:secret0of0guest'), why, () =>
+  const output = await waitAndMend(postgres.url(database, 'guest:secret0of0guest'), why, () =>
     postgres.query(
       `${give} DO $$ DECLARE one record; BEGIN
          FOR one IN SELECT nspname FROM pg_namespace WHERE nspname LIKE 'b24%'
@@ -99,6 +99,7 @@ test('a schema that somebody else owns, as after pg_dump --no-owner: whose it is
       database,
     ),
   )
+  expect(output).not.toMatch(passwords)
 })
 
 test('a schema of our name that is somebody else’s is refused, and left alone', async () => {

