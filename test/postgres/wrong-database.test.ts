@@ -173,10 +173,18 @@ test('a limit of two connections: everything is handled, and one line says so', 
       handlers: { 'ONCRMDEALUPDATE.mjs': 'export default () => {}' },
       env: { DATABASE_URL: postgres.url(database, 'guest:secret0of0guest') },
     })
-    for (let deal = 0; deal < 40; deal++) expect((await receiver.post(dealBody(deal))).status).toBe(200)
-    await until('all ran', () => receiver.logged('handled').length >= 40)
+    const warnings = () => receiver.logged('fewer connections than a process takes: it goes on with those it has')
+    let posted = 0
+    // Whether a third one is asked for depends on what happens to go on at once.
+    await until('it is told', async () => {
+      const answers = await Promise.all(Array.from({ length: 20 }, (_, deal) => receiver.post(dealBody(deal))))
+      expect(answers.every(({ status }) => status === 200)).toBe(true)
+      posted += 20
+      return warnings().length > 0
+    })
+    await until('all ran', () => receiver.logged('handled').length >= posted)
     expect(receiver.logged('the database cannot be used; what needs it waits')).toEqual([])
-    expect(receiver.logged('fewer connections than a process takes: it goes on with those it has')).toMatchObject([
+    expect(warnings()).toMatchObject([
       { reason: expect.stringMatching(/too many connections for role .*: a process takes five connections/) },
     ])
   } finally {
