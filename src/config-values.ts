@@ -113,7 +113,9 @@ export function parseDatabase(text: string): string | undefined | Problem {
     url.pathname.length > 1
   )
     return text
-  return new Problem('must be postgres://user:password@host:port/database')
+  return new Problem(
+    'must be postgres://user:password@host:port/database, with % # / ? @ and : in the password written as %25 %23 %2F %3F %40 and %3A',
+  )
 }
 
 export function parseAlertUrl(text: string): URL | undefined | Problem {

@@ -55,6 +55,8 @@ export interface Supervisor {
 
 type Dispatcher = Child<FromDispatcher, ToDispatcher>
 
+const starting = 'the dispatcher is starting'
+
 const shortestPause = 500
 const longestPause = 30_000
 
@@ -83,7 +85,7 @@ export function superviseDispatcher({
 }: SupervisorParts): Supervisor {
   let pause = shortestPause
   let timer: NodeJS.Timeout | undefined
-  let trouble: string | undefined = 'the dispatcher is starting'
+  let trouble: string | undefined = starting
   /** By hook, as the current dispatcher has found it. */
   const hookTroubles = new Map<string, string>()
   let absent: ReadonlyMap<string, string> = new Map()
@@ -199,7 +201,8 @@ export function superviseDispatcher({
     if (isStopping || ended !== current) return
     ends++
     hookTroubles.clear()
-    trouble ??= 'the dispatcher died and is started again'
+    // It may end before it can say why, at each start.
+    if (trouble === undefined || trouble === starting) trouble = 'the dispatcher died and is started again: see the log'
     log.info({ in_ms: pause }, 'starting the dispatcher again')
     timer = setTimeout(() => {
       current = start()

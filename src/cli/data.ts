@@ -31,7 +31,7 @@ export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): P
   if (identity === undefined) throw new Error(`${dataDir} was never a receiver's with DATABASE_URL: start that first`)
   const { openPgDeliveries } = await import('../dispatch/pg-deliveries.ts')
   const { HANDLER_STALL: stall } = readSettings(process.env, 'HANDLER_STALL')
-  return openPgDeliveries({ url, receiver: identity.id, heartbeat: heartbeatOf(stall) })
+  return openPgDeliveries({ url, mode, receiver: identity.id, heartbeat: heartbeatOf(stall) })
 }
 
 /** An error with the name of the file that is to blame, where that is `dispatch.db`. */

@@ -253,7 +253,10 @@ function tellWhy(error: unknown): void {
     report.load({ trouble: error.message })
     log.error(error.message)
     report.tell({ type: 'trouble', reason: error.message })
-  } else log.fatal({ err: error }, 'the dispatcher cannot go on')
+  } else {
+    log.fatal({ err: error }, 'the dispatcher cannot go on')
+    report.tell({ type: 'trouble', reason: `the dispatcher cannot go on: ${String(error)}` })
+  }
 }
 
 function listen(): void {

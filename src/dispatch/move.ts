@@ -47,6 +47,6 @@ export const owedStates = ['blocked', 'ready', 'running', 'waiting']
 export async function openNow(url: string) {
   const database = createDatabase({ url, log: pino({ level: 'silent' }) })
   database.hurry()
-  await database.start()
+  await database.persist(() => database.start())
   return database
 }

@@ -258,7 +258,7 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       claims.start(died)
       watching = setInterval(changed, watchInterval)
       // Without it everything comes as well, up to a second later.
-      database.listen(channel, changed).catch((error: unknown) => log.warn({ err: error }, 'not listening'))
+      database.listen(channel, changed)
     },
     hurry: () => database.hurry(),
     async prune(segment) {

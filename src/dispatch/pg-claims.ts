@@ -120,8 +120,9 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
         if (job === undefined) return undefined
         await jobs.remove(transaction, [job.lapsed])
         const [row] = await transaction.query(
-          `SELECT worker FROM b24_receiver.delivery WHERE key = $1 AND job = $2 AND state = 'running'`,
-          [job.key, job.lapsed.id],
+          // By its own id where it was taken over by this job, and whoever took it died, too.
+          `SELECT worker FROM b24_receiver.delivery WHERE key = $1 AND job IN ($2, $3) AND state = 'running'`,
+          [job.key, job.lapsed.id, job.id],
         )
         const dead = row?.['worker']
         const ours = held.get(job.key)

@@ -1,8 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Db, PgBoss } from 'pg-boss'
 import type { Logger } from 'pino'
-import { codeOf } from '../error-code.ts'
-import { bossSchema, migrate } from './pg-schema.ts'
+import { createListener, type Listener } from './pg-listener.ts'
+import { bossSchema, checkVersion, migrate, refuseForeign } from './pg-schema.ts'
+import { inspectServer } from './pg-server.ts'
+import { isConflict, isConnectionLimit, type Ownership, reasonOf } from './pg-trouble.ts'
 
 /** A row as Postgres gives it: `bigint` is a text, JSON is parsed. */
 export type Row = Readonly<Record<string, unknown>>
@@ -37,7 +39,7 @@ export interface Database extends Session {
   /** Nothing waits for the database any more. */
   hurry(): void
   /** Calls back when somebody has spoken on the channel, and after every gap in listening. */
-  listen(channel: string, heard: () => void): Promise<void>
+  listen(channel: string, heard: () => void): void
   close(): Promise<void>
 }
 
@@ -49,6 +51,8 @@ const longestQuery = 60_000
 const longestConnect = 5_000
 const shortestPause = 100
 const longestPause = 5_000
+/** Waiting for an answer so long is told, though it may still come. */
+const silenceMs = 10_000
 
 /** Resolves when both schemas are there, however long the database is not. */
 export async function openDatabase({ url, log, onTrouble = () => undefined }: DatabaseParts): Promise<Database> {
@@ -57,21 +61,27 @@ export async function openDatabase({ url, log, onTrouble = () => undefined }: Da
   return database
 }
 
+export interface StartableDatabase extends Database {
+  /** Makes or migrates both schemas. */
+  start(): Promise<void>
+  /** Makes nothing. @throws {SchemaError} where the schema is not there, or of another version */
+  startAsIs(): Promise<void>
+}
+
 /** As `openDatabase`, but nothing is asked of the database before `start`. */
-export function createDatabase({
-  url,
-  log,
-  onTrouble = () => undefined,
-}: DatabaseParts): Database & { start(): Promise<void> } {
-  const options = {
+export function createDatabase({ url, log, onTrouble = () => undefined }: DatabaseParts): StartableDatabase {
+  // Some are no options of pg-boss; it passes them on to pg.
+  const connection = {
     connectionString: url,
-    schema: bossSchema,
     application_name: 'b24-receiver',
-    max: connections,
     connectionTimeoutMillis: longestConnect,
-    // Not options of pg-boss; it passes them on to pg.
     query_timeout: longestQuery,
     keepAlive: true,
+  }
+  const options = {
+    ...connection,
+    schema: bossSchema,
+    max: connections,
     schedule: false,
     // Told to, when it is certain that those who do not beat are dead.
     supervise: false,
@@ -80,12 +90,17 @@ export function createDatabase({
     openTelemetry: { enabled: false },
   }
   const boss = new PgBoss(options)
-  // Each is told by the call that failed; of the listening connection, which comes back by itself, nobody else hears.
+  // Each is told by the call that failed.
   boss.on('error', ({ message }) => log.debug({ reason: message }, 'the database'))
   const db = boss.getDb()
   const hurried = new AbortController()
   let trouble: string | undefined
-  let listener: { close(): Promise<void> } | undefined
+  let listener: Listener | undefined
+  let ownership: Ownership | undefined
+  /** Calls that had no answer yet, or a bad one: it is over when it is over for all of them. */
+  const troubled = new Set<symbol>()
+  let answeredAt = Number.NEGATIVE_INFINITY
+  let isLimitTold = false
 
   function tell(reason: string | undefined): void {
     if (reason === trouble) return
@@ -95,11 +110,45 @@ export function createDatabase({
     onTrouble(reason)
   }
 
-  const database: Database & { start(): Promise<void> } = {
+  /** With some of its connections a process works; to say with each of the others that it cannot would be untrue. */
+  function tellLimit(reason: string): void {
+    if (!isLimitTold) log.warn({ reason }, 'fewer connections than a process takes: it goes on with those it has')
+    isLimitTold = true
+  }
+
+  async function watched<T>(call: symbol, work: () => Promise<T>): Promise<T> {
+    const timer = setTimeout(() => {
+      troubled.add(call)
+      tell(
+        `no answer for ${silenceMs / 1_000} s: it is frozen or cannot be reached, or PgBouncer's pool is smaller than what all processes take (docs/scaling.md)`,
+      )
+    }, silenceMs)
+    try {
+      return await work()
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  async function connect(): Promise<void> {
+    if (!('open' in db) || typeof db.open !== 'function') throw new TypeError('pg-boss cannot be opened')
+    if (!('opened' in db && db.opened === true)) await db.open()
+    // In a transaction: PgBouncer in statement mode lets scripts through, as that which makes the schema of pg-boss.
+    ownership = await database.transaction(inspectServer)
+  }
+
+  const database: StartableDatabase = {
     boss,
     async start() {
+      await connect()
+      // Before pg-boss makes its own beside what is not ours.
+      await refuseForeign(database)
       await boss.start()
       await database.transaction(migrate)
+    },
+    async startAsIs() {
+      await connect()
+      await checkVersion(database)
     },
     query: (text, values) => rowsOf(db, text, values),
     async transaction(work) {
@@ -115,22 +164,34 @@ export function createDatabase({
       }
     },
     async persist(work) {
-      for (let pause = shortestPause; ; pause = Math.min(2 * pause, longestPause)) {
-        try {
-          const result = await work()
-          tell(undefined)
-          return result
-        } catch (error) {
-          const reason = reasonOf(error)
-          if (reason === undefined || hurried.signal.aborted) throw error
-          if (!isConflict(error)) tell(reason)
+      const call = Symbol('call')
+      try {
+        for (let pause = shortestPause; ; pause = Math.min(2 * pause, longestPause)) {
+          try {
+            const result = await watched(call, work)
+            answeredAt = performance.now()
+            troubled.delete(call)
+            if (troubled.size === 0) tell(undefined)
+            return result
+          } catch (error) {
+            const reason = reasonOf(error, ownership)
+            if (reason === undefined) throw error
+            if (hurried.signal.aborted) throw new Error(reason, { cause: error })
+            if (isConnectionLimit(error) && performance.now() - answeredAt < silenceMs) tellLimit(reason)
+            else if (!isConflict(error)) {
+              troubled.add(call)
+              tell(reason)
+            }
+          }
+          await sleep(pause, undefined, { signal: hurried.signal })
         }
-        await sleep(pause, undefined, { signal: hurried.signal })
+      } finally {
+        troubled.delete(call)
       }
     },
     hurry: () => hurried.abort(),
-    async listen(channel, heard) {
-      listener = await db.listen?.(channel, heard, heard)
+    listen(channel, heard) {
+      listener = createListener({ config: connection, channel, heard, log })
     },
     async close() {
       await listener?.close()
@@ -146,26 +207,4 @@ export const monitorInterval = 5_000
 async function rowsOf(db: Db, text: string, values: readonly unknown[] = []): Promise<readonly Row[]> {
   const { rows }: { rows: readonly Row[] } = await db.executeSql(text, [...values])
   return rows
-}
-
-/** Two transactions stood in each other's way, and Postgres has ended one: https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html */
-function isConflict(error: unknown): boolean {
-  return codeOf(error)?.startsWith('40') === true
-}
-
-/**
- * Why the database cannot be used now; `undefined` where the statement, or we, are wrong. What a person can mend outside
- * of this process, such as a right or a password, will pass too.
- *
- * Classes of https://www.postgresql.org/docs/current/errcodes-appendix.html: wrong are 0A, 21, 22, 23, 42 and the like.
- */
-export function reasonOf(error: unknown): string | undefined {
-  if (!(error instanceof Error) || error instanceof TypeError || error.name === 'AssertionError') return undefined
-  if (error.name === 'SchemaError') return undefined
-  const code = codeOf(error) ?? ''
-  const text = error.message === '' ? code : error.message
-  if (code === '42501')
-    return `${text}: for the first start the user of DATABASE_URL needs CREATE on the database (docs/scaling.md)`
-  const isStatement = /^[0-9A-Z]{5}$/.test(code) && /^(0A|2[0-27]|23|42|P0)/.test(code)
-  return isStatement ? undefined : text
 }

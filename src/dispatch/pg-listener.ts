@@ -1,0 +1,90 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type ClientConfig, default as pg } from 'pg'
+import type { Logger } from 'pino'
+
+export interface ListenerParts {
+  readonly config: ClientConfig
+  readonly channel: string
+  /** Called when somebody has spoken on the channel, and after every gap in listening. */
+  readonly heard: () => void
+  readonly log: Logger
+}
+
+export interface Listener {
+  close(): Promise<void>
+}
+
+/** Milliseconds, as are all of these. */
+const heartbeatMs = 10_000
+const minPauseMs = 1_000
+const maxPauseMs = 30_000
+
+/**
+ * One connection that listens, and comes back by itself.
+ *
+ * Not pg-boss's own: that takes its `error` listener away at the first error. PgBouncer passes on Postgres's last words
+ * (57P01) and adds its own (08P01), so that a second error comes, and one that nobody listens to ends the process.
+ */
+export function createListener({ config, channel, heard, log }: ListenerParts): Listener {
+  const closing = new AbortController()
+  const { signal } = closing
+
+  /** Resolves to why it listens no more; calls back once it listens. */
+  async function listenOnce(listening: () => void): Promise<string> {
+    const client = new pg.Client(config)
+    const lost = Promise.withResolvers<string>()
+    client.on('error', ({ message }) => lost.resolve(message))
+    client.on('end', () => lost.resolve('the connection was closed'))
+    client.on('notification', heard)
+    const close = () => lost.resolve('closed')
+    signal.addEventListener('abort', close)
+    let heartbeat: NodeJS.Timeout | undefined
+    try {
+      await client.connect()
+      await client.query(`LISTEN "${channel}"`)
+      const check = async () => {
+        const { rows } = await client.query('SELECT FROM pg_listening_channels() AS one WHERE one = $1', [channel])
+        if (rows.length === 0) throw new Error('another session listens: is PgBouncer in transaction mode?')
+      }
+      await check()
+      heartbeat = setInterval(() => {
+        check().catch((error: unknown) => lost.resolve(String(error)))
+      }, heartbeatMs)
+      listening()
+      return await lost.promise
+    } catch (error) {
+      return error instanceof Error ? error.message : String(error)
+    } finally {
+      clearInterval(heartbeat)
+      signal.removeEventListener('abort', close)
+      // One that is frozen never says that it has ended.
+      client.end().catch(() => undefined)
+    }
+  }
+
+  async function listen(): Promise<void> {
+    let pauseMs = minPauseMs
+    let told: string | undefined
+    while (!signal.aborted) {
+      const reason = await listenOnce(() => {
+        pauseMs = minPauseMs
+        if (told !== undefined) log.info('new deliveries are heard of again')
+        told = undefined
+        heard()
+      })
+      if (signal.aborted) return
+      if (told !== reason) log.warn({ reason }, 'new deliveries are not heard of, and are looked for every second')
+      told = reason
+      await sleep(pauseMs, undefined, { signal }).catch(() => undefined)
+      pauseMs = Math.min(2 * pauseMs, maxPauseMs)
+    }
+  }
+
+  const ended = listen()
+  return {
+    async close() {
+      closing.abort()
+      await ended
+    },
+  }
+}
