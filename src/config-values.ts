@@ -1,7 +1,7 @@
 import { BlockList, isIP } from 'node:net'
+import { parseTargets } from './backfill/targets.ts'
 import { type Hook, parseHooks } from './bitrix24/hook.ts'
 import { shortestSecret } from './intake/secrets.ts'
-import { parseTargets } from './sweep/targets.ts'
 
 /** A token we accept, and the name under which its events are written. */
 export interface Token {
@@ -86,7 +86,7 @@ export function parseRobotPath(text: string): string | undefined | Problem {
   )
 }
 
-export function parseSweep(text: string): string | undefined | Problem {
+export function parseBackfill(text: string): string | undefined | Problem {
   if (text === '') return undefined
   try {
     parseTargets(text)

@@ -8,6 +8,7 @@ import {
   Problem,
   parseAlertUrl,
   parseAllowedIps,
+  parseBackfill,
   parseDatabase,
   parseFrom,
   parseHookUrls,
@@ -17,7 +18,6 @@ import {
   parseProxies,
   parseRobotPath,
   parseSilence,
-  parseSweep,
   parseTokens,
   size,
   type Token,
@@ -70,7 +70,7 @@ export interface Config {
   readonly handlerStall: number
   readonly handlerLoadTimeout: number
   /** Kinds of records, such as `deal,lead`; `undefined` for none. */
-  readonly sweepOnStart: string | undefined
+  readonly backfillOnStart: string | undefined
   /** `oldest`, `now` or a time in ISO 8601. */
   readonly dispatchFrom: string | undefined
   /** Where alerts are posted; a secret as a whole. */
@@ -194,8 +194,8 @@ export const settings = {
     default: '',
     about: 'only where dispatch.db was lost: oldest, now, or a time such as 2026-11-23T08:00:00Z',
   },
-  SWEEP_ON_START: {
-    parse: parseSweep,
+  BACKFILL_ON_START: {
+    parse: parseBackfill,
     default: '',
     about:
       'records whose changes are looked for after a start, from the last event before it: deal,lead,task,item:1032',
@@ -281,7 +281,7 @@ export function readConfig(env: Env, part: 'receiver' | 'dispatcher' = 'receiver
     handlerLoadTimeout: read('HANDLER_LOAD_TIMEOUT'),
     shutdownGrace: read('SHUTDOWN_GRACE'),
     dispatchFrom: read('DISPATCH_FROM'),
-    sweepOnStart: read('SWEEP_ON_START'),
+    backfillOnStart: read('BACKFILL_ON_START'),
     dispatcher: read('DISPATCHER') === 'on',
     databaseUrl: read('DATABASE_URL'),
     worker: read('WORKERS') === 1,
@@ -290,14 +290,14 @@ export function readConfig(env: Env, part: 'receiver' | 'dispatcher' = 'receiver
   }
   if (config.robotPath !== undefined && config.robotPath === config.webhookPath)
     problem('ROBOT_PATH', 'must differ from WEBHOOK_PATH, which is no secret')
-  if (config.sweepOnStart !== undefined && config.hooks?.length === 0)
-    problem('SWEEP_ON_START', 'needs B24_HOOK, through which the portal is asked')
+  if (config.backfillOnStart !== undefined && config.hooks?.length === 0)
+    problem('BACKFILL_ON_START', 'needs B24_HOOK, through which the portal is asked')
   if (problems.length === 0 && config.silenceAlarm !== undefined && config.alertUrl === undefined)
     problem('SILENCE_ALARM', 'is set, but nobody would hear it: set ALERT_URL too')
-  if (problems.length === 0 && part === 'receiver' && config.sweepOnStart !== undefined && !config.dispatcher)
+  if (problems.length === 0 && part === 'receiver' && config.backfillOnStart !== undefined && !config.dispatcher)
     problem(
-      'SWEEP_ON_START',
-      'is done by the dispatcher that the receiver starts: not with DISPATCHER=off, where b24-receiver sweep does it',
+      'BACKFILL_ON_START',
+      'is done by the dispatcher that the receiver starts: not with DISPATCHER=off, where b24-receiver backfill does it',
     )
   if (problems.length > 0) throw new ConfigError(problems)
   return config

@@ -4,6 +4,7 @@ import type { FastifyInstance } from 'fastify'
 import { createAdminServer } from './admin.ts'
 import { startAlerter } from './alerts/alerter.ts'
 import { snapshotOf } from './alerts/receiver-snapshot.ts'
+import { findMissed } from './backfill/pending-backfill.ts'
 import { type Config, misspeltSettings, readConfig } from './config.ts'
 import { weakTokens } from './config-values.ts'
 import { ensureWritable } from './data-dir.ts'
@@ -33,7 +34,6 @@ import { modeForOthers } from './private-files.ts'
 import { createReload, reloadSignals, takeSignals, warnOfLackingHooks } from './reload.ts'
 import { explainStart } from './start-error.ts'
 import { type Supervisor, superviseDispatcher } from './supervisor.ts'
-import { findMissed } from './sweep/pending-sweep.ts'
 import { watchHandlers } from './watch-handlers.ts'
 
 /** Bitrix24 opens a connection per event, a thousand of them after a bulk edit. */
@@ -138,8 +138,9 @@ async function start(config: Config): Promise<void> {
       stall: config.handlerStall,
       forwarderId: forwarderId(),
       append: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),
-      sweepSince: missed?.since,
-      onSwept: () => void missed?.done().catch((error: unknown) => log.warn({ err: error }, 'a sweep is not noted')),
+      backfillSince: missed?.since,
+      onBackfilled: () =>
+        void missed?.done().catch((error: unknown) => log.warn({ err: error }, 'a backfill is not noted')),
       log,
     })
   void finishErasure({ dataDir, log })

@@ -18,9 +18,9 @@ export interface SupervisorParts {
   /** Events that a dispatcher found missing; resolves when they are on disk. */
   readonly append: (events: readonly Event[]) => Promise<void>
   /** From when on the first dispatcher looks for what was missed; `undefined`: it does not. */
-  readonly sweepSince?: Date | undefined
+  readonly backfillSince?: Date | undefined
   /** What was missed since then is on disk. */
-  readonly onSwept?: () => void
+  readonly onBackfilled?: () => void
   readonly log: Logger
 }
 
@@ -79,8 +79,8 @@ export function superviseDispatcher({
   workerDir,
   forwarderId,
   append,
-  sweepSince,
-  onSwept,
+  backfillSince,
+  onBackfilled,
   log,
 }: SupervisorParts): Supervisor {
   let pause = shortestPause
@@ -101,7 +101,7 @@ export function superviseDispatcher({
   /** How the last one ended by itself, for the one that charges what it ran. */
   let lastEnd: string | undefined
   const blocked = new WeakSet<ChildProcess>()
-  let isSwept = false
+  let isBackfilled = false
   let isStopping = false
   /** Those that run: while one takes the place of another there are two. */
   const children = new Set<Dispatcher>()
@@ -119,7 +119,7 @@ export function superviseDispatcher({
     const args = [
       ...(isReplacing ? ['--replacing'] : []),
       ...(hasEndedLoading ? ['--after-end'] : []),
-      ...(isSwept || sweepSince === undefined ? [] : [`--sweep-since=${sweepSince.toISOString()}`]),
+      ...(isBackfilled || backfillSince === undefined ? [] : [`--backfill-since=${backfillSince.toISOString()}`]),
       ...(workerDir === undefined ? [] : [`--worker=${workerDir}`]),
       ...(lastEnd === undefined ? [] : [`--last-end=${lastEnd}`]),
       ...(forwarderId === undefined ? [] : [`--forwarder-id=${forwarderId}`]),
@@ -144,9 +144,9 @@ export function superviseDispatcher({
       if (message.type === 'throttled') throttled = { count: throttled.count + 1, last: message.throttled }
       if (message.type === 'loaded') isLoaded = true
       if (message.type === 'append') void journal(child, message)
-      if (message.type === 'swept') {
-        isSwept = true
-        onSwept?.()
+      if (message.type === 'backfilled') {
+        isBackfilled = true
+        onBackfilled?.()
       }
       if (child !== current) return
       if (message.type === 'trouble') trouble = message.reason

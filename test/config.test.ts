@@ -452,19 +452,21 @@ describe('where alerts go', () => {
   })
 })
 
-describe('SWEEP_ON_START', () => {
-  const sweeping = { ...enough, B24_HOOK: 'https://a.example/rest/1/abc/', SWEEP_ON_START: 'deal,lead' }
+describe('BACKFILL_ON_START', () => {
+  const backfilling = { ...enough, B24_HOOK: 'https://a.example/rest/1/abc/', BACKFILL_ON_START: 'deal,lead' }
 
   test('needs a hook, and a dispatcher that the receiver starts', () => {
-    expect(problemsOf(sweeping)).toEqual([])
-    expect(problemOf('SWEEP_ON_START', 'deal')).toMatch(/^needs B24_HOOK/)
-    const problems = problemsOf({ ...sweeping, DISPATCHER: 'off' })
-    expect(problems).toEqual([expect.stringMatching(/^SWEEP_ON_START +is done by the dispatcher.*b24-receiver sweep/)])
+    expect(problemsOf(backfilling)).toEqual([])
+    expect(problemOf('BACKFILL_ON_START', 'deal')).toMatch(/^needs B24_HOOK/)
+    const problems = problemsOf({ ...backfilling, DISPATCHER: 'off' })
+    expect(problems).toEqual([
+      expect.stringMatching(/^BACKFILL_ON_START +is done by the dispatcher.*b24-receiver backfill/),
+    ])
   })
 
   test('is no matter of a dispatcher that runs by itself with the same settings', () => {
-    const { sweepOnStart } = readConfig({ ...sweeping, DISPATCHER: 'off' }, 'dispatcher')
-    expect(sweepOnStart).toBe('deal,lead')
+    const { backfillOnStart } = readConfig({ ...backfilling, DISPATCHER: 'off' }, 'dispatcher')
+    expect(backfillOnStart).toBe('deal,lead')
   })
 })
 

@@ -18,7 +18,7 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['send', async () => (await import('./send.ts')).send],
   ['call', async () => (await import('./call.ts')).call],
   ['import', async () => (await import('./import.ts')).importCommand],
-  ['sweep', async () => (await import('./sweep.ts')).sweepCommand],
+  ['backfill', async () => (await import('./backfill.ts')).backfillCommand],
   ['work', async () => (await import('./work.ts')).work],
   ['move', async () => (await import('./move.ts')).move],
   ['demo', async () => (await import('./demo.ts')).demo],

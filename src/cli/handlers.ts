@@ -1,8 +1,8 @@
 import { existsSync } from 'node:fs'
-import { basename, extname } from 'node:path'
+import { basename } from 'node:path'
 import { readSettings } from '../config.ts'
 import { type LoadReport, readLoadReport } from '../dispatch/load-report.ts'
-import { handlerFiles, unknownEvents } from '../dispatch/registry.ts'
+import { handlerFiles, nameOf, unknownEvents } from '../dispatch/registry.ts'
 import { findHolder } from '../journal/lock.ts'
 import { defineCommand } from './command.ts'
 import { confirm } from './confirm.ts'
@@ -44,6 +44,8 @@ export const handlers = defineCommand({
   async run({ options, words: [what, name], print }) {
     if (what === undefined) {
       await print.table(await readHandlerStates((reason) => print.note(reason)), columns, 'no handler was ever loaded')
+      for (const { file, reason } of readReport(() => undefined)?.leftOut ?? [])
+        print.note(`${file} is left out: ${reason}`)
       return undefined
     }
     if (what !== 'forget' || name === undefined) throw new UsageError('it is handlers, or handlers forget NAME')
@@ -85,12 +87,14 @@ function readReport(onUnreadable: (reason: string) => void): LoadReport | undefi
 /** Of the files that are there, and of what the dispatcher knows. */
 export async function readHandlerStates(onUnreadable: (reason: string) => void): Promise<HandlerState[]> {
   const { HANDLERS_DIR: dir } = readSettings(process.env, 'HANDLERS_DIR')
-  const files = existsSync(dir) ? await handlerFiles(dir) : []
+  const { files } = existsSync(dir) ? await handlerFiles(dir) : { files: [] }
   const deliveries = await openDeliveries(findDataDir(), 'read')
   try {
     const known = await deliveries.handlers()
-    const errors = new Map(readReport(onUnreadable)?.broken.map(({ file, error }) => [nameOf(file), error]))
-    const present = new Set(files.map(nameOf))
+    const report = readReport(onUnreadable)
+    const errors = new Map(report?.broken.map(({ file, error }) => [nameOf(file), error]))
+    const leftOut = new Set(report?.leftOut?.map(({ file }) => basename(file)))
+    const present = new Set(files.filter((file) => !leftOut.has(file)).map(nameOf))
     const names = new Set([...known.map(({ name }) => name), ...present])
     return [...names].sort().map((name) => {
       const handler = known.find((one) => one.name === name)
@@ -110,10 +114,6 @@ export async function readHandlerStates(onUnreadable: (reason: string) => void):
   } finally {
     await deliveries.close()
   }
-}
-
-function nameOf(file: string): string {
-  return basename(file, extname(file))
 }
 
 const columns: Record<string, (handler: HandlerState) => string> = {

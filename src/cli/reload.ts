@@ -56,11 +56,12 @@ export const reload = defineCommand({
       return undefined
     }
     for (; Date.now() < end; await sleep(100)) {
-      const { at, loaded, broken, trouble, loading } = readLoadReport(dataDir) ?? never
+      const { at, loaded, broken, trouble, loading, leftOut = [] } = readLoadReport(dataDir) ?? never
       if (at >= told && loading === undefined) {
         if (trouble !== undefined) throw new Error(trouble)
         for (const { file, place, error } of broken)
           await print.result({ broken: file, place, error }, `${place}: ${error}`)
+        for (const { file, reason } of leftOut) print.note(`${file} is left out: ${reason}`)
         if (broken.length > 0) return exitCodes.failed
         await print.result({ pid: holder.pid, loaded }, `loaded: ${loaded.join(', ') || 'no handler is there'}`)
         return undefined

@@ -2,13 +2,14 @@ import type { Logger } from 'pino'
 import { type AbsentHandler, findAbsent, lateReason } from './absent.ts'
 import type { BrokenFile } from './load-report.ts'
 import type { KnownHandler, Queue } from './queue.ts'
-import { type LateFile, type LoadedHandler, placeOf } from './registry.ts'
+import { type LateFile, type LeftOut, type LoadedHandler, placeOf } from './registry.ts'
 import type { Report } from './report.ts'
 
 export interface AbsentWatchParts {
   readonly queue: Queue
   readonly handlers: readonly LoadedHandler[]
   readonly late: readonly LateFile[]
+  readonly leftOut: readonly LeftOut[]
   /** HANDLER_LOAD_TIMEOUT. */
   readonly timeout: number
   readonly report: Pick<Report, 'absent' | 'load' | 'handlers'>
@@ -45,7 +46,7 @@ export async function watchAbsent(parts: AbsentWatchParts): Promise<AbsentWatch>
   if (unknown.length > 0) return { absent, unknown, watch: () => () => undefined }
 
   const tell = () => {
-    report.load({ loaded: loaded.map(({ name }) => name), broken: [...broken.values()] })
+    report.load({ loaded: loaded.map(({ name }) => name), broken: [...broken.values()], leftOut: parts.leftOut })
     report.absent(absent.values())
   }
   const known = new Set(remembered.map(({ name }) => name))

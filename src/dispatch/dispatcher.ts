@@ -85,7 +85,7 @@ const longestSleep = 60_000
 const hour = 3_600_000
 const day = 24 * hour
 
-/** What a sweep found may be for one handler alone. */
+/** What a backfill found may be for one handler alone. */
 function isFor(loaded: Pick<LoadedHandler, 'name' | 'matches'>, event: JournalledEvent): boolean {
   return event.erased !== true && (event.handler ?? loaded.name) === loaded.name && loaded.matches(event.event)
 }

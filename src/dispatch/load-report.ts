@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { codeOf } from '../error-code.ts'
 import { isObject } from '../is-object.ts'
 import { fileMode } from '../private-files.ts'
+import type { LeftOut } from './registry.ts'
 
 /** What a dispatcher of this folder made of the handlers when it last tried to load them: all of them, or none. */
 export interface LoadReport {
@@ -11,6 +12,8 @@ export interface LoadReport {
   /** Their names. */
   readonly loaded: readonly string[]
   readonly broken: readonly BrokenFile[]
+  /** What is no handler, and was told so; absent where a release wrote this that left out nothing. */
+  readonly leftOut?: readonly LeftOut[] | undefined
   /** Why it waits although no file is broken. */
   readonly trouble?: string | undefined
   /** While it loads them, those that are being loaded: if its process ends, one of them ended it. */
@@ -60,7 +63,7 @@ function parse(text: string): LoadReport | undefined {
 
 function isReport(value: unknown): value is LoadReport {
   if (!isObject(value) || typeof value['at'] !== 'number') return false
-  const { loaded, broken, trouble, loading = [] } = value
+  const { loaded, broken, trouble, loading = [], leftOut = [] } = value
   const isFile = (one: unknown) =>
     isObject(one) && ['file', 'place', 'error'].every((name) => typeof one[name] === 'string')
   return (
@@ -68,6 +71,8 @@ function isReport(value: unknown): value is LoadReport {
     loaded.every((name) => typeof name === 'string') &&
     Array.isArray(loading) &&
     loading.every((name) => typeof name === 'string') &&
+    Array.isArray(leftOut) &&
+    leftOut.every((one) => isObject(one) && typeof one['file'] === 'string' && typeof one['reason'] === 'string') &&
     Array.isArray(broken) &&
     broken.every(isFile) &&
     (trouble === undefined || typeof trouble === 'string')

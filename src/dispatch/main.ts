@@ -15,19 +15,19 @@ import { openParent, parentOption } from '../start-child.ts'
 import { explainStart } from '../start-error.ts'
 import { lateReason } from './absent.ts'
 import { watchAbsent } from './absent-watch.ts'
+import { backfillOnStart } from './backfill-on-start.ts'
 import { GlobalsChanged, startDispatcher } from './dispatcher.ts'
-import { type Engine, findKnownHandlers, openEngine } from './engine.ts'
+import { type Engine, type EngineParts, findKnownHandlers, openEngine } from './engine.ts'
 import { setForwarderId } from './forward-mark.ts'
 import { type BrokenFile, type LoadReport, readLoadReport } from './load-report.ts'
 import type { FromDispatcher, ToDispatcher } from './messages.ts'
 import { resolveOurName } from './our-name.ts'
 import { explainQueueFile } from './queue-file.ts'
-import { HandlersError, loadHandlers } from './registry.ts'
+import { HandlersError, loadHandlers, nameOf } from './registry.ts'
 import { createReport } from './report.ts'
 import { chargeStrays } from './run-scope.ts'
 import { lockGlobals, watchGlobals } from './shared-globals.ts'
 import { queuePath } from './sqlite-queue.ts'
-import { sweepOnStart } from './sweep-on-start.ts'
 
 resolveOurName()
 
@@ -46,7 +46,7 @@ const named = new Set(['SchemaError', 'QueueFileError', 'IdentityError', 'LockEr
 const { values: words } = parseArgs({
   options: {
     worker: { type: 'string' },
-    'sweep-since': { type: 'string' },
+    'backfill-since': { type: 'string' },
     'last-end': { type: 'string' },
     'forwarder-id': { type: 'string' },
     /** Another runs well, which goes on if this one cannot load every file. */
@@ -63,8 +63,8 @@ const config = readSettings()
 const parent = words[parentOption] ? openParent<ToDispatcher, FromDispatcher>() : undefined
 const { log, close: closeLog } = createLog(config.logLevel, 'dispatcher')
 /** Given by a receiver that has just started. */
-const sweepSince = readSweepSince()
-const sweeping = new AbortController()
+const backfillSince = readBackfillSince()
+const backfilling = new AbortController()
 const report = createReport({ config, parent, log })
 let isStopping = false
 let isLoading = false
@@ -87,8 +87,8 @@ async function fail(error: unknown): Promise<never> {
 
 async function run(): Promise<void> {
   lockGlobals()
-  const { handlers, late } = await load()
   const parts = { config, log, onTrouble: report.engine }
+  const { handlers, late, leftOut } = await load(parts)
   const known = handlers.length + late.length === 0 ? await findKnownHandlers(parts) : []
   if (known.length > 0)
     throw new Waiting(
@@ -106,7 +106,7 @@ async function run(): Promise<void> {
   const { queue } = engine
   const from = isWorker ? undefined : await startPosition(engine)
   const timeout = config.handlerLoadTimeout
-  const { absent, unknown, watch } = await watchAbsent({ queue, handlers, late, timeout, report, log })
+  const { absent, unknown, watch } = await watchAbsent({ queue, handlers, late, leftOut, timeout, report, log })
   if (unknown.length > 0) throw new Waiting(unknown.join('; '))
   if (isStopping) return
   const runs = isWorker || config.worker || config.databaseUrl === undefined
@@ -151,18 +151,18 @@ async function run(): Promise<void> {
   stopDispatcher = async (grace) => {
     endTelling()
     endLooking()
-    sweeping.abort()
+    backfilling.abort()
     await dispatcher.stop(grace)
     portals.stop()
     await engine.close()
   }
   resumeDispatcher = dispatcher.resume
   report.following()
-  if (sweepSince !== undefined && config.sweepOnStart !== undefined && parent) {
-    const { dataDir, sweepOnStart: targets } = config
-    const parts = { dataDir, targets, since: sweepSince, append: report.append, signal: sweeping.signal, log }
-    void sweepOnStart({ ...parts, accesses: portals.all() }).then((isDone) => {
-      if (isDone) report.tell({ type: 'swept' })
+  if (backfillSince !== undefined && config.backfillOnStart !== undefined && parent) {
+    const { dataDir, backfillOnStart: targets } = config
+    const parts = { dataDir, targets, since: backfillSince, append: report.append, signal: backfilling.signal, log }
+    void backfillOnStart({ ...parts, accesses: portals.all() }).then((isDone) => {
+      if (isDone) report.tell({ type: 'backfilled' })
     })
   }
   // A tenth of a second, which is better spent now than within the time of a run. If it fails, so does the call.
@@ -170,8 +170,8 @@ async function run(): Promise<void> {
   await dispatcher.failed
 }
 
-/** @throws {HandlersError} also for a file that is late, where the handlers of another dispatcher run */
-async function load() {
+/** @throws {HandlersError} also for a file that is late or no handler any more, where the handlers of another dispatcher run */
+async function load(parts: EngineParts) {
   const { handlersDir: dir, handlerLoadTimeout: timeout } = config
   const broken = words['after-end'] ? blame() : []
   const found = await loadHandlers(dir, {
@@ -181,7 +181,13 @@ async function load() {
       report.load({ broken, loading: files })
     },
   })
+  for (const { file, reason, isDoubtful } of found.leftOut)
+    log[isDoubtful ? 'warn' : 'info']({ file, reason }, 'a file is left out: it is no handler')
   const problems = found.late.map(({ file }) => ({ file, at: file, error: new Error(`it ${lateReason(timeout)}`) }))
+  const doubtful = found.leftOut.filter(({ isDoubtful }) => isDoubtful)
+  const known = words.replacing && doubtful.length > 0 ? await findKnownHandlers(parts) : []
+  for (const { file, reason } of doubtful)
+    if (known.includes(nameOf(file))) problems.push({ file, at: file, error: new Error(reason) })
   if (problems.length > 0 && words.replacing) throw new HandlersError(dir, problems)
   return found
 }
@@ -292,8 +298,8 @@ async function end(code: number, grace: number): Promise<never> {
   process.exit(code)
 }
 
-function readSweepSince(): Date | undefined {
-  return words['sweep-since'] === undefined ? undefined : new Date(words['sweep-since'])
+function readBackfillSince(): Date | undefined {
+  return words['backfill-since'] === undefined ? undefined : new Date(words['backfill-since'])
 }
 
 function readSettings(): Config {

@@ -56,7 +56,7 @@ export type FromDispatcher =
   /** To be journalled; answered with `appended` and the same number. */
   | { readonly type: 'append'; readonly request: number; readonly events: readonly Event[] }
   /** What was missed while the receiver was down is journalled. */
-  | { readonly type: 'swept' }
+  | { readonly type: 'backfilled' }
   /** How much is owed has changed. */
   | { readonly type: 'state'; readonly state: QueueState }
   /** What it was asked for, in Prometheus' text format. */

@@ -37,13 +37,29 @@ export class HandlersError extends Error {
 
   constructor(dir: string, problems: readonly Problem[]) {
     super(
-      `handlers of ${dir} cannot be loaded: ${problems.map(({ at, error }) => `${at}: ${String(error)}`).join('; ')}`,
+      `handlers of ${dir} cannot be loaded: ${problems.map(({ at, error }) => `${at}: ${String(error)}`).join('; ')}; ${underscoreRule}`,
     )
     this.problems = problems
   }
 }
 
 const extensions = new Set(['.ts', '.mts', '.js', '.mjs'])
+
+/** What a file can be that stands among the handlers, and is none. */
+export const underscoreRule = 'a file that is no handler is left out where its name begins with _'
+
+/** A file that nobody marked as no handler, and that plainly is none. */
+export interface LeftOut {
+  readonly file: string
+  readonly reason: string
+  /** It may have been meant as a handler. */
+  readonly isDoubtful: boolean
+}
+
+/** What is loaded is what other files import: it has exports, and nothing of a handler. */
+class NoHandlerError extends TypeError {
+  override readonly name = 'NoHandlerError'
+}
 
 /** A file that is not loaded within the time that it has. */
 export interface LateFile {
@@ -56,6 +72,7 @@ export interface LateFile {
 export interface LoadedFiles {
   readonly handlers: readonly LoadedHandler[]
   readonly late: readonly LateFile[]
+  readonly leftOut: readonly LeftOut[]
   readonly problems: readonly Problem[]
 }
 
@@ -87,7 +104,7 @@ export async function loadFiles(
   dir: string,
   { timeout, onLoading = () => undefined }: LoadOptions,
 ): Promise<LoadedFiles> {
-  const files = await handlerFiles(dir)
+  const { files, leftOut } = await handlerFiles(dir)
   const loading = new Set<string>()
   const results: Promise<Loading>[] = []
   for (const file of files) {
@@ -102,7 +119,10 @@ export async function loadFiles(
     const handler = loadHandler(path)
     const ended = handler.then(
       (loaded) => ({ loaded }),
-      (error: unknown) => problemOf(path, error),
+      (error: unknown) =>
+        error instanceof NoHandlerError
+          ? { leftOut: { file: path, reason: error.message, isDoubtful: true } }
+          : problemOf(path, error),
     )
     void ended.finally(() => loading.delete(path))
     const late = { late: { name: nameOf(path), file: path, loading: handler } }
@@ -114,12 +134,17 @@ export async function loadFiles(
   const problems = all.filter((one) => 'error' in one)
   return {
     handlers: all.flatMap((one) => ('loaded' in one ? [one.loaded] : [])),
+    leftOut: [...leftOut, ...all.flatMap((one) => ('leftOut' in one ? [one.leftOut] : []))],
     late: all.flatMap((one) => ('late' in one ? [one.late] : [])),
     problems: await Promise.all(problems.map(async (one) => ({ ...one, at: await placeOf(one.error, one.file) }))),
   }
 }
 
-type Loading = { readonly loaded: LoadedHandler } | { readonly late: LateFile } | Omit<Problem, 'at'>
+type Loading =
+  | { readonly loaded: LoadedHandler }
+  | { readonly leftOut: LeftOut }
+  | { readonly late: LateFile }
+  | Omit<Problem, 'at'>
 
 function problemOf(file: string, error: unknown): Omit<Problem, 'at'> {
   return { file, error }
@@ -142,20 +167,28 @@ export async function loadHandler(path: string): Promise<LoadedHandler> {
     throw new TypeError('its export dispose must be a function')
   return {
     file: path,
-    ...toHandler(nameOf(path), module.default),
+    ...toHandler(nameOf(path), module),
     ...(dispose && { dispose: () => dispose() as unknown }),
   }
 }
 
-/** The names of the files in the folder that are handlers. @throws {HandlersError} */
-export async function handlerFiles(dir: string): Promise<string[]> {
+/** The names of the files in the folder that are handlers, and what its name leaves out. @throws {HandlersError} */
+export async function handlerFiles(
+  dir: string,
+): Promise<{ readonly files: readonly string[]; readonly leftOut: readonly LeftOut[] }> {
   try {
     const entries = await readdir(dir, { withFileTypes: true })
-    return entries
+    const names = entries
       .filter((entry) => !entry.isDirectory())
       .map((entry) => entry.name)
-      .filter(isHandlerFile)
       .sort()
+    return {
+      files: names.filter(isHandlerFile),
+      leftOut: names.flatMap((name) => {
+        const left = leftOutByName(name)
+        return left === undefined ? [] : [{ file: join(dir, name), ...left }]
+      }),
+    }
   } catch (error) {
     throw new HandlersError(dir, [{ file: dir, at: dir, error }])
   }
@@ -163,10 +196,25 @@ export async function handlerFiles(dir: string): Promise<string[]> {
 
 /** Whether a file of this name is a handler; the others are what handlers share, their tests, and what else lies there. */
 export function isHandlerFile(name: string): boolean {
-  return extensions.has(extname(name)) && !/^[_.]|\.d\.m?ts$|\.test\.m?[tj]s$/.test(name)
+  return extensions.has(extname(name)) && !isMarked(name) && leftOutByName(name) === undefined
 }
 
-function nameOf(file: string): string {
+/** Somebody said so, or a compiler wrote it: of these nothing is told. */
+function isMarked(name: string): boolean {
+  return /^[_.]|\.d\.[cm]?ts$/.test(name)
+}
+
+function leftOutByName(name: string): Omit<LeftOut, 'file'> | undefined {
+  if (isMarked(name)) return undefined
+  if (/\.(test|spec|config)\.[cm]?[tj]sx?$/.test(name))
+    return { reason: 'its name says that it is a test, or a setting of a tool', isDoubtful: false }
+  if (/\.(c[tj]s|[tj]sx)$/.test(name))
+    return { reason: `a handler ends in ${[...extensions].join(', ')}`, isDoubtful: true }
+  return undefined
+}
+
+/** Of its handler. */
+export function nameOf(file: string): string {
   return basename(file, extname(file))
 }
 
@@ -192,7 +240,8 @@ function placeIn(error: unknown, file: string): string | undefined {
   return places.find((place) => !place.startsWith(source) || place.startsWith(dirname(file)))
 }
 
-function toHandler(name: string, exported: unknown): Omit<LoadedHandler, 'file' | 'dispose'> {
+function toHandler(name: string, module: { readonly default?: unknown }): Omit<LoadedHandler, 'file' | 'dispose'> {
+  const exported = module.default
   if (isDefinition(exported)) {
     const events = exported.events.map((event) => event.toUpperCase())
     return {
@@ -213,8 +262,18 @@ function toHandler(name: string, exported: unknown): Omit<LoadedHandler, 'file' 
       options: defaultOptions,
     }
   }
-  throw new TypeError(
-    `its default export must be a function or defineHandler(…), not ${exported === undefined ? 'missing' : typeof exported}`,
+  const text = `its default export must be a function or defineHandler(…), not ${exported === undefined ? 'missing' : typeof exported}`
+  throw isForOthers(name, module) ? new NoHandlerError(text) : new TypeError(text)
+}
+
+/** Whether it only gives others what they import. Who forgot `default` named it after an event, or what it exports after a handler. */
+function isForOthers(name: string, module: object): boolean {
+  const exports = Object.entries(module)
+  return (
+    !/^on|^robot$/i.test(name) &&
+    !isDocumented(name.toUpperCase()) &&
+    exports.length > 0 &&
+    !exports.some(([key, value]) => /^(default|handler?|dispose)$/.test(key) || isDefinition(value))
   )
 }
 

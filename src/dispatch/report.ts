@@ -85,9 +85,9 @@ export function createReport({ config, parent, log }: ReportParts): Report {
       tell({ type: 'loaded' })
     },
 
-    load({ loaded = [], broken = [], trouble, loading }) {
+    load({ loaded = [], broken = [], trouble, loading, leftOut }) {
       try {
-        writeLoadReport(config.dataDir, { at: startedAt, loaded, broken, trouble, loading })
+        writeLoadReport(config.dataDir, { at: startedAt, loaded, broken, trouble, loading, leftOut })
       } catch (error) {
         log.warn({ err: error }, 'whether the handlers were loaded cannot be written down')
       }

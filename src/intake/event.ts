@@ -21,9 +21,9 @@ export interface Event {
   readonly document_id?: readonly string[] | undefined
   /** Where `data` is not as documented for this event: its type in a handler promises too much. */
   readonly shape?: 'unexpected' | undefined
-  /** Nobody posted it: a sweep found the record changed, and no event of it. */
-  readonly source?: 'sweep' | undefined
-  /** The one handler that it is for; every handler that matches where it is absent. Only what a sweep found has one. */
+  /** Nobody posted it: a backfill found the record changed, and no event of it. */
+  readonly source?: 'backfill' | undefined
+  /** The one handler that it is for; every handler that matches where it is absent. Only what a backfill found has one. */
   readonly handler?: string | undefined
   /** The subscription's number in the portal; old on-premise portals send none. */
   readonly event_handler_id?: string | undefined
@@ -37,7 +37,7 @@ export interface Event {
   readonly query?: Form | undefined
   /** Fields of the post that have no place of their own, as they were sent, less secrets; absent where there are none. */
   readonly extra?: Form | undefined
-  /** The sender's address, seen through the trusted proxies; of a sweep the portal that was asked. */
+  /** The sender's address, seen through the trusted proxies; of a backfill the portal that was asked. */
   readonly remote: string
 }
 

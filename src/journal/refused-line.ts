@@ -59,7 +59,7 @@ export function parseRefusedLine(text: string, held: readonly string[]): Event |
   )
     return undefined
   if (shape !== undefined && shape !== 'unexpected') return undefined
-  if (source !== undefined && source !== 'sweep') return undefined
+  if (source !== undefined && source !== 'backfill') return undefined
   if (document_id !== undefined && !isTexts(document_id)) return undefined
   if (data !== undefined && !isFormValue(data)) return undefined
   if (auth !== undefined && !isForm(auth)) return undefined

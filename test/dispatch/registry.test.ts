@@ -1,5 +1,5 @@
 import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { defineHandler } from '../../src/dispatch/handler.ts'
 import { HandlersError, loadHandlers as loadAll, unknownEvents } from '../../src/dispatch/registry.ts'
@@ -63,7 +63,7 @@ test('helpers, hidden files, types, tests, folders and other files are no handle
 test('every file that is wrong is named, with what is wrong', async () => {
   const problems = await problemsOf({
     'a.mjs': 'export default 7',
-    'b.mjs': 'export const x = 1',
+    'b.mjs': 'export const handler = () => {}',
     'c.mjs': 'throw new Error("at load")',
     'd.mjs': 'import "no-such-package"',
     'e.mjs': 'export default () => {}',
@@ -78,6 +78,46 @@ test('every file that is wrong is named, with what is wrong', async () => {
   expect(problems[4]).toBe('e.ts: TypeError: e.mjs is a handler of the same name')
   expect(problems[5]).toMatch(/^f\.ts: /)
 })
+
+test('what is plainly no handler is left out, with why', async () => {
+  const files = {
+    'helper.ts': 'export const money = (text: string): number => Number(text)',
+    'again.spec.ts': 'throw new Error()',
+    'again.test.mjs': 'throw new Error()',
+    'vitest.config.ts': 'throw new Error()',
+    'old.cjs': 'throw new Error()',
+    'page.tsx': 'throw new Error()',
+    'ONTASKADD.mjs': 'export default () => {}',
+  }
+  const { handlers, leftOut } = await loadAll(folderOf(files), { timeout: 60_000 })
+  expect(handlers.map(({ name }) => name)).toEqual(['ONTASKADD'])
+  const told = leftOut.map(({ file, isDoubtful, reason }) => [basename(file), isDoubtful, reason.split(',')[0]])
+  expect(told.sort()).toEqual([
+    ['again.spec.ts', false, 'its name says that it is a test'],
+    ['again.test.mjs', false, 'its name says that it is a test'],
+    ['helper.ts', true, 'its default export must be a function or defineHandler(…)'],
+    ['old.cjs', true, 'a handler ends in .ts'],
+    ['page.tsx', true, 'a handler ends in .ts'],
+    ['vitest.config.ts', false, 'its name says that it is a test'],
+  ])
+})
+
+test.for([
+  ['named after an event', 'ONTASKADD.mjs', 'export const x = 1'],
+  ['named as events are', 'onMyThing.mjs', 'export const x = 1'],
+  ['named after the robot', 'robot.mjs', 'export const x = 1'],
+  ['that exports a handler by another name', 'deals.mjs', defined(['ONTASKADD']).replace('default', 'const deals =')],
+  ['that exports a function named handle', 'deals.mjs', 'export function handle() {}'],
+  ['whose default export is something else', 'deals.mjs', 'export default { plugins: [] }'],
+  ['that exports nothing', 'deals.mjs', 'globalThis.something = 1'],
+])(
+  'a file %s may have been meant as a handler: it is wrong, and the rule for others is named',
+  async ([, name = '', text = '']) => {
+    const error = await loadHandlers(folderOf({ [name]: text })).catch((thrown: unknown) => thrown)
+    expect(String(error)).toContain(`${name}: TypeError: its default export must be`)
+    expect(String(error)).toContain('a file that is no handler is left out where its name begins with _')
+  },
+)
 
 test('a folder that is missing is a problem, an empty one is not', async () => {
   await expect(loadHandlers(join(temporaryFolder('x'), 'missing'))).rejects.toBeInstanceOf(HandlersError)

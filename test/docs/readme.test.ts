@@ -68,7 +68,7 @@ describe.for(pages)('%s', (page) => {
       'loaded.json',
       'portals.json',
       'reloaded.json',
-      'sweep.json',
+      'backfill.json',
     ]
     const ours = files.filter((file) => !['tsconfig.json', 'ONCRMTHINGADD.json', ...inDataDir].includes(file))
     // A new event's fixture, in the recipe that makes it.

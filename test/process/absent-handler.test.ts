@@ -201,3 +201,40 @@ test.each([
   await until('the other goes on', () => one.deals().length === 1)
   await isReady(receiver)
 })
+
+test('a helper, a test and the settings of a tool stop no handler, and are told', async () => {
+  const one = seenIn('one')
+  const receiver = await startReceiver({
+    handlers: {
+      'one.mjs': one.source,
+      'helper.mjs': 'export const money = Number',
+      'one.spec.mjs': 'throw new Error()',
+      'vitest.config.mjs': 'throw new Error()',
+    },
+  })
+  await isReady(receiver)
+  await postDeals(receiver, 1)
+  await until('it has run', () => one.deals().length === 1)
+  const told = receiver.logged('a file is left out: it is no handler')
+  expect(told.map(({ level }) => level).sort()).toEqual([30, 30, 40])
+  expect(told.map(({ file }) => String(file)).sort()).toEqual(
+    ['helper.mjs', 'one.spec.mjs', 'vitest.config.mjs'].map((name) => join(receiver.handlersDir, name)),
+  )
+  const listed = await runCli({ env: toolEnv(receiver) }, 'handlers')
+  expect(listed.stdout).toMatch(/^one +loaded/m)
+  expect(listed.stdout).not.toContain('helper')
+  expect(listed.stderr).toContain('helper.mjs is left out: its default export must be')
+  const checked = await runCli({ env: toolEnv(receiver) }, 'doctor')
+  expect(checked.stdout).toMatch(/warn +handlers +helper\.mjs is left out/)
+})
+
+test('a handler that runs is not left out by a reload that finds no default export', async () => {
+  const one = seenIn('one')
+  const receiver = await startReceiver({ handlers: { 'one.mjs': one.source } })
+  await isReady(receiver)
+  put(receiver, 'one.mjs', 'export const other = 1')
+  const told = await runCli({ env: toolEnv(receiver) }, 'reload')
+  expect(told).toMatchObject({ code: 1, stdout: expect.stringContaining('its default export must be') })
+  await postDeals(receiver, 1)
+  await until('the old one has run', () => one.deals().length === 1)
+})

@@ -37,7 +37,7 @@ test('DATA_DIR is made for the receiver alone, and so is every file in it, whate
   const dataDir = join(temporaryFolder('home'), 'data')
   const before = process.umask(0)
   try {
-    await fill(dataDir, { SWEEP_ON_START: 'deal', B24_HOOK: 'https://127.0.0.1:9/rest/1/made0up0secret/' })
+    await fill(dataDir, { BACKFILL_ON_START: 'deal', B24_HOOK: 'https://127.0.0.1:9/rest/1/made0up0secret/' })
   } finally {
     process.umask(before)
   }
@@ -46,7 +46,13 @@ test('DATA_DIR is made for the receiver alone, and so is every file in it, whate
     expect.arrayContaining(['dispatch.db', 'dispatch.db-wal', 'dispatch.db-shm', 'events.ndjson', 'loaded.json']),
   )
   expect(Object.keys(modes)).toEqual(
-    expect.arrayContaining(['receiver.lock', 'dispatcher.lock', 'journal.json', 'journal/N.ndjson.cut', 'sweep-since']),
+    expect.arrayContaining([
+      'receiver.lock',
+      'dispatcher.lock',
+      'journal.json',
+      'journal/N.ndjson.cut',
+      'backfill-since',
+    ]),
   )
   for (const [name, mode] of Object.entries(modes))
     expect(`${mode} ${name}`).toBe(`${['', 'journal'].includes(name) ? 700 : 600} ${name}`)

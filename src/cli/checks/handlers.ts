@@ -2,6 +2,7 @@ import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { readSettings } from '../../config.ts'
+import { underscoreRule } from '../../dispatch/registry.ts'
 import { noDebugger } from '../../start-child.ts'
 import { findDataDir, isFollowed } from '../data.ts'
 import { readHandlerStates } from '../handlers.ts'
@@ -23,6 +24,7 @@ export async function checkHandlers(): Promise<readonly Check[]> {
     stdio: ['ignore', 2, 2, 'ipc'],
   })
   const found: Check[] = []
+  const leftOut: Check[] = []
   let loading = 'the first'
   let isWhole = false
   child.on('message', (message: FromLoader) => {
@@ -35,7 +37,14 @@ export async function checkHandlers(): Promise<readonly Check[]> {
         name,
         state: 'FAIL',
         text: `${message.at}: ${message.error}`,
-        advice: 'no handler runs until it is mended',
+        advice: `no handler runs until it is mended; ${underscoreRule}`,
+      })
+    if (message.type === 'left out')
+      leftOut.push({
+        name,
+        state: message.isDoubtful ? 'warn' : 'ok',
+        text: `${message.file} is left out: ${message.reason}`,
+        ...(message.isDoubtful && { advice: 'if it is no handler, begin its name with _' }),
       })
     if (message.type === 'late')
       found.push({
@@ -60,8 +69,9 @@ export async function checkHandlers(): Promise<readonly Check[]> {
       advice: 'no handler runs until it is mended',
     })
   found.push(...(await checkGone()))
-  if (found.length > 0) return found
+  if (found.length > 0) return [...found, ...leftOut]
   return [
+    ...leftOut,
     { name, state: 'warn', text: `there are none in ${dir}: events are journalled only`, advice: 'set HANDLERS_DIR' },
   ]
 }

@@ -16,6 +16,7 @@ export type FromLoader =
       readonly unknown: readonly { readonly event: string; readonly nearest: string | undefined }[]
     }
   | { readonly type: 'broken'; readonly at: string; readonly error: string }
+  | { readonly type: 'left out'; readonly file: string; readonly reason: string; readonly isDoubtful: boolean }
   | { readonly type: 'late'; readonly file: string; readonly reason: string }
   | { readonly type: 'end' }
 
@@ -28,12 +29,13 @@ async function load(): Promise<void> {
   const settings = readSettings(process.env, 'HANDLERS_DIR', 'HANDLER_LOAD_TIMEOUT')
   const { HANDLERS_DIR: dir, HANDLER_LOAD_TIMEOUT: timeout } = settings
   try {
-    const { handlers, late, problems } = await loadFiles(dir, {
+    const { handlers, late, leftOut, problems } = await loadFiles(dir, {
       timeout,
       onLoading: (files) => tell({ type: 'loading', files: files.map((file) => basename(file)) }),
     })
     for (const handler of handlers)
       tell({ type: 'loaded', name: handler.name, events: handler.events, unknown: unknownEvents(handler) })
+    for (const { file, ...left } of leftOut) tell({ type: 'left out', file: basename(file), ...left })
     for (const { at, error } of problems) tell({ type: 'broken', at: basename(at), error: String(error) })
     for (const { file } of late) tell({ type: 'late', file: basename(file), reason: lateReason(timeout) })
   } catch (error) {

@@ -4,8 +4,8 @@ import type { Logger } from 'pino'
 import { codeOf } from '../error-code.ts'
 import { fileMode } from '../private-files.ts'
 
-/** What is to be swept since the receiver was away; kept on disk, because a start may end before it is. */
-export interface PendingSweep {
+/** What is to be backfilled since the receiver was away; kept on disk, because a start may end before it is. */
+export interface PendingBackfill {
   readonly since: Date
   /** All of it is journalled. */
   readonly done: () => Promise<void>
@@ -15,7 +15,7 @@ export interface PendingSweep {
  * From the last event before this start, or before an earlier one that did not get through; `undefined` where there was
  * none. To be called before events are taken.
  */
-async function openPendingSweep(dataDir: string, lastAt: Date | undefined): Promise<PendingSweep | undefined> {
+async function openPendingBackfill(dataDir: string, lastAt: Date | undefined): Promise<PendingBackfill | undefined> {
   const path = pathIn(dataDir)
   const since = (await readTime(path)) ?? lastAt
   if (since === undefined) return undefined
@@ -24,13 +24,13 @@ async function openPendingSweep(dataDir: string, lastAt: Date | undefined): Prom
   return { since, done: () => rm(path, { force: true }) }
 }
 
-/** Nothing is swept at a start: the time would be a wrong one when that is wanted again. */
-async function dropPendingSweep(dataDir: string): Promise<void> {
+/** Nothing is backfilled at a start: the time would be a wrong one when that is wanted again. */
+async function dropPendingBackfill(dataDir: string): Promise<void> {
   await rm(pathIn(dataDir), { force: true })
 }
 
 function pathIn(dataDir: string): string {
-  return join(dataDir, 'sweep-since')
+  return join(dataDir, 'backfill-since')
 }
 
 async function readTime(path: string): Promise<Date | undefined> {
@@ -45,25 +45,25 @@ async function readTime(path: string): Promise<Date | undefined> {
 
 export interface MissedParts {
   readonly dataDir: string
-  readonly sweepOnStart: string | undefined
+  readonly backfillOnStart: string | undefined
   /** When an earlier process accepted its last event, in Unix milliseconds. */
   readonly lastAt: number | undefined
   readonly log: Logger
 }
 
-/** What SWEEP_ON_START is to look for. A disk that takes no note of it takes no event either, and says so by itself. */
+/** What BACKFILL_ON_START is to look for. A disk that takes no note of it takes no event either, and says so by itself. */
 export async function findMissed({
   dataDir,
-  sweepOnStart,
+  backfillOnStart,
   lastAt,
   log,
-}: MissedParts): Promise<PendingSweep | undefined> {
+}: MissedParts): Promise<PendingBackfill | undefined> {
   try {
-    if (sweepOnStart !== undefined)
-      return await openPendingSweep(dataDir, lastAt === undefined ? lastAt : new Date(lastAt))
-    await dropPendingSweep(dataDir)
+    if (backfillOnStart !== undefined)
+      return await openPendingBackfill(dataDir, lastAt === undefined ? lastAt : new Date(lastAt))
+    await dropPendingBackfill(dataDir)
   } catch (error) {
-    log.error({ err: error }, 'nothing is swept')
+    log.error({ err: error }, 'nothing is backfilled')
   }
   return undefined
 }

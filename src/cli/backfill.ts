@@ -1,6 +1,9 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { backfill, type Place, type Recipient, type Sum } from '../backfill/backfill.ts'
+import { readJournalled } from '../backfill/journalled.ts'
+import { parseTargets, type Target, targetNames } from '../backfill/targets.ts'
 import { createClient } from '../bitrix24/client.ts'
 import { realClock } from '../bitrix24/clock.ts'
 import { createLimits } from '../bitrix24/limits.ts'
@@ -8,9 +11,6 @@ import { readConfig } from '../config.ts'
 import { matcherOf } from '../dispatch/pattern.ts'
 import { isObject } from '../is-object.ts'
 import { fileMode } from '../private-files.ts'
-import { readJournalled } from '../sweep/journalled.ts'
-import { type Place, type Recipient, type Sum, sweep } from '../sweep/sweep.ts'
-import { parseTargets, type Target, targetNames } from '../sweep/targets.ts'
 import { openAppender } from './appender.ts'
 import { chooseHook } from './call.ts'
 import { defineCommand } from './command.ts'
@@ -23,13 +23,13 @@ import { UsageError } from './usage-error.ts'
 const clockSlack = 60_000
 
 /** Repairs a gap: asks the portal what changed, and journals what it never told. */
-export const sweepCommand = defineCommand({
-  name: 'sweep',
+export const backfillCommand = defineCommand({
+  name: 'backfill',
   usage: 'deal,lead,… --since TIME|--all',
   summary: 'asks Bitrix24 what changed, and journals an event for each record of whose change none came',
   notes: [
     `It takes ${targetNames.join(', ')}, several with commas.`,
-    'Each event has "source":"sweep"; handlers get it like any other. With --since a record that was made since then, and that the journal does not know, gives its ADD event,',
+    'Each event has "source":"backfill"; handlers get it like any other. With --since a record that was made since then, and that the journal does not know, gives its ADD event,',
     'any other its UPDATE; with --all, the first fill of a mirror, each gives an UPDATE. What was deleted is not found, several',
     'changes become one, and only what the user of the hook may read is seen. It keeps to the limits of the portal, and may be',
     'ended and resumed.',
@@ -48,35 +48,35 @@ export const sweepCommand = defineCommand({
     'dry-run': { type: 'boolean', about: 'only say how many events it would make' },
   },
   examples: [
-    'sweep deal,lead --since 2h',
-    'sweep item:1032 --since 2026-11-23T08:00:00Z --dry-run',
-    'sweep contact --all',
-    'sweep deal --all --handler mirror',
-    'sweep --resume',
+    'backfill deal,lead --since 2h',
+    'backfill item:1032 --since 2026-11-23T08:00:00Z --dry-run',
+    'backfill contact --all',
+    'backfill deal --all --handler mirror',
+    'backfill --resume',
   ],
   words: 1,
   async run({ options, words: [names], print }) {
     const config = readConfig(process.env)
     const { rate, burst } = config
     const dataDir = findDataDir()
-    const path = join(dataDir, 'sweep.json')
+    const path = join(dataDir, 'backfill.json')
     const plan = options.resume ? resumePlan(path, names, options) : toPlan(names, options)
     const hook = chooseHook(config.hooks, plan.hook)
     if (options.resume && plan.host !== hook.host)
-      throw new Error(`that sweep was of ${plan.host}, not of ${hook.host}: choose its hook in B24_HOOK`)
+      throw new Error(`that backfill was of ${plan.host}, not of ${hook.host}: choose its hook in B24_HOOK`)
     const targets = parse(plan.targets)
     const since = plan.since === undefined ? undefined : new Date(plan.since)
     const only = plan.handler === undefined ? undefined : await findRecipient(dataDir, plan.handler)
     const kinds = new Set(targets.map(({ name }) => name.replace(/:.*/, '')))
     const journalled = await readJournalled({ dataDir, hook, kinds, since, log: createNoteLog(print) })
     if (journalled.origin === undefined)
-      print.note(`the journal has no event of ${hook.host} yet: what is swept has no order with its first events`)
+      print.note(`the journal has no event of ${hook.host} yet: what is backfilled has no order with its first events`)
 
     const isDry = options['dry-run']
     const appender = isDry ? undefined : await openAppender(config, createNoteLog(print))
     let sum: Sum
     try {
-      sum = await sweep({
+      sum = await backfill({
         client: createClient({ hook, limits: createLimits({ rate, burst, clock: realClock }) }),
         hook,
         targets,
@@ -91,7 +91,7 @@ export const sweepCommand = defineCommand({
         },
       })
     } catch (error) {
-      if (!isDry && existsSync(path)) print.note('it goes on from there with b24-receiver sweep --resume')
+      if (!isDry && existsSync(path)) print.note('it goes on from there with b24-receiver backfill --resume')
       throw error
     } finally {
       await appender?.close()
@@ -117,7 +117,7 @@ async function findRecipient(dataDir: string, name: string): Promise<Recipient> 
   }
 }
 
-/** What is swept, and how far it is; kept while it runs. */
+/** What is backfilled, and how far it is; kept while it runs. */
 interface Plan {
   readonly targets: string
   /** ISO 8601. */
@@ -137,7 +137,7 @@ interface PlanOptions {
 }
 
 function toPlan(targets: string | undefined, { since, all, hook, handler }: PlanOptions): Plan {
-  if (targets === undefined) throw new UsageError(`name what to sweep: ${targetNames.join(', ')}`)
+  if (targets === undefined) throw new UsageError(`name what to backfill: ${targetNames.join(', ')}`)
   if ((since !== undefined) === all) throw new UsageError('add --since TIME, or --all')
   const time = parseTime('--since', since, new Date())
   return { targets, hook, handler, since: time && new Date(time.getTime() - clockSlack).toISOString() }
@@ -158,11 +158,11 @@ function resumePlan(path: string, names: string | undefined, { since, all, hook,
 }
 
 function readPlan(path: string): Plan {
-  if (!existsSync(path)) throw new Error('there is no sweep to resume')
+  if (!existsSync(path)) throw new Error('there is no backfill to resume')
   const plan = parsePlan(readFileSync(path, 'utf8'))
   if (!isObject(plan) || typeof plan['targets'] !== 'string')
     throw new Error(
-      `${path} is not what a sweep wrote: where it was is not known; sweep again with --since, which tells nothing twice`,
+      `${path} is not what a backfill wrote: where it was is not known; backfill again with --since, which tells nothing twice`,
     )
   const text = (value: unknown) => (typeof value === 'string' ? value : undefined)
   const place = isObject(plan['place']) ? plan['place'] : {}

@@ -8,7 +8,7 @@ import { follow, type JournalledEvent, oldest, type Position, positionBefore } f
 export interface Journalled {
   /** Unix seconds of the newest event about the object, by the portal's clock where it told; `undefined`: there is none. */
   readonly newest: (object: string) => number | undefined
-  /** As the portal's events carry them, so that what is swept has the same order; `undefined`: no event of it is there. */
+  /** As the portal's events carry them, so that what is backfilled has the same order; `undefined`: no event of it is there. */
   readonly origin: { readonly webhook: string | undefined; readonly auth: Form } | undefined
 }
 
@@ -44,15 +44,15 @@ export async function readJournalled({ since, kinds, ...parts }: JournalledParts
   if (origin === undefined)
     for await (const event of eventsOfPortal(parts, oldest)) {
       const { webhook, auth, source } = event
-      if (auth && source !== 'sweep') origin = { webhook, auth }
+      if (auth && source !== 'backfill') origin = { webhook, auth }
       if (isByWebhook(event)) break
     }
   return { newest: (object) => newest.get(object), origin }
 }
 
-/** A robot has no token, so no name; and what was swept says of its portal what we knew then. */
+/** A robot has no token, so no name; and what was backfilled says of its portal what we knew then. */
 function isByWebhook({ event, source }: JournalledEvent): boolean {
-  return event !== robotEvent && source !== 'sweep'
+  return event !== robotEvent && source !== 'backfill'
 }
 
 async function* eventsOfPortal(

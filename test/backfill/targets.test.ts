@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
+import { parseTargets } from '../../src/backfill/targets.ts'
 import { hasDocumentedShape, objectOf } from '../../src/events/catalogue.ts'
-import { parseTargets } from '../../src/sweep/targets.ts'
 
 const row = { id: '662', created: 1736405800, changed: 1736405807 }
 
@@ -27,10 +27,10 @@ test('the event of a record is of the documented shape, and about that record', 
 })
 
 test.each([
-  ['deals', '"deals" cannot be swept: it is one of lead, deal, contact, company, quote, item:<type>, task'],
-  ['deal,,lead', '"" cannot be swept'],
+  ['deals', '"deals" cannot be backfilled: it is one of lead, deal, contact, company, quote, item:<type>, task'],
+  ['deal,,lead', '"" cannot be backfilled'],
   ['deal,deal', 'deal is named twice'],
-  ['item:x', '"item:x" cannot be swept'],
+  ['item:x', '"item:x" cannot be backfilled'],
 ])('%s is refused with what there is', (text, message) => {
   expect(() => parseTargets(text)).toThrow(message)
 })

@@ -16,7 +16,7 @@ export interface Target {
   readonly event: (row: Row, what: 'add' | 'update') => { readonly event: string; readonly data: FormValue }
 }
 
-/** A record, as far as a sweep reads it. */
+/** A record, as far as a backfill reads it. */
 export interface Row {
   readonly id: string
   /** Unix seconds, by the portal's clock. */
@@ -53,7 +53,7 @@ export function parseTargets(text: string): readonly Target[] {
     if (type !== undefined) return item(name, type, (what) => `ONCRM${name.toUpperCase()}${what}`)
     if (dynamic !== undefined) return item(name, Number(dynamic), (what) => `ONCRMDYNAMICITEM${what}`)
     if (name === 'task') return task
-    throw new TypeError(`"${name}" cannot be swept: it is one of ${targetNames.join(', ')}`)
+    throw new TypeError(`"${name}" cannot be backfilled: it is one of ${targetNames.join(', ')}`)
   })
 }
 

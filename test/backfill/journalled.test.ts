@@ -2,9 +2,9 @@ import { mkdirSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pino } from 'pino'
 import { expect, test } from 'vitest'
+import { readJournalled } from '../../src/backfill/journalled.ts'
 import { parseHooks } from '../../src/bitrix24/hook.ts'
 import { journalDir } from '../../src/journal/segments.ts'
-import { readJournalled } from '../../src/sweep/journalled.ts'
 import { temporaryFolder } from '../support/receiver.ts'
 
 const [hook] = parseHooks('https://one.bitrix24.com/rest/1/abc/')
@@ -50,7 +50,7 @@ function read(dataDir: string, hours?: number) {
   return readJournalled({ dataDir, hook, kinds, since, log })
 }
 
-test('a portal that was silent for longer than is swept is known all the same, so its objects keep their order', async () => {
+test('a portal that was silent for longer than is backfilled is known all the same, so its objects keep their order', async () => {
   const dataDir = journal(
     { hours: 60, lines: [{ domain: 'two.bitrix24.com' }, { webhook: 'sales', object: 'deal:1', ts: '5' }] },
     { hours: 0, lines: [{ domain: 'two.bitrix24.com' }] },

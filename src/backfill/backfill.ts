@@ -6,13 +6,13 @@ import type { Event } from '../intake/event.ts'
 import type { Journalled } from './journalled.ts'
 import { pageSize, type Row, type Target } from './targets.ts'
 
-/** Where an interrupted sweep goes on: after this record of this target. */
+/** Where an interrupted backfill goes on: after this record of this target. */
 export interface Place {
   readonly target: string
   readonly after: string
 }
 
-export interface SweepParts {
+export interface BackfillParts {
   readonly client: Pick<Client, 'call'>
   readonly hook: Hook
   readonly targets: readonly Target[]
@@ -47,7 +47,7 @@ export interface Sum {
  *
  * @throws {TypeError} when the portal gives something else than such pages
  */
-export async function sweep(parts: SweepParts): Promise<Sum> {
+export async function backfill(parts: BackfillParts): Promise<Sum> {
   const { client, hook, targets, since, journalled, only, from, append, onPage } = parts
   if (only) for (const target of targets) checkRecipient(target, only)
   let sum: Sum = { records: 0, events: 0 }
@@ -80,7 +80,7 @@ interface Found {
 }
 
 /** What handlers of a new record wait for is its ADD; a first fill must not greet every record there ever was. */
-function toEvent(target: Target, row: Row, { hook, since, journalled, only }: SweepParts): Found {
+function toEvent(target: Target, row: Row, { hook, since, journalled, only }: BackfillParts): Found {
   const isNew = since !== undefined && row.created * 1000 >= since.getTime()
   const about = target.event(row, only && !only.matches(nameOf(target, 'update')) ? 'add' : 'update')
   const object = objectOf(about.event, about.data)
@@ -92,7 +92,7 @@ function toEvent(target: Target, row: Row, { hook, since, journalled, only }: Sw
       webhook: hook.name ?? journalled.origin?.webhook,
       event,
       object,
-      source: 'sweep',
+      source: 'backfill',
       handler: only?.handler,
       ts: String(row.changed),
       data,

@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest'
+import { backfill } from '../../src/backfill/backfill.ts'
+import { parseTargets } from '../../src/backfill/targets.ts'
 import { parseHooks } from '../../src/bitrix24/hook.ts'
 import type { Event } from '../../src/intake/event.ts'
-import { sweep } from '../../src/sweep/sweep.ts'
-import { parseTargets } from '../../src/sweep/targets.ts'
 
 test('a portal that gives the same page again and again is not journalled without end', async () => {
   const [hook] = parseHooks('https://one.bitrix24.com/rest/1/abc/')
@@ -11,7 +11,7 @@ test('a portal that gives the same page again and again is not journalled withou
   const items = Array.from({ length: 50 }, (_, at) => ({ id: at + 1, createdTime: time, updatedTime: time }))
   const journalled: Event[] = []
   let calls = 0
-  const swept = sweep({
+  const backfilled = backfill({
     client: {
       call: <T>() => {
         if (++calls > 5) throw new Error('it asks without end')
@@ -25,6 +25,6 @@ test('a portal that gives the same page again and again is not journalled withou
     append: (events) => Promise.resolve(void journalled.push(...events)),
     onPage: () => undefined,
   })
-  await expect(swept).rejects.toThrow('one.bitrix24.com gives no pages of deal in the order of ids')
+  await expect(backfilled).rejects.toThrow('one.bitrix24.com gives no pages of deal in the order of ids')
   expect(journalled).toHaveLength(50)
 })
