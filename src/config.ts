@@ -379,7 +379,9 @@ const names = Object.entries(settings).flatMap(([name, setting]) =>
 
 /** Variables that are nearly one of our settings, and so are not in effect. */
 export function misspeltSettings(env: Env): readonly Misspelt[] {
-  return findMisspelt(env, names)
+  // Its name was another once: it would be ignored without a word.
+  const renamed = 'SWEEP_ON_START' in env ? [{ name: 'SWEEP_ON_START', nearest: 'BACKFILL_ON_START' }] : []
+  return [...findMisspelt(env, names), ...renamed]
 }
 
 /** The environment without what is ours, for a receiver with settings of its own. */

@@ -214,6 +214,7 @@ describe('a text that is not as it looks', () => {
 
 test.each([
   ['HANDLER_DIR', 'HANDLERS_DIR'],
+  ['SWEEP_ON_START', 'BACKFILL_ON_START'],
   ['B24_HOOKS', 'B24_HOOK'],
   ['B24_APLICATION_TOKEN', 'B24_APPLICATION_TOKEN'],
   ['b24_application_token', 'B24_APPLICATION_TOKEN'],

@@ -35,7 +35,7 @@ export function chargeStrays(onOurs: (error: unknown) => void): void {
   }
   process.on('unhandledRejection', charge)
   process.on('uncaughtException', charge)
-  const { exit } = process
+  const exit = process.exit.bind(process)
   process.exit = (code) => {
     if (current.getStore() === undefined) exit(code)
     throw new ExitInHandler(

@@ -253,13 +253,15 @@ describe('dead', () => {
 
 describe('handlers', () => {
   test('says of a name that Bitrix24 does not document which one it may mean', async () => {
-    const { cli } = await start({
+    const { cli, receiver } = await start({
       handlers: {
         'ONCRMDEALUPDAET.mjs': 'export default () => {}',
         'own.mjs': `import { defineHandler } from 'bitrix24-webhook-receiver'
           export default defineHandler(['ONCRMLEADADD', 'ONOURAPPCOUNTED'], () => {})`,
       },
     })
+    // That a handler is logged as loaded comes before the queue knows it.
+    await until('it follows', async () => JSON.stringify(await receiver.readyz()).includes('"ready"'))
     const { stdout } = await cli('handlers')
     expect(stdout).toMatch(/^ONCRMDEALUPDAET +loaded .*ONCRMDEALUPDAET \(not documented: is it ONCRMDEALUPDATE\?\)$/m)
     expect(stdout).toMatch(/^own +loaded .*ONCRMLEADADD ONOURAPPCOUNTED \(not documented\)$/m)

@@ -92,7 +92,7 @@ test('what is plainly no handler is left out, with why', async () => {
   const { handlers, leftOut } = await loadAll(folderOf(files), { timeout: 60_000 })
   expect(handlers.map(({ name }) => name)).toEqual(['ONTASKADD'])
   const told = leftOut.map(({ file, isDoubtful, reason }) => [basename(file), isDoubtful, reason.split(',')[0]])
-  expect(told.sort()).toEqual([
+  expect(told.sort((a, b) => (String(a[0]) < String(b[0]) ? -1 : 1))).toEqual([
     ['again.spec.ts', false, 'its name says that it is a test'],
     ['again.test.mjs', false, 'its name says that it is a test'],
     ['helper.ts', true, 'its default export must be a function or defineHandler(…)'],

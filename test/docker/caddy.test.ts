@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { blockWith, root } from '../support/docs.ts'
@@ -18,10 +18,14 @@ describe.skipIf(!hasCaddy)('behind a real Caddy (skipped where there is none)', 
   })
 
   test('the command of the README makes a Caddyfile for a receiver on the same machine', () => {
-    const sed = /sed .*(?= \|)/.exec(blockWith('README.md', 'sed -e'))?.[0] ?? ''
-    const file = join(temporaryFolder('caddyfile'), 'Caddyfile')
-    writeFileSync(file, execFileSync('sh', ['-c', sed], { cwd: root }))
-    const adapted = execFileSync(program, ['adapt', '--config', file], { encoding: 'utf8' })
+    const [sed = '', file = ''] = /^sed .* > (\S+)$/m.exec(blockWith('README.md', 'sed -e')) ?? []
+    const cwd = temporaryFolder('caddyfile')
+    copyFileSync(caddyfile, join(cwd, 'Caddyfile'))
+    execFileSync('sh', ['-c', sed], { cwd })
+    const adapted = execFileSync(program, ['adapt', '--config', file, '--adapter', 'caddyfile'], {
+      cwd,
+      encoding: 'utf8',
+    })
     expect(adapted).toContain('"host":["hooks.example.com"]')
     expect(adapted).toContain('"dial":"127.0.0.1:8080"')
   })

@@ -1,7 +1,7 @@
 import { parseEnv } from 'node:util'
 import { expect, test } from 'vitest'
 import { readConfig } from '../../src/config.ts'
-import { blockWith, readText } from '../support/docs.ts'
+import { readText } from '../support/docs.ts'
 
 const compose = readText('compose.yaml')
 
@@ -27,7 +27,7 @@ test('what our containers and the unit of systemd hold in memory is in no core d
   expect(/^x-part: &part\n(?: {2}.*\n)+/m.exec(readText('compose.cluster.yaml'))?.[0]).toContain(
     'ulimits: { core: 0 }\n',
   )
-  expect(blockWith('docs/operations.md', 'ExecStart=')).toContain('\nLimitCORE=0\n')
+  expect(readText('deploy/bitrix24-receiver.service')).toContain('\nLimitCORE=0\n')
 })
 
 test('Prometheus beside our containers may call them by the names of their services', () => {

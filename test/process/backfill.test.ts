@@ -27,6 +27,8 @@ async function start(options: ReceiverOptions & { portal?: Portal } = {}) {
     handlers: { 'audit.mjs': audit(seen) },
     env: { ...rest, ...options.env },
   })
+  // Until then the CLI finds no handler.
+  await until('it follows', async () => JSON.stringify(await receiver.readyz()).includes('"ready"'))
   const env: Record<string, string> = { ...envOf(receiver), ...rest }
   return {
     portal,
@@ -317,9 +319,9 @@ describe('BACKFILL_ON_START', () => {
   })
 
   test('on a first start asks nobody', async () => {
-    const { portal, receiver } = await start({ env: { BACKFILL_ON_START: 'deal' } })
+    const portal = await startPortal({ limit: plenty })
     addDeals(portal, 1)
-    await until('it follows', async () => JSON.stringify(await receiver.readyz()).includes('"ready"'))
+    await start({ portal, env: { BACKFILL_ON_START: 'deal' } })
     expect(portal.called()).toEqual([])
   })
 })

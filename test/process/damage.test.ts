@@ -79,7 +79,8 @@ test.for([
   change(path, `UPDATE delivery SET event = ${damage} WHERE key = 2`)
   const receiver = await startReceiver({ dataDir, handlers })
   await until(`all handled\n${receiver.output()}`, () => dealsIn(seen).size === 4)
-  expect(receiver.logged('a stored event cannot be read; its line in the journal is')).toHaveLength(1)
+  const told = () => receiver.logged('a stored event cannot be read; its line in the journal is')
+  await expect.poll(told).toHaveLength(1)
   expect((await readyzOf(receiver)).status).toBe('ready')
 })
 
@@ -102,7 +103,7 @@ test('a stored event that is nowhere readable is dead with its reason; its bytes
   const retried = await runCli({ env }, 'dead', 'retry', id)
   expect(retried).toMatchObject({ code: 1, stderr: expect.stringContaining('its event cannot be read') })
   const [dead] = jsonLines((await runCli({ env }, 'dead', 'list', '--json')).stdout)
-  expect(dead).toMatchObject({ event: id, object: 'deal:2' })
+  expect(dead).toMatchObject({ id, object: 'deal:2' })
 })
 
 test('a damaged dispatch.db is named everywhere, posts are accepted, and repair lets all of them be handled', async () => {
@@ -170,7 +171,8 @@ test.runIf(process.getuid?.() === 0)(
     const mine = [
       dataDir,
       join(dataDir, 'journal'),
-      ...['receiver.lock', 'dispatcher.lock'].map((name) => join(dataDir, name)),
+      ...['receiver.lock', 'dispatcher.lock', 'journal.json'].map((name) => join(dataDir, name)),
+      ...(await listSegments(dataDir)).map((segment) => segment.path),
     ]
     for (const file of mine) chownSync(file, 65534, 65534)
     chmodSync(path, 0o444)
@@ -206,7 +208,8 @@ test.runIf(process.getuid?.() === 0)('an old segment that cannot be removed is n
   const [old] = await listSegments(dataDir)
   if (old === undefined) throw new Error('no segment')
   utimesSync(old.path, 1, 1)
-  for (const name of ['', 'receiver.lock', 'dispatcher.lock', 'dispatch.db', 'loaded.json', 'events.ndjson'])
+  const written = ['receiver.lock', 'dispatcher.lock', 'dispatch.db', 'loaded.json', 'events.ndjson', 'journal.json']
+  for (const name of ['', ...written])
     if (join(dataDir, name) !== old.path) chownSync(join(dataDir, name), 65534, 65534)
   chmodSync(dirname(seen), 0o777)
   chmodSync(seen, 0o666)

@@ -400,7 +400,7 @@ describe('a reload', () => {
     await until('refused', () => receiver.logged(`the ${bad}`).length === 4)
     expect(await statusOf(added)).toBe(200)
     const reasons = receiver.logged(`the ${bad}`).map((line) => (line['err'] as { message: string }).message)
-    for (const [index, reason] of ['is empty', 'entry 2 is empty', 'a space or a quote', 'ENOENT'].entries())
+    for (const [index, reason] of ['is empty', 'entry 2 is empty', 'begins or ends with a quote', 'ENOENT'].entries())
       expect(reasons[index]).toContain(reason)
     expect(sockets.size).toBe(1)
     for (const secret of [TOKEN, added, other]) expect(receiver.output()).not.toContain(secret)

@@ -68,7 +68,7 @@ test('nor does it while one starts: whatever starts Node here tells it so', () =
   const commands = [
     ...['start', 'dev', 'tail', 'call', 'dispatch'].map((name) => scripts[name]),
     /^CMD .*/m.exec(readText('Dockerfile'))?.[0].replaceAll('", "', ' '),
-    /^ExecStart=.*/m.exec(readText('docs/operations.md'))?.[0],
+    /^ExecStart=.*/m.exec(readText('deploy/bitrix24-receiver.service'))?.[0],
     readText('src/cli/main.ts').split('\n')[0],
   ]
   expect(commands).toHaveLength(8)

@@ -18,7 +18,7 @@ async function start(body: string, options: ReceiverOptions = {}) {
     receiver,
     ran: (name: string) => linesOf(folder, name),
     /** What it is charged with, the process of the handlers being the same. */
-    async charge() {
+    charge: async () => {
       const line = await until(
         () => `it is charged\n${receiver.output()}`,
         () => receiver.logged('failed, will be tried again')[0],

@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { chmodSync, statSync } from 'node:fs'
+import { chmodSync, chownSync, readdirSync, statSync } from 'node:fs'
 import { type AddressInfo, connect, createServer } from 'node:net'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
@@ -95,6 +95,21 @@ test.runIf(process.getuid?.() === 0)(
     expect(receiver.output()).toBe(`User 65534 may not write to ${dataDir}. Run: chown -R 65534 ${dataDir}\n`)
   },
 )
+
+test.runIf(process.getuid?.() === 0)('a segment of somebody else says which user may not read it', async () => {
+  const first = await startReceiver()
+  const { dataDir } = first
+  await first.post(dealBody(1))
+  await first.stop()
+  const [segment] = await listSegments(dataDir)
+  if (segment === undefined) throw new Error('no segment')
+  const others = readdirSync(dataDir, { recursive: true, encoding: 'utf8' }).map((name) => join(dataDir, name))
+  for (const path of [dataDir, ...others]) if (path !== segment.path) chownSync(path, 65534, 65534)
+  chownSync(segment.path, 0, 0)
+  const receiver = await spawnReceiver({ dataDir, uid: 65534 })
+  expect(await receiver.exited).toEqual({ code: 1, signal: null })
+  expect(receiver.output()).toBe(`User 65534 may not read ${segment.path}. Run: chown -R 65534 ${dataDir}\n`)
+})
 
 test.for(['SIGTERM', 'SIGINT'] as const)(
   '%s finishes the post that is on its way, refuses new ones and exits 0',

@@ -5,7 +5,7 @@ import { readSettings } from '../../config.ts'
 import { underscoreRule } from '../../dispatch/registry.ts'
 import { noDebugger } from '../../start-child.ts'
 import { findDataDir, isFollowed } from '../data.ts'
-import { readHandlerStates } from '../handlers.ts'
+import { type HandlerState, readHandlerStates } from '../handlers.ts'
 import type { Check } from './check.ts'
 import type { FromLoader } from './load-handlers-process.ts'
 
@@ -78,8 +78,7 @@ export async function checkHandlers(): Promise<readonly Check[]> {
 
 /** What cannot be read, the check of the queue tells. */
 async function checkGone(): Promise<readonly Check[]> {
-  if (!isFollowed(findDataDir())) return []
-  const states = await readHandlerStates(() => undefined).catch(() => [])
+  const states = await readStates().catch(() => [])
   return states
     .filter(({ state }) => state === 'gone')
     .map(({ name: handler, waiting }) => ({
@@ -101,4 +100,8 @@ function checksOf({ name: handler, events, unknown }: Extract<FromLoader, { type
     }
   })
   return [{ name, state: 'ok', text: `${handler} loads, for ${events.join(', ')}` }, ...spelling]
+}
+
+async function readStates(): Promise<readonly HandlerState[]> {
+  return isFollowed(findDataDir()) ? readHandlerStates(() => undefined) : []
 }
