@@ -37,7 +37,7 @@ export class HandlersError extends Error {
 
   constructor(dir: string, problems: readonly Problem[]) {
     super(
-      `handlers of ${dir} cannot be loaded: ${problems.map(({ at, error }) => `${at}: ${String(error)}`).join('; ')}; ${underscoreRule}`,
+      `handlers of ${dir} cannot be loaded: ${problems.map(({ at, error }) => `${at}: ${String(error)}`).join('; ')}${problems.some(({ file }) => file !== dir) ? `; ${underscoreRule}` : ''}`,
     )
     this.problems = problems
   }
