@@ -98,6 +98,7 @@ test.skipIf(!has('syslog-ng'))(
     await until(
       () => `all of it is shipped\n${second.said()}`,
       () => shipped().length >= events,
+      100_000,
     )
     await second.stop()
     expect(sorted(shipped())).toEqual(all)
