@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { access, constants, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { codeOf } from './error-code.ts'
-import { createStableName, journalDir, listSegments } from './journal/segments.ts'
+import { createStableName, journalDir } from './journal/segments.ts'
 import { folderMode } from './private-files.ts'
 import { StartError } from './start-error.ts'
 
@@ -13,20 +13,12 @@ import { StartError } from './start-error.ts'
  */
 export async function ensureWritable(dir: string): Promise<void> {
   let path = dir
-  let refused = 'write to'
   try {
     await mkdir(dir, { recursive: true, mode: folderMode(dir) })
     // What an earlier run left there may belong to another user.
     for (path of [dir, journalDir(dir), join(dir, 'receiver.lock'), join(dir, 'journal.json')])
       if (existsSync(path)) await access(path, constants.W_OK)
-    if (existsSync(journalDir(dir)))
-      for (const segment of await listSegments(dir)) {
-        path = segment.path
-        refused = 'read'
-        await access(path, constants.R_OK)
-      }
     path = dir
-    refused = 'write to'
     // Before anything that takes time: who waits for the folder starts a tail.
     await createStableName(dir)
   } catch (error) {
@@ -34,7 +26,7 @@ export async function ensureWritable(dir: string): Promise<void> {
     if (codeOf(error) === 'EROFS')
       throw new StartError(`${path} is on a read-only file system: set DATA_DIR`, { cause: error })
     if (codeOf(error) === 'EACCES')
-      throw new StartError(`User ${user} may not ${refused} ${path}. Run: chown -R ${user} ${dir}`, { cause: error })
+      throw new StartError(`User ${user} may not write to ${path}. Run: chown -R ${user} ${dir}`, { cause: error })
     throw new StartError(`DATA_DIR ${path} cannot be used: ${String(error)}`, { cause: error })
   }
 }

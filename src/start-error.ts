@@ -1,3 +1,4 @@
+import { dirname } from 'node:path'
 import { ConfigError } from './config.ts'
 
 /** The start failed for a reason that the person who started us can mend; the message says how. */
@@ -19,8 +20,9 @@ export function explainStart(error: unknown): { text: string; exitCode: number }
 function explain(error: unknown): string {
   if (error instanceof StartError) return error.message
   if (!(error instanceof Error)) return String(error)
-  const { code, address, hostname, port } = error as {
+  const { code, path, address, hostname, port } = error as {
     code?: string
+    path?: string
     address?: string
     hostname?: string
     port?: number
@@ -35,5 +37,8 @@ function explain(error: unknown): string {
     return `HOST (or ADMIN_HOST) ${hostname} is not an address, and no name server knows such a name: 0.0.0.0 listens on all addresses`
   if (code === 'EACCES' && port !== undefined)
     return `User ${process.getuid?.()} may not listen on port ${port}: set PORT=8080 and put a proxy in front`
+  // Such as a segment that an earlier run left as another user.
+  if (code === 'EACCES' && path !== undefined)
+    return `User ${process.getuid?.()} may not read ${path}. Run: chown -R ${process.getuid?.()} ${dirname(path)}`
   return error.stack ?? error.message
 }

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { chmodSync, chownSync, readdirSync, statSync } from 'node:fs'
 import { type AddressInfo, connect, createServer } from 'node:net'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { listSegments } from '../../src/journal/segments.ts'
 import { dealBody, spawnReceiver, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
@@ -108,7 +108,9 @@ test.runIf(process.getuid?.() === 0)('a segment of somebody else says which user
   chownSync(segment.path, 0, 0)
   const receiver = await spawnReceiver({ dataDir, uid: 65534 })
   expect(await receiver.exited).toEqual({ code: 1, signal: null })
-  expect(receiver.output()).toBe(`User 65534 may not read ${segment.path}. Run: chown -R 65534 ${dataDir}\n`)
+  expect(receiver.output()).toBe(
+    `User 65534 may not read ${segment.path}. Run: chown -R 65534 ${dirname(segment.path)}\n`,
+  )
 })
 
 test.for(['SIGTERM', 'SIGINT'] as const)(
