@@ -1,19 +1,12 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { createAdminServer } from '../src/admin.ts'
 import { createRefusalLog } from '../src/intake/refusal-log.ts'
-import { createLines, open } from './support/intake.ts'
+import { createLines, open, untroubled } from './support/intake.ts'
 
 async function start(...allowedHosts: string[]) {
   const { log, lines } = createLines()
   const admin = createAdminServer({
-    journalTrouble: () => undefined,
-    dispatcherTrouble: () => undefined,
-    hookTroubles: () => [],
-    connectionsTrouble: () => undefined,
-    absentHandlers: () => [],
-    damagedLines: () => undefined,
-    warnings: () => [],
-    deliveries: () => undefined,
+    ...untroubled,
     metrics: async () => 'metrics of ours\n',
     allowedHosts,
     refusals: createRefusalLog({ log, secrets: () => [] }),

@@ -7,7 +7,7 @@ import type { Event } from '../src/intake/event.ts'
 import { createRefusalLog } from '../src/intake/refusal-log.ts'
 import { createTokens } from '../src/intake/token.ts'
 import { Refusal } from '../src/refusal.ts'
-import { createLines, heldToken, open } from './support/intake.ts'
+import { createLines, heldToken, open, untroubled } from './support/intake.ts'
 import { idOf } from './support/journal.ts'
 
 interface Options {
@@ -23,14 +23,7 @@ async function start({ append, bodyLimit = 1024, allowedHosts = [] }: Options = 
   const secrets = () => tokens.values()
   const refusals = createRefusalLog({ log, secrets })
   const admin = createAdminServer({
-    journalTrouble: () => undefined,
-    dispatcherTrouble: () => undefined,
-    hookTroubles: () => [],
-    connectionsTrouble: () => undefined,
-    absentHandlers: () => [],
-    damagedLines: () => undefined,
-    warnings: () => [],
-    deliveries: () => undefined,
+    ...untroubled,
     metrics: async () => '',
     allowedHosts,
     refusals,

@@ -35,6 +35,32 @@ async function segmentsOf(dataDir: string): Promise<number> {
   return (await listSegments(dataDir)).length
 }
 
+interface Shipping {
+  readonly dataDir: string
+  readonly start: () => ReturnType<typeof startReader>
+  readonly shipped: () => readonly number[]
+}
+
+/** Ships many segments, with a restart of whoever ships them. @returns what he said meanwhile */
+async function shipOverRestart({ dataDir, start, shipped }: Shipping): Promise<string> {
+  const first = start()
+  await feedJournal({ dataDir, events: events / 2, hasLong: true })
+  await until(
+    () => `it ships\n${first.said()}`,
+    () => shipped().length > 0,
+  )
+  await first.stop()
+  const second = start()
+  await feedJournal({ dataDir, events: events / 2, firstId: events / 2, hasLong: true })
+  await until(
+    () => `all of it is shipped\n${second.said()}`,
+    () => shipped().length >= events,
+    100_000,
+  )
+  await second.stop()
+  return first.said() + second.said()
+}
+
 test.skipIf(!rsyslog)(
   'rsyslog ships every line once, however long, over many segments and its own restart',
   async () => {
@@ -54,20 +80,7 @@ $IncludeConfig ${folder}/bitrix24.conf
       const files = ['-f', join(folder, 'rsyslog.conf'), '-i', join(folder, 'pid')]
       return startReader(command, '-n', ...files, '-M', modules)
     }
-    const first = start()
-    await feedJournal({ dataDir, events: events / 2, hasLong: true })
-    await until(
-      () => `it ships\n${first.said()}`,
-      () => shipped().length > 0,
-    )
-    await first.stop()
-    const second = start()
-    await feedJournal({ dataDir, events: events / 2, firstId: events / 2, hasLong: true })
-    await until(
-      () => `all of it is shipped\n${second.said()}`,
-      () => shipped().length >= events,
-    )
-    await second.stop()
+    await shipOverRestart({ dataDir, start, shipped })
     expect(sorted(shipped())).toEqual(all)
     expect(await segmentsOf(dataDir)).toBeGreaterThan(10)
   },
@@ -86,24 +99,10 @@ test.skipIf(!has('syslog-ng'))(
       const args = Object.entries(files).map(([option, name]) => `--${option}=${join(folder, name)}`)
       return startReader('syslog-ng', '--foreground', '--no-caps', ...args)
     }
-    const first = start()
-    await feedJournal({ dataDir, events: events / 2, hasLong: true })
-    await until(
-      () => `it ships\n${first.said()}`,
-      () => shipped().length > 0,
-    )
-    await first.stop()
-    const second = start()
-    await feedJournal({ dataDir, events: events / 2, firstId: events / 2, hasLong: true })
-    await until(
-      () => `all of it is shipped\n${second.said()}`,
-      () => shipped().length >= events,
-      100_000,
-    )
-    await second.stop()
+    const said = await shipOverRestart({ dataDir, start, shipped })
     expect(sorted(shipped())).toEqual(all)
     expect(await segmentsOf(dataDir)).toBeGreaterThan(10)
-    expect(first.said() + second.said()).not.toMatch(/message loss|deprecated|unknown/i)
+    expect(said).not.toMatch(/message loss|deprecated|unknown/i)
   },
 )
 

@@ -2,6 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { pino } from 'pino'
+import type { AdminParts } from '../../src/admin.ts'
 import type { Config } from '../../src/config.ts'
 import type { Token } from '../../src/config-values.ts'
 import { createAllowedAddresses } from '../../src/intake/allowed-addresses.ts'
@@ -251,3 +252,15 @@ export function catchRefusal(run: () => unknown): Refusal {
   }
   throw new Error('nothing was refused')
 }
+
+/** What the private listener asks of a receiver that is well. */
+export const untroubled = {
+  journalTrouble: () => undefined,
+  dispatcherTrouble: () => undefined,
+  hookTroubles: () => [],
+  connectionsTrouble: () => undefined,
+  absentHandlers: () => [],
+  damagedLines: () => undefined,
+  warnings: () => [],
+  deliveries: () => undefined,
+} satisfies Partial<AdminParts>
