@@ -7,21 +7,28 @@ import { decodeForm, type Form } from './form.ts'
 
 /** A body that came whole and is a form. Not an interface: that would not be what formbody takes from its parser. */
 export type Body = {
-  readonly form: Form
-  /** The body counts as under way until the result is disposed of. */
-  readonly hold: () => Disposable
+  readonly text: string
+  /** @throws {Refusal} as `decodeForm` */
+  readonly decode: () => Form
+  /** The body counts as under way until what this returns is called. */
+  readonly hold: () => () => void
 }
 
 export interface BodyReader {
   /**
-   * Makes a `preParsing` hook that reads the body and hands it on in one piece, or refuses it: `body_too_large`, `overloaded`.
+   * Makes a `preParsing` hook that refuses a body: `body_too_large`, `overloaded`. A large one it reads, and hands on in one
+   * piece; one that says that it is small Fastify reads.
    *
-   * @param check throws a refusal if these bytes are not worth decoding
+   * @param check throws a refusal if these bytes of a large one are not worth decoding
    */
-  readonly gather: (check?: (bytes: Buffer) => void) => Hook
+  readonly gather: (check?: Check) => Hook
+  /** To be told of each that is whole. */
+  readonly arrived: (payload: Readable) => void
   /** The parser for formbody. */
   readonly parse: (text: string) => Body
 }
+
+type Check = (bytes: Buffer) => void
 
 type Hook = (
   request: Pick<FastifyRequest, 'headers' | 'mediaType'>,
@@ -48,6 +55,9 @@ const slow = 1_000
 /** What formbody parses. Nothing else is read. */
 const formType = 'application/x-www-form-urlencoded'
 
+/** Bodies that are over and still counted, at least, before they are looked for. */
+const mostUnpruned = 1_000
+
 const empty = Buffer.alloc(0)
 
 interface Arriving {
@@ -59,7 +69,7 @@ interface Arriving {
 }
 
 /**
- * Reads the bodies of all connections into memory that has a bound. What counts is what was received, not what was
+ * Reads the bodies of all connections into memory that has a bound. What counts is what was received, of a small one what was
  * announced, and when it is too much a large body that still arrives is refused: ordinary posts are hundreds of bytes,
  * so whoever sends megabytes, or holds them back, takes the place of nobody but his like. A large one that is whole goes
  * before one that is not: it leaves in a moment, and reading it was garbage if it made room for the next.
@@ -68,25 +78,68 @@ export function createBodyReader({
   bodyLimit,
   total = Math.max(smallestTotal, 4 * bodyLimit),
 }: BodyReaderParts): BodyReader {
-  const arriving = new Set<Arriving>()
+  const arriving = new Map<Readable, Arriving>()
   /** Large and whole: they go on one in a turn of the event loop, so that between any two of them others are served. */
   const waiting = new Set<Arriving>()
   const memory = createBodyMemory(bodyLimit)
   let held = 0
+  let pruneAt = mostUnpruned
   let turn = Promise.resolve()
 
   function hold(bytes: number): void {
     held += bytes
+    if (held > total) prune()
     while (held > total) {
-      const coming = chooseVictim(arriving)
+      const coming = chooseVictim(arriving.values())
       const victim = coming && coming.size >= large ? coming : (largestOf(waiting) ?? coming)
       if (victim === undefined) return
       victim.refuse(new Refusal('overloaded', { under_way: held }))
     }
   }
 
+  /**
+   * A post is small as a rule, and then a stream between, or a listener, would cost as much as a third of all that is done
+   * for it. So nobody tells that it is over but the route, and `prune` finds those that never came there.
+   */
+  function watch(payload: Readable, size: number, done: Done): void {
+    if (arriving.size >= pruneAt) prune()
+    arriving.set(payload, {
+      size,
+      since: performance.now(),
+      refuse(refusal) {
+        forget(payload)
+        // To whoever reads it; where nobody does any more it is whole.
+        if (payload.listenerCount('error') > 0) payload.emit('error', refusal)
+      },
+    })
+    done()
+    // Only now: it may be the one that is refused, and must have its reader then.
+    hold(size)
+  }
+
+  function forget(payload: Readable): void {
+    const one = arriving.get(payload)
+    if (one === undefined) return
+    arriving.delete(payload)
+    held -= one.size
+    one.size = 0
+  }
+
+  function prune(): void {
+    for (const payload of arriving.keys()) if (payload.readableEnded || payload.destroyed) forget(payload)
+    pruneAt = Math.max(mostUnpruned, 2 * arriving.size)
+  }
+
   const gather: BodyReader['gather'] = (check) => (request, _reply, payload, done) => {
     const announced = Number(request.headers['content-length'])
+    // Fastify refuses other types without reading them, and gives a post without a type no parser.
+    if (request.mediaType !== formType) done()
+    else if (announced > bodyLimit) done(new Refusal('body_too_large'))
+    else if (announced < large) watch(payload, announced, done)
+    else read(check, announced, payload, done)
+  }
+
+  function read(check: Check | undefined, announced: number, payload: Readable, done: Done): void {
     const longest = Number.isNaN(announced) ? bodyLimit : announced
     let bytes: Buffer = empty
     let length = 0
@@ -117,14 +170,15 @@ export function createBodyReader({
       const more = size - one.size
       one.size = size
       hold(more)
-      return arriving.has(one)
+      return arriving.has(payload)
     }
 
     function stop(): void {
       payload.off('data', take).off('end', end).off('error', fail)
-      arriving.delete(one)
+      arriving.delete(payload)
       waiting.delete(one)
       held -= one.size
+      one.size = 0
     }
 
     function refuse(error: Error): void {
@@ -145,7 +199,7 @@ export function createBodyReader({
         pass()
         return
       }
-      arriving.delete(one)
+      arriving.delete(payload)
       waiting.add(one)
       turn = turn
         .then(() => nextTurn())
@@ -167,39 +221,34 @@ export function createBodyReader({
       done(null, Readable.from(whole))
     }
 
-    // Fastify refuses other types without reading them, and gives a post without a type no parser.
-    if (request.mediaType !== formType) done()
-    else if (announced > bodyLimit) done(new Refusal('body_too_large'))
-    else {
-      arriving.add(one)
-      payload.on('data', take).on('end', end).on('error', fail)
-    }
+    arriving.set(payload, one)
+    payload.on('data', take).on('end', end).on('error', fail)
   }
 
   function parse(text: string): Body {
     return {
-      form: decodeForm(text),
+      text,
+      decode: () => decodeForm(text),
       // Not from here on: Fastify calls no handler for a connection that is gone, and then nothing would release it.
       hold() {
         hold(text.length)
-        return {
-          [Symbol.dispose]() {
-            held -= text.length
-          },
+        return () => {
+          held -= text.length
         }
       },
     }
   }
 
-  return { gather, parse }
+  return { gather, arrived: forget, parse }
 }
 
 /**
  * The largest that is slow: who holds bodies back must not keep others out. Otherwise the newest large one: of many that come
  * at once some are then read whole, and little is read in vain. Otherwise the largest of the small ones.
  */
-function chooseVictim(bodies: ReadonlySet<Arriving>): Arriving | undefined {
-  const ofSize = [...bodies].filter(({ size }) => size >= large)
+function chooseVictim(arriving: Iterable<Arriving>): Arriving | undefined {
+  const bodies = [...arriving]
+  const ofSize = bodies.filter(({ size }) => size >= large)
   const now = performance.now()
   return largestOf(ofSize.filter(({ since }) => now - since > slow)) ?? ofSize.at(-1) ?? largestOf(bodies)
 }

@@ -56,7 +56,7 @@ export interface Origin {
  */
 export function toEvent(form: Form, { webhook, query, remote, secrets }: Origin): Event {
   removeSecrets(form, query, secrets)
-  const { event, event_handler_id, ts, data, auth, ...others } = form
+  const { event, event_handler_id, ts, data, auth } = form
   if (typeof event !== 'string' || event === '') throw new Refusal('malformed_event', { field: 'event' })
   if (event_handler_id !== undefined && typeof event_handler_id !== 'string')
     throw new Refusal('malformed_event', { field: 'event_handler_id' })
@@ -73,18 +73,24 @@ export function toEvent(form: Form, { webhook, query, remote, secrets }: Origin)
     data,
     auth: isForm(auth) ? auth : undefined,
     query,
-    extra: extraOf({ ...others, ...(!isForm(auth) && { auth }) }),
+    extra: extraOf(form, (key) => placed.has(key) || (key === 'auth' && isForm(auth))),
     remote,
   }
 }
 
-/** What of these was sent; `undefined` where nothing was. */
-export function extraOf(fields: Readonly<Record<string, FormValue | undefined>>): Form | undefined {
-  const sent = Object.entries(fields).filter((field): field is [string, FormValue] => field[1] !== undefined)
-  if (sent.length === 0) return undefined
-  // Without a prototype, as all that comes from the wire: a key may be `__proto__`.
-  const extra: Form = Object.create(null)
-  for (const [key, value] of sent) extra[key] = value
+/** Each has a place of its own in an event; `auth` only where it is one. */
+const placed: ReadonlySet<string> = new Set(['event', 'event_handler_id', 'ts', 'data'])
+
+/** The fields that have no place; `undefined` where there are none. */
+export function extraOf(form: Form, hasPlace: (key: string) => boolean): Form | undefined {
+  let extra: Form | undefined
+  for (const key in form) {
+    const value = form[key]
+    if (value === undefined || hasPlace(key)) continue
+    // Without a prototype, as all that comes from the wire: a key may be `__proto__`.
+    extra ??= Object.create(null) as Form
+    extra[key] = value
+  }
   return extra
 }
 

@@ -18,6 +18,8 @@ const limits = {
   brackets: 10_000,
   /** Characters as they came: a Cyrillic letter takes six. */
   name: 2_000,
+  /** Under one name such as `a[]`, which http_build_query never writes. */
+  items: 1_000,
 } as const
 
 /**
@@ -28,7 +30,7 @@ const options = {
   depth: 64, // PHP's max_input_nesting_level; documented payloads nest 5 deep
   strictDepth: true,
   parameterLimit: limits.parameters,
-  arrayLimit: 1_000, // only of `a[]`, which http_build_query never writes and qs copies at each step
+  arrayLimit: limits.items,
   throwOnLimitExceeded: true,
   parseArrays: false, // an id in brackets is a key, not a position; settle() finds the real lists
   plainObjects: true, // otherwise qs drops keys such as `constructor`
@@ -45,41 +47,40 @@ const proof = 'auth[application_token]'
  *   contradicts itself
  */
 export function decodeForm(text: string): Form {
-  let proofs = 0
   let form: Form
+  let isProven: boolean
   try {
-    const { names, values } = split(text)
-    const known = createNames()
-    // qs gets the names, and of each value the number: it would look for brackets in the values, too.
-    form = qs.parse(names.join('&'), {
-      ...options,
-      decoder: (part, _default, _charset, kind) => {
-        if (kind === 'value') return decodePart(values[Number(part)] ?? '')
-        const decoded = decodePart(part)
-        if (!known.add(decoded)) throw contradiction()
-        if (decoded === proof) proofs++
-        return decoded
-      },
-    }) as Form
+    const { fields, proofs } = readFields(text)
+    // What is flat already qs only nests: it would look for brackets in the values, too, and divide the text once more.
+    form = qs.parse(fields as Record<string, string>, options) as Form
     for (const key of Object.keys(form)) form[key] = settle(form[key] as FormValue)
+    isProven = proofs <= 1
   } catch (error) {
     if (!(error instanceof RangeError)) throw error
     // qs's messages, like ours, name the limit and nothing of the body.
     throw new Refusal('malformed_form', { size: text.length, reason: error.message }, { cause: error })
   }
   // PHP would keep the last of two. A proof of origin that came twice is none.
-  if (proofs > 1) delete form['auth']
+  if (!isProven) delete form['auth']
   return form
 }
 
+interface Fields {
+  /** By the whole name, as `data[FIELDS][ID]`. A list is what came under one name that ends in `[]`. */
+  readonly fields: Record<string, string | string[]>
+  /** How often a proof of origin came. */
+  readonly proofs: number
+}
+
 /**
- * Names as qs reads them, `name=index of its value`, and the values, still escaped. As in PHP the first `=` divides.
+ * The parameters, decoded, as qs would read them. As in PHP the first `=` divides, and of two equal names the last counts.
  *
- * @throws {RangeError} when there are more than the limits allow, as soon as that is known
+ * @throws {RangeError} when there are more than the limits allow, as soon as that is known, or they contradict each other
  */
-function split(text: string): { names: string[]; values: string[] } {
-  const names: string[] = []
-  const values: string[] = []
+function readFields(text: string): Fields {
+  const fields = Object.create(null) as Fields['fields']
+  const decode = createDecoder()
+  let proofs = 0
   let parameters = 0
   let brackets = 0
   for (let start = 0; start < text.length; ) {
@@ -88,59 +89,63 @@ function split(text: string): { names: string[]; values: string[] } {
     const part = text.slice(start, next === -1 ? undefined : next)
     start = next === -1 ? text.length : next + 1
     const divider = part.indexOf('=')
-    const name = divider === -1 ? part : part.slice(0, divider)
-    if (name === '') continue
-    if (name.length > limits.name) throw new RangeError(`a name longer than ${limits.name} characters`)
-    brackets += countBrackets(name)
+    const raw = divider === -1 ? part : part.slice(0, divider)
+    if (raw === '') continue
+    if (raw.length > limits.name) throw new RangeError(`a name longer than ${limits.name} characters`)
+    brackets += countBrackets(raw)
     if (brackets > limits.brackets) throw new RangeError(`more than ${limits.brackets} brackets in names`)
-    names.push(`${name}=${values.length}`)
-    values.push(divider === -1 ? '' : part.slice(divider + 1))
+    const name = decode(raw)
+    const value = divider === -1 ? '' : decode(part.slice(divider + 1))
+    if (name === proof) proofs++
+    const before = fields[name]
+    if (before === undefined || !name.endsWith('[]')) fields[name] = value
+    else if (typeof before === 'string') fields[name] = [before, value]
+    else if (before.push(value) > limits.items) throw new RangeError(`more than ${limits.items} items of a list`)
   }
-  return { names, values }
+  refuseContradiction(Object.keys(fields))
+  return { fields, proofs }
 }
 
 function countBrackets(name: string): number {
   let count = 0
   for (let at = name.indexOf('['); at !== -1; at = name.indexOf('[', at + 1)) count++
-  if (name.includes('%5')) count += name.match(/%5B/gi)?.length ?? 0
+  for (let at = name.indexOf('%5'); at !== -1; at = name.indexOf('%5', at + 2)) {
+    const digit = name[at + 2]
+    if (digit === 'B' || digit === 'b') count++
+  }
   return count
 }
 
-function decodePart(part: string): string {
-  return part.includes('%') || part.includes('+') ? decodePercent(Buffer.from(part)).toString() : part
-}
-
-/** A name, or what stands of one before a bracket. */
-interface Name {
-  /** It came as a name, and not only as the beginning of others. */
-  isWhole: boolean
-  readonly longer: Map<string, Name>
+/**
+ * For the parts of one form. What Bitrix24 writes JavaScript can decode, and faster; from the first part on that it cannot,
+ * which costs a stack trace, it is not asked again.
+ */
+function createDecoder(): (part: string) => string {
+  let isPlain = true
+  return (part) => {
+    if (!part.includes('%') && !part.includes('+')) return part
+    if (isPlain)
+      try {
+        return decodeURIComponent(part.includes('+') ? part.replaceAll('+', ' ') : part)
+      } catch {
+        isPlain = false
+      }
+    return decodePercent(Buffer.from(part)).toString()
+  }
 }
 
 /**
- * Finds `a=1&a[b]=2`: one name is both a leaf and an object. PHP keeps the last, qs merges them; we do not guess. Names are
- * kept as a tree, so that each sign of a name is looked at once, however many brackets it has.
+ * `a=1&a[b]=2`: one name is both a leaf and an object. PHP keeps the last, qs merges them; we do not guess. The limits
+ * bound what there is to look at.
+ *
+ * @throws {RangeError}
  */
-function createNames(): { readonly add: (name: string) => boolean } {
-  const root: Name = { isWhole: false, longer: new Map() }
-  return {
-    /** Whether it contradicts none of those before. */
-    add(name) {
-      let at: Name = root
-      for (let start = 0; start !== -1; ) {
-        if (at.isWhole) return false
-        // A bracket in the first place has no name before it.
-        const end = name.indexOf('[', start + 1)
-        const piece = name.slice(start, end === -1 ? undefined : end)
-        const next = at.longer.get(piece) ?? { isWhole: false, longer: new Map<string, Name>() }
-        at.longer.set(piece, next)
-        at = next
-        start = end
-      }
-      at.isWhole = true
-      return at.longer.size === 0
-    },
-  }
+function refuseContradiction(names: readonly string[]): void {
+  const known = new Set(names)
+  // A bracket in the first place has no name before it.
+  for (const name of names)
+    for (let at = name.indexOf('[', 1); at !== -1; at = name.indexOf('[', at + 1))
+      if (known.has(name.slice(0, at))) throw contradiction()
 }
 
 function contradiction(): RangeError {

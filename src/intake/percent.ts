@@ -11,6 +11,11 @@ export function escapedByte(bytes: Uint8Array, at: number): number {
   return ((digits[bytes[at + 1] ?? 0] ?? -1) << 4) | (digits[bytes[at + 2] ?? 0] ?? -1)
 }
 
+/** As `escapedByte`, of a text. */
+export function escapedChar(text: string, at: number): number {
+  return ((digits[text.charCodeAt(at + 1)] ?? -1) << 4) | (digits[text.charCodeAt(at + 2)] ?? -1)
+}
+
 /**
  * PHP's urldecode, in place: `+` is a space, and what is not an escape stays as it is. One pass, and nothing is thrown:
  * decodeURIComponent costs a stack trace for each part with a bad escape.

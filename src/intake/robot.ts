@@ -42,24 +42,31 @@ export function addRobotRoute(app: FastifyInstance, parts: RouteParts): void {
   const hooks = { onRequest: onlyFrom(parts), preParsing: bodies.gather() }
   app.post<{ Body: Body | undefined }>(robotRoute, hooks, async (request) => {
     const { body } = request
-    using _held = body?.hold()
-    // Of a post without a body Fastify makes none; that is a form without a document.
-    const form = body?.form ?? decodeForm('')
-    const started = performance.now()
-    const event = toRobotEvent(form, {
-      query: readQuery(request.raw.url),
-      remote: request.ip,
-      secrets: [...tokens.values(), ...robotPath.values],
-    })
-    return await accept(event, started, parts)
+    bodies.arrived(request.raw)
+    const release = body?.hold()
+    try {
+      // Of a post without a body Fastify makes none; that is a form without a document.
+      const form = body?.decode() ?? decodeForm('')
+      const started = performance.now()
+      const event = toRobotEvent(form, {
+        query: readQuery(request.raw.url),
+        remote: request.ip,
+        secrets: [...tokens.values(), ...robotPath.values],
+      })
+      return await accept(event, started, parts)
+    } finally {
+      release?.()
+    }
   })
 }
 
 /** @throws {Refusal} `malformed_event` when there is no document */
 export function toRobotEvent(form: Form, { query, remote, secrets }: Omit<Origin, 'webhook'>): Event {
   removeSecrets(form, query, secrets)
-  const { document_id, ts, auth, ...others } = form
+  const { document_id, ts, auth } = form
   if (!isDocument(document_id)) throw new Refusal('malformed_event', { field: 'document_id' })
+  const hasPlace = (key: string) =>
+    key === 'document_id' || (key === 'ts' && typeof ts === 'string') || (key === 'auth' && isForm(auth))
   return {
     id: randomUUIDv7(),
     event: robotEvent,
@@ -68,7 +75,7 @@ export function toRobotEvent(form: Form, { query, remote, secrets }: Omit<Origin
     ts: typeof ts === 'string' ? ts : undefined,
     data: query,
     auth: isForm(auth) ? auth : undefined,
-    extra: extraOf({ ...others, ...(typeof ts !== 'string' && { ts }), ...(!isForm(auth) && { auth }) }),
+    extra: extraOf(form, hasPlace),
     remote,
   }
 }

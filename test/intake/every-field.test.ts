@@ -91,6 +91,6 @@ test('a field of an unexpected form is kept, too, and no field named like a prot
   const body = 'document_id[]=crm&ts[a]=1&auth=text&event=E&event_handler_id=7&data[x]=1&toString[y]=1&constructor=2'
   const { line } = await lineOf(robotPath, body)
   expect(isObject(line) && JSON.stringify(line['extra'])).toBe(
-    '{"event":"E","event_handler_id":"7","data":{"x":"1"},"toString":{"y":"1"},"constructor":"2","ts":{"a":"1"},"auth":"text"}',
+    '{"ts":{"a":"1"},"auth":"text","event":"E","event_handler_id":"7","data":{"x":"1"},"toString":{"y":"1"},"constructor":"2"}',
   )
 })

@@ -123,10 +123,10 @@ describe('structure is refused, with its size and the reason', () => {
     expect(decodeForm(httpBuildQuery({ data: { MESSAGE: value } }))).toEqual({ data: { MESSAGE: value } })
   })
 
-  test('values never reach qs, whose work grows with them', () => {
+  test('qs gets what is flat already, because its work grows with the brackets in values, too', () => {
     vi.mocked(qs.parse).mockClear()
     expect(decodeForm('a[b]=one&a[c]=two%5B')).toEqual({ a: { b: 'one', c: 'two[' } })
-    expect(vi.mocked(qs.parse).mock.calls.map(([text]) => text)).toEqual(['a[b]=0&a[c]=1'])
+    expect(vi.mocked(qs.parse).mock.calls.map(([fields]) => fields)).toEqual([{ 'a[b]': 'one', 'a[c]': 'two[' }])
   })
 
   test('1,000 empty brackets are a list of 1,000, more are too many', () => {

@@ -116,7 +116,7 @@ describe('what an operator reads about a wrong token', () => {
 })
 
 describe('before the body is decoded', () => {
-  const checked = (text: string) => check(readClaim(Buffer.from(text)))
+  const checked = (text: string) => check(readClaim(text))
   const refused = (text: string) => catchRefusal(() => checked(text))
 
   test.each([sales, support, unnamed])('the token of $name passes', ({ value }) => {
