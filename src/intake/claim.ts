@@ -9,8 +9,9 @@ export interface Claim {
   readonly domain: string | undefined
 }
 
-const [ampersand, percent, equals] = [0x26, 0x25, 0x3d]
+const [ampersand, percent, equals, a, e] = [0x26, 0x25, 0x3d, 0x61, 0x65]
 
+/** They begin with `a` or `e`. */
 const names = { token: 'auth[application_token]', event: 'event', domain: 'auth[domain]' } as const
 
 /** Characters of an event or a domain that are looked at: both only go, shortened, into a line of the log. */
@@ -29,9 +30,11 @@ export function readClaim(text: string): Claim {
   for (let start = 0, end = 0; start < text.length; start = end + 1) {
     end = start
     // A body may have nothing else, and to call indexOf for each would take ten times as long.
-    if (text.charCodeAt(start) === ampersand) continue
+    const first = text.charCodeAt(start)
+    if (first === ampersand) continue
     end = text.indexOf('&', start)
     if (end === -1) end = text.length
+    if (first !== a && first !== e && first !== percent) continue
     if (findValue(text, start, end, names.token, token)) tokens++
     else if (!findValue(text, start, end, names.event, event)) findValue(text, start, end, names.domain, domain)
   }
