@@ -1,3 +1,4 @@
+import type { EventEmitter } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Db, PgBoss } from 'pg-boss'
 import type { Logger } from 'pino'
@@ -77,6 +78,9 @@ export function createDatabase({ url, log, onTrouble = () => undefined }: Databa
     connectionTimeoutMillis: longestConnect,
     query_timeout: longestQuery,
     keepAlive: true,
+    // An answer and the server's last words may come in one packet: then nobody else listens to the connection yet, and
+    // the error would end the process. Whoever takes it learns of its end from the statement that fails.
+    onConnect: (client: EventEmitter) => void client.on('error', () => undefined),
   }
   const options = {
     ...connection,

@@ -31,6 +31,8 @@ async function openStore(now: () => number) {
   onTestFinished(() => Promise.all(opened.map((database) => database.close())).then(() => undefined))
   return {
     async open() {
+      // The process before may still be there; the one before that is gone.
+      for (const database of opened.splice(0, opened.length - 1)) await database.close()
       const database = await openDatabase({ url, log })
       opened.push(database)
       return openPgBossQueue({ database, receiver: 'one', worker: 'one', heartbeat: 45_000, log, now })
@@ -40,15 +42,19 @@ async function openStore(now: () => number) {
   }
 }
 
+// A test may open many stores one after the other, and a server has connections for few.
+let forgetLast = async (): Promise<unknown> => undefined
+
 describeQueue('pg-boss', async (now) => {
+  await forgetLast()
   const store = await openStore(now)
+  forgetLast = () => store.forget()
   return { queue: await store.open(), reopen: () => store.open() }
 })
 
 test('whatever is delivered, claimed, failed, and whenever it crashes, each object is in order, alone, and nothing is lost', {
   timeout: 120_000 + rounds * 10_000,
 }, async () => {
-  let forgetLast = async (): Promise<unknown> => undefined
   const stores = await checkQueue(async (now) => {
     await forgetLast()
     const store = await openStore(now)
