@@ -193,9 +193,10 @@ export async function checkVersion(session: Session): Promise<void> {
 /** @throws {SchemaError} when a newer version wrote the schema, or somebody else */
 export async function migrate(session: Transaction): Promise<void> {
   await session.query('SELECT pg_advisory_xact_lock($1)', [migrationLock])
-  const [there] = await session.query("SELECT to_regnamespace('b24_receiver') IS NOT NULL AS schema")
+  // From the table itself: to_regnamespace() may not know yet of what another has committed while this waited for the lock.
+  const [there] = await session.query("SELECT FROM pg_namespace WHERE nspname = 'b24_receiver'")
   // IF NOT EXISTS asks for the right to create it even where it exists.
-  if (there?.['schema'] !== true) await session.query('CREATE SCHEMA b24_receiver')
+  if (there === undefined) await session.query('CREATE SCHEMA b24_receiver')
   const version = await readVersion(session)
   if (version === undefined)
     await session.query(
