@@ -62,6 +62,10 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
   const gone: Uncertain[] = []
   const rows: PlannedRow[] = []
   const missing = new Map<number, Named>()
+  /** Row and index name two deliveries, of which either may be meant. */
+  const disputed: { readonly key: number; readonly row: Row; readonly named: Named }[] = []
+  /** What such a row names, where nothing tells that it is the damaged one. */
+  const doubtful: (readonly [key: number, named: Named])[] = []
   /** Keys of which not even the index says whose they were. */
   const nameless: number[] = []
   const handlers = found.handlers.flatMap(({ name, events, ordered, settle }) =>
@@ -75,8 +79,19 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
       if (named) missing.set(key, named)
       else nameless.push(key)
     } else if (named === undefined || isSame(row, named)) rows.push({ place: key, key, values: keepRow(row) })
-    else if (isKnown(named) || !isKnown(namedBy(row))) missing.set(key, named)
+    else if (!isKnown(namedBy(row))) missing.set(key, named)
+    else if (isKnown(named)) disputed.push({ key, row, named })
     else rows.push({ place: key, key, values: keepRow(row) })
+  }
+  const sure = new Set(rows.map(({ values }) => idIn(namedBy(values))))
+  for (const { key, row, named } of disputed) {
+    const isOwn = !sure.has(idIn(namedBy(row)))
+    // The index names a delivery that stands in a row of its own: it is the index that is damaged.
+    if (sure.has(idIn(named)) && isOwn) rows.push({ place: key, key, values: keepRow(row) })
+    else {
+      missing.set(key, named)
+      if (isOwn) doubtful.push([key, namedBy(row)])
+    }
   }
   for (const key of found.lost) {
     const named = found.named.get(key)
@@ -123,6 +138,7 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
     else wanted.set(order, [...(wanted.get(order) ?? []), { named, place, why }])
   }
   for (const [key, named] of missing) want(named, key, 'its row cannot be read')
+  for (const [key, named] of doubtful) want(named, key, 'its row and the index of it name two deliveries')
   for (const one of inGaps()) want(one.named, one.place, 'its row cannot be read, nor what its index said')
 
   /**
@@ -280,6 +296,10 @@ function namedBy(row: Row): Named {
 
 function idOf(event: string, handler: string, run: number): string {
   return JSON.stringify([event, handler, run])
+}
+
+function idIn({ event, handler, run }: Named): string {
+  return idOf(event, handler, run)
 }
 
 function positionOf(row: Row | undefined): Position | undefined {

@@ -4,11 +4,12 @@ import { DatabaseSync } from 'node:sqlite'
 import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
 import { checkQueueFile } from '../../src/dispatch/queue-file.ts'
+import { planRebuild } from '../../src/dispatch/rebuild.ts'
 import { prepareRepair } from '../../src/dispatch/repair.ts'
 import { openSqliteQueue, queuePath } from '../../src/dispatch/sqlite-queue.ts'
 import { follow, oldest } from '../../src/journal/follow.ts'
 import { writeJournal } from '../support/journal.ts'
-import { known, want } from '../support/queue-contract.ts'
+import { eventOf, known, want } from '../support/queue-contract.ts'
 import { createRandom } from '../support/random.ts'
 
 const log = pino({ level: 'silent' })
@@ -128,6 +129,40 @@ describe(`repair, seed ${seed}`, () => {
       process.stdout.write(`${kind}: ${repaired} of ${rounds} files repaired, seed ${seed}\n`)
     },
   )
+
+  test.for([
+    ['that has a row of its own', true],
+    ['that has no row', false],
+  ] as const)('a row whose index names another delivery, %s, is not gone without a word', async ([, hasRow]) => {
+    const row = (key: number, id: string) => ({
+      ...{ key, event_id: id, handler: 'a', run: 1, lane: null, name: 'E', event: null, segment: 1, state: 'done' },
+      ...{ attempts: 1, created_at: 1 },
+    })
+    const events = ['one', 'two'].map((id, order) => ({
+      ...{ order, at: { segment: 1, offset: order } },
+      event: { ...eventOf(order), id, event: 'E' },
+    }))
+    const plan = await planRebuild(
+      {
+        ...{ version: 10, lost: [], position: { segment: 1, offset: 2 }, failures: [], seen: [] },
+        whole: { delivery: true, handler: true, failure: true, seen: true },
+        handlers: [{ name: 'a', events: '["E"]' }],
+        deliveries: new Map([[1, row(1, 'one')], ...(hasRow ? ([[2, row(2, 'two')]] as const) : [])]),
+        named: new Map(
+          [1, 2].filter((key) => hasRow || key === 1).map((key) => [key, { event: 'two', handler: 'a', run: 1 }]),
+        ),
+      },
+      {
+        places: new Map(events.map(({ event, at, order }) => [event.id, { order, at, name: 'E' }])),
+        read: (orders) =>
+          Promise.resolve(new Map(events.filter(({ order }) => orders.has(order)).map((one) => [one.order, one]))),
+        isPlace: () => Promise.resolve(true),
+      },
+    )
+    const found = plan.rows.map(({ values }) => `${String(values['event_id'])} ${String(values['state'])}`)
+    expect(found.toSorted()).toEqual(hasRow ? ['one done', 'two done'] : ['one ready', 'two ready'])
+    expect(plan.again.map(({ event }) => event).toSorted()).toEqual(hasRow ? [] : ['one', 'two'])
+  })
 
   test('a header that is damaged costs nothing', async () => {
     const { dataDir, path, before } = await start()
