@@ -98,6 +98,13 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
     if (named) missing.set(key, named)
     else nameless.push(key)
   }
+  // Keys are given without a gap: rows between others may have gone with a page of which SQLite says nothing. Of those that
+  // were deleted on purpose the events are not in the journal any more, or their handler is not known; a dead one that was
+  // dropped is named with those that run again.
+  const lastKey = [...found.deliveries.keys()].reduce((most, key) => Math.max(most, key), 0)
+  const lost = new Set(found.lost)
+  for (let key = 1; key < lastKey; key++)
+    if (!found.deliveries.has(key) && !found.named.has(key) && !lost.has(key)) nameless.push(key)
   // An index may hold what the table has lost without a word.
   for (const [key, named] of found.named) if (!found.deliveries.has(key) && !missing.has(key)) missing.set(key, named)
 
