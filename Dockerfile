@@ -12,7 +12,7 @@ RUN --mount=type=cache,target=/root/.npm npm ci --omit=dev --ignore-scripts
 COPY src ./src
 
 # Both folders exist and are the user's own, so that the image also runs without mounts.
-RUN ln -s /app/src/cli/main.ts /usr/local/bin/b24-receiver \
+RUN ln -s /app/src/bin/cli.ts /usr/local/bin/b24-receiver \
  && mkdir /handlers \
  && mkdir -m 700 /data \
  && chown node:node /data /handlers
@@ -31,4 +31,4 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=10s \
 ENTRYPOINT ["sh", "-c", "ulimit -c 0 && exec \"$@\"", "sh"]
 
 # Node itself, not npm: a signal must reach the receiver.
-CMD ["node", "--disable-sigusr1", "--disable-warning=ExperimentalWarning", "src/main.ts"]
+CMD ["node", "--disable-sigusr1", "--disable-warning=ExperimentalWarning", "src/bin/receiver.ts"]

@@ -5,11 +5,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { PgBoss } from 'pg-boss'
 import { pino } from 'pino'
-import { settleIdentity } from '../src/dispatch/identity.ts'
-import { openPgBossQueue } from '../src/dispatch/pg-boss-queue.ts'
-import { openDatabase } from '../src/dispatch/pg-database.ts'
-import type { Queue } from '../src/dispatch/queue.ts'
-import { openSqliteQueue, queuePath } from '../src/dispatch/sqlite-queue.ts'
+import { settleIdentity } from '../src/queue/identity.ts'
+import { openPgBossQueue } from '../src/queue/postgres/queue.ts'
+import { openDatabase } from '../src/queue/postgres/database.ts'
+import type { Queue } from '../src/queue/queue.ts'
+import { openSqliteQueue, queuePath } from '../src/queue/sqlite/queue.ts'
 import { post } from '../src/simulator/post.ts'
 import { type Postgres, startPostgres } from '../test/support/postgres.ts'
 import { eventOf, writeEvents } from './deliveries.ts'
@@ -18,7 +18,7 @@ import { emptyHandler, startReceiver, writeHandlers } from './receiver.ts'
 import { percentile, printTable, progress, say } from './table.ts'
 
 const log = pino({ level: 'silent' })
-const dispatcherScript = fileURLToPath(new URL('../src/dispatch/main.ts', import.meta.url))
+const dispatcherScript = fileURLToPath(new URL('../src/bin/dispatcher.ts', import.meta.url))
 const count = 20_000
 const posts = 200
 const large = 100_000
@@ -99,7 +99,7 @@ async function rateOf(postgres: Postgres, workers: number): Promise<string> {
   await close()
   const folder = temporaryFolder()
   const handlersDir = writeHandlers(folder, emptyHandler)
-  const cli = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
+  const cli = fileURLToPath(new URL('../src/bin/cli.ts', import.meta.url))
   const command = [process.execPath, '--disable-warning=ExperimentalWarning', cli, 'work']
   const env = {
     DATABASE_URL: url,

@@ -3,8 +3,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
-import type { Queue } from '../src/dispatch/queue.ts'
-import { openSqliteQueue, queuePath } from '../src/dispatch/sqlite-queue.ts'
+import type { Queue } from '../src/queue/queue.ts'
+import { openSqliteQueue, queuePath } from '../src/queue/sqlite/queue.ts'
 import type { Event } from '../src/intake/event.ts'
 import type { JournalledEvent } from '../src/journal/follow.ts'
 import { openJournal } from '../src/journal/journal.ts'
@@ -28,7 +28,7 @@ async function followed(): Promise<void> {
   await writeEvents(dataDir, events)
   void openSqliteQueue({ path: queuePath(dataDir) }).close()
   progress('following them')
-  const script = fileURLToPath(new URL('../src/dispatch/main.ts', import.meta.url))
+  const script = fileURLToPath(new URL('../src/bin/dispatcher.ts', import.meta.url))
   const env = {
     DATA_DIR: dataDir,
     HANDLERS_DIR: writeHandlers(dataDir, emptyHandler),

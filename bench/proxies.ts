@@ -22,7 +22,7 @@ import { dealBody, remove, temporaryFolder, token } from './processes.ts'
 import { printTable, progress, say } from './table.ts'
 
 const rounds = Number(process.env['ROUNDS'] ?? 3)
-const main = fileURLToPath(new URL('../src/main.ts', import.meta.url))
+const main = fileURLToPath(new URL('../src/bin/receiver.ts', import.meta.url))
 
 /** Starts a receiver on the socket that it has, again and again, as systemd does. */
 const serviceManager = 'while :; do (export LISTEN_PID=$BASHPID; exec "$@"); done'

@@ -5,7 +5,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { freePort } from '../src/cli/free-port.ts'
-import { queuePath } from '../src/dispatch/sqlite-queue.ts'
+import { queuePath } from '../src/queue/sqlite/queue.ts'
 import { journalDir } from '../src/journal/segments.ts'
 import { childrenOf, cpuOf, loadCore, type Running, remove, startServer, temporaryFolder } from './processes.ts'
 
@@ -47,7 +47,7 @@ export async function startReceiver({
   const output = openSync(join(folder, 'log'), 'a')
   const data = dataDir ?? join(folder, 'data')
   const server = await startServer(
-    [...under, process.execPath, fileURLToPath(new URL('../src/main.ts', import.meta.url))],
+    [...under, process.execPath, fileURLToPath(new URL('../src/bin/receiver.ts', import.meta.url))],
     {
       path: '/bitrix24',
       output,

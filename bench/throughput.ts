@@ -146,7 +146,7 @@ async function startPhp(): Promise<Running | undefined> {
   const folder = temporaryFolder()
   // Its workers are of another user when we are root.
   chmodSync(folder, 0o777)
-  copyFileSync(new URL('servers/hook.php', import.meta.url), join(folder, 'hook.php'))
+  copyFileSync(new URL('./servers/hook.php', import.meta.url), join(folder, 'hook.php'))
   writeFileSync(
     join(folder, 'fpm.conf'),
     `[global]

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { appendFileSync, utimesSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { openSqliteQueue, queuePath } from '../src/dispatch/sqlite-queue.ts'
+import { openSqliteQueue, queuePath } from '../src/queue/sqlite/queue.ts'
 import { createSegment, pointStableName } from '../src/journal/segments.ts'
 import { remove, temporaryFolder } from './processes.ts'
 import { megabytes, printTable, progress, spread } from './table.ts'
@@ -74,7 +74,7 @@ interface Run {
 const preload = `data:text/javascript,import{writeSync}from'node:fs';process.on('exit',()=>writeSync(3,JSON.stringify(process.resourceUsage())))`
 
 async function run(dataDir: string, args: readonly string[]): Promise<Run> {
-  const script = fileURLToPath(new URL('../src/cli/main.ts', import.meta.url))
+  const script = fileURLToPath(new URL('../src/bin/cli.ts', import.meta.url))
   const since = performance.now()
   const child = spawn(
     process.execPath,

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import type { Logger } from 'pino'
-import { type Child, isAlive, startChild } from '../start-child.ts'
+import { type Child, isAlive, startChild } from '../lib/child-process.ts'
 import type { Snapshot, ToAlerter } from './snapshot.ts'
 
 export interface AlerterParts {
@@ -38,7 +38,7 @@ export function startAlerter({ snapshot, log }: AlerterParts): Alerter {
   }, interval)
 
   function start(): Child<never, ToAlerter> {
-    const fresh: Child<never, ToAlerter> = startChild(new URL('main.ts', import.meta.url), [])
+    const fresh: Child<never, ToAlerter> = startChild(new URL('../bin/alerter.ts', import.meta.url), [])
     // One that could not be started has no exit.
     fresh.process.once('error', (error) => again({ err: error }))
     fresh.process.once('exit', (code, signal) => again({ exit_code: code, signal }))

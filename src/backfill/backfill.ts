@@ -1,6 +1,6 @@
 import { randomUUIDv7 } from 'node:crypto'
 import type { Client } from '../bitrix24/client.ts'
-import type { Hook } from '../bitrix24/hook.ts'
+import type { Hook } from '../bitrix24/incoming-webhook.ts'
 import { objectOf } from '../events/catalogue.ts'
 import type { Event } from '../intake/event.ts'
 import type { Journalled } from './journalled.ts'

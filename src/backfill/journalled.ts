@@ -1,5 +1,5 @@
 import type { Logger } from 'pino'
-import { type Hook, isHookOf } from '../bitrix24/hook.ts'
+import { type Hook, isHookOf } from '../bitrix24/incoming-webhook.ts'
 import { robotEvent } from '../events/robot.ts'
 import type { Form } from '../intake/form.ts'
 import { follow, type JournalledEvent, oldest, type Position, positionBefore } from '../journal/follow.ts'

@@ -1,8 +1,8 @@
 import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
-import { codeOf } from '../error-code.ts'
-import { fileMode } from '../private-files.ts'
+import { codeOf } from '../lib/error-code.ts'
+import { fileMode } from '../lib/private-files.ts'
 
 /** What is to be backfilled since the receiver was away; kept on disk, because a start may end before it is. */
 export interface PendingBackfill {

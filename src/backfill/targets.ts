@@ -1,7 +1,7 @@
 import type { Params } from '../bitrix24/client.ts'
 import { unixSeconds } from '../bitrix24/last-change.ts'
 import type { FormValue } from '../intake/form.ts'
-import { isObject } from '../is-object.ts'
+import { isObject } from '../lib/is-object.ts'
 
 /** A kind of record that can be listed by its last change. */
 export interface Target {

@@ -1,4 +1,4 @@
-import { isObject } from '../is-object.ts'
+import { isObject } from '../lib/is-object.ts'
 export interface Refused {
   /** `NO_CODE` where the portal gave none, as crm.deal.get does for what is not there. */
   readonly code: string

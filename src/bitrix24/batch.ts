@@ -1,9 +1,9 @@
 import qs from 'qs'
-import { isObject } from '../is-object.ts'
+import { isObject } from '../lib/is-object.ts'
 import { readRefusal } from './answer.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
 import type { Settled } from './client.ts'
-import type { Hook } from './hook.ts'
+import type { Hook } from './incoming-webhook.ts'
 import type { Command } from './parameters.ts'
 
 /** https://apidocs.bitrix24.com/settings/how-to-call-rest-api/batch.html */

@@ -1,4 +1,4 @@
-import type { Hook } from './hook.ts'
+import type { Hook } from './incoming-webhook.ts'
 
 export interface Bitrix24ErrorParts {
   readonly hook: Hook

@@ -1,4 +1,4 @@
-import { type Clock, orAborted } from './clock.ts'
+import { type Clock, orAborted } from '../lib/clock.ts'
 
 /** What a portal lets in: 2 and 50, on the Enterprise plan 5 and 250 (https://apidocs.bitrix24.com/limits.html). */
 export interface Rate {

@@ -1,6 +1,6 @@
 import { mostCommands, readResults, toQueries } from './batch.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
-import type { Hook } from './hook.ts'
+import type { Hook } from './incoming-webhook.ts'
 import type { Limits } from './limits.ts'
 import { readPages } from './pages.ts'
 import { type Command, toBatch, toCommand } from './parameters.ts'

@@ -1,5 +1,5 @@
 import qs from 'qs'
-import { isObject } from '../is-object.ts'
+import { isObject } from '../lib/is-object.ts'
 import { textOf } from './answer.ts'
 import type { Command } from './parameters.ts'
 import { isRead } from './reads.ts'

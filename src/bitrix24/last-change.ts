@@ -1,4 +1,4 @@
-import { isObject } from '../is-object.ts'
+import { isObject } from '../lib/is-object.ts'
 import { textOf } from './answer.ts'
 
 /** Who changed a record last, and in which second: Bitrix24 tells no less. */

@@ -1,8 +1,8 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { codeOf } from '../error-code.ts'
-import { isObject } from '../is-object.ts'
-import { fileMode } from '../private-files.ts'
+import { codeOf } from '../lib/error-code.ts'
+import { isObject } from '../lib/is-object.ts'
+import { fileMode } from '../lib/private-files.ts'
 
 /** Which portal is at which address. A portal may be renamed; its `member_id` stays. */
 export interface Members {

@@ -1,4 +1,4 @@
-import { isObject } from '../is-object.ts'
+import { isObject } from '../lib/is-object.ts'
 import { textOf } from './answer.ts'
 import type { Command } from './parameters.ts'
 import type { Envelope } from './transport.ts'

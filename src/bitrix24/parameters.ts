@@ -1,5 +1,5 @@
-import { FinalError } from '../final-error.ts'
-import { isObject } from '../is-object.ts'
+import { FinalError } from '../lib/final-error.ts'
+import { isObject } from '../lib/is-object.ts'
 
 /** Parameters as JSON has them: what is sent, whatever the caller does with his own meanwhile. */
 export type PlainParams = Readonly<Record<string, unknown>>

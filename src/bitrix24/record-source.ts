@@ -1,4 +1,4 @@
-import { isObject } from '../is-object.ts'
+import { isObject } from '../lib/is-object.ts'
 import type { Bitrix24Error } from './bitrix24-error.ts'
 import type { Params } from './client.ts'
 import type { LooseRecord } from './record.ts'

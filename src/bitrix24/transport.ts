@@ -1,10 +1,10 @@
 import { promisify } from 'node:util'
 import { gunzip } from 'node:zlib'
-import { codeOf } from '../error-code.ts'
-import { isObject } from '../is-object.ts'
+import { codeOf } from '../lib/error-code.ts'
+import { isObject } from '../lib/is-object.ts'
 import { readRefusal } from './answer.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
-import type { Hook } from './hook.ts'
+import type { Hook } from './incoming-webhook.ts'
 
 /** What the portal answered, as it came. */
 export interface Envelope {

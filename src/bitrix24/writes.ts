@@ -1,4 +1,4 @@
-import { isObject } from '../is-object.ts'
+import { isObject } from '../lib/is-object.ts'
 import { textOf } from './answer.ts'
 
 /** What a call did to an object, in the words of `src/events/catalogue.ts`. */

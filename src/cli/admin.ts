@@ -1,4 +1,4 @@
-import { readSettings } from '../config.ts'
+import { readSettings } from '../config/config.ts'
 
 /** Milliseconds that an answer may take; events that are imported meet the disk. */
 const patience = 15_000

@@ -1,11 +1,11 @@
 import { accessSync, constants, existsSync } from 'node:fs'
-import { readDatabaseUrl, readSettings } from '../config.ts'
-import type { Deliveries } from '../dispatch/deliveries.ts'
-import { heartbeatOf, readIdentity } from '../dispatch/identity.ts'
-import { explainQueueFile } from '../dispatch/queue-file.ts'
-import { openSqliteDeliveries } from '../dispatch/sqlite-deliveries.ts'
-import { queuePath } from '../dispatch/sqlite-queue.ts'
-import { codeOf } from '../error-code.ts'
+import { readDatabaseUrl, readSettings } from '../config/config.ts'
+import type { Deliveries } from '../queue/deliveries.ts'
+import { heartbeatOf, readIdentity } from '../queue/identity.ts'
+import { explainQueueFile } from '../queue/sqlite/integrity.ts'
+import { openSqliteDeliveries } from '../queue/sqlite/deliveries.ts'
+import { queuePath } from '../queue/sqlite/queue.ts'
+import { codeOf } from '../lib/error-code.ts'
 import { journalDir } from '../journal/segments.ts'
 import type { Printer } from './printer.ts'
 
@@ -29,7 +29,7 @@ export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): P
   if (url === undefined) return openSqliteDeliveries({ path: queuePath(dataDir), mode })
   const identity = readIdentity(dataDir)
   if (identity === undefined) throw new Error(`${dataDir} was never a receiver's with DATABASE_URL: start that first`)
-  const { openPgDeliveries } = await import('../dispatch/pg-deliveries.ts')
+  const { openPgDeliveries } = await import('../queue/postgres/deliveries.ts')
   const { HANDLER_STALL: stall } = readSettings(process.env, 'HANDLER_STALL')
   return openPgDeliveries({ url, mode, receiver: identity.id, heartbeat: heartbeatOf(stall) })
 }

@@ -1,5 +1,5 @@
-import type { Deliveries, DeliveryRecord, FailureRecord } from '../dispatch/deliveries.ts'
-import { printable } from '../printable.ts'
+import type { Deliveries, DeliveryRecord, FailureRecord } from '../queue/deliveries.ts'
+import { printable } from '../lib/printable.ts'
 import { localTime } from './local-time.ts'
 
 /** What became of a delivery. */

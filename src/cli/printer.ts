@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { printable, printableColours, printableLines } from '../printable.ts'
+import { printable, printableColours, printableLines } from '../lib/printable.ts'
 
 /** What a command says: results on stdout, everything else on stderr. */
 export interface Printer {

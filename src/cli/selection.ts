@@ -1,7 +1,7 @@
-import { parseDuration } from '../config-values.ts'
-import { matcherOf } from '../dispatch/pattern.ts'
+import { parseDuration } from '../config/values.ts'
+import { matcherOf } from '../lib/pattern.ts'
 import { type JournalledEvent, oldest, type Position, positionBefore, positionOfLast } from '../journal/follow.ts'
-import { printableJson } from '../printable.ts'
+import { printableJson } from '../lib/printable.ts'
 import { UsageError } from './usage-error.ts'
 
 /** The words by which commands choose events. */

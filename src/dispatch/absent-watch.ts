@@ -1,8 +1,8 @@
 import type { Logger } from 'pino'
 import { type AbsentHandler, findAbsent, lateReason } from './absent.ts'
 import type { BrokenFile } from './load-report.ts'
-import type { KnownHandler, Queue } from './queue.ts'
-import { type LateFile, type LeftOut, type LoadedHandler, placeOf } from './registry.ts'
+import type { KnownHandler, Queue } from '../queue/queue.ts'
+import { type LateFile, type LeftOut, type LoadedHandler, placeOf } from '../handler/loader.ts'
 import type { Report } from './report.ts'
 
 export interface AbsentWatchParts {

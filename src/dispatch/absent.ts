@@ -1,9 +1,9 @@
 import { basename } from 'node:path'
 import { isDocumented } from '../events/catalogue.ts'
 import { robotEvent } from '../events/robot.ts'
-import { matcherOf } from './pattern.ts'
-import type { RememberedHandler } from './queue.ts'
-import type { LateFile, LoadedHandler } from './registry.ts'
+import { matcherOf } from '../lib/pattern.ts'
+import type { RememberedHandler } from '../queue/queue.ts'
+import type { LateFile, LoadedHandler } from '../handler/loader.ts'
 
 /** A handler that is not loaded, though it may be again: its events are kept for it. */
 export interface AbsentHandler {

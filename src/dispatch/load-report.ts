@@ -1,9 +1,9 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { codeOf } from '../error-code.ts'
-import { isObject } from '../is-object.ts'
-import { fileMode } from '../private-files.ts'
-import type { LeftOut } from './registry.ts'
+import { codeOf } from '../lib/error-code.ts'
+import { isObject } from '../lib/is-object.ts'
+import { fileMode } from '../lib/private-files.ts'
+import type { LeftOut } from '../handler/loader.ts'
 
 /** What a dispatcher of this folder made of the handlers when it last tried to load them: all of them, or none. */
 export interface LoadReport {

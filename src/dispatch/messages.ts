@@ -1,5 +1,5 @@
 import type { Event } from '../intake/event.ts'
-import type { QueueState } from './queue.ts'
+import type { QueueState } from '../queue/queue.ts'
 
 /** A delivery that was given up. */
 export interface Dead {

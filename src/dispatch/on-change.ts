@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto'
 import type { LooseRecord } from '../bitrix24/record.ts'
 import { isDeletion } from '../events/catalogue.ts'
 import { nearNames } from '../events/nearest.ts'
-import { FinalError } from './handler.ts'
-import type { Delivery, Queue, Seen, SeenFields } from './queue.ts'
+import { FinalError } from '../handler/handler.ts'
+import type { Delivery, Queue, Seen, SeenFields } from '../queue/queue.ts'
 
 export interface OnChangeQuestion {
   readonly delivery: Delivery

@@ -1,4 +1,4 @@
-import { chosenDelay, isFinal } from './handler.ts'
+import { chosenDelay, isFinal } from '../handler/handler.ts'
 
 /** Also of a delay that the handler chose: `RetryAfter('0s')` would run it thousands of times a second. */
 const shortest = 1_000

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyRequest } from 'fastify'
-import { Refusal } from '../refusal.ts'
+import { Refusal } from './refusal.ts'
 import { createBodyMemory, large } from './body-memory.ts'
 import { decodeForm, type Form } from './form.ts'
 

@@ -1,6 +1,6 @@
 import { randomUUIDv7 } from 'node:crypto'
 import { hasDocumentedShape, objectOf } from '../events/catalogue.ts'
-import { Refusal } from '../refusal.ts'
+import { Refusal } from './refusal.ts'
 import type { Form, FormValue } from './form.ts'
 import { removeSecrets } from './secrets.ts'
 

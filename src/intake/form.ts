@@ -1,5 +1,5 @@
 import qs from 'qs'
-import { Refusal } from '../refusal.ts'
+import { Refusal } from './refusal.ts'
 import { decodePercent } from './percent.ts'
 
 /** A decoded body: leaves are strings, objects have no prototype, so a key from the wire can never reach one. */
@@ -41,7 +41,7 @@ const proof = 'auth[application_token]'
 
 /**
  * Decodes a form body as PHP's `$_POST` would. Bytes that are not UTF-8 become U+FFFD, because an event refused is lost
- * for good; only a structure that cannot be understood is refused. `test/intake/form.test.ts` names what still differs.
+ * for good; only a structure that cannot be understood is refused. `test/unit/intake/form.test.ts` names what still differs.
  *
  * @throws {Refusal} `malformed_form`, with the size and the reason, when it is too deep, has too many parameters or
  *   contradicts itself

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import type { AddressInfo, Server } from 'node:net'
 import type { FastifyInstance } from 'fastify'
-import { StartError } from '../start-error.ts'
+import { StartError } from '../lib/start-error.ts'
 
 /** Of the descriptors that a service manager hands over: https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html */
 const firstFd = 3

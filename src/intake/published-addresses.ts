@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
-import { StartError } from '../start-error.ts'
+import { StartError } from '../lib/start-error.ts'
 import { type AllowedAddresses, createAllowedAddresses } from './allowed-addresses.ts'
 import { copyPath, type PublishedCopy, readCopies, writeCopies } from './published-copy.ts'
 import { readPublishedList } from './published-list.ts'

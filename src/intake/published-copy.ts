@@ -1,7 +1,7 @@
 import { readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { codeOf } from '../error-code.ts'
-import { fileMode } from '../private-files.ts'
+import { codeOf } from '../lib/error-code.ts'
+import { fileMode } from '../lib/private-files.ts'
 import { readAddresses } from './published-list.ts'
 
 /** A list of addresses as it last was. */

@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { Refusal, RefusalCode } from '../refusal.ts'
+import type { Refusal, RefusalCode } from './refusal.ts'
 import { shorten } from './event.ts'
 import { longSecrets, removed } from './secrets.ts'
 

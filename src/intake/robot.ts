@@ -1,7 +1,7 @@
 import { createHash, randomUUIDv7, timingSafeEqual } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
 import { objectOfDocument, robotEvent } from '../events/robot.ts'
-import { Refusal } from '../refusal.ts'
+import { Refusal } from './refusal.ts'
 import type { Body } from './body.ts'
 import { type Event, extraOf, isForm, type Origin } from './event.ts'
 import { decodeForm, type Form, type FormValue } from './form.ts'

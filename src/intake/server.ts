@@ -7,11 +7,11 @@ import Fastify, {
   type FastifyReply,
   type FastifyRequest,
 } from 'fastify'
-import type { Config } from '../config.ts'
-import { forwarderId, forwardMark } from '../dispatch/forward-mark.ts'
-import { Refusal, type RefusalCode, refusalBody, refusals as table } from '../refusal.ts'
+import type { Config } from '../config/config.ts'
+import { forwarderId, forwardMark } from '../lib/forward-mark.ts'
+import { Refusal, type RefusalCode, refusalBody, refusals as table } from './refusal.ts'
 import { createBodyReader } from './body.ts'
-import { addFarewell } from './farewell.ts'
+import { addFarewell } from './graceful-close.ts'
 import { parseAgain } from './raw-url.ts'
 import { createRefusalLog, type RefusalLog } from './refusal-log.ts'
 import { addRobotRoute, createRobotPath, robotRoute } from './robot.ts'

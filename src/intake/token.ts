@@ -1,6 +1,6 @@
 import { timingSafeEqual } from 'node:crypto'
-import type { Token } from '../config-values.ts'
-import { Refusal } from '../refusal.ts'
+import type { Token } from '../config/values.ts'
+import { Refusal } from './refusal.ts'
 import type { Claim } from './claim.ts'
 import { isForm } from './event.ts'
 import type { Form, FormValue } from './form.ts'

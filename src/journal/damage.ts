@@ -1,6 +1,6 @@
 import { isUtf8 } from 'node:buffer'
-import { isObject } from '../is-object.ts'
-import { newline } from './blocks.ts'
+import { isObject } from '../lib/is-object.ts'
+import { newline } from '../lib/blocks.ts'
 import type { Position } from './follow.ts'
 
 /** A whole line of the journal that cannot be read. It costs its own events and no others. */

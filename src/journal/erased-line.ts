@@ -1,4 +1,4 @@
-import { isObject } from '../is-object.ts'
+import { isObject } from '../lib/is-object.ts'
 
 /** What an erased line keeps: its place in the order, its ids and times, and what it was about. All else may be personal. */
 const kept = [

@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs'
 import { open, readFile, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { codeOf } from '../error-code.ts'
-import { isObject } from '../is-object.ts'
-import { fileMode } from '../private-files.ts'
+import { codeOf } from '../lib/error-code.ts'
+import { isObject } from '../lib/is-object.ts'
+import { fileMode } from '../lib/private-files.ts'
 import type { ErasureTarget, Overwrite } from './erase.ts'
 import { syncFolder } from './segments.ts'
 

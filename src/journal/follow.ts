@@ -3,7 +3,7 @@ import { existsSync, type FSWatcher, watch } from 'node:fs'
 import { type FileHandle, stat } from 'node:fs/promises'
 import { type Logger, pino } from 'pino'
 import type { Event } from '../intake/event.ts'
-import { type Block, type Blocks, newline, readBlocks } from './blocks.ts'
+import { type Block, type Blocks, newline, readBlocks } from '../lib/blocks.ts'
 import { type Damage, readableIds } from './damage.ts'
 import { firstId, journalDir, listSegments, openToRead, type Segment } from './segments.ts'
 

@@ -3,9 +3,9 @@ import { rm, truncate } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import { type Logger, pino } from 'pino'
 import type { Event } from '../intake/event.ts'
-import { printableJson } from '../printable.ts'
-import { Refusal } from '../refusal.ts'
-import { createLastResort } from './last-resort.ts'
+import { printableJson } from '../lib/printable.ts'
+import { Refusal } from '../intake/refusal.ts'
+import { createLastResort } from './stderr-fallback.ts'
 import { highestOf, readNumbers, withEmpty, writeNumbers } from './numbers.ts'
 import {
   bringBack,

@@ -2,9 +2,9 @@ import { accessSync, constants, existsSync, truncateSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { codeOf } from '../error-code.ts'
-import { makePrivate } from '../private-files.ts'
-import { StartError } from '../start-error.ts'
+import { codeOf } from '../lib/error-code.ts'
+import { makePrivate } from '../lib/private-files.ts'
+import { StartError } from '../lib/start-error.ts'
 
 /** Another process has the part of the data directory that we wanted. The message names it. */
 export class DataDirInUse extends StartError {

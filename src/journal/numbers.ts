@@ -1,8 +1,8 @@
 import { type FileHandle, open, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
-import { codeOf } from '../error-code.ts'
-import { isObject } from '../is-object.ts'
-import { fileMode } from '../private-files.ts'
+import { codeOf } from '../lib/error-code.ts'
+import { isObject } from '../lib/is-object.ts'
+import { fileMode } from '../lib/private-files.ts'
 
 /** From the first to the last number of a row. */
 type Range = readonly [first: number, last: number]

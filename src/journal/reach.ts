@@ -3,8 +3,8 @@ import { link, lstat, open } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import type { Logger } from 'pino'
-import { codeOf } from '../error-code.ts'
-import { fileMode } from '../private-files.ts'
+import { codeOf } from '../lib/error-code.ts'
+import { fileMode } from '../lib/private-files.ts'
 import {
   firstId,
   journalDir,

@@ -14,8 +14,8 @@ import {
 } from 'node:fs/promises'
 import { basename, join, relative } from 'node:path'
 import type { Logger } from 'pino'
-import { codeOf } from '../error-code.ts'
-import { fileMode, folderMode } from '../private-files.ts'
+import { codeOf } from '../lib/error-code.ts'
+import { fileMode, folderMode } from '../lib/private-files.ts'
 import { lengthOfWhole, readableIds } from './damage.ts'
 
 /** One file of the journal. The number orders them, not the clock. */

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs'
 import { type FileHandle, stat } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Block, newline, readBlocks } from './blocks.ts'
+import { type Block, newline, readBlocks } from '../lib/blocks.ts'
 import { readableIds } from './damage.ts'
 import { misfitIn, twinsOf } from './fit.ts'
 import type { Position } from './follow.ts'

@@ -1,4 +1,4 @@
-import { httpBuildQuery, type PhpArray } from '../http-build-query.ts'
+import { httpBuildQuery, type PhpArray } from '../lib/php-query.ts'
 import { addressOf, type Portal } from './webhook-body.ts'
 
 export interface RobotPost {

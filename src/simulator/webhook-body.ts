@@ -1,7 +1,7 @@
 import { entryOf } from '../events/catalogue.ts'
 import { fieldsOf, isOneOf, type Shape } from '../events/shape.ts'
 import type { EventName } from '../events/typed.ts'
-import { httpBuildQuery, type PhpArray, type PhpValue } from '../http-build-query.ts'
+import { httpBuildQuery, type PhpArray, type PhpValue } from '../lib/php-query.ts'
 
 /** Whose webhook it is: what becomes of it is `auth`. */
 export interface Portal {

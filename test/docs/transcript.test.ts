@@ -9,7 +9,7 @@ import { dealBody, startReceiver, temporaryFolder, until } from '../support/rece
 
 const shownId = '019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50'
 const shownTime = '2026-11-23 08:11:20'
-const cli = `'${process.execPath}' --disable-warning=ExperimentalWarning '${join(root, 'src/cli/main.ts')}'`
+const cli = `'${process.execPath}' --disable-warning=ExperimentalWarning '${join(root, 'src/bin/cli.ts')}'`
 
 test('the session in the README is what a terminal shows, but for the id and the times', async () => {
   const broken = join(temporaryFolder('ledger'), 'not-mended')

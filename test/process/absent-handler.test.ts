@@ -1,8 +1,8 @@
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { openSqliteDeliveries } from '../../src/dispatch/sqlite-deliveries.ts'
-import { queuePath } from '../../src/dispatch/sqlite-queue.ts'
+import { openSqliteDeliveries } from '../../src/queue/sqlite/deliveries.ts'
+import { queuePath } from '../../src/queue/sqlite/queue.ts'
 import { envOf, runCli } from '../support/cli.ts'
 import {
   dealBody,

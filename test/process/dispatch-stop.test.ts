@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { openSqliteQueue, queuePath } from '../../src/dispatch/sqlite-queue.ts'
+import { openSqliteQueue, queuePath } from '../../src/queue/sqlite/queue.ts'
 import { deals, dispatcherOf, isGone, linesOf, scripted, spawnDispatcher } from '../support/dispatcher.ts'
 import { postMany } from '../support/load.ts'
 import { dealBody, readSeen, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'

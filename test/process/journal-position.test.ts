@@ -2,7 +2,7 @@ import { copyFileSync, cpSync, readFileSync, renameSync, rmSync, truncateSync, w
 import { basename, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { queuePath } from '../../src/dispatch/sqlite-queue.ts'
+import { queuePath } from '../../src/queue/sqlite/queue.ts'
 import { journalDir, listSegments } from '../../src/journal/segments.ts'
 import { envOf, runCli } from '../support/cli.ts'
 import { type Postgres, startPostgres } from '../support/postgres.ts'

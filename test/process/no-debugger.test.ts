@@ -36,7 +36,7 @@ test('SIGUSR1 opens no debugger in receiver, dispatcher or alerter, and ends non
     const found = processesOf(receiver.child.pid)
     return found.size === 3 ? found : undefined
   })
-  expect([...processes.keys()].sort()).toEqual(['src/alerts/main.ts', 'src/dispatch/main.ts', 'src/main.ts'])
+  expect([...processes.keys()].sort()).toEqual(['src/bin/alerter.ts', 'src/bin/dispatcher.ts', 'src/bin/receiver.ts'])
   for (const pid of processes.values()) process.kill(pid, 'SIGUSR1')
   await receiver.post(dealBody(1))
   await until('the handler has looked', () => receiver.output().includes('the debugger: '))
@@ -69,7 +69,7 @@ test('nor does it while one starts: whatever starts Node here tells it so', () =
     ...['start', 'dev', 'tail', 'call', 'dispatch'].map((name) => scripts[name]),
     /^CMD .*/m.exec(readText('Dockerfile'))?.[0].replaceAll('", "', ' '),
     /^ExecStart=.*/m.exec(readText('deploy/bitrix24-receiver.service'))?.[0],
-    readText('src/cli/main.ts').split('\n')[0],
+    readText('src/bin/cli.ts').split('\n')[0],
   ]
   expect(commands).toHaveLength(8)
   for (const command of commands) expect(command).toContain('--disable-sigusr1')

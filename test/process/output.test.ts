@@ -110,7 +110,7 @@ test('a reader of stderr that stalls while the journal fails holds no answer for
 test('of a log that nobody reads only so much is kept, and how much was dropped is told when he reads on', async () => {
   const folder = temporaryFolder('log')
   const script = join(folder, 'talk.mjs')
-  const source = pathToFileURL(join(import.meta.dirname, '../../src/log.ts')).href
+  const source = pathToFileURL(join(import.meta.dirname, '../../src/lib/log.ts')).href
   writeFileSync(
     script,
     `import { createLog } from ${JSON.stringify(source)}
@@ -150,7 +150,7 @@ test.for([
     'const end = Date.now() + 500\nwhile (Date.now() < end);',
   ],
 ])('what was logged %s an exit that waits for nothing comes all the same', ([, busy]) => {
-  const source = pathToFileURL(join(import.meta.dirname, '../../src/log.ts')).href
+  const source = pathToFileURL(join(import.meta.dirname, '../../src/lib/log.ts')).href
   const script = `import { createLog } from ${JSON.stringify(source)}
 const { log } = createLog('info', 'receiver')
 for (let id = 0; id < 200; id++) log.info({ id }, '${'x'.repeat(100)}')

@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { chmodSync, mkdirSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { queuePath } from '../../src/dispatch/sqlite-queue.ts'
+import { queuePath } from '../../src/queue/sqlite/queue.ts'
 import { envOf, jsonLines, runCli } from '../support/cli.ts'
 import { dealBody, type ReceiverOptions, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 

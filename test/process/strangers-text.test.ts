@@ -6,7 +6,7 @@ import { open, request } from '../support/intake.ts'
 import { freePort, post, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 import { atTerminal, harmless, hasTerminals, screen } from '../support/terminal.ts'
 
-const main = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
+const main = fileURLToPath(new URL('../../src/bin/receiver.ts', import.meta.url))
 // In capitals, as the names of events are made.
 const hostile = 'ON\u009b2J\u001b[8M\u202E\u2066\u2028X\nFAKE'
 

@@ -49,7 +49,7 @@ export async function startAlertTarget() {
 /** The process id of the alerter that a process has started; `undefined` when there is none. */
 export function alerterOf({ child }: Pick<Receiver, 'child'>): number | undefined {
   try {
-    const out = execFileSync('pgrep', ['-P', String(child.pid), '-f', 'src/alerts/main.ts'], { encoding: 'utf8' })
+    const out = execFileSync('pgrep', ['-P', String(child.pid), '-f', 'src/bin/alerter.ts'], { encoding: 'utf8' })
     return out
       .trim()
       .split('\n')

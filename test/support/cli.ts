@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
 import { type Receiver, TOKEN } from './receiver.ts'
 
-export const cliScript = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+export const cliScript = fileURLToPath(new URL('../../src/bin/cli.ts', import.meta.url))
 
 export interface CliOptions {
   readonly env?: Readonly<Record<string, string>>

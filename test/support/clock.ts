@@ -1,4 +1,4 @@
-import { type Clock, orAborted } from '../../src/bitrix24/clock.ts'
+import { type Clock, orAborted } from '../../src/lib/clock.ts'
 import { until } from './receiver.ts'
 
 /** A clock that stands until it is moved. */

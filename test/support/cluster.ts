@@ -43,7 +43,7 @@ export async function createCluster({ postgres, handlers, env = {} }: ClusterPar
   }
 }
 
-const cli = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+const cli = fileURLToPath(new URL('../../src/bin/cli.ts', import.meta.url))
 
 async function startWorker(options: ReceiverOptions): Promise<Receiver> {
   const worker = await spawnReceiver({ ...options, script: cli, args: ['work'] })

@@ -33,7 +33,7 @@ export function isGone(pid: number): boolean {
   }
 }
 
-export const dispatcherScript = fileURLToPath(new URL('../../src/dispatch/main.ts', import.meta.url))
+export const dispatcherScript = fileURLToPath(new URL('../../src/bin/dispatcher.ts', import.meta.url))
 
 /** Runs a dispatcher by itself, as `npm run dispatch` does. */
 export function spawnDispatcher(options: ReceiverOptions & { readonly dataDir: string }) {

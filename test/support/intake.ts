@@ -2,14 +2,14 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { pino } from 'pino'
-import type { AdminParts } from '../../src/admin.ts'
-import type { Config } from '../../src/config.ts'
-import type { Token } from '../../src/config-values.ts'
+import type { AdminParts } from '../../src/receiver/private-listener.ts'
+import type { Config } from '../../src/config/config.ts'
+import type { Token } from '../../src/config/values.ts'
 import { createAllowedAddresses } from '../../src/intake/allowed-addresses.ts'
 import type { Event } from '../../src/intake/event.ts'
 import { createServer, type ServerParts } from '../../src/intake/server.ts'
 import { createTokens } from '../../src/intake/token.ts'
-import { Refusal } from '../../src/refusal.ts'
+import { Refusal } from '../../src/intake/refusal.ts'
 
 const fixtures = join(import.meta.dirname, '../fixtures')
 

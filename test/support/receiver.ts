@@ -116,7 +116,7 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
   for (const [name, source] of Object.entries(options.handlers ?? {})) writeFileSync(join(handlersDir, name), source)
   const port = Number(options.env?.['PORT'] ?? (await freePort()))
   const adminPort = Number(options.env?.['ADMIN_PORT'] ?? (await freePort()))
-  const script = options.script ?? fileURLToPath(new URL('../../src/main.ts', import.meta.url))
+  const script = options.script ?? fileURLToPath(new URL('../../src/bin/receiver.ts', import.meta.url))
   const [command = '', ...args] = [...(options.under ?? []), process.execPath, script, ...(options.args ?? [])]
   const child = spawn(command, args, {
     detached: true,

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { httpBuildQuery, type PhpArray } from '../../../src/http-build-query.ts'
+import { httpBuildQuery, type PhpArray } from '../../../src/lib/php-query.ts'
 import { post } from '../receiver.ts'
 import type { Change, RecordType } from './records.ts'
 

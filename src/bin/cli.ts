@@ -1,0 +1,79 @@
+#!/usr/bin/env -S node --disable-sigusr1 --disable-warning=ExperimentalWarning
+import './no-debugger.ts'
+import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
+import { ConfigError } from '../config/config.ts'
+import { printable, printableLines } from '../lib/printable.ts'
+import { findCommand, helpOf, loadCommands } from '../cli/commands.ts'
+import { exitCodes } from '../cli/exit-codes.ts'
+
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  // `| head` closes our stdout: there is nobody left to tell.
+  process.exit(error.code === 'EPIPE' ? exitCodes.done : fail(`b24-receiver: ${error.message}`, exitCodes.failed))
+})
+// `2>&1 | head` does it, too: what was asked for is done all the same.
+process.stderr.on('error', () => undefined)
+
+process.exitCode = await main(process.argv.slice(2))
+
+async function main([name = '', ...args]: readonly string[]): Promise<number> {
+  const command = await findCommand(name)
+  if (command === undefined) return mainWithout(name, args)
+  if (args.includes('--help') || args.includes('-h')) return say(command.help)
+  try {
+    readEnvFile()
+    return await command.run(args)
+  } catch (error) {
+    const named = error instanceof ConfigError ? error : await explain(error)
+    const message = (named instanceof Error ? named.message : String(named)).replaceAll(/\s+/g, ' ')
+    return fail(`b24-receiver ${name}: ${printable(message)}`, exitCodeOf(error))
+  }
+}
+
+/** What SQLite throws names no file. Loaded when it is wanted: most commands touch no data. */
+async function explain(error: unknown): Promise<unknown> {
+  if (!(error instanceof Error && 'errcode' in error)) return error
+  const { explainData } = await import('../cli/data.ts')
+  return explainData(error)
+}
+
+/** As npm start does it; what is set already wins. It holds secrets: who may only read the data need not have it. */
+function readEnvFile(): void {
+  if (!existsSync('.env')) return
+  try {
+    accessSync('.env', constants.R_OK)
+  } catch {
+    process.stderr.write('b24-receiver: this user may not read .env, so settings come from the environment alone\n')
+    return
+  }
+  process.loadEnvFile('.env')
+}
+
+async function mainWithout(name: string, [wanted = '']: readonly string[]): Promise<number> {
+  if (['help', '-h', '--help'].includes(name)) return say((await findCommand(wanted))?.help ?? (await help()))
+  if (name === '') return fail((await help()).trimEnd(), exitCodes.usage)
+  if (name !== '--version')
+    return fail(`b24-receiver: there is no command "${name}"; see b24-receiver --help`, exitCodes.usage)
+  const manifest: { version: string } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
+  return say(`${manifest.version}\n`)
+}
+
+async function help(): Promise<string> {
+  return helpOf(await loadCommands())
+}
+
+function say(text: string): number {
+  process.stdout.write(text)
+  return exitCodes.done
+}
+
+function fail(text: string, code: number): number {
+  process.stderr.write(`${printableLines(text)}\n`)
+  return code
+}
+
+function exitCodeOf(error: unknown): number {
+  if (error instanceof ConfigError) return exitCodes.config
+  // What node:util's parseArgs throws for words it does not know, and our UsageError.
+  const isUsage = error instanceof Error && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS')
+  return isUsage ? exitCodes.usage : exitCodes.failed
+}

@@ -1,0 +1,49 @@
+import { basename } from 'node:path'
+import { readSettings } from '../config/config.ts'
+import { lateReason } from '../dispatch/absent.ts'
+import { resolveOurName } from '../handler/package-alias.ts'
+import { HandlersError, loadFiles, unknownEvents } from '../handler/loader.ts'
+
+// Loads the handlers in a process that they may block or end.
+
+/** What it tells. */
+export type FromLoader =
+  | { readonly type: 'loading'; readonly files: readonly string[] }
+  | {
+      readonly type: 'loaded'
+      readonly name: string
+      readonly events: readonly string[]
+      readonly unknown: readonly { readonly event: string; readonly nearest: string | undefined }[]
+    }
+  | { readonly type: 'broken'; readonly at: string; readonly error: string }
+  | { readonly type: 'left out'; readonly file: string; readonly reason: string; readonly isDoubtful: boolean }
+  | { readonly type: 'late'; readonly file: string; readonly reason: string }
+  | { readonly type: 'end' }
+
+process.on('disconnect', () => process.exit(1))
+resolveOurName()
+await load()
+process.send?.({ type: 'end' } satisfies FromLoader, undefined, undefined, () => process.exit(0))
+
+async function load(): Promise<void> {
+  const settings = readSettings(process.env, 'HANDLERS_DIR', 'HANDLER_LOAD_TIMEOUT')
+  const { HANDLERS_DIR: dir, HANDLER_LOAD_TIMEOUT: timeout } = settings
+  try {
+    const { handlers, late, leftOut, problems } = await loadFiles(dir, {
+      timeout,
+      onLoading: (files) => tell({ type: 'loading', files: files.map((file) => basename(file)) }),
+    })
+    for (const handler of handlers)
+      tell({ type: 'loaded', name: handler.name, events: handler.events, unknown: unknownEvents(handler) })
+    for (const { file, ...left } of leftOut) tell({ type: 'left out', file: basename(file), ...left })
+    for (const { at, error } of problems) tell({ type: 'broken', at: basename(at), error: String(error) })
+    for (const { file } of late) tell({ type: 'late', file: basename(file), reason: lateReason(timeout) })
+  } catch (error) {
+    const [problem] = error instanceof HandlersError ? error.problems : []
+    tell({ type: 'broken', at: dir, error: String(problem?.error ?? error) })
+  }
+}
+
+function tell(message: FromLoader): void {
+  process.send?.(message)
+}

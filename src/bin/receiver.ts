@@ -1,0 +1,187 @@
+import './no-debugger.ts'
+import closeWithGrace from 'close-with-grace'
+import type { FastifyInstance } from 'fastify'
+import { createAdminServer } from '../receiver/private-listener.ts'
+import { startAlerter } from '../alerts/alerter.ts'
+import { snapshotOf } from '../receiver/alert-snapshot.ts'
+import { findMissed } from '../backfill/pending-backfill.ts'
+import { type Config, misspeltSettings, readConfig } from '../config/config.ts'
+import { weakTokens } from '../config/values.ts'
+import { ensureWritable } from '../receiver/data-dir.ts'
+import { forwarderId } from '../lib/forward-mark.ts'
+import { settleFirstIdentity } from '../queue/identity.ts'
+import { followedSegment, settleFirstStart } from '../queue/sqlite/queue.ts'
+import { drain } from '../receiver/drain.ts'
+import { finishErasure } from '../receiver/finish-erasure.ts'
+import { addImportRoute } from '../intake/import-route.ts'
+import { createAllowedAddresses } from '../intake/allowed-addresses.ts'
+import { type ConnectionLimit, limitConnections } from '../intake/connections.ts'
+import { listenOnInherited, takeInheritedSocket } from '../intake/inherited-socket.ts'
+import { openPublishedAddresses } from '../intake/published-addresses.ts'
+import { createRefusalLog } from '../intake/refusal-log.ts'
+import { createRobotPath } from '../intake/robot.ts'
+import { createServer } from '../intake/server.ts'
+import { createShapeLog } from '../intake/shape-log.ts'
+import { createTokens } from '../intake/token.ts'
+import { lastEvent } from '../journal/follow.ts'
+import { openJournal } from '../journal/journal.ts'
+import { lockDataDir } from '../journal/lock.ts'
+import { isJournalEmpty, stableName } from '../journal/segments.ts'
+import { createLog } from '../lib/log.ts'
+import { createReceiverMetrics } from '../receiver/metrics.ts'
+import { printableLines } from '../lib/printable.ts'
+import { modeForOthers } from '../lib/private-files.ts'
+import { createReload, reloadSignals, takeSignals, warnOfLackingHooks } from '../receiver/reload.ts'
+import { explainStart } from '../lib/start-error.ts'
+import { type Supervisor, superviseDispatcher } from '../receiver/supervisor.ts'
+import { watchHandlers } from '../receiver/watch-handlers.ts'
+
+/** Bitrix24 opens a connection per event, a thousand of them after a bulk edit. */
+const backlog = 4096
+
+/** What remains of the grace for fsync and exit after the last connection was cut, in milliseconds. */
+const lastMoments = 500
+
+/** So much more a slow machine may take before its end counts as failed, in milliseconds; Docker kills a second later. */
+const overtime = 1_000
+
+try {
+  await start(readConfig(process.env))
+} catch (error) {
+  const { text, exitCode } = explainStart(error)
+  process.stderr.write(`${printableLines(text)}\n`)
+  process.exit(exitCode)
+}
+
+async function start(config: Config): Promise<void> {
+  const { dataDir, allowedIps, shutdownGrace: grace } = config
+  const inherited = takeInheritedSocket(process.env, process.pid)
+  await ensureWritable(dataDir)
+  const signals = reloadSignals()
+  // `b24-receiver reload` may send one as soon as we hold the lock.
+  const onReload = takeSignals(signals)
+  const lock = lockDataDir(dataDir, 'receiver')
+  const startedAt = Date.now()
+  const { log, close: closeLog } = createLog(config.logLevel, 'receiver')
+  if (lock.wasDamaged) log.warn('receiver.lock was damaged, and was emptied')
+  const mode = modeForOthers(dataDir)
+  if (mode !== undefined)
+    log.warn(
+      { folder: dataDir, mode, advice: `chmod 700 ${dataDir}, or chmod 2750 to let a group read` },
+      'users of this machine other than the receiver may enter DATA_DIR',
+    )
+  const published = allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log }) : undefined
+  const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
+  const lastAt = Date.parse((await lastEvent(dataDir))?.time ?? '') || undefined
+  const shapes = createShapeLog(log)
+  const tokens = createTokens(config.tokens)
+  const secrets = () => [...tokens.values(), ...createRobotPath(config.robotPath).values]
+  const refusals = createRefusalLog({ log, secrets })
+  let supervisor: Supervisor | undefined
+  let connections: ConnectionLimit | undefined
+  const metrics = createReceiverMetrics({
+    shapes,
+    refusals,
+    journalTrouble: () => journal.trouble(),
+    droppedConnections: () => connections?.dropped() ?? 0,
+    webhooks: () => tokens.names(),
+    ...(config.dispatcher && { supervisor: () => supervisor }),
+  })
+  const usedNumber = config.databaseUrl === undefined ? followedSegment(dataDir) : 0
+  const journal = await openJournal({ ...config, usedNumber, log, onSync: metrics.synced })
+  if (lastAt !== undefined) metrics.lastEventWas(new Date(lastAt))
+  const isNew = await isJournalEmpty(dataDir)
+  if (isNew && usedNumber > 0)
+    log.error({ segment: usedNumber }, 'the journal is empty, and was followed before: what was not followed is lost')
+  if (config.databaseUrl === undefined) settleFirstStart(dataDir, isNew)
+  else settleFirstIdentity(dataDir, isNew)
+  const missed = await findMissed({ ...config, lastAt, log })
+  const app = createServer({
+    config,
+    allowed,
+    tokens,
+    journal,
+    log,
+    shapes,
+    refusals,
+    timeouts: { farewell: grace / 2 },
+    isInherited: inherited !== undefined,
+    onAccepted: metrics.accepted,
+  })
+  connections = limitConnections(app.server, { log })
+  const admin = createAdminServer({
+    journalTrouble: journal.trouble,
+    connectionsTrouble: connections.trouble,
+    dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
+    hookTroubles: () => [...(supervisor?.hookTroubles().values() ?? [])],
+    damagedLines: () => supervisor?.damaged(),
+    absentHandlers: () => [...(supervisor?.absentHandlers().values() ?? [])],
+    warnings: () => supervisor?.warnings() ?? [],
+    deliveries: () => supervisor?.state(),
+    metrics: metrics.exposition,
+    allowedHosts: [config.adminHost, ...config.adminAllowedHosts],
+    refusals,
+  })
+  addImportRoute(admin, { tokens, secrets, journal, bodyLimit: config.bodyLimit })
+  // The last that can fail before the first post is taken: one that a failing start cuts off is lost.
+  await admin.listen({ port: config.adminPort, host: config.adminHost })
+  const socket = inherited === undefined ? undefined : await listenOnInherited(app, inherited, backlog)
+  if (socket === undefined) await app.listen({ port: config.port, host: config.host, backlog })
+  else if (socket.port !== config.port)
+    log.warn(
+      { port: config.port, socket: socket.port },
+      'PORT is not that of the socket that the service manager handed over: set it, so that doctor and send find the receiver',
+    )
+  if (config.dispatcher)
+    supervisor = superviseDispatcher({
+      grace,
+      stall: config.handlerStall,
+      forwarderId: forwarderId(),
+      append: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),
+      backfillSince: missed?.since,
+      onBackfilled: () =>
+        void missed?.done().catch((error: unknown) => log.warn({ err: error }, 'a backfill is not noted')),
+      log,
+    })
+  void finishErasure({ dataDir, log })
+  const alerter =
+    config.alertUrl &&
+    startAlerter({
+      snapshot: () => snapshotOf({ journal, lastEventAt: lastAt ?? startedAt, refusals, supervisor }),
+      log,
+    })
+
+  closeWithGrace({ delay: grace + overtime, logger: log, skip: signals }, async ({ signal, err }) => {
+    if (err) log.fatal({ err }, 'the receiver cannot go on')
+    else log.info({ signal }, 'stopping')
+    await drain({ app, admin, journal, supervisor, published, alerter }, Math.max(0, grace - lastMoments))
+    lock.release()
+    log.info('stopped')
+    await closeLog()
+  })
+  const reload = createReload({ config, tokens, supervisor, alerter, log })
+  onReload(() => void reload())
+  warnOfLackingHooks(config, log)
+
+  log.info(
+    {
+      tokens: config.tokens.map((token) => token.name ?? 'unnamed'),
+      allowedIps,
+      journal: stableName(dataDir),
+      robots: config.robotPath === undefined ? 'none taken: ROBOT_PATH is not set' : 'taken at ROBOT_PATH',
+      handlers: config.dispatcher ? config.handlersDir : 'none run: DISPATCHER=off',
+      readyz: `http://${config.adminHost}:${portOf(admin)}/readyz`,
+    },
+    `ready for events: POST ${config.webhookPath} on ${socket?.address ?? config.host}:${socket?.port ?? portOf(app)}`,
+  )
+  for (const { name, nearest } of misspeltSettings(process.env))
+    log.warn({ name, nearest }, 'a variable that is set is not a setting, but nearly one: is its name spelt right?')
+  for (const warning of weakTokens(config.tokens)) log.warn(warning)
+  if (supervisor && process.argv.includes('--watch')) watchHandlers({ dir: config.handlersDir, supervisor, log })
+}
+
+/** The one that it has: of 0 the system makes one that is free. */
+function portOf(app: FastifyInstance): number | undefined {
+  const address = app.server.address()
+  return typeof address === 'string' ? undefined : address?.port
+}

@@ -1,0 +1,191 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { rename, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { backfill, type Place, type Recipient, type Sum } from '../../backfill/backfill.ts'
+import { readJournalled } from '../../backfill/journalled.ts'
+import { parseTargets, type Target, targetNames } from '../../backfill/targets.ts'
+import { createClient } from '../../bitrix24/client.ts'
+import { realClock } from '../../lib/clock.ts'
+import { createLimits } from '../../bitrix24/limits.ts'
+import { readConfig } from '../../config/config.ts'
+import { matcherOf } from '../../lib/pattern.ts'
+import { isObject } from '../../lib/is-object.ts'
+import { fileMode } from '../../lib/private-files.ts'
+import { openAppender } from '../appender.ts'
+import { chooseHook } from './call.ts'
+import { defineCommand } from '../command.ts'
+import { findDataDir, openDeliveries } from '../data.ts'
+import { createNoteLog } from '../note-log.ts'
+import { parseTime } from '../selection.ts'
+import { UsageError } from '../usage-error.ts'
+
+/** Milliseconds by which our clock may be ahead of the portal's. */
+const clockSlack = 60_000
+
+/** Repairs a gap: asks the portal what changed, and journals what it never told. */
+export const backfillCommand = defineCommand({
+  name: 'backfill',
+  usage: 'deal,lead,… --since TIME|--all',
+  summary: 'asks Bitrix24 what changed, and journals an event for each record of whose change none came',
+  notes: [
+    `It takes ${targetNames.join(', ')}, several with commas.`,
+    'Each event has "source":"backfill"; handlers get it like any other. With --since a record that was made since then, and that the journal does not know, gives its ADD event,',
+    'any other its UPDATE; with --all, the first fill of a mirror, each gives an UPDATE. What was deleted is not found, several',
+    'changes become one, and only what the user of the hook may read is seen. It keeps to the limits of the portal, and may be',
+    'ended and resumed.',
+    'With --handler that handler alone gets an event of every record, also of those that the journal knows: for a handler that is new.',
+  ],
+  options: {
+    since: { type: 'string', value: 'TIME', about: 'what changed from then on: 2h, 7d ago, or 2026-11-23T08:00:00Z' },
+    all: { type: 'boolean', about: 'all records there are' },
+    resume: { type: 'boolean', about: 'go on with the one that was ended' },
+    handler: {
+      type: 'string',
+      value: 'NAME',
+      about: 'give each record to this handler alone, whatever the journal knows',
+    },
+    hook: { type: 'string', value: 'NAME', about: 'which one, where B24_HOOK has several' },
+    'dry-run': { type: 'boolean', about: 'only say how many events it would make' },
+  },
+  examples: [
+    'backfill deal,lead --since 2h',
+    'backfill item:1032 --since 2026-11-23T08:00:00Z --dry-run',
+    'backfill contact --all',
+    'backfill deal --all --handler mirror',
+    'backfill --resume',
+  ],
+  words: 1,
+  async run({ options, words: [names], print }) {
+    const config = readConfig(process.env)
+    const { rate, burst } = config
+    const dataDir = findDataDir()
+    const path = join(dataDir, 'backfill.json')
+    const plan = options.resume ? resumePlan(path, names, options) : toPlan(names, options)
+    const hook = chooseHook(config.hooks, plan.hook)
+    if (options.resume && plan.host !== hook.host)
+      throw new Error(`that backfill was of ${plan.host}, not of ${hook.host}: choose its hook in B24_HOOK`)
+    const targets = parse(plan.targets)
+    const since = plan.since === undefined ? undefined : new Date(plan.since)
+    const only = plan.handler === undefined ? undefined : await findRecipient(dataDir, plan.handler)
+    const kinds = new Set(targets.map(({ name }) => name.replace(/:.*/, '')))
+    const journalled = await readJournalled({ dataDir, hook, kinds, since, log: createNoteLog(print) })
+    if (journalled.origin === undefined)
+      print.note(`the journal has no event of ${hook.host} yet: what is backfilled has no order with its first events`)
+
+    const isDry = options['dry-run']
+    const appender = isDry ? undefined : await openAppender(config, createNoteLog(print))
+    let sum: Sum
+    try {
+      sum = await backfill({
+        client: createClient({ hook, limits: createLimits({ rate, burst, clock: realClock }) }),
+        hook,
+        targets,
+        since,
+        journalled,
+        only,
+        from: plan.place,
+        append: async (events) => appender?.append(events),
+        async onPage(place, { records, events }) {
+          if (!isDry) await writePlan(path, { ...plan, host: hook.host, place })
+          print.progress(`${place.target}: ${records} records, ${events} events`)
+        },
+      })
+    } catch (error) {
+      if (!isDry && existsSync(path)) print.note('it goes on from there with b24-receiver backfill --resume')
+      throw error
+    } finally {
+      await appender?.close()
+    }
+    if (!isDry) await rm(path, { force: true })
+    await print.result(sum, `${sum.records} records, ${sum.events} events ${isDry ? 'to journal' : 'journalled'}`)
+    return undefined
+  },
+})
+
+async function findRecipient(dataDir: string, name: string): Promise<Recipient> {
+  const deliveries = await openDeliveries(dataDir, 'read')
+  try {
+    const known = await deliveries.handlers()
+    const events = known.find((handler) => handler.name === name)?.events
+    if (events === undefined)
+      throw new Error(
+        `no handler "${name}" was ever loaded, so what it handles is not known: put its file into HANDLERS_DIR and reload; there are ${known.map((one) => one.name).join(', ') || 'none'}`,
+      )
+    return { handler: name, matches: matcherOf(events) }
+  } finally {
+    await deliveries.close()
+  }
+}
+
+/** What is backfilled, and how far it is; kept while it runs. */
+interface Plan {
+  readonly targets: string
+  /** ISO 8601. */
+  readonly since: string | undefined
+  readonly hook: string | undefined
+  readonly handler: string | undefined
+  /** The portal's, by whose ids the place is one. */
+  readonly host?: string | undefined
+  readonly place?: Place | undefined
+}
+
+interface PlanOptions {
+  readonly since: string | undefined
+  readonly all: boolean
+  readonly hook: string | undefined
+  readonly handler: string | undefined
+}
+
+function toPlan(targets: string | undefined, { since, all, hook, handler }: PlanOptions): Plan {
+  if (targets === undefined) throw new UsageError(`name what to backfill: ${targetNames.join(', ')}`)
+  if ((since !== undefined) === all) throw new UsageError('add --since TIME, or --all')
+  const time = parseTime('--since', since, new Date())
+  return { targets, hook, handler, since: time && new Date(time.getTime() - clockSlack).toISOString() }
+}
+
+function parse(names: string): readonly Target[] {
+  try {
+    return parseTargets(names)
+  } catch (error) {
+    throw error instanceof TypeError ? new UsageError(error.message) : error
+  }
+}
+
+function resumePlan(path: string, names: string | undefined, { since, all, hook, handler }: PlanOptions): Plan {
+  if ([names, since, hook, handler].some((word) => word !== undefined) || all)
+    throw new UsageError('--resume takes nothing beside it but --dry-run')
+  return readPlan(path)
+}
+
+function readPlan(path: string): Plan {
+  if (!existsSync(path)) throw new Error('there is no backfill to resume')
+  const plan = parsePlan(readFileSync(path, 'utf8'))
+  if (!isObject(plan) || typeof plan['targets'] !== 'string')
+    throw new Error(
+      `${path} is not what a backfill wrote: where it was is not known; backfill again with --since, which tells nothing twice`,
+    )
+  const text = (value: unknown) => (typeof value === 'string' ? value : undefined)
+  const place = isObject(plan['place']) ? plan['place'] : {}
+  const [target, after] = [text(place['target']), text(place['after'])]
+  return {
+    targets: plan['targets'],
+    since: text(plan['since']),
+    hook: text(plan['hook']),
+    handler: text(plan['handler']),
+    host: text(plan['host']),
+    place: target !== undefined && after !== undefined ? { target, after } : undefined,
+  }
+}
+
+function parsePlan(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+async function writePlan(path: string, plan: Plan): Promise<void> {
+  await writeFile(`${path}.next`, JSON.stringify(plan), { mode: fileMode(path) })
+  await rename(`${path}.next`, path)
+}

@@ -1,0 +1,84 @@
+import type { DeadSelection, DeliveryRecord } from '../../queue/deliveries.ts'
+import { defineCommand } from '../command.ts'
+import { confirm } from '../confirm.ts'
+import { findDataDir, openDeliveries } from '../data.ts'
+import { recordToJson } from '../delivery-story.ts'
+import { exitCodes } from '../exit-codes.ts'
+import { localTime } from '../local-time.ts'
+import { UsageError } from '../usage-error.ts'
+
+/** Lists the deliveries that were given up, and tries them again or drops them. */
+export const dead = defineCommand({
+  name: 'dead',
+  usage: '[retry|drop [ID …]]',
+  summary: 'deliveries that were given up: lists them, tries them again, or drops them',
+  notes: [
+    'Retried, a delivery gets all its attempts anew and goes behind what waits for its object. Dropped, it is gone; its event',
+    'stays in the journal. Both need ids of events, --handler, --object or --all.',
+  ],
+  options: {
+    handler: { type: 'string', value: 'NAME', about: 'of this handler' },
+    object: { type: 'string', value: 'OBJECT', about: 'of events about this object, such as deal:662' },
+    all: { type: 'boolean', about: 'all of them' },
+    yes: { type: 'boolean', short: 'y', about: 'do not ask' },
+  },
+  examples: [
+    'dead',
+    'dead retry 019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50',
+    'dead retry --handler ONCRMLEADADD',
+    'dead drop --all --yes',
+  ],
+  async run({ options, words: [what = 'list', ...ids], print }) {
+    if (what !== 'list' && what !== 'retry' && what !== 'drop')
+      throw new UsageError(`dead "${what}": it is dead, dead retry or dead drop`)
+    const { handler, object, all, yes } = options
+    const isChosen = ids.length > 0 || handler !== undefined || object !== undefined
+    if (what !== 'list' && isChosen === all)
+      throw new UsageError(`dead ${what} takes ids of events, --handler or --object; or --all`)
+    const selection: DeadSelection = { handler, object, events: ids.length > 0 ? ids : undefined }
+    const deliveries = await openDeliveries(findDataDir(), what === 'list' ? 'read' : 'write')
+    try {
+      const found = await deliveries.dead(selection)
+      if (what === 'list') {
+        if (print.json) for (const one of found) await print.line(JSON.stringify(recordToJson(one)))
+        else await print.table(found, columns, 'no delivery is dead')
+        return undefined
+      }
+      const missing = ids.filter((id) => !found.some(({ event }) => event === id))
+      if (missing.length > 0)
+        throw new Error(`no dead delivery is of the event ${missing.join(', ')}: nothing was done`)
+      const unreadable = what === 'retry' ? found.filter((one) => one.unreadable !== undefined) : []
+      for (const { event, handler } of unreadable)
+        print.note(
+          `${event} of ${handler} cannot be tried again: its event cannot be read, see show ${event} --raw; dead drop ${event} gives it up`,
+        )
+      if (unreadable.length > 0 && unreadable.length === found.length) return exitCodes.failed
+      if (found.length === 0) throw new Error('no such delivery is dead')
+      const deed = what === 'retry' ? 'tried again' : 'dropped'
+      const told = `${found.length === 1 ? '1 dead delivery is' : `${found.length} dead deliveries are`} to be ${deed}`
+      if (!(await confirm(print, told, yes || ids.length > 0))) return exitCodes.failed
+      let count = 0
+      for (let at = 0; at < found.length; at += atOnce) {
+        count += await deliveries[what](found.slice(at, at + atOnce))
+        print.progress(`${count} of ${found.length}`)
+      }
+      await print.result({ [what === 'retry' ? 'retried' : 'dropped']: count }, `${count} ${deed}`)
+      return undefined
+    } finally {
+      await deliveries.close()
+    }
+  },
+})
+
+/** Deliveries of one transaction: a dispatcher at work waits for its end. */
+const atOnce = 500
+
+const columns: Record<string, (delivery: DeliveryRecord) => string> = {
+  died: ({ endedAt = 0 }) => localTime(endedAt),
+  id: ({ event }) => event,
+  event: ({ name }) => name,
+  object: ({ object = '' }) => object,
+  handler: ({ handler }) => handler,
+  attempts: ({ attempts }) => String(attempts),
+  error: ({ error = '' }) => error.replaceAll(/\s+/g, ' ').slice(0, 120),
+}

@@ -1,0 +1,245 @@
+import { hookFor } from '../../bitrix24/incoming-webhook.ts'
+import { ConfigError, readHooks, readSettings, readTokens } from '../../config/config.ts'
+import { Problem, parseTokens, type Token, weakTokens } from '../../config/values.ts'
+import { codeOf } from '../../lib/error-code.ts'
+import { isDocumented } from '../../events/catalogue.ts'
+import { nearestName } from '../../events/nearest.ts'
+import { robotEvent } from '../../events/robot.ts'
+import { httpBuildQuery, type PhpArray } from '../../lib/php-query.ts'
+import { isObject } from '../../lib/is-object.ts'
+import { printable } from '../../lib/printable.ts'
+import { bodiesOf, type Outcome, type Simulation, simulate } from '../../simulator/simulate.ts'
+import { toUrlHost } from '../admin.ts'
+import { defineCommand } from '../command.ts'
+import { exitCodes } from '../exit-codes.ts'
+import { parseParameters } from '../parameters.ts'
+import { UsageError } from '../usage-error.ts'
+
+/** Posts events as Bitrix24 does. */
+export const send = defineCommand({
+  name: 'send',
+  usage: 'EVENT',
+  summary: 'posts events as Bitrix24 does, to the receiver of these settings or to --url',
+  notes: [
+    'The data is as documented, about --id. Handlers run for it as for any event, and they may write to the portal of B24_HOOK,',
+    'whose domain the events have. --url may be any receiver, also one that others use: nobody asks. Exits with 1 when any post',
+    'is answered otherwise than with 200, or with 403 for --wrong-token. Times count from when a post was due.',
+    'ROBOT posts as a robot does: to ROBOT_PATH, about the document --id, such as DEAL_662, with --field as the parameters of its URL.',
+  ],
+  options: {
+    id: { type: 'string', value: 'ID', about: 'of the object; without it 1, 2, 3, …' },
+    field: {
+      type: 'string',
+      multiple: true,
+      value: 'KEY=VALUE',
+      about: "set in the event's data, as the parameters of call; may be given again",
+    },
+    count: { type: 'string', value: 'N', default: '1', about: 'so many events; with --id all about the same object' },
+    rate: { type: 'string', value: 'N', about: 'so many events a second, evenly, whatever becomes of them' },
+    duplicate: { type: 'boolean', about: 'each event twice, at once' },
+    'wrong-token': { type: 'boolean', about: 'with a token that nobody has' },
+    url: { type: 'string', value: 'URL', about: 'instead of HOST, PORT and WEBHOOK_PATH' },
+    token: {
+      type: 'string',
+      value: 'TOKEN',
+      about: 'instead of B24_APPLICATION_TOKEN; others on this machine may see it',
+    },
+    webhook: { type: 'string', value: 'NAME', about: 'with the token of this name, where there are several' },
+    portal: { type: 'string', value: 'DOMAIN', about: "auth.domain; else B24_HOOK's, or example.bitrix24.com" },
+    force: { type: 'boolean', about: 'also an event that Bitrix24 does not document' },
+  },
+  examples: [
+    'send ONCRMDEALUPDATE --id 662',
+    'send ONCRMDYNAMICITEMADD --id 21 --field FIELDS.ENTITY_TYPE_ID=1032',
+    'send ONCRMDEALUPDATE --count 1000 --rate 50',
+    'send ONCRMDEALUPDATE --wrong-token --url https://hooks.example.com/bitrix24',
+    'send ROBOT --id DEAL_662 --field stage=NEW',
+  ],
+  words: 1,
+  async run({ options, words: [word], print }) {
+    const isWrong = options['wrong-token']
+    const count = parseNumber('--count', options.count, mostEvents)
+    const rate = options.rate === undefined ? undefined : parseNumber('--rate', options.rate, mostEvents)
+    const event = parseEvent(word, options.force)
+    const isRobot = event === robotEvent
+    // The path is the proof that a robot has instead.
+    if (isRobot && (isWrong || options.token !== undefined))
+      throw new UsageError('a robot sends no token: --token and --wrong-token are not for ROBOT')
+    const hasToken = !isWrong && !isRobot
+    const token = hasToken ? chooseToken(options.token, options.webhook) : { name: options.webhook, value: '' }
+    const fields = parseFields(options.field)
+    if (hasToken && options.token === undefined) for (const warning of weakTokens([token])) print.note(warning)
+    const simulation: Simulation = {
+      mode: isWrong ? 'wrong-token' : options.id === undefined ? 'burst' : 'single',
+      event,
+      id: options.id ?? 1,
+      ...(!isRobot && { fields }),
+      count,
+      copies: options.duplicate ? 2 : 1,
+      ...(options.duplicate && options.id !== undefined && { atOnce: 2 }),
+      ...(rate !== undefined && { rate }),
+      portal: {
+        domain: options.portal ?? domainFor(token),
+        memberId: 'a223c6b3710f85df22e9377d6c4f7553',
+        token: token.value,
+      },
+    }
+    checkFields(simulation)
+    const base = options.url === undefined ? urlOfReceiver(isRobot) : parseUrl(options.url)
+    const url = isRobot ? withParameters(base, fields) : base
+    const stop = new AbortController()
+    process.once('SIGINT', () => stop.abort())
+    const expected = isWrong ? 403 : 200
+    const posts = count * (options.duplicate ? 2 : 1)
+    const started = performance.now()
+    let done = 0
+    let others = 0
+    const outcomes = await simulate(url, simulation, {
+      signal: stop.signal,
+      onOutcome: ({ status }) => {
+        done++
+        if (status !== expected) others++
+        print.progress(`${done} of ${posts} posts${others > 0 ? `, ${others} not answered with ${expected}` : ''}`)
+      },
+    })
+    const seconds = (performance.now() - started) / 1000
+    const summary = summarise(outcomes, seconds)
+    if (print.json) await print.line(JSON.stringify({ ...summary, expected }))
+    else for (const line of tell(summary, outcomes)) await print.line(line)
+    return others > 0 || done < posts ? exitCodes.failed : exitCodes.done
+  },
+})
+
+/** Each outcome is kept until the end. */
+const mostEvents = 100_000
+
+function parseNumber(word: string, text: string, most: number): number {
+  const value = Number(text)
+  if (!/^\d+$/.test(text) || value < 1 || value > most) throw new UsageError(`${word} takes a number from 1 to ${most}`)
+  return value
+}
+
+function parseEvent(word: string | undefined, isForced: boolean): string {
+  if (word === undefined) throw new UsageError('name an event, such as ONCRMDEALUPDATE')
+  const name = word.toUpperCase()
+  if (!/^[\w.]+$/.test(name)) throw new UsageError(`"${word}" is no name of an event, such as ONCRMDEALUPDATE`)
+  if (isDocumented(name) || name === robotEvent || isForced) return name
+  const nearest = nearestName(name)
+  const meant = nearest === undefined ? '' : `is it ${nearest}? `
+  throw new UsageError(`${name} is not documented: ${meant}With --force it is sent all the same`)
+}
+
+function parseFields(words: readonly string[]): PhpArray {
+  // What a command line or JSON can say, PHP can, too.
+  return parseParameters(words) as PhpArray
+}
+
+function checkFields(simulation: Simulation): void {
+  try {
+    bodiesOf(simulation).next()
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error
+    throw new UsageError(`--field: ${error.message}`)
+  }
+}
+
+function chooseToken(given: string | undefined, webhook: string | undefined): Token {
+  if (given !== undefined) {
+    const tokens = parseTokens(given)
+    if (tokens instanceof Problem) throw new UsageError(`--token is no application token: ${tokens.text}`)
+    return { name: webhook, value: given }
+  }
+  const tokens = readTokens(process.env)
+  const names = tokens.flatMap(({ name }) => name ?? []).join(', ')
+  const token = webhook === undefined ? tokens[0] : tokens.find(({ name }) => name === webhook)
+  if (token === undefined)
+    throw new ConfigError([`B24_APPLICATION_TOKEN has none of that name${names === '' ? '' : `; it has ${names}`}`])
+  return token
+}
+
+function domainFor({ name }: Token): string {
+  return hookFor(readHooks(process.env), name)?.host ?? 'example.bitrix24.com'
+}
+
+function urlOfReceiver(isRobot: boolean): string {
+  const { HOST, PORT, WEBHOOK_PATH, ROBOT_PATH } = readSettings(
+    process.env,
+    'HOST',
+    'PORT',
+    'WEBHOOK_PATH',
+    ...(isRobot ? (['ROBOT_PATH'] as const) : []),
+  )
+  if (isRobot && ROBOT_PATH === undefined)
+    throw new ConfigError(['ROBOT_PATH is not set, so this receiver takes no posts of robots: set it, or give --url'])
+  return `http://${toUrlHost(HOST)}:${PORT}${isRobot ? ROBOT_PATH : WEBHOOK_PATH}`
+}
+
+function withParameters(url: string, fields: PhpArray): string {
+  const query = httpBuildQuery(fields)
+  return query === '' ? url : `${url}${url.includes('?') ? '&' : '?'}${query}`
+}
+
+function parseUrl(text: string): string {
+  if (URL.canParse(text) && /^https?:$/.test(new URL(text).protocol)) return text
+  throw new UsageError('--url takes a URL such as https://hooks.example.com/bitrix24')
+}
+
+interface Summary {
+  readonly posts: number
+  /** The most frequent first; `error` is the receiver's code, or why there was no answer (status 0). */
+  readonly answers: readonly { readonly status: number; readonly error?: string; readonly count: number }[]
+  readonly seconds: number
+  /** Milliseconds; `null` where nothing was posted. */
+  readonly p50: number | null
+  readonly p99: number | null
+}
+
+function summarise(outcomes: readonly Outcome[], seconds: number): Summary {
+  const counts = new Map<string, { status: number; error?: string; count: number }>()
+  for (const outcome of outcomes) {
+    const { status } = outcome
+    const error = errorOf(outcome)
+    const key = `${status} ${error}`
+    const one = counts.get(key) ?? { status, ...(error !== undefined && { error }), count: 0 }
+    counts.set(key, { ...one, count: one.count + 1 })
+  }
+  const times = outcomes.map(({ ms }) => ms).sort((a, b) => a - b)
+  const percentile = (percent: number) => {
+    const ms = times[Math.ceil((percent / 100) * times.length) - 1]
+    return ms === undefined ? null : round(ms)
+  }
+  return {
+    posts: outcomes.length,
+    answers: [...counts.values()].sort((a, b) => b.count - a.count),
+    seconds: round(seconds),
+    p50: percentile(50),
+    p99: percentile(99),
+  }
+}
+
+function errorOf({ status, body, error }: Outcome): string | undefined {
+  if (status === 0) return codeOf(error) ?? String(error)
+  try {
+    const answer: unknown = JSON.parse(body)
+    const code = isObject(answer) ? answer['error'] : undefined
+    return typeof code === 'string' ? code : undefined
+  } catch {
+    // Of somebody else.
+    return undefined
+  }
+}
+
+function tell({ posts, answers, seconds, p50, p99 }: Summary, [first]: readonly Outcome[]): string[] {
+  if (posts === 1 && first && first.status > 0)
+    return [`${first.status} ${printable(first.body.trim().slice(0, 300))} (${p50} ms)`]
+  return [
+    ...answers.map(({ status, error = '', count }) =>
+      `${count} × ${status === 0 ? 'no answer' : status} ${printable(error)}`.trim(),
+    ),
+    `${posts} posts in ${seconds} s; p50 ${p50} ms, p99 ${p99} ms`,
+  ]
+}
+
+function round(value: number): number {
+  return Math.round(value * 10) / 10
+}

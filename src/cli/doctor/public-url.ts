@@ -1,0 +1,164 @@
+import { lookup } from 'node:dns/promises'
+import https from 'node:https'
+import { BlockList, isIPv6 } from 'node:net'
+import { text as readText } from 'node:stream/consumers'
+import { TLSSocket } from 'node:tls'
+import { codeOf } from '../../lib/error-code.ts'
+import { isObject } from '../../lib/is-object.ts'
+import { type Check, reasonOf } from './check.ts'
+
+/** Milliseconds; Bitrix24's own patience is not documented. */
+const patience = 10_000
+
+/** Whether Bitrix24 would take the address, as far as that is seen from here. */
+export async function checkPublicUrl(address: string): Promise<readonly Check[]> {
+  if (!URL.canParse(address))
+    return [fail('url', `${address} is no URL`, 'it is such as https://hooks.example.com/bitrix24')]
+  const url = new URL(address)
+  if (url.protocol !== 'https:')
+    return [
+      fail(
+        'url',
+        `${url.protocol}// is not taken by Bitrix24`,
+        'put a proxy with a certificate in front, such as Caddy',
+      ),
+    ]
+  const resolved = await checkAddress(url)
+  return resolved.state === 'FAIL' ? [resolved] : [resolved, ...(await checkServer(url))]
+}
+
+function fail(name: string, text: string, advice: string): Check {
+  return { name, state: 'FAIL', text, advice }
+}
+
+const privateAddresses = new BlockList()
+for (const subnet of [
+  '10.0.0.0/8',
+  '100.64.0.0/10',
+  '127.0.0.0/8',
+  '169.254.0.0/16',
+  '172.16.0.0/12',
+  '192.168.0.0/16',
+]) {
+  const [net = '', prefix] = subnet.split('/')
+  privateAddresses.addSubnet(net, Number(prefix), 'ipv4')
+}
+privateAddresses.addAddress('::1', 'ipv6')
+privateAddresses.addSubnet('fc00::', 7, 'ipv6')
+privateAddresses.addSubnet('fe80::', 10, 'ipv6')
+
+async function checkAddress({ hostname }: URL): Promise<Check> {
+  const name = 'address'
+  const host = hostname.replace(/^\[|\]$/g, '')
+  try {
+    const addresses = (await lookup(host, { all: true })).map(({ address }) => address)
+    const text = `${host} is ${addresses.join(', ')}`
+    const isHidden = addresses.some((one) => privateAddresses.check(one, isIPv6(one) ? 'ipv6' : 'ipv4'))
+    if (!isHidden) return { name, state: 'ok', text }
+    return {
+      name,
+      state: 'warn',
+      text,
+      advice: 'only a Bitrix24 in the same network reaches that; is it another address outside?',
+    }
+  } catch (error) {
+    return fail(name, `${host} is not found (${codeOf(error)})`, 'let its DNS name point to this server')
+  }
+}
+
+interface Seen {
+  readonly certificate: { readonly from: Date; readonly to: Date; readonly error: string | undefined }
+  readonly status: number
+  readonly location: string | undefined
+  readonly body: string
+  readonly ms: number
+}
+
+async function checkServer(url: URL): Promise<readonly Check[]> {
+  try {
+    const seen = await get(url)
+    return [checkCertificate(seen), checkAnswer(seen)]
+  } catch (error) {
+    const reason =
+      codeOf(error) === 'ABORT_ERR' ? `within ${patience / 1000} s` : `(${codeOf(error) ?? reasonOf(error)})`
+    const advice = 'does the proxy run, and does the firewall let its port in?'
+    return [fail('answer', `${url.host} does not answer https ${reason}`, advice)]
+  }
+}
+
+/** A GET, for which the receiver logs one `refused`. A certificate that is wrong is looked at, too. */
+function get(url: URL): Promise<Seen> {
+  const started = performance.now()
+  return new Promise((resolve, reject) => {
+    const options = { agent: false, rejectUnauthorized: false, signal: AbortSignal.timeout(patience) }
+    const request = https.get(url, options, (response) => {
+      const { socket, statusCode: status = 0, headers } = response
+      if (!(socket instanceof TLSSocket)) return reject(new Error('no TLS'))
+      const ms = Math.round(performance.now() - started)
+      const { valid_from: from, valid_to: to } = socket.getPeerCertificate()
+      // @types/node says Error, but it is the code of one.
+      const error = socket.authorized ? undefined : String(socket.authorizationError)
+      const certificate = { from: new Date(from), to: new Date(to), error }
+      readText(response).then((body) => resolve({ certificate, status, location: headers.location, body, ms }), reject)
+    })
+    request.on('error', reject)
+  })
+}
+
+const day = 86_400_000
+
+function checkCertificate({ certificate: { from, to, error } }: Seen): Check {
+  const name = 'certificate'
+  const days = Math.floor((to.getTime() - Date.now()) / day)
+  if (error !== undefined)
+    return fail(
+      name,
+      explain(error),
+      'Bitrix24 takes only one that a public authority has signed, with its whole chain',
+    )
+  const text = `valid for ${days} days`
+  // An authority's own clients renew after two thirds of its time at the latest.
+  const isOld = to.getTime() - Date.now() < (to.getTime() - from.getTime()) / 6
+  if (!isOld) return { name, state: 'ok', text }
+  return { name, state: 'warn', text, advice: 'is it renewed by itself?' }
+}
+
+function explain(code: string): string {
+  if (code === 'CERT_HAS_EXPIRED') return `it has expired (${code})`
+  if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') return `it is for another name (${code})`
+  if (/SELF_SIGNED/.test(code)) return `it is self-signed (${code})`
+  return `it is not trusted (${code})`
+}
+
+function checkAnswer({ status, location, body, ms }: Seen): Check {
+  const name = 'answer'
+  if (status >= 300 && status < 400)
+    return fail(
+      name,
+      `${status}: it redirects to ${location}`,
+      'Bitrix24 does not follow: give it the address at the end',
+    )
+  const code = codeIn(body)
+  if (status === 405 && code === 'method_not_allowed') {
+    const text = `the receiver answers, in ${ms} ms`
+    const advice = 'Bitrix24 slows down for those that answer slowly'
+    return ms > 2_000 ? { name, state: 'warn', text, advice } : { name, state: 'ok', text }
+  }
+  if (code === 'not_found') return fail(name, `${status}: the receiver has nothing there`, 'is the path WEBHOOK_PATH?')
+  if (status >= 502 && status <= 504)
+    return fail(
+      name,
+      `${status}: the proxy does not reach the receiver`,
+      'does it run, and where the proxy looks for it?',
+    )
+  return fail(name, `${status}: that is not the receiver's answer`, 'does the proxy pass this path on to the receiver?')
+}
+
+function codeIn(body: string): unknown {
+  try {
+    const answer: unknown = JSON.parse(body)
+    return isObject(answer) ? answer['error'] : undefined
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,99 @@
+import { once } from 'node:events'
+import { existsSync, readFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { hostname } from 'node:os'
+import { readSettings } from '../../config/config.ts'
+import { codeOf } from '../../lib/error-code.ts'
+import { descriptorLimit, lowLimit } from '../../intake/connections.ts'
+import { isObject } from '../../lib/is-object.ts'
+import { findHolder, type Holder } from '../../journal/lock.ts'
+import { askAdmin, toUrlHost } from '../admin.ts'
+import { type Check, reasonOf } from './check.ts'
+
+const name = 'receiver'
+
+/** What the running one says of itself; where none runs, whether one could. */
+export async function checkReceiver(): Promise<readonly Check[]> {
+  const { DATA_DIR: dataDir } = readSettings(process.env, 'DATA_DIR')
+  const holder = existsSync(dataDir) ? findHolder(dataDir, 'receiver') : undefined
+  if (holder === undefined)
+    return [await checkPort(dataDir), checkDescriptors(descriptorLimit(), 'a process started here')]
+  const limit = limitOf(holder)
+  const descriptors = limit === undefined ? [] : [checkDescriptors(limit, 'the receiver')]
+  return [await checkReadiness(holder), await checkListener(), ...descriptors]
+}
+
+/** What the running receiver may have open; `undefined` where it is another user's, of another machine, or no Linux. */
+function limitOf({ pid, host }: Holder): number | undefined {
+  if (host !== hostname()) return undefined
+  try {
+    const [, soft] = /^Max open files +(\d+)/m.exec(readFileSync(`/proc/${pid}/limits`, 'utf8')) ?? []
+    return soft === undefined ? undefined : Number(soft)
+  } catch {
+    return undefined
+  }
+}
+
+function checkDescriptors(limit: number, who: string): Check {
+  const found = { name: 'descriptors', text: `${who} may have ${limit} open, one for each connection` }
+  if (limit >= lowLimit) return { ...found, state: 'ok' }
+  const advice = `a bulk edit opens a thousand connections at once: allow ${lowLimit} and more, with LimitNOFILE= of systemd, ulimits of Docker, ulimit -n`
+  return { ...found, state: 'warn', advice }
+}
+
+async function checkReadiness({ pid, host }: Holder): Promise<Check> {
+  const runs = `it runs as pid ${pid} on ${host}`
+  try {
+    const { body } = await askAdmin('/readyz')
+    const { status, ...reasons } = isObject(body) ? body : { status: 'unknown' }
+    const text = `${runs}, and is ${String(status)}`
+    if (status === 'ready') return { name, state: 'ok', text }
+    const advice = `${JSON.stringify(reasons)}; its log says more`
+    return { name, state: status === 'degraded' ? 'warn' : 'FAIL', text, advice }
+  } catch (error) {
+    return { name, state: 'FAIL', text: `${runs}, but does not tell how it is`, advice: reasonOf(error) }
+  }
+}
+
+async function checkListener(): Promise<Check> {
+  const { HOST, PORT } = readSettings(process.env, 'HOST', 'PORT')
+  const url = `http://${toUrlHost(HOST)}:${PORT}/healthz`
+  try {
+    const { status } = await fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(5_000) })
+    if (status === 200) return { name: 'listener', state: 'ok', text: `${url} answers` }
+    return {
+      name: 'listener',
+      state: 'FAIL',
+      text: `${url} answers ${status}`,
+      advice: 'is PORT that of the receiver?',
+    }
+  } catch {
+    return {
+      name: 'listener',
+      state: 'FAIL',
+      text: `${url} does not answer`,
+      advice: 'are HOST and PORT those of the receiver?',
+    }
+  }
+}
+
+async function checkPort(dataDir: string): Promise<Check> {
+  const { HOST: host, PORT: port } = readSettings(process.env, 'HOST', 'PORT')
+  const text = `none runs on ${dataDir}`
+  const probe = createServer()
+  try {
+    probe.listen(port, host)
+    await once(probe, 'listening')
+    return { name, state: 'warn', text, advice: `${host}:${port} is free for one: npm start` }
+  } catch (error) {
+    const reason = codeOf(error) === 'EADDRINUSE' ? 'is taken by another process' : `cannot be had (${codeOf(error)})`
+    return {
+      name,
+      state: 'FAIL',
+      text: `${text}, and ${host}:${port} ${reason}`,
+      advice: 'free it, or set PORT and HOST',
+    }
+  } finally {
+    probe.close()
+  }
+}

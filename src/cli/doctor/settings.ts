@@ -1,0 +1,36 @@
+import { tokensWithoutHook } from '../../bitrix24/incoming-webhook.ts'
+import { ConfigError, misspeltSettings, readConfig } from '../../config/config.ts'
+import { weakTokens } from '../../config/values.ts'
+import type { Check } from './check.ts'
+
+const name = 'settings'
+
+/** Every problem, as the start of the receiver tells them. */
+export async function checkSettings(): Promise<readonly Check[]> {
+  try {
+    const { tokens, hooks } = readConfig(process.env)
+    const named = (one: { readonly name: string | undefined }) => one.name ?? 'unnamed'
+    const list = (all: readonly { readonly name: string | undefined }[]) => all.map(named).join(', ') || 'none'
+    const lacking = tokensWithoutHook(hooks, tokens).map((token): Check => {
+      const advice = 'name its URL like the token; until then events wait whose handlers call Bitrix24'
+      return { name, state: 'warn', text: `B24_HOOK has no URL for the events of ${token}`, advice }
+    })
+    return [
+      { name, state: 'ok', text: `tokens: ${list(tokens)}; hooks: ${list(hooks)}` },
+      ...lacking,
+      ...misspeltSettings(process.env).map(
+        (found): Check => ({
+          name,
+          state: 'warn',
+          text: `${found.name} is set, but it is not a setting`,
+          advice: `if ${found.nearest} is meant, change the name`,
+        }),
+      ),
+      ...weakTokens(tokens).map((text): Check => ({ name, state: 'warn', text })),
+    ]
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    const advice = 'set it in the environment or in .env; .env.example explains each'
+    return error.problems.map((problem) => ({ name, state: 'FAIL', text: problem.replace(/\s+/g, ' '), advice }))
+  }
+}

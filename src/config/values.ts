@@ -1,0 +1,231 @@
+import { BlockList, isIP } from 'node:net'
+import { parseTargets } from '../backfill/targets.ts'
+import { type Hook, parseHooks } from '../bitrix24/incoming-webhook.ts'
+import { shortestSecret } from '../intake/secrets.ts'
+
+/** A token we accept, and the name under which its events are written. */
+export interface Token {
+  readonly name: string | undefined
+  readonly value: string
+}
+
+/** What a setting's text means. */
+export type Parse<T> = (text: string) => T | Problem
+
+/** Why a text is none of what a setting may be; without the text, which may be a secret. */
+export class Problem {
+  readonly text: string
+  constructor(text: string) {
+    this.text = text
+  }
+}
+
+/**
+ * `abc`, `abc,def` or `sales=abc,support=def`; while a token is changed `sales=old,sales=new`. Bitrix24 makes tokens of 32
+ * characters a–z and 0–9 for webhooks and other ones for bots, so only what no token can be is refused.
+ */
+export function parseTokens(text: string): readonly Token[] | Problem {
+  const tokens: Token[] = []
+  for (const [index, part] of text.split(',').entries()) {
+    const entry = part.trim()
+    const named = /^([A-Za-z0-9_.-]{1,40})=(.*)$/s.exec(entry)
+    const name = named?.[1]
+    const value = named ? (named[2] ?? '').trim() : entry
+    const which = name === undefined ? `entry ${index + 1}` : `"${name}"`
+    if (value.includes('/rest/'))
+      return new Problem(
+        `${which} is an incoming-webhook URL, which is for calling Bitrix24 (B24_HOOK); the application token is shown in the outgoing webhook's settings`,
+      )
+    if (value.includes('://'))
+      return new Problem(
+        `${which} is a URL: the application token is the text that the outgoing webhook's settings show beside it`,
+      )
+    if (value === '') return new Problem(`entry ${index + 1} is empty`)
+    if (/[\s"']/.test(value)) return new Problem(`${which} holds a space or a quote`)
+    if (/[\p{C}\uFFFD]/u.test(value))
+      return new Problem(`${which} holds a character that cannot be seen, or is not UTF-8: copy the token again`)
+    if (tokens.some((token) => token.value === value)) return new Problem(`${which} repeats the token before it`)
+    tokens.push({ name, value })
+  }
+  return tokens
+}
+
+/** What to say of tokens that anybody could guess; bots do have such. The value is not told. */
+export function weakTokens(tokens: readonly Token[]): string[] {
+  const weak = tokens.filter(({ value }) => value.length < shortestSecret)
+  return weak.map(({ name, value: { length } }) => {
+    const which = name === undefined ? 'a token without a name' : `"${name}"`
+    return `B24_APPLICATION_TOKEN: ${which} has ${length} character${length === 1 ? '' : 's'}, which can be guessed, and whoever does can send events: a webhook's token has 32. Is it the one that Bitrix24 shows?`
+  })
+}
+
+export function parseHookUrls(text: string): readonly Hook[] | Problem {
+  if (text === '') return []
+  try {
+    return parseHooks(text)
+  } catch (error) {
+    // It quotes nothing of the text.
+    return new Problem(error instanceof Error ? error.message : String(error))
+  }
+}
+
+export function parsePath(text: string): string | Problem {
+  const path = text.replace(/\/+$/, '')
+  if (!/^(\/[A-Za-z0-9._~-]+)+$/.test(path) || path === '/healthz')
+    return new Problem('must be a path such as /bitrix24 of letters, digits, "-", "_", ".", "~"; not /healthz')
+  return path
+}
+
+/** Whoever knows it may send events, so what it ends in must be as hard to guess as a token. */
+export function parseRobotPath(text: string): string | undefined | Problem {
+  if (text === '') return undefined
+  const path = parsePath(text)
+  if (typeof path === 'string' && /[^/]{16}$/.test(path)) return path
+  return new Problem(
+    'must be a path of letters and digits whose last part has 16 or more that nobody can guess: /robot/ and what openssl rand -hex 16 prints',
+  )
+}
+
+export function parseBackfill(text: string): string | undefined | Problem {
+  if (text === '') return undefined
+  try {
+    parseTargets(text)
+    return text
+  } catch (error) {
+    return new Problem(error instanceof Error ? error.message : String(error))
+  }
+}
+
+export function parseFrom(text: string): string | undefined | Problem {
+  if (text === '') return undefined
+  if (text === 'oldest' || text === 'now' || !Number.isNaN(Date.parse(text))) return text
+  return new Problem('must be oldest, now or a time such as 2026-11-23T08:00:00Z')
+}
+
+/** Postgres' own form of it; what pg would make of anything else is not asked. */
+export function parseDatabase(text: string): string | undefined | Problem {
+  if (text === '') return undefined
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  if (
+    url &&
+    /^postgres(ql)?:$/.test(url.protocol) &&
+    (url.hostname !== '' || url.searchParams.has('host')) &&
+    url.pathname.length > 1
+  )
+    return text
+  return new Problem(
+    'must be postgres://user:password@host:port/database, with % # / ? @ and : in the password written as %25 %23 %2F %3F %40 and %3A',
+  )
+}
+
+export function parseAlertUrl(text: string): URL | undefined | Problem {
+  if (text === '') return undefined
+  const url = URL.parse(text)
+  // URL.parse drops line ends and spaces around: what is printed in one piece must be one piece.
+  if (url === null || !/^https?:$/.test(url.protocol) || /\s/.test(text))
+    return new Problem('must be a URL that begins with https:// or http://')
+  // fetch takes none.
+  if (url.username !== '' || url.password !== '')
+    return new Problem('must not hold a user name or a password; a secret in its path or query will do')
+  return url
+}
+
+export function parseSilence(text: string): number | undefined | Problem {
+  return text === '' ? undefined : duration(1, '90d')(text)
+}
+
+const addresses = 'IP addresses or CIDRs such as 10.0.0.5 or 172.16.0.0/12, separated by commas'
+
+/** In lower case, as they are compared. */
+export function parseHosts(text: string): readonly string[] | Problem {
+  const names = text.split(',').map((entry) => entry.trim().toLowerCase())
+  const given = names.filter((name) => name !== '')
+  if (given.every((name) => /^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?$/.test(name))) return given
+  return new Problem('must be names such as receiver or receiver.example.com, without a port, separated by commas')
+}
+
+export function parseProxies(text: string): readonly string[] | Problem {
+  return parseAddresses(text) ?? new Problem(`must be ${addresses}`)
+}
+
+export function parseAllowedIps(text: string): 'auto' | readonly string[] | undefined | Problem {
+  if (text === '') return undefined
+  if (text === 'auto') return text
+  const list = parseAddresses(text)
+  // Commas alone are not taken for a wish that every post be refused.
+  return list !== undefined && list.length > 0 ? list : new Problem(`must be auto, or ${addresses}`)
+}
+
+/** `undefined` where one of them is no address and no CIDR. */
+function parseAddresses(text: string): readonly string[] | undefined {
+  const entries = text.split(',').map((entry) => entry.trim())
+  const list = entries.filter((entry) => entry !== '')
+  for (const entry of list) {
+    const [address = '', prefix, ...rest] = entry.split('/')
+    const family = isIP(address)
+    try {
+      if (family === 0 || rest.length > 0) throw new Error('no address')
+      if (prefix !== undefined) new BlockList().addSubnet(address, readPrefix(prefix), family === 6 ? 'ipv6' : 'ipv4')
+    } catch {
+      return undefined
+    }
+  }
+  return list
+}
+
+/** NaN, which no subnet takes, for what Fastify would not take either: a prefix of 0 trusts everybody. */
+function readPrefix(text: string): number {
+  return /^[1-9]\d*$/.test(text) ? Number(text) : Number.NaN
+}
+
+/** An address, or a name that a machine may have: what `listen` is given. */
+export function parseHost(text: string): string | Problem {
+  if (isIP(text) !== 0 || /^[a-z\d]([a-z\d.-]{0,251}[a-z\d.])?$/i.test(text)) return text
+  return new Problem('must be an address of this machine, such as 0.0.0.0, 127.0.0.1 or ::, without a port or a scheme')
+}
+
+export function oneOf<const T extends string>(words: readonly T[]): Parse<T> {
+  return (text) => words.find((word) => word === text) ?? new Problem(`must be one of ${words.join(', ')}`)
+}
+
+export function wholeNumber(min: number, max: number): Parse<number> {
+  return (text) => {
+    const value = Number(text)
+    if (/^\d+$/.test(text) && value >= min && value <= max) return value
+    return new Problem(`must be a whole number from ${min} to ${max}`)
+  }
+}
+
+const units = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const
+
+/**
+ * `500ms`, `30s`, `5m`, `2h`, `7d` → milliseconds, or `undefined` for anything else.
+ */
+export function parseDuration(text: string): number | undefined {
+  const match = /^(\d{1,9})(ms|s|m|h|d)$/.exec(text)
+  return match ? Number(match[1]) * units[match[2] as keyof typeof units] : undefined
+}
+
+/** As `parseDuration` reads it, in whole units: `72h`, `90s`, `500ms`; what is smaller than the unit is left out. */
+export function toDuration(milliseconds: number): string {
+  const unit = (['h', 'm', 's'] as const).find((one) => milliseconds >= 2 * units[one]) ?? 'ms'
+  return `${Math.floor(milliseconds / units[unit])}${unit}`
+}
+
+export function duration(min: number, max: string): Parse<number> {
+  const most = parseDuration(max) ?? Number.POSITIVE_INFINITY
+  return (text) => {
+    const value = parseDuration(text)
+    if (value !== undefined && value >= min && value <= most) return value
+    return new Problem(`must be a time such as 500ms, 30s, 5m, 2h or 7d, at most ${max}`)
+  }
+}
+
+export function size(min: number, max: number): Parse<number> {
+  return (text) => {
+    const match = /^(\d{1,9})(B|KB|MB|GB)$/.exec(text)
+    const value = match ? Number(match[1]) * 1024 ** ['B', 'KB', 'MB', 'GB'].indexOf(match[2] ?? 'B') : Number.NaN
+    if (value >= min && value <= max) return value
+    return new Problem(`must be a size such as 512KB or 1MB, from ${min / 1024}KB to ${max / 1024 ** 2}MB`)
+  }
+}

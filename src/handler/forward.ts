@@ -1,0 +1,180 @@
+import { codeOf } from '../lib/error-code.ts'
+import { httpBuildQuery, type PhpArray, type PhpValue } from '../lib/php-query.ts'
+import type { FormValue } from '../intake/form.ts'
+import type { JournalledEvent } from '../journal/follow.ts'
+import { forwarderId, forwardMark } from '../lib/forward-mark.ts'
+import { defineHandler, FinalError, type HandlerDefinition, type HandlerOptions, RetryAfter } from './handler.ts'
+import { not } from '../lib/pattern.ts'
+
+/** How events are posted on, and, as for any handler, how it is run. */
+export interface ForwardOptions extends HandlerOptions {
+  /** Names and patterns as for `defineHandler`; otherwise all there are. */
+  readonly events?: string | readonly string[]
+  /** Names and patterns of those that are not posted on, because another handler does them, say. */
+  readonly except?: string | readonly string[]
+  /** `'form'`: the bytes that Bitrix24 sends. `'json'`: what PHP's `json_encode($_POST)` makes of them. */
+  readonly format?: 'form' | 'json'
+  /** Becomes `auth.application_token`: the one that came was removed. */
+  readonly token?: string | undefined
+  /** Answers after which the event is not posted again: `[400, 410, 413, 422]`. All others but 2xx are tried again. */
+  readonly finalStatuses?: readonly number[]
+}
+
+/** By these a target says that it has read the post, and never takes it; or that it is gone for good. */
+const defaultFinal: readonly number[] = [400, 410, 413, 422]
+
+const contentTypes = { form: 'application/x-www-form-urlencoded', json: 'application/json' } as const
+
+/** Seconds. Who asks for more has most likely made a mistake, and would have the delivery die of `RETRY_FOR`. */
+const longestWait = 86_400
+
+/**
+ * Posts every event on to a URL, as Bitrix24 wrote it, so that a script or service that took its posts goes on doing so:
+ *
+ * ```ts
+ * export default forward(process.env['OLD_PHP_URL'], { token: process.env['OLD_PHP_TOKEN'] })
+ * ```
+ *
+ * 2xx is done. 400, 410, 413 and 422 are final, or what `finalStatuses` names. Every other answer, and one that never came,
+ * is tried again, not before `Retry-After`: a script that is being deployed answers 403 or 404 for a while. The refusal of
+ * this receiver, where the URL is its own, is final. The event's id
+ * goes along as `Idempotency-Key`, the same in every try: Bitrix24 sends nothing by which the target could know an event
+ * again.
+ *
+ * @param url http or https, and perhaps a secret: of it only the host is ever in an error
+ * @throws {TypeError} when there is no such URL, or an option is wrong
+ */
+export function forward(url: string | undefined, options: ForwardOptions = {}): HandlerDefinition {
+  const { events = '*', except = [], format = 'form', token, finalStatuses = defaultFinal, ...run } = options
+  const { target, headers } = readTarget(url)
+  if (!Object.hasOwn(contentTypes, format)) throw new TypeError("forward: format must be 'form' or 'json'")
+  if ('token' in options && (typeof token !== 'string' || token === ''))
+    throw new TypeError('forward: there is no token: the environment variable it comes from is probably not set')
+  if (!isListOfStatuses(finalStatuses))
+    throw new TypeError('forward: finalStatuses must be a list of statuses from 300 to 599, such as [400, 404]')
+
+  const definition = defineHandler(
+    events,
+    async (event: JournalledEvent, { signal }) => {
+      const fields = fieldsOf(event, token)
+      const response = await fetch(withQuery(target, queryOf(event)), {
+        method: 'POST',
+        redirect: 'manual',
+        headers: {
+          'user-agent': 'bitrix24-webhook-receiver',
+          'content-type': contentTypes[format],
+          'idempotency-key': event.id,
+          [forwardMark]: forwarderId(),
+          ...headers,
+        },
+        body: format === 'form' ? httpBuildQuery(fields) : JSON.stringify(fields),
+        signal,
+      }).catch((error: unknown) => {
+        signal.throwIfAborted()
+        const code = error instanceof Error ? codeOf(error.cause) : undefined
+        throw new Error(`${target.host} did not answer: ${code ?? 'the connection failed'}`, { cause: error })
+      })
+      // Read to its end, so that the connection can be used again; the status was all that was asked for.
+      await response.body?.pipeTo(new WritableStream()).catch(() => undefined)
+      if (!response.ok) throw errorOf(response, target.host, finalStatuses)
+    },
+    run,
+  )
+  return { ...definition, events: [...definition.events, ...readExcept(except)] }
+}
+
+function readExcept(except: string | readonly string[]): string[] {
+  return [except].flat().map((name) => {
+    if (typeof name === 'string' && /^[\w.*]+$/.test(name)) return `${not}${name}`
+    throw new TypeError(`forward: except: ${JSON.stringify(name)} is no event name or pattern such as ONTASK*`)
+  })
+}
+
+function isListOfStatuses(list: unknown): boolean {
+  return Array.isArray(list) && list.every((status) => Number.isInteger(status) && status >= 300 && status <= 599)
+}
+
+function readTarget(url: string | undefined): { target: URL; headers: Record<string, string> } {
+  if (typeof url !== 'string' || url === '')
+    throw new TypeError('forward: there is no URL: the environment variable it comes from is probably not set')
+  // From here on nothing of it may be quoted, and fetch would quote a URL that has a password.
+  const target = URL.parse(url)
+  if (target === null) throw new TypeError('forward: what it was given is no URL such as https://example.com/hook.php')
+  if (target.protocol !== 'http:' && target.protocol !== 'https:')
+    throw new TypeError('forward: the URL must begin with http:// or https://')
+  const { username, password } = target
+  target.username = ''
+  target.password = ''
+  if (username + password === '') return { target, headers: {} }
+  const login = Buffer.from(`${decode(username)}:${decode(password)}`).toString('base64')
+  return { target, headers: { authorization: `Basic ${login}` } }
+}
+
+function decode(part: string): string {
+  try {
+    return decodeURIComponent(part)
+  } catch {
+    throw new TypeError('forward: in the name and password of the URL write %25 for a %')
+  }
+}
+
+/**
+ * What Bitrix24 has sent, in its order: of an event what it has besides stands before `auth`, of a robot of one's own
+ * after `code`. `application_token` is the last of `auth`; the robot "Outgoing webhook" sends none.
+ */
+function fieldsOf(event: JournalledEvent, token: string | undefined): PhpArray {
+  const { document_id, event_handler_id, data, ts, extra = {} } = event
+  const { workflow_id, code, ...others } = extra
+  const isBare = document_id !== undefined && workflow_id === undefined
+  const auth = { ...event.auth, ...(token !== undefined && !isBare && { application_token: token }) }
+  const fields = {
+    ...(document_id === undefined
+      ? { event: event.event, event_handler_id, data, ts, ...extra }
+      : { workflow_id, code, document_id, ...others, ...(ts !== undefined && { ts }) }),
+    // One that was no object stands in `extra` as it came.
+    ...(!Object.hasOwn(extra, 'auth') && { auth }),
+  }
+  return Object.fromEntries(
+    Object.entries(fields).flatMap(([key, value]): [string, PhpValue][] => (value === undefined ? [] : [[key, value]])),
+  )
+}
+
+function queryOf({ document_id, data, query }: JournalledEvent): FormValue | undefined {
+  return document_id === undefined ? query : data
+}
+
+/** The query that the post had stands before the target's own, because the last of two counts in PHP. */
+function withQuery(target: URL, query: FormValue | undefined): URL {
+  if (typeof query !== 'object' || Array.isArray(query)) return target
+  const url = new URL(target)
+  url.search = [httpBuildQuery(query), target.search.slice(1)].filter((part) => part !== '').join('&')
+  return url
+}
+
+function errorOf({ status, headers }: Response, host: string, final: readonly number[]): Error {
+  if (headers.get(forwardMark) === forwarderId())
+    return new FinalError(
+      `${host} is this receiver itself (${status}, forwarding_loop): give forward() the URL of the service behind it`,
+    )
+  const isRedirect = status >= 300 && status < 400
+  const hint = isRedirect ? ', and no redirect is followed: name the URL that it leads to' : ''
+  const answer = `${host} answered ${status}${hint}`
+  if (final.includes(status)) return new FinalError(answer)
+  const wait = readRetryAfter(headers.get('retry-after'))
+  if (wait === undefined) return new Error(answer)
+  const error = new RetryAfter(`${wait}s`)
+  // Its message is all that the tools have of a delivery that waits, or is dead.
+  error.message = `${answer}, and asks for ${wait} s`
+  return error
+}
+
+/**
+ * Seconds, or a date (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after), as seconds from now; `undefined` where it
+ * asks for no wait, and our own is right.
+ */
+function readRetryAfter(value: string | null): number | undefined {
+  if (value === null) return undefined
+  const text = value.trim()
+  const seconds = /^\d+$/.test(text) ? Number(text) : Math.ceil((Date.parse(text) - Date.now()) / 1000)
+  return seconds > 0 ? Math.min(seconds, longestWait) : undefined
+}

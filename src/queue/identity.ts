@@ -1,0 +1,105 @@
+import { randomUUID } from 'node:crypto'
+import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+import { codeOf } from '../lib/error-code.ts'
+import { isObject } from '../lib/is-object.ts'
+import { fileMode } from '../lib/private-files.ts'
+
+/** By which name Postgres knows a data directory. */
+export interface Identity {
+  readonly id: string
+  /** Nothing of its journal was forwarded yet: following begins at its start. */
+  readonly isNew: boolean
+}
+
+/**
+ * Milliseconds without a sign after which a process counts as dead: one whose event loop does not turn is killed sooner.
+ *
+ * @param stall milliseconds, `HANDLER_STALL`
+ */
+export function heartbeatOf(stall: number): number {
+  return stall + 15_000
+}
+
+function pathOf(dataDir: string): string {
+  return join(dataDir, 'identity.json')
+}
+
+/** It is not known by which name Postgres knows the data directory. */
+export class IdentityError extends Error {
+  override readonly name = 'IdentityError'
+}
+
+/** @throws {IdentityError} when there is one, and it cannot be read */
+export function readIdentity(dataDir: string): Identity | undefined {
+  let text: string
+  try {
+    text = readFileSync(pathOf(dataDir), 'utf8')
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return undefined
+    throw error
+  }
+  const found = parse(text)
+  if (found === undefined)
+    throw new IdentityError(
+      `${pathOf(dataDir)} is not what a receiver wrote, so nobody knows whose position in Postgres is this journal's. Posts are accepted meanwhile. Put the file back from a backup, or write the id that is in b24_receiver.position into it: {"id":"…"}; or remove it, and start with DISPATCH_FROM`,
+    )
+  return found
+}
+
+function parse(text: string): Identity | undefined {
+  try {
+    const found: unknown = JSON.parse(text)
+    // Another name would be a stranger's: nothing that is nearly one is taken.
+    if (!isObject(found) || typeof found['id'] !== 'string' || !uuid.test(found['id'])) return undefined
+    if (found['isNew'] !== undefined && typeof found['isNew'] !== 'boolean') return undefined
+    return { id: found['id'], isNew: found['isNew'] === true }
+  } catch {
+    return undefined
+  }
+}
+
+const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/
+
+/**
+ * Where the journal is empty, following begins at its start: settled on disk before the first post is accepted, so that a
+ * position that is missing from Postgres later is known to be lost.
+ */
+export function settleIdentity(dataDir: string, isJournalEmpty: boolean): Identity {
+  const found = readIdentity(dataDir)
+  if (found && (found.isNew || !isJournalEmpty)) return found
+  return writeIdentity(dataDir, { id: found?.id ?? randomUUID(), isNew: isJournalEmpty })
+}
+
+/** As `settleIdentity`, for the receiver: what is wrong with a file that was there, the dispatcher says, and posts are taken without it. */
+export function settleFirstIdentity(dataDir: string, isJournalEmpty: boolean): void {
+  const wasThere = existsSync(pathOf(dataDir))
+  try {
+    settleIdentity(dataDir, isJournalEmpty)
+  } catch (error) {
+    if (!wasThere) throw error
+  }
+}
+
+/** From now on its position is in Postgres. */
+export function markKnown(dataDir: string, { id }: Identity): Identity {
+  return writeIdentity(dataDir, { id, isNew: false })
+}
+
+function writeIdentity(dataDir: string, identity: Identity): Identity {
+  const path = pathOf(dataDir)
+  sync(`${path}.new`, 'w', (file) => writeSync(file, `${JSON.stringify(identity)}\n`))
+  renameSync(`${path}.new`, path)
+  sync(dataDir, 'r')
+  return identity
+}
+
+function sync(path: string, flags: 'r' | 'w', write: (file: number) => unknown = () => undefined): void {
+  const file = openSync(path, flags, fileMode(path))
+  try {
+    write(file)
+    fsyncSync(file)
+  } finally {
+    closeSync(file)
+  }
+}

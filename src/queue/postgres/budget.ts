@@ -1,0 +1,141 @@
+import type { Logger } from 'pino'
+import { type Budget, type BudgetParts, createBudget } from '../../bitrix24/budget.ts'
+import { orAborted } from '../../lib/clock.ts'
+import type { Database, Row } from './database.ts'
+
+export interface PgBudgetParts extends BudgetParts {
+  readonly database: Database
+  /** Its host. */
+  readonly portal: string
+  readonly log: Logger
+  /** Unix milliseconds. Without it, as is meant, the database tells the time. */
+  readonly now?: () => number
+}
+
+/** Requests that may be sent in `ms` milliseconds. */
+interface Turns {
+  readonly count: number
+  readonly ms: number
+}
+
+/** Milliseconds after which the database does not answer, and for which it is not asked again then. */
+const patience = 5_000
+
+/** Milliseconds. What was closed for longer was closed before the clock was put back. */
+const longestPenalty = 10_000
+
+/**
+ * One leaky bucket for each portal and all workers, in Postgres, see docs/decisions/one-limit-for-all-workers.md. All
+ * who wait in this process ask for their turns in one statement. Where none is free now one is promised, so that nobody
+ * asks twice, and workers take turns.
+ *
+ * Whoever has his turn passes the bucket of this process, which is never the fuller one: it is all there is while the
+ * database cannot be asked.
+ */
+export function openPgBudget({ database, portal, log, now, ...own }: PgBudgetParts): Budget {
+  const { rate, burst, clock } = own
+  const local = createBudget(own)
+  const at = () => now?.() ?? null
+  const waiting: PromiseWithResolvers<void>[] = []
+  let isServing = false
+  let isAlone = false
+  let aloneUntil = clock.now()
+
+  async function serve(): Promise<void> {
+    isServing = true
+    while (waiting.length > 0) {
+      const { count, ms } = await takeTurns(waiting.length)
+      if (ms > 0) await clock.sleep(ms, undefined)
+      for (const turn of waiting.splice(0, count)) turn.resolve()
+    }
+    isServing = false
+  }
+
+  async function takeTurns(count: number): Promise<Turns> {
+    if (clock.now() < aloneUntil) return { count, ms: 0 }
+    try {
+      const turns = await orAborted(askForTurns(count), AbortSignal.timeout(patience))
+      isAlone = false
+      return turns
+    } catch (error) {
+      if (!isAlone) {
+        log.warn({ portal, err: error }, 'the limit of all workers cannot be kept; this one keeps to one of its own')
+        // What the others have sent of the burst is not known.
+        local.penalise(0)
+      }
+      isAlone = true
+      aloneUntil = clock.now() + patience
+      return { count, ms: 0 }
+    }
+  }
+
+  async function askForTurns(count: number): Promise<Turns> {
+    const update = () =>
+      database.query(
+        `WITH found AS (
+           SELECT level, least(leaked_at, asked_at + $6) AS leaked_at, asked_at
+           FROM b24_receiver.budget CROSS JOIN b24_receiver.at($5) AS asked_at
+           WHERE portal = $1 FOR UPDATE OF budget
+         ),
+         leaked AS (
+           SELECT greatest(0, level - greatest(0, asked_at - leaked_at) * $3::double precision / 1000) AS level,
+             greatest(leaked_at, asked_at) AS leaked_at, asked_at
+           FROM found
+         ),
+         given AS (SELECT *, least($2, greatest(1, floor($4 - level))) AS count FROM leaked)
+         UPDATE b24_receiver.budget AS budget
+         SET level = given.level + given.count, leaked_at = given.leaked_at
+         FROM given WHERE portal = $1
+         RETURNING given.count,
+           greatest(0, budget.level - $4) * 1000 / $3::double precision + budget.leaked_at - given.asked_at AS ms`,
+        [portal, count, rate, burst, at(), longestPenalty],
+      )
+    const turns = readTurns(await update())
+    if (turns) return turns
+    await database.query(
+      'INSERT INTO b24_receiver.budget (portal, level, leaked_at) VALUES ($1, 0, 0) ON CONFLICT DO NOTHING',
+      [portal],
+    )
+    return readTurns(await update()) ?? { count, ms: 0 }
+  }
+
+  async function penaliseAll(ms: number): Promise<void> {
+    if (clock.now() < aloneUntil) return
+    await database.query(
+      `UPDATE b24_receiver.budget SET level = greatest(level, $2),
+         leaked_at = greatest(leaked_at, b24_receiver.at($3) + $4) WHERE portal = $1`,
+      [portal, burst, at(), ms],
+    )
+  }
+
+  return {
+    async take(signal) {
+      signal?.throwIfAborted()
+      const turn = Promise.withResolvers<void>()
+      waiting.push(turn)
+      if (!isServing) void serve()
+      try {
+        await orAborted(turn.promise, signal)
+      } finally {
+        // Who gave up: his turn is another's.
+        if (waiting.includes(turn)) waiting.splice(waiting.indexOf(turn), 1)
+      }
+      await local.take(signal)
+    },
+    penalise(ms) {
+      local.penalise(ms)
+      // The portal will refuse the others, too.
+      penaliseAll(ms).catch((error: unknown) =>
+        log.debug({ portal, err: error }, 'the others do not know of the penalty'),
+      )
+    },
+    get waiting() {
+      return waiting.length + local.waiting
+    },
+  }
+}
+
+function readTurns([row]: readonly Row[]): Turns | undefined {
+  // A timer has whole milliseconds, and what is less than a thousandth of one is an error of the arithmetic.
+  return row && { count: Number(row['count']), ms: Math.ceil(Number(row['ms']) - 0.001) }
+}

@@ -1,0 +1,265 @@
+import { pino } from 'pino'
+import type { JournalledEvent } from '../../journal/follow.ts'
+import type { Deliveries, DeliveryRecord } from '../deliveries.ts'
+import { channel } from './queue.ts'
+import { createDatabase, type Row, type Transaction } from './database.ts'
+import { erasePg, rowsAbout } from './erase.ts'
+import { createJobs } from './jobs.ts'
+import { addDeliveries } from './ordering.ts'
+import { readPosition, readState } from './schema.ts'
+import type { NewDelivery } from '../queue.ts'
+import { eventIn, readLane, readNames, readStoredEvent, type Stored } from '../stored.ts'
+
+export interface PgDeliveriesParts {
+  readonly url: string
+  /** `read` makes and migrates nothing, and works with a standby. */
+  readonly mode: 'read' | 'write'
+  /** Of this data directory; its position, and its journal for a replay. */
+  readonly receiver: string
+  /** See pg-boss-queue.ts. */
+  readonly heartbeat: number
+  /** Unix milliseconds; for tests. */
+  readonly now?: () => number
+}
+
+/** Deliveries of one statement. */
+const atOnce = 1_000
+
+/**
+ * The deliveries in Postgres, for tools, whatever receivers and workers do meanwhile.
+ *
+ * @throws when the database is not there, at once
+ */
+export async function openPgDeliveries({
+  url,
+  mode,
+  receiver,
+  heartbeat,
+  now,
+}: PgDeliveriesParts): Promise<Deliveries> {
+  const database = createDatabase({ url, log: pino({ level: 'silent' }) })
+  database.hurry()
+  try {
+    await database.persist(() => (mode === 'read' ? database.startAsIs() : database.start()))
+  } catch (error) {
+    await database.close()
+    throw error
+  }
+  const jobs = createJobs(database, heartbeat)
+  const at = () => now?.() ?? null
+
+  async function add(transaction: Transaction, deliveries: readonly (NewDelivery & { run: number })[]): Promise<void> {
+    await jobs.issue(transaction, await addDeliveries(transaction, { deliveries, receiver, at: at() }))
+    await transaction.query(`NOTIFY ${channel}`)
+  }
+
+  /**
+   * The number of the run that is free, for each; the first is for the event when it is followed, whenever that is.
+   * Whoever else looks for one waits until this transaction is over.
+   */
+  async function withRuns<T extends NewDelivery>(
+    transaction: Transaction,
+    deliveries: readonly T[],
+  ): Promise<(T & { run: number })[]> {
+    await transaction.query('LOCK TABLE b24_receiver.handler IN SHARE ROW EXCLUSIVE MODE')
+    const rows = await transaction.query(
+      `SELECT wanted.place, coalesce(max(run), 1) AS last
+       FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (event, handler, place)
+       LEFT JOIN b24_receiver.delivery AS one ON one.event_id = wanted.event AND one.handler = wanted.handler
+       GROUP BY wanted.place ORDER BY wanted.place`,
+      [deliveries.map(({ event }) => event.id), deliveries.map(({ handler }) => handler)],
+    )
+    const more = new Map<string, number>()
+    return deliveries.map((delivery, index) => {
+      const key = JSON.stringify([delivery.handler, delivery.event.id])
+      const before = more.get(key) ?? 0
+      more.set(key, before + 1)
+      return { ...delivery, run: Number(rows[index]?.['last']) + 1 + before }
+    })
+  }
+
+  /** With their jobs, which would be taken before those that are added later. @returns whether some may be left */
+  const forgetSome = (handler: string) =>
+    database.transaction(async (transaction) => {
+      // Whoever keeps events for a handler that is not loaded holds its row, and adds none when it is gone.
+      await transaction.query('SELECT FROM b24_receiver.handler WHERE name = $1 FOR UPDATE', [handler])
+      const gone = await transaction.query(
+        `DELETE FROM b24_receiver.delivery WHERE key IN (
+           SELECT key FROM b24_receiver.delivery WHERE handler = $1 AND state <> 'running' ORDER BY key LIMIT ${atOnce})
+         AND state <> 'running' RETURNING job`,
+        [handler],
+      )
+      const [running] = await transaction.query(
+        "SELECT FROM b24_receiver.delivery WHERE handler = $1 AND state = 'running' LIMIT 1",
+        [handler],
+      )
+      // It would go on, and the next of its object start beside it.
+      if (running) throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
+      const tickets = gone.filter(({ job }) => job !== null)
+      await jobs.remove(
+        transaction,
+        tickets.map(({ job }) => jobs.addressOf(handler, String(job))),
+      )
+      if (gone.length === atOnce) return true
+      for (const table of ['own_write', 'own_run', 'seen'])
+        await transaction.query(`DELETE FROM b24_receiver.${table} WHERE handler = $1`, [handler])
+      await transaction.query('DELETE FROM b24_receiver.handler WHERE name = $1', [handler])
+      return false
+    })
+
+  const keptOf = (id: string) =>
+    database.query(
+      "SELECT *, convert_to(event, 'UTF8') AS bytes FROM b24_receiver.delivery WHERE event_id = $1 AND event IS NOT NULL ORDER BY key",
+      [id],
+    )
+
+  return {
+    position: () => readPosition(database, receiver),
+    state: () => readState(database),
+    async handlers() {
+      const rows = await database.query(`
+        SELECT known.*,
+          (SELECT count(*) FROM b24_receiver.delivery
+           WHERE handler = known.name AND state IN ('blocked', 'ready', 'running', 'waiting')) AS owed,
+          (SELECT count(*) FROM b24_receiver.delivery WHERE handler = known.name AND state = 'dead') AS dead
+        FROM b24_receiver.handler AS known ORDER BY known.name COLLATE "C"`)
+      return rows.map((row) => {
+        return {
+          name: String(row['name']),
+          events: readNames(row['events']),
+          order: row['ordered'] === 'none' ? ('none' as const) : ('object' as const),
+          settle: Number(row['settle']),
+          loadedAt: Number(row['loaded_at']),
+          owed: Number(row['owed']),
+          dead: Number(row['dead']),
+        }
+      })
+    },
+    async ofEvent(id) {
+      const rows = await database.query('SELECT * FROM b24_receiver.delivery WHERE event_id = $1 ORDER BY key', [id])
+      return rows.map(toRecord)
+    },
+    async ofKey(key) {
+      const [row] = await database.query('SELECT * FROM b24_receiver.delivery WHERE key = $1', [key])
+      return row && toRecord(row)
+    },
+    async keptEvent(id) {
+      const rows = await keptOf(id)
+      return rows.flatMap((row) => readableOf(row) ?? [])[0]
+    },
+    async keptBytes(id) {
+      const rows = await keptOf(id)
+      // Of several those that cannot be read are the ones that are asked for.
+      const row = rows.find((one) => readableOf(one) === undefined) ?? rows[0]
+      return row?.['bytes'] instanceof Uint8Array ? row['bytes'] : undefined
+    },
+    async failures({ key }) {
+      const rows = await database.query(
+        'SELECT attempt, at, error FROM b24_receiver.failure WHERE delivery = $1 ORDER BY at, attempt',
+        [key],
+      )
+      return rows.map((row) => ({
+        attempt: Number(row['attempt']),
+        at: Number(row['at']),
+        error: String(row['error']),
+      }))
+    },
+    async dead({ handler, events, object }) {
+      const rows = await database.query(
+        `SELECT * FROM b24_receiver.delivery
+         WHERE state = 'dead' AND ($1::text IS NULL OR handler = $1) AND ($2::text[] IS NULL OR event_id = ANY($2))
+         ORDER BY key`,
+        [handler ?? null, events ?? null],
+      )
+      return rows.map(toRecord).filter((one) => object === undefined || one.object === object)
+    },
+    retry: (dead) =>
+      database.transaction(async (transaction) => {
+        const rows = await transaction.query(
+          "SELECT * FROM b24_receiver.delivery WHERE key = ANY($1::bigint[]) AND state = 'dead' AND event IS NOT NULL ORDER BY key FOR UPDATE",
+          [dead.map(({ key }) => key)],
+        )
+        const again = await withRuns(
+          transaction,
+          rows.flatMap((row) => {
+            const event = readableOf(row)
+            if (event === undefined) return []
+            const order = row['lane'] === null ? ('none' as const) : ('object' as const)
+            const [key, segment] = [Number(row['key']), Number(row['segment'])]
+            return [{ key, handler: String(row['handler']), event, segment, order, settle: 0 }]
+          }),
+        )
+        await add(transaction, again)
+        // They went into the later ones: what they failed of stays with them.
+        await transaction.query(
+          `UPDATE b24_receiver.delivery AS old SET state = 'coalesced', coalesced_into = new.key, event = NULL
+           FROM unnest($1::bigint[], $2::integer[]) AS again (key, run), b24_receiver.delivery AS new
+           WHERE old.key = again.key AND new.event_id = old.event_id AND new.handler = old.handler AND new.run = again.run`,
+          [again.map(({ key }) => key), again.map(({ run }) => run)],
+        )
+        return again.length
+      }),
+    async drop(dead) {
+      const rows = await database.query(
+        "DELETE FROM b24_receiver.delivery WHERE key = ANY($1::bigint[]) AND state = 'dead' RETURNING key",
+        [dead.map(({ key }) => key)],
+      )
+      return rows.length
+    },
+    replay: (deliveries) =>
+      database.transaction(async (transaction) => add(transaction, await withRuns(transaction, deliveries))),
+    async forget(handler) {
+      const [row] = await database.query(
+        `SELECT count(*) AS owed FROM b24_receiver.delivery
+         WHERE handler = $1 AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`,
+        [handler],
+      )
+      while (await forgetSome(handler));
+      return Number(row?.['owed'])
+    },
+    ofObject: async (about) => (await rowsAbout(database, about)).map(toRecord),
+    erase: (about) => erasePg({ database, jobs, about, at: at() }),
+    close: () => database.close(),
+  }
+}
+
+function toRecord(row: Row): DeliveryRecord {
+  const stored = storedOf(row)
+  return {
+    key: Number(row['key']),
+    handler: String(row['handler']),
+    event: String(row['event_id']),
+    name: String(row['name']),
+    object: stored && 'event' in stored ? stored.event.object : readLane(row['lane'])[1],
+    run: Number(row['run']),
+    state: row['state'] as DeliveryRecord['state'],
+    postponed: row['postponed'] === true,
+    attempts: Number(row['attempts']),
+    createdAt: Number(row['created_at']),
+    firstRunAt: numberOf(row['first_run_at']),
+    due: numberOf(row['due']),
+    endedAt: numberOf(row['ended_at']),
+    error: typeof row['error'] === 'string' ? row['error'] : undefined,
+    coalescedInto: numberOf(row['coalesced_into']),
+    unreadable: stored && 'unreadable' in stored ? stored.unreadable : undefined,
+  }
+}
+
+/** `undefined` where none is kept, as of what is done. */
+function storedOf(row: Row): Stored | undefined {
+  const { event = null } = row
+  if (event === null) return undefined
+  const lane = typeof row['lane'] === 'string' ? row['lane'] : null
+  const read = eventIn(event)
+  if (read) return { event: read }
+  return readStoredEvent(event, { id: String(row['event_id']), name: String(row['name']), lane })
+}
+
+function readableOf(row: Row): JournalledEvent | undefined {
+  const stored = storedOf(row)
+  return stored && 'event' in stored ? stored.event : undefined
+}
+
+function numberOf(value: unknown): number | undefined {
+  return value === null || value === undefined ? undefined : Number(value)
+}

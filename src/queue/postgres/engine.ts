@@ -1,0 +1,55 @@
+import { existsSync } from 'node:fs'
+import { misfitOf } from '../../journal/fit.ts'
+import { oldest } from '../../journal/follow.ts'
+import { isJournalEmpty } from '../../journal/segments.ts'
+import type { Engine, EngineParts } from '../engine.ts'
+import { heartbeatOf, markKnown, settleIdentity } from '../identity.ts'
+import { openPgBossQueue } from './queue.ts'
+import { openPgBudget } from './budget.ts'
+import { openDatabase } from './database.ts'
+import { openPgLoopBreaker } from './loop-breaker.ts'
+import { openPgOwnWrites } from './own-changes.ts'
+import { queuePath } from '../sqlite/queue.ts'
+
+export async function openPostgresEngine({
+  url,
+  config,
+  log,
+  onTrouble,
+}: EngineParts & { readonly url: string }): Promise<Engine> {
+  const { dataDir, handlerStall } = config
+  const identity = settleIdentity(dataDir, await isJournalEmpty(dataDir))
+  const database = await openDatabase({ url, log, onTrouble })
+  const queue = openPgBossQueue({
+    database,
+    receiver: identity.id,
+    // The lock on the data directory is ours: the process before us is dead.
+    worker: identity.id,
+    heartbeat: heartbeatOf(handlerStall),
+    log,
+  })
+  return {
+    queue,
+    ownWrites: openPgOwnWrites({ database }),
+    loopBreaker: openPgLoopBreaker({ database }),
+    openBudget: (parts) => openPgBudget({ ...parts, database, log }),
+    async startPosition() {
+      if (existsSync(queuePath(dataDir)))
+        return { lost: `${queuePath(dataDir)} still has the deliveries: run "b24-receiver move postgres" first` }
+      const position = identity.isNew ? undefined : await queue.position()
+      const misfit = position && (await misfitOf(dataDir, position))
+      if (position && misfit === undefined) return { from: position }
+      if (identity.isNew || (await isJournalEmpty(dataDir))) {
+        await queue.add([], oldest)
+        markKnown(dataDir, identity)
+        return { from: oldest }
+      }
+      if (misfit) return { lost: `the position in the database does not fit the journal: ${misfit}` }
+      return { lost: 'the database does not say how far the journal was followed: it was lost, or the journal was' }
+    },
+    async close() {
+      await queue.close()
+      await database.close()
+    },
+  }
+}

@@ -1,0 +1,72 @@
+import { accessSync, constants, existsSync, statSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { Worker } from 'node:worker_threads'
+
+/** `dispatch.db` cannot be used; the message names the file, says what is wrong with it and what to do. */
+export class QueueFileError extends Error {
+  override readonly name = 'QueueFileError'
+}
+
+const SQLITE_READONLY = 8
+const SQLITE_CORRUPT = 11
+const SQLITE_CANTOPEN = 14
+const SQLITE_NOTADB = 26
+
+/** The words of `PRAGMA integrity_check` that a message has room for. */
+const maxWords = 3
+
+/** What SQLite has thrown, where the file is to blame for it, with the file's name and the way out; anything else as it is. */
+export function explainQueueFile(error: unknown, path: string): unknown {
+  if (!(error instanceof Error) || !('errcode' in error)) return error
+  // Extended codes have the kind in their last byte: https://www.sqlite.org/rescode.html#primary_result_codes_versus_extended_result_codes
+  const code = Number(error.errcode) & 0xff
+  if (code === SQLITE_READONLY || code === SQLITE_CANTOPEN) {
+    if (!mayWrite(path))
+      return new QueueFileError(
+        `${path} may not be written by user ${process.getuid?.()}: give the file and its folder to the receiver's user, chown -R. Posts are accepted meanwhile, no handler runs`,
+        { cause: error },
+      )
+    // SQLite writes to no file whose header names a later format.
+    if (code === SQLITE_READONLY) return damaged(path, error.message, error)
+  }
+  return code === SQLITE_CORRUPT || code === SQLITE_NOTADB ? damaged(path, error.message, error) : error
+}
+
+function damaged(path: string, words: string, cause?: unknown): QueueFileError {
+  return new QueueFileError(
+    `${path} is malformed: ${words}. Posts are accepted meanwhile, no handler runs. Run "b24-receiver repair", which rebuilds it from what is readable and from the journal, or put a backup back`,
+    { cause },
+  )
+}
+
+function mayWrite(path: string): boolean {
+  try {
+    if (existsSync(path)) accessSync(path, constants.W_OK)
+    accessSync(dirname(path), constants.W_OK)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/**
+ * Compares every table with its indexes: a delivery that an index has lost would never run, and nobody would say so. In a
+ * thread of its own, because a large file takes longer than an event loop may stand still.
+ *
+ * @throws {QueueFileError}
+ */
+export async function checkQueueFile(path: string): Promise<void> {
+  if (!existsSync(path) || statSync(path).size === 0) return
+  const words = await lookInThread(path)
+  if (words.length > 0) throw damaged(path, words.slice(0, maxWords).join('; '))
+}
+
+/** What `PRAGMA integrity_check` says, or why it could not be asked; nothing where all is well. */
+function lookInThread(path: string): Promise<readonly string[]> {
+  return new Promise((resolve, reject) => {
+    const thread = new Worker(new URL('../../bin/integrity-check-thread.ts', import.meta.url), { workerData: path })
+    thread.once('error', (error) => reject(explainQueueFile(error, path)))
+    thread.once('message', (words: readonly string[]) => resolve(words))
+    thread.once('exit', () => reject(new Error(`${path} could not be checked`)))
+  })
+}

@@ -1,0 +1,165 @@
+import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client'
+import type { RefusalLog } from '../intake/refusal-log.ts'
+import type { ShapeLog } from '../intake/shape-log.ts'
+import type { Sync } from '../journal/journal.ts'
+import type { Supervisor } from './supervisor.ts'
+import { createHistogram } from '../lib/histogram.ts'
+import { createPostMetrics, type PostMetrics } from '../intake/metrics.ts'
+
+export interface ReceiverMetricsParts {
+  readonly shapes: ShapeLog
+  readonly refusals: RefusalLog
+  readonly journalTrouble: () => string | undefined
+  readonly droppedConnections: () => number
+  /** The names of the tokens that are held, empty for one that has none. */
+  readonly webhooks: () => readonly string[]
+  /** Absent where no dispatcher is started; gives `undefined` until one is. */
+  readonly supervisor?: () => Supervised | undefined
+}
+
+type Supervised = Pick<Supervisor, 'trouble' | 'state' | 'ends' | 'damaged' | 'metrics'>
+
+export interface ReceiverMetrics extends Omit<PostMetrics, 'exposition'> {
+  readonly synced: (sync: Sync) => void
+  /** What a scrape is answered: ours, and those of the dispatcher when it tells them. */
+  readonly exposition: () => Promise<string>
+}
+
+const states = ['ready', 'running', 'waiting', 'blocked', 'dead'] as const
+
+export const contentType = Registry.PROMETHEUS_CONTENT_TYPE
+
+export function createReceiverMetrics({
+  shapes,
+  refusals,
+  journalTrouble,
+  droppedConnections,
+  webhooks,
+  supervisor,
+}: ReceiverMetricsParts): ReceiverMetrics {
+  const registry = new Registry()
+  const registers = [registry]
+  const posts = createPostMetrics({ registry, shapes, refusals, webhooks })
+  new Gauge({
+    name: 'b24_journal_writable',
+    help: '0 when the last events were refused because the disk did not take them, otherwise 1.',
+    registers,
+    collect() {
+      this.set(journalTrouble() === undefined ? 1 : 0)
+    },
+  })
+  new Counter({
+    name: 'b24_connections_dropped_total',
+    help: 'Connections that were closed unanswered because descriptors had run out.',
+    registers,
+    collect() {
+      this.reset()
+      this.inc(droppedConnections())
+    },
+  })
+  const fsync = createHistogram({
+    name: 'b24_journal_fsync_seconds',
+    help: 'What an fsync of the journal took.',
+    buckets: [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10],
+  })
+  const lines = createHistogram({
+    name: 'b24_journal_fsync_lines',
+    help: 'Events that shared an fsync of the journal.',
+    buckets: [1, 2, 4, 8, 16, 32, 64, 128, 256],
+  })
+  const askDispatcher = supervisor && addDispatcher(supervisor, registry)
+  collectDefaultMetrics({ register: registry, labels: { part: 'receiver' } })
+
+  return {
+    ...posts,
+    synced({ lines: count, ms }) {
+      fsync.observe(ms / 1000)
+      lines.observe(count)
+    },
+    async exposition() {
+      // Not together: whether it answered is one of ours.
+      const theirs = await askDispatcher?.()
+      return merge([await registry.metrics(), posts.exposition(), fsync.exposition(), lines.exposition(), theirs ?? ''])
+    },
+  }
+}
+
+/**
+ * What we know of the dispatcher without asking: it must be there when that one is stuck or gone.
+ *
+ * @returns asks for the rest
+ */
+function addDispatcher(
+  supervisor: () => Supervised | undefined,
+  registry: Registry,
+): () => Promise<string | undefined> {
+  const registers = [registry]
+  let theirs: string | undefined
+  new Gauge({
+    name: 'b24_dispatcher_up',
+    help: '1 when the dispatcher follows the journal and told its metrics within a second, otherwise 0.',
+    registers,
+    collect() {
+      const parts = supervisor()
+      this.set(parts !== undefined && parts.trouble() === undefined && theirs !== undefined ? 1 : 0)
+    },
+  })
+  new Counter({
+    name: 'b24_dispatcher_ends_total',
+    help: 'How often a dispatcher ended by itself or was killed because it was stuck.',
+    registers,
+    collect() {
+      this.reset()
+      this.inc(supervisor()?.ends() ?? 0)
+    },
+  })
+  new Counter({
+    name: 'b24_journal_damaged_lines_total',
+    help: 'Lines of the journal that the dispatcher could not read and passed over.',
+    registers,
+    collect() {
+      this.reset()
+      this.inc(supervisor()?.damaged().count ?? 0)
+    },
+  })
+  new Gauge({
+    name: 'b24_deliveries',
+    help: 'Deliveries that are owed or dead, by state, as the dispatcher last said.',
+    labelNames: ['state'],
+    registers,
+    collect() {
+      const counts = supervisor()?.state()
+      if (counts) for (const state of states) this.set({ state }, counts[state])
+    },
+  })
+  new Gauge({
+    name: 'b24_oldest_delivery_age_seconds',
+    help: 'For how long the oldest delivery is owed; 0 when none is, and absent while nobody can say.',
+    registers,
+    collect() {
+      const parts = supervisor()
+      const state = parts?.state()
+      // That none was owed is no longer known once nobody turns events into deliveries.
+      const isNone = state !== undefined && state.oldestAt === undefined && parts?.trouble() === undefined
+      if (state?.oldestAt !== undefined) this.set(Math.max(0, Date.now() - state.oldestAt) / 1000)
+      else if (isNone) this.set(0)
+      else this.remove()
+    },
+  })
+  return async () => {
+    theirs = await supervisor()?.metrics()
+    return theirs
+  }
+}
+
+/** The format wants all samples of a name in one place, below one HELP and one TYPE. */
+function merge(expositions: readonly string[]): string {
+  const metrics = new Map<string, string[]>()
+  let lines: string[] = []
+  for (const line of expositions.flatMap((text) => text.split('\n')))
+    if (line.startsWith('# HELP ')) {
+      lines = metrics.get(line) ?? [line]
+      metrics.set(line, lines)
+    } else if (line !== '' && !(line.startsWith('# TYPE ') && lines.length > 1)) lines.push(line)
+  return [...metrics.values()].map((one) => `${one.join('\n')}\n`).join('')
+}

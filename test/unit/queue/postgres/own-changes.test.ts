@@ -1,0 +1,54 @@
+import { pino } from 'pino'
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
+import { openDatabase } from '../../../../src/queue/postgres/database.ts'
+import { openPgLoopBreaker } from '../../../../src/queue/postgres/loop-breaker.ts'
+import { openPgOwnWrites } from '../../../../src/queue/postgres/own-changes.ts'
+import { describeOwnWrites } from '../own-changes-contract.ts'
+import { type Postgres, startPostgres } from '../../../support/postgres.ts'
+
+const log = pino({ level: 'error' })
+let postgres: Postgres
+beforeAll(async () => {
+  postgres = await startPostgres({ flags: ['-c', 'fsync=off'] })
+}, 60_000)
+afterAll(() => postgres.remove(), 60_000)
+
+async function openStore() {
+  const url = postgres.url(await postgres.createDatabase())
+  return async () => {
+    const database = await openDatabase({ url, log })
+    onTestFinished(() => database.close())
+    return database
+  }
+}
+
+describeOwnWrites(
+  'postgres',
+  async (now) => {
+    const open = await openStore()
+    return async () => openPgOwnWrites({ database: await open(), now })
+  },
+  false,
+)
+
+test('a loop that goes round over several workers is held for all of them', async () => {
+  const clock = { now: Date.UTC(2026, 10, 23, 8) }
+  const open = await openStore()
+  const parts = { now: () => clock.now }
+  const workers = [
+    openPgLoopBreaker({ database: await open(), ...parts }),
+    openPgLoopBreaker({ database: await open(), ...parts }),
+  ]
+  let hold: Awaited<ReturnType<(typeof workers)[0]['wrote']>>
+  for (let run = 0; hold === undefined && run < 30; run++) {
+    clock.now += 1_000
+    hold = await workers[run % 2]?.wrote('deal:1')
+  }
+  expect(hold?.reason).toMatch(/^ran 21 times within a minute/)
+  for (const worker of workers) {
+    expect(await worker.heldUntil('deal:1')).toBe(hold?.until)
+    expect(await worker.heldUntil('deal:2')).toBeUndefined()
+  }
+  clock.now = Number(hold?.until)
+  for (const worker of workers) expect(await worker.heldUntil('deal:1')).toBeUndefined()
+})

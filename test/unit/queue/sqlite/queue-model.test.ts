@@ -1,0 +1,20 @@
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { openSqliteQueue } from '../../../../src/queue/sqlite/queue.ts'
+import { checkQueue } from '../queue-model.ts'
+import { temporaryFolder } from '../../../support/receiver.ts'
+
+/** `npm run test:crash` does not run this one; ROUNDS=25 makes it long all the same. */
+const rounds = Number(process.env['ROUNDS'] ?? 2)
+
+test('whatever is delivered, claimed, failed, and whenever it crashes, each object is in order, alone, and nothing is lost', {
+  timeout: 120_000 + rounds * 10_000,
+}, async () => {
+  const folder = temporaryFolder('queue')
+  let files = 0
+  const stores = await checkQueue((now) => {
+    const path = join(folder, `${++files}.db`)
+    return () => openSqliteQueue({ path, now })
+  }, rounds * 50)
+  expect(stores).toBeGreaterThanOrEqual(rounds * 50)
+})
