@@ -5,9 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { PgBoss } from 'pg-boss'
 import { pino } from 'pino'
-import { settleIdentity } from '../src/queue/identity.ts'
-import { openPgBossQueue } from '../src/queue/postgres/queue.ts'
+import { initIdentity } from '../src/queue/identity.ts'
 import { openDatabase } from '../src/queue/postgres/database.ts'
+import { openPgBossQueue } from '../src/queue/postgres/queue.ts'
 import type { Queue } from '../src/queue/queue.ts'
 import { openSqliteQueue, queuePath } from '../src/queue/sqlite/queue.ts'
 import { post } from '../src/simulator/post.ts'
@@ -84,7 +84,7 @@ async function fill(queue: Queue, from: number, many: number): Promise<void> {
       event: { level: 30, time: '2026-11-23T08:00:00.000Z', ...eventOf(id), msg: 'a deal' },
       segment: 1,
       order: 'object' as const,
-      settle: 0,
+      debounce: 0,
     }))
     await queue.add(deliveries, { segment: 1, offset: 0 })
   }
@@ -130,19 +130,19 @@ async function rateOf(postgres: Postgres, workers: number): Promise<string> {
 async function rateOfForwarder(postgres: Postgres): Promise<string> {
   const url = await databaseOf(postgres)
   const dataDir = temporaryFolder()
-  settleIdentity(dataDir, true)
+  initIdentity(dataDir, true)
   await writeEvents(dataDir, count)
   progress('forwarding them')
   const env = {
     DATABASE_URL: url,
     DATA_DIR: dataDir,
     HANDLERS_DIR: writeHandlers(dataDir, emptyHandler),
-    WORKERS: '0',
+    RUN_HANDLERS: 'off',
     LOG_LEVEL: 'warn',
   }
   const { stop } = spawnPinned([process.execPath, dispatcherScript], env)
   const name = new URL(url).pathname.slice(1)
-  const isThere = "SELECT to_regclass('b24_receiver.seen') AS made"
+  const isThere = "SELECT to_regclass('b24_receiver.snapshot') AS made"
   for (; ; await sleep(200)) {
     if (!(await postgres.query(isThere, name))[0]?.['made']) continue
     const [row] = await postgres.query(
@@ -188,7 +188,7 @@ async function rateOfEmbedded(): Promise<string> {
 /** Milliseconds from the line's own time, a moment before its answer, to the first line of the handler. */
 async function delayOf(env: Record<string, string>): Promise<string> {
   const folder = temporaryFolder()
-  const seen = join(folder, 'seen')
+  const seen = join(folder, 'snapshot')
   const handler = `import { appendFileSync } from 'node:fs'
 export default (event) => {
   const now = performance.timeOrigin + performance.now()
@@ -261,7 +261,7 @@ async function claimsOf(postgres: Postgres): Promise<string[]> {
   return cells
 }
 
-/** The order that pg-boss keeps by itself: what was tried first, see docs/decisions/pg-boss-for-tickets.md. */
+/** The order that pg-boss keeps by itself: what was tried first, see docs/decisions/0015-pg-boss-for-leases.md. */
 async function claimsOfFifo(postgres: Postgres): Promise<string[]> {
   const boss = new PgBoss({ connectionString: await databaseOf(postgres), schedule: false, supervise: false })
   boss.on('error', () => undefined)

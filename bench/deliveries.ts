@@ -3,11 +3,11 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
+import type { Event, JournalledEvent } from '../src/events/event.ts'
+
+import { openJournal } from '../src/journal/journal.ts'
 import type { Queue } from '../src/queue/queue.ts'
 import { openSqliteQueue, queuePath } from '../src/queue/sqlite/queue.ts'
-import type { Event } from '../src/intake/event.ts'
-import type { JournalledEvent } from '../src/journal/follow.ts'
-import { openJournal } from '../src/journal/journal.ts'
 import { post } from '../src/simulator/post.ts'
 import { dealBody, remove, spawnPinned, temporaryFolder } from './processes.ts'
 import { allHandled, backlogOf, emptyHandler, startReceiver, writeHandlers } from './receiver.ts'
@@ -60,7 +60,7 @@ export async function writeEvents(dataDir: string, events: number): Promise<void
 async function started(): Promise<void> {
   const posts = 300
   const folder = temporaryFolder()
-  const seen = join(folder, 'seen')
+  const seen = join(folder, 'snapshot')
   const handler = `import { appendFileSync } from 'node:fs'
 export default (event) => {
   const now = performance.timeOrigin + performance.now()
@@ -114,11 +114,11 @@ async function claimed(): Promise<void> {
 }
 
 /** Ten deliveries of each object, which wait for so many milliseconds of quiet. */
-export function fill(queue: Queue, count: number, from = 0, settle = 0): void {
+export function fill(queue: Queue, count: number, from = 0, debounce = 0): void {
   for (let done = 0; done < count; done += 1000) {
     const ids = Array.from({ length: Math.min(1000, count - done) }, (_, index) => from + done + index)
     void queue.add(
-      ids.map((id) => ({ handler: 'empty', event: journalled(id), segment: 1, order: 'object', settle })),
+      ids.map((id) => ({ handler: 'empty', event: journalled(id), segment: 1, order: 'object', debounce })),
       { segment: 1, offset: 0 },
     )
   }

@@ -5,8 +5,8 @@ import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { freePort } from '../src/cli/free-port.ts'
-import { queuePath } from '../src/queue/sqlite/queue.ts'
 import { journalDir } from '../src/journal/segments.ts'
+import { queuePath } from '../src/queue/sqlite/queue.ts'
 import { childrenOf, cpuOf, loadCore, type Running, remove, startServer, temporaryFolder } from './processes.ts'
 
 export interface Receiver extends Running {
@@ -15,7 +15,7 @@ export interface Receiver extends Running {
   dispatcherPid(): number | undefined
 }
 
-export interface ReceiverParts {
+export interface ReceiverDeps {
   /** File name → source. */
   readonly handlers?: Readonly<Record<string, string>>
   readonly env?: Readonly<Record<string, string>>
@@ -41,7 +41,7 @@ export async function startReceiver({
   env = {},
   under = [],
   dataDir,
-}: ReceiverParts = {}): Promise<Receiver> {
+}: ReceiverDeps = {}): Promise<Receiver> {
   const folder = temporaryFolder()
   const handlersDir = writeHandlers(folder, handlers)
   const output = openSync(join(folder, 'log'), 'a')
@@ -87,16 +87,16 @@ export async function startReceiver({
 export function backlogOf(dataDir: string): { isEmpty: boolean; deliveries: number } {
   const db = new DatabaseSync(queuePath(dataDir), { readOnly: true })
   try {
-    const { owed = 0 } =
+    const { pending = 0 } =
       db
         .prepare(`SELECT (SELECT count(*) FROM delivery WHERE state = 'blocked') +
-          (SELECT count(*) FROM delivery WHERE state IN ('ready', 'running', 'waiting')) AS owed`)
+          (SELECT count(*) FROM delivery WHERE state IN ('ready', 'running', 'waiting')) AS pending`)
         .get() ?? {}
     const { segment = 0, offset = 0 } = db.prepare('SELECT segment, offset FROM position').get() ?? {}
     const isFollowed = segmentsOf(dataDir).every(({ number, size }) =>
       number > Number(segment) ? size === 0 : number < Number(segment) || size <= Number(offset),
     )
-    return { isEmpty: isFollowed && owed === 0, deliveries: Number(owed) }
+    return { isEmpty: isFollowed && pending === 0, deliveries: Number(pending) }
   } finally {
     db.close()
   }

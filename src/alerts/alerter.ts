@@ -1,45 +1,45 @@
 import { once } from 'node:events'
 import type { Logger } from 'pino'
 import { type Child, isAlive, startChild } from '../lib/child-process.ts'
-import type { Snapshot, ToAlerter } from './snapshot.ts'
+import type { Sample, ToAlerter } from './sample.ts'
 
-export interface AlerterParts {
-  /** What is known now. */
-  readonly snapshot: () => Snapshot
+export interface AlerterDeps {
+  /** Returns the current state. */
+  readonly sample: () => Sample
   readonly log: Logger
 }
 
 export interface Alerter {
-  /** ALERT_URL_FILE is read again. */
+  /** Makes the alerter read ALERT_URL_FILE again. */
   reload(): void
-  /** Resolves when it is gone, after `grace` milliseconds at most. */
+  /** Resolves when the alerter is gone, after `grace` milliseconds at most. */
   stop(grace: number): Promise<void>
 }
 
 const interval = 1_000
 
-/** Milliseconds until one that ended is started again. */
+/** Milliseconds until an alerter that ended is started again. */
 const pause = 5_000
 
-/** Milliseconds that one that is to end may take: it has nothing to lose. */
+/** Milliseconds until an alerter that was asked to stop is killed. It has no data to lose. */
 const longestEnd = 1_000
 
 /**
- * Keeps a process running that sends alerts, and tells it every second what is known here. Whatever it meets, it takes
- * nothing from us but these messages: one that does not read them gets no more.
+ * Keeps a process running that sends alerts, and sends it a sample every second. The next sample is sent only when the
+ * last one was taken, so an alerter that is stuck cannot fill this process's memory.
  */
-export function startAlerter({ snapshot, log }: AlerterParts): Alerter {
+export function startAlerter({ sample, log }: AlerterDeps): Alerter {
   let isStopping = false
   let isTelling = false
   let restart: NodeJS.Timeout | undefined
   let child = start()
   const telling = setInterval(() => {
-    if (!isTelling) tellSnapshot()
+    if (!isTelling) sendSample()
   }, interval)
 
   function start(): Child<never, ToAlerter> {
     const fresh: Child<never, ToAlerter> = startChild(new URL('../bin/alerter.ts', import.meta.url), [])
-    // One that could not be started has no exit.
+    // A process that could not be started has no `exit` event.
     fresh.process.once('error', (error) => again({ err: error }))
     fresh.process.once('exit', (code, signal) => again({ exit_code: code, signal }))
     return fresh
@@ -52,19 +52,19 @@ export function startAlerter({ snapshot, log }: AlerterParts): Alerter {
     restart = setTimeout(() => {
       restart = undefined
       child = start()
-      tellSnapshot()
+      sendSample()
     }, pause)
   }
 
-  function tellSnapshot(): void {
+  function sendSample(): void {
     isTelling = true
-    child.channel.send({ type: 'snapshot', snapshot: snapshot() }, () => {
+    child.channel.send({ type: 'snapshot', sample: sample() }, () => {
       isTelling = false
     })
   }
 
-  // The counters begin here: what they grow by until it listens is told it as growth.
-  tellSnapshot()
+  // The first sample is the base of the counters: events before the alerter listens must count as growth.
+  sendSample()
 
   return {
     reload: () => child.channel.send({ type: 'reload' }),

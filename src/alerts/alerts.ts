@@ -1,46 +1,46 @@
 import type { Logger } from 'pino'
 import { type Condition, type Kind, kinds } from './conditions.ts'
 
-/** What is posted to ALERT_URL. */
+/** The body that is posted to ALERT_URL. */
 export interface Alert {
   readonly kind: Kind
   readonly state: 'on' | 'over'
-  /** For people: the host, and what is wrong, or that it is over. */
+  /** For people: the host, and what is wrong or that it is over. */
   readonly text: string
-  /** The same, under the name that the chat methods of Bitrix24's REST have for it. */
+  /** The same text, under the parameter name that the chat methods of Bitrix24's REST API use. */
   readonly MESSAGE: string
-  /** When it was sent, ISO 8601. */
+  /** When the alert was sent, in ISO 8601. */
   readonly at: string
-  /** When what it tells of began. */
+  /** When the condition began, in ISO 8601. */
   readonly since: string
   readonly host: string
   readonly details: Condition['details']
 }
 
-export interface AlertsParts {
+export interface AlertsDeps {
   readonly host: string
-  /** Resolves when the alert was taken; a rejection's message goes to the log. */
+  /** Resolves when the target accepted the alert. The message of a rejection goes to the log. */
   readonly post: (alert: Alert) => Promise<void>
   readonly log: Pick<Logger, 'info' | 'warn'>
 }
 
 export interface Alerts {
-  /** Tells what is news of what is wrong now. `at`: Unix milliseconds. To be called again and again. */
+  /** Sends what is new in the current conditions. Call it regularly. `at` is in Unix milliseconds. */
   update(conditions: readonly Condition[], at: number): void
 }
 
-/** Of one kind. */
+/** The state of one kind of alert. */
 interface Episode {
   /** `undefined` when nothing is wrong. */
   condition: Condition | undefined
-  /** What was wrong last, for what could not be told while it was. */
+  /** The last condition, for an alert that could not be sent while the condition lasted. */
   last: Condition | undefined
   since: number
-  /** When `on` was sent within the last hour, the newest last. */
+  /** The times at which `on` was sent within the last hour, the newest last. */
   toldAt: readonly number[]
-  /** The news that were told; `undefined` when nothing ever was. */
+  /** The `news` of the last alert sent; `undefined` if none was. */
   toldNews: number | undefined
-  /** The last that was sent is `on`. */
+  /** Whether the last alert sent was `on`. */
   isOn: boolean
   isSending: boolean
   failures: number
@@ -51,31 +51,31 @@ const hour = 3_600_000
 const shortestPause = 5_000
 const longestPause = 300_000
 
-/** Beginnings of one kind that are told within an hour. */
+/** The limit of `on` alerts of one kind within an hour. */
 const maxBeginnings = 6
 
 /**
- * Tells of every kind when it begins, and when that was told, also when it is over. What joins it while it lasts is told
- * an hour later at the earliest, all of it at once; and so is what is over and begins again without anything new. Something
- * new, such as another dead delivery, is told at once, up to six times an hour; what is more is counted, and told when the
- * hour has room, even if it is over by then.
+ * Sends an alert when a condition of a kind begins, and another when it is over if the first was sent. News that joins a
+ * lasting condition is sent together, an hour later at the earliest. So is a condition that is over and begins again
+ * without news. A new incident after the end, such as another dead delivery, is sent at once, up to six times an hour.
+ * Further ones are counted, and sent when the limit allows it, even if they are over by then.
  *
- * What is to be told is looked at again before each try, so an alert that could not be sent is replaced by what is true
- * by then, or by nothing.
+ * The alert is composed again before each attempt, so one that could not be sent is
+ * replaced by the current state, or dropped.
  */
-export function createAlerts({ host, post, log }: AlertsParts): Alerts {
+export function createAlerts({ host, post, log }: AlertsDeps): Alerts {
   const episodes = new Map<Kind, Episode>()
 
   function alertOf(kind: Kind, episode: Episode, at: number): Alert | undefined {
     const { condition, since, toldNews, isOn } = episode
-    // The distance: the clock may have been put back.
+    // The absolute distance, because the clock may have been put back.
     episode.toldAt = episode.toldAt.filter((time) => Math.abs(at - time) < hour)
     const { length: told } = episode.toldAt
     if (condition === undefined && isOn) return compose('over', kinds[kind], {})
     const wrong = condition ?? episode.last
     if (wrong === undefined) return undefined
     const more = wrong.news - (toldNews ?? 0)
-    // An end is told before anything else begins, so what is over is not on.
+    // An end is sent before the next beginning, so `isOn` is false here if the condition is over.
     if (condition === undefined && (more <= 0 || told >= maxBeginnings)) return undefined
     const isDue = told === 0 || (!isOn && more > 0 && told < maxBeginnings)
     if (!isDue || (isOn && more <= 0)) return undefined

@@ -1,8 +1,8 @@
-import type { Dead, Throttled } from '../dispatch/messages.ts'
 import { createBurst, createLasting, createShortage } from './hysteresis.ts'
-import type { Snapshot } from './snapshot.ts'
+import type { Dead, Throttled } from './incidents.ts'
+import type { Sample } from './sample.ts'
 
-/** Every kind of alert, and what is said when it is over. */
+/** Every kind of alert, and the text that is sent when it is over. */
 export const kinds = {
   dead_delivery: 'no dead delivery is left',
   late_failure: 'nothing failed after its run for 10 minutes',
@@ -12,7 +12,7 @@ export const kinds = {
   journal_damaged: 'the receiver was started again: "b24-receiver verify" still tells the lines',
   dispatcher_restarting: 'the dispatcher has not ended by itself for 10 minutes',
   handler_not_loaded: 'every handler is loaded, or forgotten',
-  hook_refused: 'no hook is known to fail any more',
+  incoming_webhook_refused: 'no incoming webhook is known to fail any more',
   wrong_tokens: 'no post came with a wrong token for 10 minutes',
   disk_nearly_full: 'the disk of DATA_DIR has room again',
 } as const
@@ -23,7 +23,7 @@ export type Kind = keyof typeof kinds
 export interface Condition {
   readonly kind: Kind
   readonly text: string
-  /** Grows when another of its kind joins it; what merely goes on is no news. */
+  /** Grows with each new incident of the kind. A condition that only lasts does not change it. */
   readonly news: number
   readonly details: Readonly<Record<string, string | number | readonly string[] | undefined>>
 }
@@ -37,21 +37,21 @@ export interface Disk {
 const minute = 60_000
 const window = 10 * minute
 
-/** A dispatcher that took the place of another finds out within this time, by its first call, that a hook is dead. */
+/** Milliseconds within which a new dispatcher's first call finds out that an incoming webhook does not work. */
 const quiet = minute
 
-/** So many bytes, or a twentieth of the disk where that is less. */
+/** Bytes. The limit is a twentieth of the disk if that is less. */
 const scarce = 500 * 1024 ** 2
 
-/** Characters of a reason: it goes into a chat. */
+/** Characters of a reason. It is limited because alerts go into a chat. */
 const longestReason = 1_000
 
 /**
- * From one look to the next, what is wrong now.
+ * Returns a function that derives the current conditions from each sample and the samples before it.
  *
- * @param silenceAlarm milliseconds without an event; `undefined` for any time
+ * @param alertAfterSilence milliseconds without an event until the alert; `undefined` for no such alert
  */
-export function createConditions({ silenceAlarm }: { readonly silenceAlarm: number | undefined }) {
+export function createConditions({ alertAfterSilence }: { readonly alertAfterSilence: number | undefined }) {
   const burstOfEnds = createBurst({ many: 3, window })
   const burstOfTokens = createBurst({ many: 10, window })
   const lastingTrouble = createLasting(quiet)
@@ -61,13 +61,13 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
   let refusedBefore: number | undefined
   let journalReason: string | undefined
   let dispatcherReason: string | undefined
-  /** By label, those that were lately found not to work. */
-  const hooks = new Map<string, { readonly reason: string; readonly seenAt: number }>()
-  let hooksSeen = 0
+  /** The incoming webhooks that recently did not work, by label. */
+  const incomingWebhooks = new Map<string, { readonly reason: string; readonly seenAt: number }>()
+  let incomingWebhooksSeen = 0
   let absentBefore: ReadonlySet<string> = new Set()
   let absentSeen = 0
 
-  function deadDelivery({ dead }: Snapshot): Condition | undefined {
+  function deadDelivery({ dead }: Sample): Condition | undefined {
     if (dead === undefined || dead.queued === 0) return undefined
     const { queued, count, last } = dead
     const many = queued === 1 ? 'a delivery is dead' : `${queued} deliveries are dead`
@@ -81,7 +81,7 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
     }
   }
 
-  function lateFailure({ late }: Snapshot, at: number): Condition | undefined {
+  function lateFailure({ late }: Sample, at: number): Condition | undefined {
     if (late === undefined) return undefined
     const isMore = late.count > (lateBefore ?? 0)
     lateBefore = late.count
@@ -95,7 +95,7 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
     }
   }
 
-  function handlerThrottled({ throttled }: Snapshot, at: number): Condition | undefined {
+  function handlerThrottled({ throttled }: Sample, at: number): Condition | undefined {
     if (throttled?.last === undefined || at >= throttled.last.until) return undefined
     const { reason, until, ...what } = throttled.last
     return {
@@ -106,17 +106,18 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
     }
   }
 
-  function silence({ journal }: Snapshot, at: number): Condition | undefined {
-    if (journal === undefined || silenceAlarm === undefined || at - journal.lastEventAt < silenceAlarm) return undefined
+  function silence({ journal }: Sample, at: number): Condition | undefined {
+    if (journal === undefined || alertAfterSilence === undefined || at - journal.lastEventAt < alertAfterSilence)
+      return undefined
     const last = new Date(journal.lastEventAt).toISOString()
     const text = `no event for ${inWords(at - journal.lastEventAt)}, since ${last}`
     return { kind: 'silence', text, news: 0, details: { last_event: last } }
   }
 
-  function journalUnavailable({ journal }: Snapshot, at: number): Condition | undefined {
+  function journalUnavailable({ journal }: Sample, at: number): Condition | undefined {
     if (journal === undefined) return undefined
     const { trouble, refused } = journal
-    // Between two looks it may have failed and recovered: those posts are refused all the same.
+    // The journal may have failed and recovered between two samples, and those posts were refused.
     const isFailing = trouble !== undefined || refused > (refusedBefore ?? refused)
     refusedBefore = refused
     if (!lastingTrouble(isFailing, at)) {
@@ -129,15 +130,15 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
     return { kind: 'journal_unavailable', text, news: 0, details: { reason } }
   }
 
-  function journalDamaged({ damaged }: Snapshot): Condition | undefined {
+  function journalDamaged({ damaged }: Sample): Condition | undefined {
     if (damaged?.text === undefined) return undefined
     return { kind: 'journal_damaged', text: cut(damaged.text), news: damaged.count, details: { lines: damaged.count } }
   }
 
-  function dispatcherRestarting({ dispatcher }: Snapshot, at: number): Condition | undefined {
+  function dispatcherRestarting({ dispatcher }: Sample, at: number): Condition | undefined {
     if (dispatcher === undefined) return undefined
     const ends = burstOfEnds(dispatcher.ends, at)
-    // While the next one runs, until it ends as well, it says nothing.
+    // While the next dispatcher runs, it reports no trouble until it ends, too.
     dispatcherReason = dispatcher.trouble ?? (ends > 0 ? dispatcherReason : undefined)
     if (ends === 0) return undefined
     const reason = dispatcherReason && cut(dispatcherReason)
@@ -145,7 +146,7 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
     return { kind: 'dispatcher_restarting', text, news: 0, details: { ends, reason } }
   }
 
-  function handlerNotLoaded({ absent = {} }: Snapshot): Condition | undefined {
+  function handlerNotLoaded({ absent = {} }: Sample): Condition | undefined {
     for (const name of Object.keys(absent)) if (!absentBefore.has(name)) absentSeen++
     absentBefore = new Set(Object.keys(absent))
     if (absentBefore.size === 0) return undefined
@@ -154,22 +155,28 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
     return { kind: 'handler_not_loaded', text, news: absentSeen, details: { handlers: [...absentBefore] } }
   }
 
-  function hookRefused(snapshot: Snapshot, at: number): Condition | undefined {
-    if (snapshot.hooks === undefined) return undefined
-    for (const [label, reason] of Object.entries(snapshot.hooks)) {
-      if (!hooks.has(label)) hooksSeen++
-      hooks.set(label, { reason, seenAt: at })
+  function incomingWebhookRefused(sample: Sample, at: number): Condition | undefined {
+    if (sample.incomingWebhooks === undefined) return undefined
+    for (const [label, reason] of Object.entries(sample.incomingWebhooks)) {
+      if (!incomingWebhooks.has(label)) incomingWebhooksSeen++
+      incomingWebhooks.set(label, { reason, seenAt: at })
     }
-    for (const [label, { seenAt }] of hooks) if (Math.abs(at - seenAt) >= quiet) hooks.delete(label)
-    if (hooks.size === 0) return undefined
-    const reasons = [...hooks.values()].map(({ reason }) => cut(reason))
-    const text = `what needs a hook waits: ${reasons.join('; ')}`
-    return { kind: 'hook_refused', text, news: hooksSeen, details: { hooks: reasons } }
+    for (const [label, { seenAt }] of incomingWebhooks)
+      if (Math.abs(at - seenAt) >= quiet) incomingWebhooks.delete(label)
+    if (incomingWebhooks.size === 0) return undefined
+    const reasons = [...incomingWebhooks.values()].map(({ reason }) => cut(reason))
+    const text = `what needs an incoming webhook waits: ${reasons.join('; ')}`
+    return {
+      kind: 'incoming_webhook_refused',
+      text,
+      news: incomingWebhooksSeen,
+      details: { incoming_webhooks: reasons },
+    }
   }
 
-  function wrongTokens(snapshot: Snapshot, at: number): Condition | undefined {
-    if (snapshot.wrongTokens === undefined) return undefined
-    const count = burstOfTokens(snapshot.wrongTokens, at)
+  function wrongTokens(sample: Sample, at: number): Condition | undefined {
+    if (sample.wrongTokens === undefined) return undefined
+    const count = burstOfTokens(sample.wrongTokens, at)
     if (count === 0) return undefined
     const text = `${count} posts with a wrong token were refused within 10 minutes; the log says from where`
     return { kind: 'wrong_tokens', text, news: 0, details: { count } }
@@ -181,19 +188,19 @@ export function createConditions({ silenceAlarm }: { readonly silenceAlarm: numb
     return { kind: 'disk_nearly_full', text, news: 0, details: { free_bytes: disk.free, size_bytes: disk.size } }
   }
 
-  /** `at`: now, in Unix milliseconds. */
-  return (snapshot: Snapshot, disk: Disk | undefined, at: number): readonly Condition[] =>
+  /** `at` is the current time in Unix milliseconds. */
+  return (sample: Sample, disk: Disk | undefined, at: number): readonly Condition[] =>
     [
-      deadDelivery(snapshot),
-      lateFailure(snapshot, at),
-      handlerThrottled(snapshot, at),
-      silence(snapshot, at),
-      journalUnavailable(snapshot, at),
-      journalDamaged(snapshot),
-      dispatcherRestarting(snapshot, at),
-      handlerNotLoaded(snapshot),
-      hookRefused(snapshot, at),
-      wrongTokens(snapshot, at),
+      deadDelivery(sample),
+      lateFailure(sample, at),
+      handlerThrottled(sample, at),
+      silence(sample, at),
+      journalUnavailable(sample, at),
+      journalDamaged(sample),
+      dispatcherRestarting(sample, at),
+      handlerNotLoaded(sample),
+      incomingWebhookRefused(sample, at),
+      wrongTokens(sample, at),
       diskNearlyFull(disk),
     ].filter((condition) => condition !== undefined)
 }

@@ -1,9 +1,10 @@
-// A time is in Unix milliseconds. One that lies far ahead was taken before the clock was put back, and is forgotten.
+// Times are in Unix milliseconds. A time far in the future was taken before the clock was put back, and is dropped.
 
 /**
- * Watches a counter: holds when it grew by `many` within `window` milliseconds, and until it did not grow for so long.
+ * Watches a counter. The burst begins when the counter grew by `many` within `window` milliseconds. It ends when the
+ * counter has not grown for `window` milliseconds.
  *
- * @returns how much it grew within the window while it holds, else 0
+ * @returns a function that returns how much the counter grew within the window during a burst, otherwise 0
  */
 export function createBurst({ many, window }: { readonly many: number; readonly window: number }) {
   let last: number | undefined
@@ -20,7 +21,7 @@ export function createBurst({ many, window }: { readonly many: number; readonly 
   }
 }
 
-/** Holds while something is so, and until it was not for `quiet` milliseconds. */
+/** Returns a function that stays true until its input has been false for `quiet` milliseconds. */
 export function createLasting(quiet: number) {
   let seenAt: number | undefined
   return (isSo: boolean, at: number): boolean => {
@@ -29,7 +30,7 @@ export function createLasting(quiet: number) {
   }
 }
 
-/** Holds when a value falls below a limit, and until it has reached twice the limit. */
+/** Returns a function that becomes true when a value falls below the limit, and false when it reaches twice the limit. */
 export function createShortage() {
   let isShort = false
   return (value: number, limit: number): boolean => {

@@ -1,12 +1,12 @@
 import type { Alert } from './alerts.ts'
 
-/** Milliseconds until the target must have answered. */
+/** Milliseconds within which the target must answer. */
 const longestAnswer = 10_000
 
 /**
- * Posts the alert as JSON. A redirect is not followed: it may lead anywhere.
+ * Posts the alert as JSON. It does not follow redirects, because they may lead anywhere.
  *
- * @throws {Error} when the answer is not 2xx or does not come; the message names the host, nothing else of the URL
+ * @throws {Error} when there is no answer or it is not 2xx; the message contains the URL's host and nothing else of the URL
  */
 export async function postAlert(url: URL, alert: Alert, patience: number = longestAnswer): Promise<void> {
   const response = await fetch(url, {
@@ -16,7 +16,7 @@ export async function postAlert(url: URL, alert: Alert, patience: number = longe
     redirect: 'manual',
     signal: AbortSignal.timeout(patience),
   }).catch((error: unknown) => {
-    // What fetch throws may hold the URL.
+    // An error of fetch may contain the URL, which is a secret.
     throw new Error(`${url.host}: ${isTimeout(error) ? `no answer within ${patience} ms` : reasonOf(error)}`)
   })
   await response.body?.cancel().catch(() => undefined)
@@ -27,7 +27,7 @@ function isTimeout(error: unknown): boolean {
   return error instanceof Error && error.name === 'TimeoutError'
 }
 
-/** The code of what lies below, such as ECONNREFUSED. */
+/** Returns the code of the underlying error, such as ECONNREFUSED. */
 function reasonOf(error: unknown): string {
   const cause = error instanceof Error ? error.cause : undefined
   return cause instanceof Error && 'code' in cause ? String(cause.code) : 'no connection'

@@ -1,54 +1,55 @@
 import { randomUUIDv7 } from 'node:crypto'
 import type { Client } from '../bitrix24/client.ts'
-import type { Hook } from '../bitrix24/incoming-webhook.ts'
+import type { IncomingWebhook } from '../bitrix24/incoming-webhook.ts'
 import { objectOf } from '../events/catalogue.ts'
-import type { Event } from '../intake/event.ts'
+import type { Event } from '../events/event.ts'
+
 import type { Journalled } from './journalled.ts'
 import { pageSize, type Row, type Target } from './targets.ts'
 
-/** Where an interrupted backfill goes on: after this record of this target. */
+/** The place from which an interrupted backfill continues: after this record of this target. */
 export interface Place {
   readonly target: string
   readonly after: string
 }
 
-export interface BackfillParts {
+export interface BackfillDeps {
   readonly client: Pick<Client, 'call'>
-  readonly hook: Hook
+  readonly incomingWebhook: IncomingWebhook
   readonly targets: readonly Target[]
-  /** Records that were changed then or later; `undefined`: all there are. */
+  /** Only records changed then or later are read; `undefined`: all records. */
   readonly since: Date | undefined
   readonly journalled: Journalled
-  /** The one handler that gets an event of every record, whatever the journal knows. */
+  /** The single handler that gets an event for every record, whatever the journal contains. */
   readonly only?: Recipient | undefined
   readonly from?: Place | undefined
-  /** Resolves when they are on disk. */
+  /** Resolves when the events are on disk. */
   readonly append: (events: readonly Event[]) => Promise<void>
-  /** After each page, when its events are on disk. */
+  /** Called after each page, when its events are on disk. */
   readonly onPage: (place: Place, sum: Sum) => Promise<void> | void
 }
 
-/** A handler that is to be filled. */
+/** The handler for which the events of a backfill are meant. */
 export interface Recipient {
   readonly handler: string
-  /** Whether it handles events of this name. */
+  /** Whether the handler handles events of this name. */
   readonly matches: (event: string) => boolean
 }
 
-/** So far. */
+/** The numbers so far. */
 export interface Sum {
   readonly records: number
   readonly events: number
 }
 
 /**
- * Makes an event of every record whose last change the journal does not know: for what Bitrix24 sent while nobody
- * answered. One page of records is in memory at a time, and each is on disk before the next is asked for.
+ * Makes an event of every record whose last change is not in the journal, to replace events that Bitrix24 sent while the
+ * receiver was down. Only one page of records is in memory, and its events are on disk before the next page is read.
  *
- * @throws {TypeError} when the portal gives something else than such pages
+ * @throws {TypeError} when the portal does not return pages in the order of ids
  */
-export async function backfill(parts: BackfillParts): Promise<Sum> {
-  const { client, hook, targets, since, journalled, only, from, append, onPage } = parts
+export async function backfill(deps: BackfillDeps): Promise<Sum> {
+  const { client, incomingWebhook, targets, since, journalled, only, from, append, onPage } = deps
   if (only) for (const target of targets) checkRecipient(target, only)
   let sum: Sum = { records: 0, events: 0 }
   const first = Math.max(
@@ -61,8 +62,8 @@ export async function backfill(parts: BackfillParts): Promise<Sum> {
       const rows = target.rows(await client.call(target.method, target.params(after, since)))
       const last = rows.at(-1)?.id ?? after
       if (rows.length > 0 && Number(last) <= Number(after))
-        throw new TypeError(`${hook.host} gives no pages of ${target.name} in the order of ids`)
-      const found = rows.map((row) => toEvent(target, row, parts))
+        throw new TypeError(`${incomingWebhook.host} gives no pages of ${target.name} in the order of ids`)
+      const found = rows.map((row) => toEvent(target, row, deps))
       const events = only ? found : found.filter((event) => isNews(event, journalled))
       if (events.length > 0) await append(events.map(({ event }) => event))
       sum = { records: sum.records + rows.length, events: sum.events + events.length }
@@ -79,8 +80,10 @@ interface Found {
   readonly changed: number
 }
 
-/** What handlers of a new record wait for is its ADD; a first fill must not greet every record there ever was. */
-function toEvent(target: Target, row: Row, { hook, since, journalled, only }: BackfillParts): Found {
+/**
+ * A new record becomes an ADD event. Without `since` nothing is new: a first backfill must not announce every old record.
+ */
+function toEvent(target: Target, row: Row, { incomingWebhook, since, journalled, only }: BackfillDeps): Found {
   const isNew = since !== undefined && row.created * 1000 >= since.getTime()
   const about = target.event(row, only && !only.matches(nameOf(target, 'update')) ? 'add' : 'update')
   const object = objectOf(about.event, about.data)
@@ -89,15 +92,15 @@ function toEvent(target: Target, row: Row, { hook, since, journalled, only }: Ba
   return {
     event: {
       id: randomUUIDv7(),
-      webhook: hook.name ?? journalled.origin?.webhook,
+      webhook: incomingWebhook.name ?? journalled.origin?.webhook,
       event,
       object,
       source: 'backfill',
       handler: only?.handler,
       ts: String(row.changed),
       data,
-      auth: journalled.origin?.auth ?? { domain: hook.host },
-      remote: hook.host,
+      auth: journalled.origin?.auth ?? { domain: incomingWebhook.host },
+      remote: incomingWebhook.host,
     },
     changed: row.changed,
   }
@@ -109,7 +112,7 @@ function nameOf(target: Target, what: 'add' | 'update'): string {
   return target.event(noRow, what).event
 }
 
-/** Before anything is journalled for it: it would get none of it. */
+/** Throws before events are journalled for a handler that would get none of them. */
 function checkRecipient(target: Target, { handler, matches }: Recipient): void {
   const names = (['update', 'add'] as const).map((what) => nameOf(target, what))
   if (!names.some(matches))

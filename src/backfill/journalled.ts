@@ -1,48 +1,55 @@
 import type { Logger } from 'pino'
-import { type Hook, isHookOf } from '../bitrix24/incoming-webhook.ts'
+import { type IncomingWebhook, isIncomingWebhookOf } from '../bitrix24/incoming-webhook.ts'
+import type { JournalledEvent } from '../events/event.ts'
+import type { Form } from '../events/form.ts'
 import { robotEvent } from '../events/robot.ts'
-import type { Form } from '../intake/form.ts'
-import { follow, type JournalledEvent, oldest, type Position, positionBefore } from '../journal/follow.ts'
+import { follow, positionBefore } from '../journal/follow.ts'
+import { oldest, type Position } from '../journal/position.ts'
 
-/** What the journal has of a portal. */
+/** The facts about a portal that are in the journal. */
 export interface Journalled {
-  /** Unix seconds of the newest event about the object, by the portal's clock where it told; `undefined`: there is none. */
+  /**
+   * Unix seconds of the newest event about the object, by the portal's clock if the event
+   * has its time; `undefined` if there is none.
+   */
   readonly newest: (object: string) => number | undefined
-  /** As the portal's events carry them, so that what is backfilled has the same order; `undefined`: no event of it is there. */
+  /**
+   * Copied from the portal's events, so that backfilled events get the same ordering key; `undefined` if it has no event.
+   */
   readonly origin: { readonly webhook: string | undefined; readonly auth: Form } | undefined
 }
 
-export interface JournalledParts {
+export interface JournalledDeps {
   readonly dataDir: string
-  readonly hook: Hook
+  readonly incomingWebhook: IncomingWebhook
   /** Kinds of objects, such as `deal`. */
   readonly kinds: ReadonlySet<string>
-  /** Older events are of no interest; `undefined`: all are. */
+  /** Older events are skipped; `undefined`: none is skipped. */
   readonly since: Date | undefined
   readonly log: Logger
 }
 
-/** A comment on a task, or a robot at a deal, tells nothing of how the record was changed before. */
+/** Matches events that prove a change of the record. A comment on a task or a robot on a deal does not. */
 const change = /^ON(?!TASKCOMMENT).*(?:ADD|UPDATE)(?:_\d+)?$/
 
 /**
- * Reads the journal once, and its older part where the newer has no event of the portal. Of each object of these kinds one
- * number stays in memory.
+ * Reads the journal once, and again from its beginning if the newer part has no event of the portal. Memory use is one
+ * number for each object of these kinds.
  */
-export async function readJournalled({ since, kinds, ...parts }: JournalledParts): Promise<Journalled> {
+export async function readJournalled({ since, kinds, ...deps }: JournalledDeps): Promise<Journalled> {
   const newest = new Map<string, number>()
   let origin: Journalled['origin']
-  const from = since === undefined ? oldest : await positionBefore(parts.dataDir, since)
-  for await (const event of eventsOfPortal(parts, from)) {
+  const from = since === undefined ? oldest : await positionBefore(deps.dataDir, since)
+  for await (const event of eventsOfPortal(deps, from)) {
     const { object, webhook, auth, handler } = event
     if (auth && isByWebhook(event)) origin = { webhook, auth }
-    // The other handlers were not told of it.
+    // The other handlers did not get this event.
     if (handler !== undefined) continue
     if (object === undefined || !change.test(event.event) || !kinds.has(object.slice(0, object.indexOf(':')))) continue
     newest.set(object, Math.max(timeOf(event), newest.get(object) ?? 0))
   }
   if (origin === undefined)
-    for await (const event of eventsOfPortal(parts, oldest)) {
+    for await (const event of eventsOfPortal(deps, oldest)) {
       const { webhook, auth, source } = event
       if (auth && source !== 'backfill') origin = { webhook, auth }
       if (isByWebhook(event)) break
@@ -50,20 +57,20 @@ export async function readJournalled({ since, kinds, ...parts }: JournalledParts
   return { newest: (object) => newest.get(object), origin }
 }
 
-/** A robot has no token, so no name; and what was backfilled says of its portal what we knew then. */
+/** A robot's event has no token, so no name. A backfilled event only repeats what was known about the portal then. */
 function isByWebhook({ event, source }: JournalledEvent): boolean {
   return event !== robotEvent && source !== 'backfill'
 }
 
 async function* eventsOfPortal(
-  { dataDir, hook, log }: Omit<JournalledParts, 'kinds' | 'since'>,
+  { dataDir, incomingWebhook, log }: Omit<JournalledDeps, 'kinds' | 'since'>,
   from: Position,
 ): AsyncGenerator<JournalledEvent> {
   const signal = new AbortController().signal
   for await (const { entries } of follow({ dataDir, from, signal, wait: false, log }))
     for (const { event } of entries) {
       const domain = event.auth?.['domain']
-      if (typeof domain === 'string' && isHookOf(hook, domain)) yield event
+      if (typeof domain === 'string' && isIncomingWebhookOf(incomingWebhook, domain)) yield event
     }
 }
 

@@ -4,16 +4,16 @@ import type { Logger } from 'pino'
 import { codeOf } from '../lib/error-code.ts'
 import { fileMode } from '../lib/private-files.ts'
 
-/** What is to be backfilled since the receiver was away; kept on disk, because a start may end before it is. */
+/** A backfill that is pending. It is stored on disk, because the process may end before the backfill is done. */
 export interface PendingBackfill {
   readonly since: Date
-  /** All of it is journalled. */
+  /** Call it when everything is journalled. */
   readonly done: () => Promise<void>
 }
 
 /**
- * From the last event before this start, or before an earlier one that did not get through; `undefined` where there was
- * none. To be called before events are taken.
+ * Starts from the last event before this start, or before an earlier start whose backfill did not succeed. Returns
+ * `undefined` if there was no event. Call it before events are taken.
  */
 async function openPendingBackfill(dataDir: string, lastAt: Date | undefined): Promise<PendingBackfill | undefined> {
   const path = pathIn(dataDir)
@@ -24,7 +24,7 @@ async function openPendingBackfill(dataDir: string, lastAt: Date | undefined): P
   return { since, done: () => rm(path, { force: true }) }
 }
 
-/** Nothing is backfilled at a start: the time would be a wrong one when that is wanted again. */
+/** Removes the stored time if no backfill is wanted: the time would be wrong when the setting is used again. */
 async function dropPendingBackfill(dataDir: string): Promise<void> {
   await rm(pathIn(dataDir), { force: true })
 }
@@ -43,7 +43,7 @@ async function readTime(path: string): Promise<Date | undefined> {
   }
 }
 
-export interface MissedParts {
+export interface MissedDeps {
   readonly dataDir: string
   readonly backfillOnStart: string | undefined
   /** When an earlier process accepted its last event, in Unix milliseconds. */
@@ -51,13 +51,16 @@ export interface MissedParts {
   readonly log: Logger
 }
 
-/** What BACKFILL_ON_START is to look for. A disk that takes no note of it takes no event either, and says so by itself. */
+/**
+ * Returns the backfill for BACKFILL_ON_START. A failed write is only logged: on such a
+ * disk the journal fails and reports it, too.
+ */
 export async function findMissed({
   dataDir,
   backfillOnStart,
   lastAt,
   log,
-}: MissedParts): Promise<PendingBackfill | undefined> {
+}: MissedDeps): Promise<PendingBackfill | undefined> {
   try {
     if (backfillOnStart !== undefined)
       return await openPendingBackfill(dataDir, lastAt === undefined ? lastAt : new Date(lastAt))

@@ -1,22 +1,24 @@
-import type { Params } from '../bitrix24/client.ts'
+import type { Params } from '../bitrix24/commands.ts'
+
 import { unixSeconds } from '../bitrix24/last-change.ts'
-import type { FormValue } from '../intake/form.ts'
+import type { FormValue } from '../events/form.ts'
+
 import { isObject } from '../lib/is-object.ts'
 
 /** A kind of record that can be listed by its last change. */
 export interface Target {
-  /** As it is asked for: `deal`, `item:1032`. */
+  /** The name in a command or setting: `deal`, `item:1032`. */
   readonly name: string
   readonly method: string
-  /** Of the next page: records with a greater id, changed at this time or later. */
+  /** Parameters for the next page: records with a greater id that changed at this time or later. */
   readonly params: (after: string, since: Date | undefined) => Params
-  /** @throws {TypeError} when the portal gave something else */
+  /** @throws {TypeError} when the portal returned something else */
   readonly rows: (result: unknown) => readonly Row[]
-  /** The event that its change would have fired. */
+  /** The event that the change would have caused. */
   readonly event: (row: Row, what: 'add' | 'update') => { readonly event: string; readonly data: FormValue }
 }
 
-/** A record, as far as a backfill reads it. */
+/** The fields of a record that a backfill reads. */
 export interface Row {
   readonly id: string
   /** Unix seconds, by the portal's clock. */
@@ -24,7 +26,7 @@ export interface Row {
   readonly changed: number
 }
 
-/** What one page of a list holds; it is the most that Bitrix24 gives. */
+/** Records on one page of a list, the maximum of Bitrix24. */
 export const pageSize = 50
 
 /** https://apidocs.bitrix24.com/api-reference/crm/data-types.html#object_type */
@@ -39,9 +41,9 @@ const types = new Map([
 export const targetNames = [...types.keys(), 'item:<type>', 'task']
 
 /**
- * Reads `deal,lead,item:1032,task`.
+ * Parses `deal,lead,item:1032,task`.
  *
- * @throws {TypeError} that names what there is
+ * @throws {TypeError} that lists the valid names
  */
 export function parseTargets(text: string): readonly Target[] {
   const names = text.split(',').map((name) => name.trim())
@@ -57,7 +59,10 @@ export function parseTargets(text: string): readonly Target[] {
   })
 }
 
-/** https://apidocs.bitrix24.com/api-reference/crm/universal/crm-item-list.html; `start: -1` spares the portal counting. */
+/**
+ * https://apidocs.bitrix24.com/api-reference/crm/universal/crm-item-list.html;
+ * with `start: -1` the portal does not count.
+ */
 function item(name: string, entityTypeId: number, eventOf: (what: string) => string): Target {
   return {
     name,
@@ -103,7 +108,7 @@ function rowsOf(result: unknown, name: string, [created, changed]: readonly [str
   if (!Array.isArray(list)) throw new TypeError(`the portal gave no list of ${name}`)
   return list.map((row: unknown) => {
     const { id, ...times } = isObject(row) ? row : {}
-    // A task that nobody has changed may tell no change.
+    // A task that was never changed may have no time of change.
     const [createdAt, changedAt = createdAt] = [unixSeconds(times[created]), unixSeconds(times[changed])]
     if ((typeof id !== 'string' && typeof id !== 'number') || createdAt === undefined || changedAt === undefined)
       throw new TypeError(`the portal gave ${name} without id or times`)

@@ -1,14 +1,14 @@
 import { statfs } from 'node:fs/promises'
 import { hostname } from 'node:os'
-import { type Config, readConfig } from '../config/config.ts'
-import { createLog } from '../lib/log.ts'
-import { printableLines } from '../lib/printable.ts'
-import { openParent } from '../lib/child-process.ts'
-import { explainStart } from '../lib/start-error.ts'
 import { createAlerts } from '../alerts/alerts.ts'
 import { createConditions, type Disk } from '../alerts/conditions.ts'
 import { postAlert } from '../alerts/post-alert.ts'
-import type { ToAlerter } from '../alerts/snapshot.ts'
+import type { ToAlerter } from '../alerts/sample.ts'
+import { type Config, readConfig } from '../config/config.ts'
+import { explainStart } from '../config/explain-start.ts'
+import { openParent } from '../lib/child-process.ts'
+import { createLog } from '../lib/log.ts'
+import { printableLines } from '../lib/printable.ts'
 
 const config = readSettings()
 const { log, close: closeLog } = createLog(config.logLevel, 'alerter')
@@ -21,17 +21,17 @@ let isLookingAtDisk = false
 const parent = openParent<ToAlerter, never>()
 parent.events.on('message', (message) => {
   if (message.type === 'reload') return reload()
-  const { snapshot } = message
-  if (snapshot.journal) void lookAtDisk()
+  const { sample } = message
+  if (sample.journal) void lookAtDisk()
   const at = Date.now()
-  alerts.update(lookAt(snapshot, disk, at), at)
+  alerts.update(lookAt(sample, disk, at), at)
 })
-// Signals of the terminal reach us, too; who started us decides what they mean.
+// Signals of the terminal reach this process, too. The parent process decides what they mean.
 process.on('SIGINT', () => undefined)
 process.on('SIGHUP', () => undefined)
 parent.events.on('close', () => void closeLog().then(() => process.exit(0)))
 
-/** A disk that does not answer is asked once. */
+/** Does not start a second check while the disk does not answer the first. */
 async function lookAtDisk(): Promise<void> {
   if (isLookingAtDisk) return
   isLookingAtDisk = true
@@ -39,7 +39,7 @@ async function lookAtDisk(): Promise<void> {
     const { bavail, blocks, bsize } = await statfs(config.dataDir)
     disk = { free: bavail * bsize, size: blocks * bsize }
   } catch {
-    // Whether it can be written is what the journal tells.
+    // The journal reports whether the disk can be written.
     disk = undefined
   } finally {
     isLookingAtDisk = false

@@ -1,16 +1,16 @@
 #!/usr/bin/env -S node --disable-sigusr1 --disable-warning=ExperimentalWarning
 import './no-debugger.ts'
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
-import { ConfigError } from '../config/config.ts'
-import { printable, printableLines } from '../lib/printable.ts'
 import { findCommand, helpOf, loadCommands } from '../cli/commands.ts'
 import { exitCodes } from '../cli/exit-codes.ts'
+import { ConfigError } from '../config/config.ts'
+import { printable, printableLines } from '../lib/printable.ts'
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  // `| head` closes our stdout: there is nobody left to tell.
+  // `| head` closes stdout, which is not an error of the command.
   process.exit(error.code === 'EPIPE' ? exitCodes.done : fail(`b24-receiver: ${error.message}`, exitCodes.failed))
 })
-// `2>&1 | head` does it, too: what was asked for is done all the same.
+// `2>&1 | head` closes stderr, too. The command must still finish its work.
 process.stderr.on('error', () => undefined)
 
 process.exitCode = await main(process.argv.slice(2))
@@ -29,14 +29,17 @@ async function main([name = '', ...args]: readonly string[]): Promise<number> {
   }
 }
 
-/** What SQLite throws names no file. Loaded when it is wanted: most commands touch no data. */
+/** Adds the file to an error of SQLite, which names none. The import is lazy because most commands touch no data. */
 async function explain(error: unknown): Promise<unknown> {
   if (!(error instanceof Error && 'errcode' in error)) return error
   const { explainData } = await import('../cli/data.ts')
   return explainData(error)
 }
 
-/** As npm start does it; what is set already wins. It holds secrets: who may only read the data need not have it. */
+/**
+ * Reads `.env` as `npm start` does; variables that are already set win. An unreadable file is not an error: it holds
+ * secrets, and a user who may only read the data need not have access.
+ */
 function readEnvFile(): void {
   if (!existsSync('.env')) return
   try {
@@ -73,7 +76,7 @@ function fail(text: string, code: number): number {
 
 function exitCodeOf(error: unknown): number {
   if (error instanceof ConfigError) return exitCodes.config
-  // What node:util's parseArgs throws for words it does not know, and our UsageError.
+  // Both node:util's parseArgs, for unknown arguments, and UsageError throw such a code.
   const isUsage = error instanceof Error && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS')
   return isUsage ? exitCodes.usage : exitCodes.failed
 }

@@ -1,68 +1,70 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { Worker } from 'node:worker_threads'
-import { realClock } from '../lib/clock.ts'
 import { openMembers } from '../bitrix24/members.ts'
 import { createPortals } from '../bitrix24/portals.ts'
 import { loadTransport } from '../bitrix24/transport.ts'
 import { type Config, readConfig } from '../config/config.ts'
-import { oldest, type Position, positionOfLast, positionOfTime } from '../journal/follow.ts'
-import { DataDirInUse, type Lock, lockDataDir } from '../journal/lock.ts'
-import { makeJournalDir } from '../journal/segments.ts'
-import { createLog } from '../lib/log.ts'
-import { printableLines } from '../lib/printable.ts'
-import { openParent, parentOption } from '../lib/child-process.ts'
-import { explainStart } from '../lib/start-error.ts'
+import { explainStart } from '../config/explain-start.ts'
 import { lateReason } from '../dispatch/absent.ts'
 import { watchAbsent } from '../dispatch/absent-watch.ts'
 import { backfillOnStart } from '../dispatch/backfill-on-start.ts'
 import { GlobalsChanged, startDispatcher } from '../dispatch/dispatcher.ts'
-import { type Engine, type EngineParts, findKnownHandlers, openEngine } from '../queue/engine.ts'
-import { setForwarderId } from '../lib/forward-mark.ts'
 import { type BrokenFile, type LoadReport, readLoadReport } from '../dispatch/load-report.ts'
 import type { FromDispatcher, ToDispatcher } from '../dispatch/messages.ts'
-import { resolveOurName } from '../handler/package-alias.ts'
-import { explainQueueFile } from '../queue/sqlite/integrity.ts'
-import { HandlersError, loadHandlers, nameOf } from '../handler/loader.ts'
 import { createReport } from '../dispatch/report.ts'
 import { chargeStrays } from '../dispatch/run-scope.ts'
 import { lockGlobals, watchGlobals } from '../dispatch/shared-globals.ts'
+import { HandlersError, loadHandlers, nameOf } from '../handler/loader.ts'
+import { resolvePackageAlias } from '../handler/package-alias.ts'
+import { positionOfLast, positionOfTime } from '../journal/follow.ts'
+import { DataDirInUse, type Lock, lockDataDir } from '../journal/lock.ts'
+import { oldest, type Position } from '../journal/position.ts'
+import { makeJournalDir } from '../journal/segments.ts'
+import { openParent, parentOption } from '../lib/child-process.ts'
+import { realClock } from '../lib/clock.ts'
+import { setForwarderId } from '../lib/forward-mark.ts'
+import { createLog } from '../lib/log.ts'
+import { printableLines } from '../lib/printable.ts'
+import type { Engine, EngineDeps } from '../queue/engine.ts'
+import { findKnownHandlers, openEngine } from '../queue/open-engine.ts'
+import { explainQueueFile } from '../queue/sqlite/integrity.ts'
 import { queuePath } from '../queue/sqlite/queue.ts'
 
-resolveOurName()
+resolvePackageAlias()
 
-/** How often one that waits for another dispatcher's end looks again. */
+/** Milliseconds between two attempts to lock while another dispatcher ends. */
 const patience = 100
 
-/** It does not follow, because that would pass events over; the message says what to mend. */
+/** The dispatcher does not follow the journal, because it would lose events. The message says what to fix. */
 class Waiting extends Error {
   override readonly name = 'Waiting'
 }
 
-/** Errors whose message says all: what is wrong, and what to do. */
+/** Names of errors whose message says both what is wrong and what to do, so that no stack is logged. */
 const named = new Set(['SchemaError', 'QueueFileError', 'IdentityError', 'LockError'])
 
-/** Of a process that only runs handlers: the folder, its own, that it takes instead of a receiver's. */
-const { values: words } = parseArgs({
+/** `worker` is the data folder of a process that only runs handlers. */
+const { values: args } = parseArgs({
   options: {
     worker: { type: 'string' },
     'backfill-since': { type: 'string' },
     'last-end': { type: 'string' },
     'forwarder-id': { type: 'string' },
-    /** Another runs well, which goes on if this one cannot load every file. */
+    /** Another dispatcher works, and keeps working if this one cannot load every file. */
     replacing: { type: 'boolean' },
-    /** The one before ended by itself while it loaded the handlers. */
+    /** The previous dispatcher ended by itself while it loaded the handlers. */
     'after-end': { type: 'boolean' },
     [parentOption]: { type: 'string' },
   },
 })
-const isWorker = words.worker !== undefined
-if (words['forwarder-id'] !== undefined) setForwarderId(words['forwarder-id'])
+const isWorker = args.worker !== undefined
+if (args['forwarder-id'] !== undefined) setForwarderId(args['forwarder-id'])
 const config = readSettings()
-/** To the receiver that started it; without one it is alone. */
-const parent = words[parentOption] ? openParent<ToDispatcher, FromDispatcher>() : undefined
+/** The channel to the receiver that started this process; `undefined` if it was started alone. */
+const parent = args[parentOption] ? openParent<ToDispatcher, FromDispatcher>() : undefined
 const { log, close: closeLog } = createLog(config.logLevel, 'dispatcher')
-/** Given by a receiver that has just started. */
+/** Set by a receiver that has just started. */
 const backfillSince = readBackfillSince()
 const backfilling = new AbortController()
 const report = createReport({ config, parent, log })
@@ -81,15 +83,15 @@ try {
 
 async function fail(error: unknown): Promise<never> {
   tellWhy(config.databaseUrl === undefined ? explainQueueFile(error, queuePath(config.dataDir)) : error)
-  // The other handlers may end; they did nothing wrong.
+  // The other handlers get the grace to finish: the error is not theirs.
   return end(1, config.shutdownGrace)
 }
 
 async function run(): Promise<void> {
   lockGlobals()
-  const parts = { config, log, onTrouble: report.engine }
-  const { handlers, late, leftOut } = await load(parts)
-  const known = handlers.length + late.length === 0 ? await findKnownHandlers(parts) : []
+  const deps = { config, log, onTrouble: report.engine }
+  const { handlers, late, leftOut } = await load(deps)
+  const known = handlers.length + late.length === 0 ? await findKnownHandlers(deps) : []
   if (known.length > 0)
     throw new Waiting(
       `${config.handlersDir} is empty, but ${known.join(', ')} ran before: is a mount missing? If they were removed on purpose, run "b24-receiver handlers forget" for each`,
@@ -100,9 +102,9 @@ async function run(): Promise<void> {
   const lock = await waitForLock()
   if (lock === undefined) return
   if (lock.wasDamaged) log.warn('dispatcher.lock was damaged, and was emptied')
-  // Not before: a handler that ignored its signal may run to the very end.
+  // Released only at exit: a handler that ignores its signal may run until then.
   process.on('exit', () => lock.release())
-  const engine = await openEngine(parts)
+  const engine = await openEngine(deps)
   const { queue } = engine
   const from = isWorker ? undefined : await startPosition(engine)
   const timeout = config.handlerLoadTimeout
@@ -114,8 +116,8 @@ async function run(): Promise<void> {
     ...config,
     ...engine,
     clock: realClock,
-    onChange: (hook, trouble) => {
-      report.hook(hook, trouble)
+    onChange: (incomingWebhook, trouble) => {
+      report.incomingWebhook(incomingWebhook, trouble)
       if (!trouble) resumeDispatcher()
     },
     onLack: (lacks, refusal) => {
@@ -142,11 +144,11 @@ async function run(): Promise<void> {
     onRetained: report.retained,
     onThrottled: report.throttled,
     onLate: report.late,
-    lastEnd: words['last-end'],
-    // Where others run them, that is all there is to do.
+    lastEnd: args['last-end'],
+    // If other processes run the handlers, adding deliveries is all the work of this process.
     onForwarded: () => void (runs || report.tell({ type: 'worked' })),
   })
-  const endTelling = report.owed(queue)
+  const endTelling = report.pending(queue)
   const endLooking = watch(dispatcher.adopt)
   stopDispatcher = async (grace) => {
     endTelling()
@@ -160,20 +162,22 @@ async function run(): Promise<void> {
   report.following()
   if (backfillSince !== undefined && config.backfillOnStart !== undefined && parent) {
     const { dataDir, backfillOnStart: targets } = config
-    const parts = { dataDir, targets, since: backfillSince, append: report.append, signal: backfilling.signal, log }
-    void backfillOnStart({ ...parts, accesses: portals.all() }).then((isDone) => {
+    const deps = { dataDir, targets, since: backfillSince, append: report.append, signal: backfilling.signal, log }
+    void backfillOnStart({ ...deps, accesses: portals.all() }).then((isDone) => {
       if (isDone) report.tell({ type: 'backfilled' })
     })
   }
-  // A tenth of a second, which is better spent now than within the time of a run. If it fails, so does the call.
-  if (config.hooks.length > 0) loadTransport().catch(() => undefined)
+  // Loading takes a tenth of a second, which should not count as time of a run. If it fails, the handler's call fails, too.
+  if (config.incomingWebhooks.length > 0) loadTransport().catch(() => undefined)
   await dispatcher.failed
 }
 
-/** @throws {HandlersError} also for a file that is late or no handler any more, where the handlers of another dispatcher run */
-async function load(parts: EngineParts) {
+/**
+ * @throws {HandlersError} also for a file that is late or no longer a handler, if this dispatcher replaces one that works
+ */
+async function load(deps: EngineDeps) {
   const { handlersDir: dir, handlerLoadTimeout: timeout } = config
-  const broken = words['after-end'] ? blame() : []
+  const broken = args['after-end'] ? blame() : []
   const found = await loadHandlers(dir, {
     timeout,
     onLoading(files) {
@@ -185,25 +189,25 @@ async function load(parts: EngineParts) {
     log[isDoubtful ? 'warn' : 'info']({ file, reason }, 'a file is left out: it is no handler')
   const problems = found.late.map(({ file }) => ({ file, at: file, error: new Error(`it ${lateReason(timeout)}`) }))
   const doubtful = found.leftOut.filter(({ isDoubtful }) => isDoubtful)
-  const known = words.replacing && doubtful.length > 0 ? await findKnownHandlers(parts) : []
+  const known = args.replacing && doubtful.length > 0 ? await findKnownHandlers(deps) : []
   for (const { file, reason } of doubtful)
     if (known.includes(nameOf(file))) problems.push({ file, at: file, error: new Error(reason) })
-  if (problems.length > 0 && words.replacing) throw new HandlersError(dir, problems)
+  if (problems.length > 0 && args.replacing) throw new HandlersError(dir, problems)
   return found
 }
 
-/** Tells which files were being loaded when the process before this one ended. Nothing in that process could. */
+/** Reports which files were being loaded when the previous process ended. That process could not report them. */
 function blame(): BrokenFile[] {
   const files = readLastReport()?.loading ?? []
   if (files.length === 0) return []
   const error =
     'the dispatcher ended while it was loaded: does it call process.exit(), or run for ever, at its top level?'
   for (const file of files) log.error({ file }, 'the dispatcher ended while it loaded this file')
-  if (!words.replacing) report.tell({ type: 'trouble', reason: `${files.join(' or ')}: ${error}` })
+  if (!args.replacing) report.tell({ type: 'trouble', reason: `${files.join(' or ')}: ${error}` })
   return files.map((file) => ({ file, place: file, error }))
 }
 
-/** It is for tools, and its loss is none of the handlers'. */
+/** The report is for tools only, so handlers run even if it cannot be read. */
 function readLastReport(): LoadReport | undefined {
   try {
     return readLoadReport(config.dataDir)
@@ -220,7 +224,7 @@ async function waitForLock(): Promise<Lock | undefined> {
     } catch (error) {
       if (!(error instanceof DataDirInUse)) throw error
       if (!isTold) log.info({ reason: error.message }, 'waiting for the dispatcher before this one to end')
-      // One that is being replaced is gone within the grace; this one is not.
+      // A dispatcher that is being replaced ends within the grace. This one did not.
       if (performance.now() - started > config.shutdownGrace) report.tell({ type: 'trouble', reason: error.message })
       await sleep(patience)
     }
@@ -228,13 +232,16 @@ async function waitForLock(): Promise<Lock | undefined> {
   return undefined
 }
 
-/** A position that is lost, or belongs to another journal, is not guessed. */
+/**
+ * If the position is lost or belongs to another journal, the operator must choose
+ * one: a guess could lose or repeat events.
+ */
 async function startPosition(engine: Engine): Promise<Position> {
   const start = await engine.startPosition()
   if ('from' in start) return start.from
   if (config.dispatchFrom === undefined)
     throw new Waiting(
-      `${start.lost}. Start with DISPATCH_FROM=oldest (all handlers run again for every event there is), DISPATCH_FROM=now (what was owed is dropped) or DISPATCH_FROM=2026-11-23T08:00:00Z`,
+      `${start.lost}. Start with DISPATCH_FROM=oldest (all handlers run again for every event there is), DISPATCH_FROM=now (what was pending is dropped) or DISPATCH_FROM=2026-11-23T08:00:00Z`,
     )
   const from =
     config.dispatchFrom === 'oldest'
@@ -268,7 +275,7 @@ function tellWhy(error: unknown): void {
 function listen(): void {
   const stop = () => void end(0, config.shutdownGrace)
   process.on('SIGTERM', stop)
-  // Signals of the terminal reach both of us; the receiver decides what they mean.
+  // Signals of the terminal reach this process and the receiver. The receiver decides what they mean.
   for (const signal of ['SIGINT', 'SIGHUP'] as const) process.on(signal, parent ? () => undefined : stop)
   if (parent === undefined) return
   parent.events.on('message', (message) => {
@@ -280,14 +287,17 @@ function listen(): void {
   const alive = () => report.tell({ type: 'alive' })
   alive()
   setInterval(alive, Math.min(1_000, config.handlerStall / 4))
-  // It is told who the receiver is: that may be gone already.
-  new Worker(new URL('./parent-watch.ts', import.meta.url), { workerData: Number(words[parentOption]) }).unref()
+  // The worker thread gets the receiver's process id, because the receiver may already be gone.
+  new Worker(new URL('./parent-watch.ts', import.meta.url), { workerData: Number(args[parentOption]) }).unref()
 }
 
-/** Ends this process; of several that ask, the most impatient decides. Never resolves: nothing may run on. */
+/**
+ * Ends this process. If it is called several times, the shortest grace decides. Never
+ * resolves, so the caller cannot continue.
+ */
 async function end(code: number, grace: number): Promise<never> {
   isStopping = true
-  // This end is none of a handler's doing.
+  // The list is cleared: the files being loaded did not cause this end.
   if (isLoading) report.load({ loading: [] })
   try {
     await stopDispatcher(grace)
@@ -299,12 +309,12 @@ async function end(code: number, grace: number): Promise<never> {
 }
 
 function readBackfillSince(): Date | undefined {
-  return words['backfill-since'] === undefined ? undefined : new Date(words['backfill-since'])
+  return args['backfill-since'] === undefined ? undefined : new Date(args['backfill-since'])
 }
 
 function readSettings(): Config {
   try {
-    return readConfig({ ...process.env, ...(isWorker && { DATA_DIR: words.worker }) }, 'dispatcher')
+    return readConfig({ ...process.env, ...(isWorker && { DATA_DIR: args.worker }) }, 'dispatcher')
   } catch (error) {
     const { text, exitCode } = explainStart(error)
     process.stderr.write(`${printableLines(text)}\n`)

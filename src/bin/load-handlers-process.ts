@@ -1,27 +1,14 @@
 import { basename } from 'node:path'
+import type { FromLoader } from '../cli/doctor/load-messages.ts'
 import { readSettings } from '../config/config.ts'
 import { lateReason } from '../dispatch/absent.ts'
-import { resolveOurName } from '../handler/package-alias.ts'
 import { HandlersError, loadFiles, unknownEvents } from '../handler/loader.ts'
+import { resolvePackageAlias } from '../handler/package-alias.ts'
 
-// Loads the handlers in a process that they may block or end.
-
-/** What it tells. */
-export type FromLoader =
-  | { readonly type: 'loading'; readonly files: readonly string[] }
-  | {
-      readonly type: 'loaded'
-      readonly name: string
-      readonly events: readonly string[]
-      readonly unknown: readonly { readonly event: string; readonly nearest: string | undefined }[]
-    }
-  | { readonly type: 'broken'; readonly at: string; readonly error: string }
-  | { readonly type: 'left out'; readonly file: string; readonly reason: string; readonly isDoubtful: boolean }
-  | { readonly type: 'late'; readonly file: string; readonly reason: string }
-  | { readonly type: 'end' }
+// Loads the handlers in a process of its own, because a handler file may block or end it.
 
 process.on('disconnect', () => process.exit(1))
-resolveOurName()
+resolvePackageAlias()
 await load()
 process.send?.({ type: 'end' } satisfies FromLoader, undefined, undefined, () => process.exit(0))
 

@@ -1,25 +1,19 @@
+import { explainStart } from '../config/explain-start.ts'
+import { createRobotPath } from '../intake/robot-path.ts'
 import './no-debugger.ts'
 import closeWithGrace from 'close-with-grace'
 import type { FastifyInstance } from 'fastify'
-import { createAdminServer } from '../receiver/private-listener.ts'
 import { startAlerter } from '../alerts/alerter.ts'
-import { snapshotOf } from '../receiver/alert-snapshot.ts'
 import { findMissed } from '../backfill/pending-backfill.ts'
 import { type Config, misspeltSettings, readConfig } from '../config/config.ts'
 import { weakTokens } from '../config/values.ts'
-import { ensureWritable } from '../receiver/data-dir.ts'
-import { forwarderId } from '../lib/forward-mark.ts'
-import { settleFirstIdentity } from '../queue/identity.ts'
-import { followedSegment, settleFirstStart } from '../queue/sqlite/queue.ts'
-import { drain } from '../receiver/drain.ts'
-import { finishErasure } from '../receiver/finish-erasure.ts'
-import { addImportRoute } from '../intake/import-route.ts'
 import { createAllowedAddresses } from '../intake/allowed-addresses.ts'
 import { type ConnectionLimit, limitConnections } from '../intake/connections.ts'
+import { addImportRoute } from '../intake/import-route.ts'
 import { listenOnInherited, takeInheritedSocket } from '../intake/inherited-socket.ts'
 import { openPublishedAddresses } from '../intake/published-addresses.ts'
 import { createRefusalLog } from '../intake/refusal-log.ts'
-import { createRobotPath } from '../intake/robot.ts'
+
 import { createServer } from '../intake/server.ts'
 import { createShapeLog } from '../intake/shape-log.ts'
 import { createTokens } from '../intake/token.ts'
@@ -27,22 +21,33 @@ import { lastEvent } from '../journal/follow.ts'
 import { openJournal } from '../journal/journal.ts'
 import { lockDataDir } from '../journal/lock.ts'
 import { isJournalEmpty, stableName } from '../journal/segments.ts'
+import { forwarderId } from '../lib/forward-mark.ts'
 import { createLog } from '../lib/log.ts'
-import { createReceiverMetrics } from '../receiver/metrics.ts'
 import { printableLines } from '../lib/printable.ts'
 import { modeForOthers } from '../lib/private-files.ts'
-import { createReload, reloadSignals, takeSignals, warnOfLackingHooks } from '../receiver/reload.ts'
-import { explainStart } from '../lib/start-error.ts'
+
+import { initFirstIdentity } from '../queue/identity.ts'
+import { followedSegment, initFirstStart } from '../queue/sqlite/queue.ts'
+import { sampleOf } from '../receiver/alert-sample.ts'
+import { ensureWritable } from '../receiver/data-dir.ts'
+import { drain } from '../receiver/drain.ts'
+import { finishErasure } from '../receiver/finish-erasure.ts'
+import { createReceiverMetrics } from '../receiver/metrics.ts'
+import { createAdminServer } from '../receiver/private-listener.ts'
+import { createReload, reloadSignals, takeSignals, warnOfLackingIncomingWebhooks } from '../receiver/reload.ts'
 import { type Supervisor, superviseDispatcher } from '../receiver/supervisor.ts'
 import { watchHandlers } from '../receiver/watch-handlers.ts'
 
-/** Bitrix24 opens a connection per event, a thousand of them after a bulk edit. */
+/** Connections that may wait to be accepted. Bitrix24 opens one per event, a thousand of them after a bulk edit. */
 const backlog = 4096
 
-/** What remains of the grace for fsync and exit after the last connection was cut, in milliseconds. */
+/** Milliseconds of the grace that are reserved for fsync and exit after the last connection was cut. */
 const lastMoments = 500
 
-/** So much more a slow machine may take before its end counts as failed, in milliseconds; Docker kills a second later. */
+/**
+ * Milliseconds that a slow machine may take beyond the grace before the stop
+ * counts as failed. Docker kills a second later.
+ */
 const overtime = 1_000
 
 try {
@@ -58,7 +63,7 @@ async function start(config: Config): Promise<void> {
   const inherited = takeInheritedSocket(process.env, process.pid)
   await ensureWritable(dataDir)
   const signals = reloadSignals()
-  // `b24-receiver reload` may send one as soon as we hold the lock.
+  // `b24-receiver reload` may send a signal as soon as this process has the lock.
   const onReload = takeSignals(signals)
   const lock = lockDataDir(dataDir, 'receiver')
   const startedAt = Date.now()
@@ -93,8 +98,8 @@ async function start(config: Config): Promise<void> {
   const isNew = await isJournalEmpty(dataDir)
   if (isNew && usedNumber > 0)
     log.error({ segment: usedNumber }, 'the journal is empty, and was followed before: what was not followed is lost')
-  if (config.databaseUrl === undefined) settleFirstStart(dataDir, isNew)
-  else settleFirstIdentity(dataDir, isNew)
+  if (config.databaseUrl === undefined) initFirstStart(dataDir, isNew)
+  else initFirstIdentity(dataDir, isNew)
   const missed = await findMissed({ ...config, lastAt, log })
   const app = createServer({
     config,
@@ -113,7 +118,7 @@ async function start(config: Config): Promise<void> {
     journalTrouble: journal.trouble,
     connectionsTrouble: connections.trouble,
     dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
-    hookTroubles: () => [...(supervisor?.hookTroubles().values() ?? [])],
+    incomingWebhookTroubles: () => [...(supervisor?.incomingWebhookTroubles().values() ?? [])],
     damagedLines: () => supervisor?.damaged(),
     absentHandlers: () => [...(supervisor?.absentHandlers().values() ?? [])],
     warnings: () => supervisor?.warnings() ?? [],
@@ -123,7 +128,7 @@ async function start(config: Config): Promise<void> {
     refusals,
   })
   addImportRoute(admin, { tokens, secrets, journal, bodyLimit: config.bodyLimit })
-  // The last that can fail before the first post is taken: one that a failing start cuts off is lost.
+  // The last step that can fail before the first post is taken: a post that a failing start cuts off is lost.
   await admin.listen({ port: config.adminPort, host: config.adminHost })
   const socket = inherited === undefined ? undefined : await listenOnInherited(app, inherited, backlog)
   if (socket === undefined) await app.listen({ port: config.port, host: config.host, backlog })
@@ -147,7 +152,7 @@ async function start(config: Config): Promise<void> {
   const alerter =
     config.alertUrl &&
     startAlerter({
-      snapshot: () => snapshotOf({ journal, lastEventAt: lastAt ?? startedAt, refusals, supervisor }),
+      sample: () => sampleOf({ journal, lastEventAt: lastAt ?? startedAt, refusals, supervisor }),
       log,
     })
 
@@ -161,7 +166,7 @@ async function start(config: Config): Promise<void> {
   })
   const reload = createReload({ config, tokens, supervisor, alerter, log })
   onReload(() => void reload())
-  warnOfLackingHooks(config, log)
+  warnOfLackingIncomingWebhooks(config, log)
 
   log.info(
     {
@@ -180,7 +185,7 @@ async function start(config: Config): Promise<void> {
   if (supervisor && process.argv.includes('--watch')) watchHandlers({ dir: config.handlersDir, supervisor, log })
 }
 
-/** The one that it has: of 0 the system makes one that is free. */
+/** Returns the actual port: for port 0 the system chooses a free one. */
 function portOf(app: FastifyInstance): number | undefined {
   const address = app.server.address()
   return typeof address === 'string' ? undefined : address?.port

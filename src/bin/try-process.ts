@@ -2,42 +2,44 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { inspect } from 'node:util'
 import { Worker } from 'node:worker_threads'
 import { pino } from 'pino'
-import { realClock } from '../lib/clock.ts'
 import { createPortals } from '../bitrix24/portals.ts'
-import { readConfig } from '../config/config.ts'
-import { createLoopBreaker } from '../queue/loop-breaker.ts'
-import { resolveOurName } from '../handler/package-alias.ts'
-import type { OwnWrites } from '../queue/own-changes.ts'
-import { type LoadedHandler, loadHandler, placeOf, unknownEvents } from '../handler/loader.ts'
-import { chargeStrays } from '../dispatch/run-scope.ts'
-import { createRunner, type RunnerParts } from '../dispatch/runner.ts'
-import { lockGlobals } from '../dispatch/shared-globals.ts'
-import type { JournalledEvent } from '../journal/follow.ts'
-import { printableLines } from '../lib/printable.ts'
 import { explainError } from '../cli/explain-error.ts'
-import { traceRequests } from '../cli/try/rest-trace.ts'
 import type { FromTry, ToTry } from '../cli/try/messages.ts'
+import { traceRequests } from '../cli/try/rest-trace.ts'
+import { readConfig } from '../config/config.ts'
+import { chargeStrays } from '../dispatch/run-scope.ts'
+import { createRunner, type RunnerDeps } from '../dispatch/runner.ts'
+import { lockGlobals } from '../dispatch/shared-globals.ts'
+import type { JournalledEvent } from '../events/event.ts'
+import { type LoadedHandler, loadHandler, placeOf, unknownEvents } from '../handler/loader.ts'
+import { resolvePackageAlias } from '../handler/package-alias.ts'
 
-// The process in which `b24-receiver try` runs a handler, as a dispatcher would: what it does to its process, it does here.
+import { realClock } from '../lib/clock.ts'
+import { printableLines } from '../lib/printable.ts'
+import { createLoopBreaker } from '../queue/loop-breaker.ts'
+import type { OwnChanges } from '../queue/own-changes.ts'
+
+// `b24-receiver try` runs a handler in this process as a dispatcher would. A handler that blocks or ends its process
+// affects only this one.
 
 const [file = ''] = process.argv.slice(2)
 const config = readConfig(process.env, 'dispatcher')
 const interrupt = new AbortController()
 
-/** Nothing is remembered of what a trial writes, and nothing of what handlers of the receiver have written is asked. */
-const noOwnWrites: OwnWrites = {
+/** A trial run neither records its own writes nor looks up those of the receiver's handlers. */
+const noOwnWrites: OwnChanges = {
   sending: () => () => [],
   judge: () => Promise.resolve('run'),
   close: () => undefined,
 }
 
-resolveOurName()
+resolvePackageAlias()
 chargeStrays((error) => {
   process.stderr.write(`${explainError(error, file)}\n`)
   process.exit(1)
 })
 lockGlobals()
-// Ctrl-C reaches both of us; the parent decides what it means.
+// Ctrl-C reaches this process and its parent. The parent decides what it means.
 process.on('SIGINT', () => undefined)
 process.on('disconnect', () => process.exit(1))
 new Worker(new URL('./parent-watch.ts', import.meta.url), { workerData: process.ppid }).unref()
@@ -68,13 +70,13 @@ async function run(event: JournalledEvent, isDry: boolean): Promise<void> {
   let returned: unknown
   let due: number | undefined
   let isStuck = false
-  const queue: RunnerParts['queue'] = {
+  const queue: RunnerDeps['queue'] = {
     done: () => undefined,
     dead: () => undefined,
     postpone: () => undefined,
-    // It has never run for the object, as far as `onChange` goes.
-    seen: () => undefined,
-    doubt: () => undefined,
+    // No snapshot, so that `onChange` treats the object as new to the handler.
+    snapshot: () => undefined,
+    markDirty: () => undefined,
     retry: (_, again) => {
       due = again.due
     },
@@ -92,7 +94,7 @@ async function run(event: JournalledEvent, isDry: boolean): Promise<void> {
   }
   const log = pino(
     {
-      // What the runner says of the run, we say ourselves; the handler writes to a child.
+      // The runner's own lines are silent, because this process reports the outcome. The handler writes to a child logger.
       level: 'silent',
       base: null,
       timestamp: pino.stdTimeFunctions.isoTime,
@@ -106,7 +108,7 @@ async function run(event: JournalledEvent, isDry: boolean): Promise<void> {
     ...config,
     queue,
     portals,
-    ownWrites: noOwnWrites,
+    ownChanges: noOwnWrites,
     loopBreaker: createLoopBreaker(),
     log,
     interrupt: interrupt.signal,
@@ -120,7 +122,7 @@ async function run(event: JournalledEvent, isDry: boolean): Promise<void> {
         outcome,
         ms,
         ...(due !== undefined && { dueIn: due - Date.now() }),
-        // Of what came too late or not at all there is a reason, but nothing was thrown.
+        // A run that timed out or never ended has a reason, but the handler threw nothing.
         ...(reason !== undefined && { error: thrown === undefined ? reason : explainError(thrown, file) }),
         ...(returned !== undefined && { returned: toJson(returned) }),
       }),
@@ -140,7 +142,7 @@ async function dispose(): Promise<void> {
   }
 }
 
-/** Ends this process, whatever the handler has left behind in it. */
+/** Ends this process, whatever timers or sockets the handler has left open. */
 function end(): Promise<never> {
   return new Promise(() =>
     process.send?.({ type: 'alive' } satisfies FromTry, undefined, undefined, () => process.exit(0)),
@@ -148,11 +150,11 @@ function end(): Promise<never> {
 }
 
 function tell(message: FromTry): void {
-  // Whoever is gone needs no message, and `disconnect` ends us.
+  // A parent that is gone needs no message, and `disconnect` ends this process.
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
 }
 
-/** What cannot be told as JSON is told as a person would read it. */
+/** Returns text for people if the value cannot be converted to JSON. */
 function toJson<T>(value: T): T | string {
   try {
     return JSON.parse(JSON.stringify(value))

@@ -1,11 +1,14 @@
 import { isObject } from '../lib/is-object.ts'
 export interface Refused {
-  /** `NO_CODE` where the portal gave none, as crm.deal.get does for what is not there. */
+  /** `NO_CODE` if the portal sent none, as crm.deal.get does for a missing deal. */
   readonly code: string
   readonly description: string
 }
 
-/** `{ error, error_description }`, and of REST 3.0 `{ error: { code, message } }`; `undefined` when it is no error. */
+/**
+ * Reads `{ error, error_description }`, or `{ error: { code, message } }` of REST 3.0. Returns `undefined` if it is
+ * not an error.
+ */
 export function readRefusal(body: unknown): Refused | undefined {
   if (!isObject(body) || !('error' in body)) return undefined
   const { error } = body

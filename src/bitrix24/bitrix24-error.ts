@@ -1,59 +1,66 @@
-import type { Hook } from './incoming-webhook.ts'
+import type { IncomingWebhook } from './incoming-webhook.ts'
 
-export interface Bitrix24ErrorParts {
-  readonly hook: Hook
+export interface Bitrix24ErrorDeps {
+  readonly incomingWebhook: IncomingWebhook
   readonly method: string
-  /** The portal's; `NO_CODE` if it gave none, Node's for a connection, `HTTP_302` and the like for what is not of REST. */
+  /**
+   * The portal's code. `NO_CODE` if the portal sent none, Node's code for a failed connection, `HTTP_302` and the
+   * like for an answer that is not from REST.
+   */
   readonly code: string
-  /** The portal's words. */
+  /** The portal's own text. */
   readonly description: string
-  /** HTTP; 0 when nothing was answered. */
+  /** The HTTP status; 0 without an answer. */
   readonly status: number
-  /** The key of a batch's command. */
+  /** The key of the batch command. */
   readonly command?: string | undefined
-  /** Where more is known than the answer tells. */
+  /** Set if more is known than the answer says. */
   readonly trouble?: Trouble | undefined
 }
 
 export type Trouble = 'dead' | 'unreachable' | 'not_rest'
 
-/** A call that failed. Neither it nor its stack has the hook's URL in it, nor what was sent: it may be logged. */
+/**
+ * A call that failed. It may be logged: neither the error nor its stack contains the incoming webhook's URL or the
+ * sent parameters.
+ */
 export class Bitrix24Error extends Error {
   override readonly name = 'Bitrix24Error'
   readonly code: string
-  /** The portal's words. */
+  /** The portal's own text. */
   readonly description: string
   readonly status: number
   readonly method: string
   readonly command: string | undefined
   /**
-   * What no other call would get round either: the portal does not know the hook, or does not let it in (`dead`),
-   * nothing is there (`unreachable`), or something that is not Bitrix24's REST (`not_rest`): the page of a login, of a
-   * proxy, of a portal that was deleted, a redirect to where a renamed one is.
+   * A cause that every other call would meet, too. `dead`: the portal does not know the incoming webhook, or refuses
+   * it. `unreachable`: there is no answer. `not_rest`: the answer is not from Bitrix24's REST. It may be a login
+   * page, the page of a proxy or of a deleted portal, or a redirect to the address of a renamed portal.
    */
   readonly trouble: Trouble | undefined
 
-  constructor(parts: Bitrix24ErrorParts) {
-    super(parts.hook.redact(explain(parts)))
-    this.code = parts.hook.redact(parts.code)
-    this.description = parts.hook.redact(parts.description)
-    this.status = parts.status
-    this.method = parts.method
-    this.command = parts.command
-    this.trouble = troubleOf(parts)
+  constructor(deps: Bitrix24ErrorDeps) {
+    super(deps.incomingWebhook.redact(explain(deps)))
+    this.code = deps.incomingWebhook.redact(deps.code)
+    this.description = deps.incomingWebhook.redact(deps.description)
+    this.status = deps.status
+    this.method = deps.method
+    this.command = deps.command
+    this.trouble = troubleOf(deps)
   }
 }
 
-function explain(parts: Bitrix24ErrorParts): string {
-  const { hook, method, code, description, command } = parts
+function explain(deps: Bitrix24ErrorDeps): string {
+  const { incomingWebhook, method, code, description, command } = deps
   const at = command === undefined ? method : `${method} ("${command}")`
-  const trouble = troubleOf(parts)
+  const trouble = troubleOf(deps)
   if (code === 'insufficient_scope')
-    return `${at} needs the scope "${scopeOf(method)}", which ${hook.label} does not have (${code})`
+    return `${at} needs the scope "${scopeOf(method)}", which ${incomingWebhook.label} does not have (${code})`
   if (trouble === 'not_rest')
-    return `${hook.label} is answered by something else than Bitrix24's REST: ${code} (${description})`
-  if (trouble !== undefined) return `${hook.label} is ${trouble}: ${code} (${description})`
-  if (code === 'ACCESS_DENIED') return `${at} is not allowed to user ${hook.user}, who made ${hook.label} (${code})`
+    return `${incomingWebhook.label} is answered by something else than Bitrix24's REST: ${code} (${description})`
+  if (trouble !== undefined) return `${incomingWebhook.label} is ${trouble}: ${code} (${description})`
+  if (code === 'ACCESS_DENIED')
+    return `${at} is not allowed to user ${incomingWebhook.user}, who made ${incomingWebhook.label} (${code})`
   return `${at}: ${code} (${description})`
 }
 
@@ -62,26 +69,29 @@ const deadCodes = new Set([
   'invalid_token',
   'NO_AUTH_FOUND',
   'INVALID_CREDENTIALS',
-  // Its user was dismissed.
+  // The user of the incoming webhook was dismissed.
   'authorization_error',
   'PORTAL_DELETED',
 ])
 
-function troubleOf(parts: Bitrix24ErrorParts): Trouble | undefined {
-  const { code, status, command, trouble } = parts
+function troubleOf(deps: Bitrix24ErrorDeps): Trouble | undefined {
+  const { code, status, command, trouble } = deps
   if (trouble !== undefined) return trouble
-  // Its commands' errors are a batch's own.
+  // An error of one command concerns only that command.
   if (command !== undefined) return undefined
   if (deadCodes.has(code)) return 'dead'
-  // No REST on the plan, a block by hand. A method that the user may not call answers ACCESS_DENIED with 400.
+  // The plan has no REST, or an administrator blocked it. A method that the user may not call answers ACCESS_DENIED
+  // with 400.
   if ((code === 'ACCESS_DENIED' || code === 'OVERLOAD_LIMIT') && status !== 400) return 'dead'
-  // A call that takes too long has reached somebody. A 502 of a proxy has not.
+  // A call that times out has reached a server. A proxy's 502 means that it has not.
   if (status === 0 && code !== 'REQUEST_TIMEOUT') return 'unreachable'
   if (/^HTTP_5/.test(code)) return 'unreachable'
   return /^HTTP_\d/.test(code) ? 'not_rest' : undefined
 }
 
-/** Where the scope is not the method's first word: https://apidocs.bitrix24.com/api-reference/scopes/permissions.html */
+/**
+ * The methods whose scope is not their first word: https://apidocs.bitrix24.com/api-reference/scopes/permissions.html
+ */
 const scopes: ReadonlyMap<string, string> = new Map([
   ['tasks', 'task'],
   ['voximplant', 'telephony'],

@@ -1,39 +1,40 @@
 import { type Clock, orAborted } from '../lib/clock.ts'
 
-/** What a portal lets in: 2 and 50, on the Enterprise plan 5 and 250 (https://apidocs.bitrix24.com/limits.html). */
+/** The limit of a portal: 2 and 50, on the Enterprise plan 5 and 250 (https://apidocs.bitrix24.com/limits.html). */
 export interface Rate {
-  /** Requests a second, for ever. */
+  /** Sustained requests per second. */
   readonly rate: number
-  /** And so many at once before that. */
+  /** Requests that may come at once before that limit applies. */
   readonly burst: number
 }
 
 export interface Budget {
-  /** Resolves when the caller may send one request, in the order of asking; rejects with the signal's reason. */
+  /** Resolves when the caller may send one request, in the order of the calls. Rejects with the signal's reason. */
   readonly take: (signal?: AbortSignal) => Promise<void>
-  /** The portal refused: nobody sends anything for so many milliseconds, and then the burst is used up. */
+  /** After a refusal by the portal, no request is sent for this many milliseconds, and then the burst is used up. */
   readonly penalise: (ms: number) => void
-  /** How many wait for their turn. */
+  /** The number of waiting callers. */
   readonly waiting: number
 }
 
-export interface BudgetParts extends Rate {
+export interface BudgetDeps extends Rate {
   readonly clock: Clock
 }
 
-/** @param parts `portal` is its host */
-export type OpenBudget = (parts: BudgetParts & { readonly portal: string }) => Budget
+/** @param deps `portal` is its host */
+export type OpenBudget = (deps: BudgetDeps & { readonly portal: string }) => Budget
 
 /**
- * The same leaky bucket as Bitrix24's. One for each portal and process: Bitrix24 counts by portal and source address,
- * whichever hook or handler it is. Of processes that share Postgres see pg-budget.ts.
+ * The same leaky bucket as Bitrix24's. There is one for each portal and process, because Bitrix24 counts by portal
+ * and source address, for all incoming webhooks and handlers together. For processes that share Postgres see
+ * src/queue/postgres/budget.ts.
  */
-export function createBudget({ rate, burst, clock }: BudgetParts): Budget {
+export function createBudget({ rate, burst, clock }: BudgetDeps): Budget {
   let level = 0
   let leakedAt = clock.now()
   let closedUntil = leakedAt
   let waiting = 0
-  /** Settles when everybody who came before has gone. */
+  /** Resolves when all earlier callers have had their turn. */
   let last: Promise<void> = Promise.resolve()
 
   function msUntilTurn(): number {
@@ -43,7 +44,7 @@ export function createBudget({ rate, burst, clock }: BudgetParts): Budget {
       leakedAt = now
     }
     const ms = Math.max(closedUntil - now, ((level + 1 - burst) / rate) * 1000)
-    // A timer has whole milliseconds, and what is less than a thousandth of one is an error of the arithmetic.
+    // A timer has whole milliseconds, and less than a thousandth of one is a rounding error.
     return Math.ceil(ms - 0.001)
   }
 
@@ -66,7 +67,8 @@ export function createBudget({ rate, burst, clock }: BudgetParts): Budget {
     penalise(ms) {
       closedUntil = Math.max(closedUntil, clock.now() + ms)
       level = burst
-      // What leaks away until then is not ours: others call from this address, or the portal would not have refused.
+      // The capacity that leaks until then belongs to other callers from this address: otherwise the portal would not
+      // have refused.
       leakedAt = closedUntil
     },
     get waiting() {

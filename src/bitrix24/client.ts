@@ -1,66 +1,65 @@
 import { mostCommands, readResults, toQueries } from './batch.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
-import type { Hook } from './incoming-webhook.ts'
+import type { Commands, Params, Settled } from './commands.ts'
+import type { IncomingWebhook } from './incoming-webhook.ts'
 import type { Limits } from './limits.ts'
 import { readPages } from './pages.ts'
 import { type Command, toBatch, toCommand } from './parameters.ts'
 import { createTransport, type Envelope, type Send } from './transport.ts'
 
-export type Params = Readonly<Record<string, unknown>>
-/** By key; the results of those before may be used in a value, as `$result[key][field]`. */
-export type Commands<K extends string = string> = Readonly<Record<K, readonly [method: string, params?: Params]>>
-
-export type Settled = { readonly result: unknown } | { readonly error: Bitrix24Error }
-
 /**
- * REST of one portal. Waits for its turn by itself; every failure is a `Bitrix24Error`, an abort the signal's reason, and
- * parameters that cannot be sent as they are meant, such as a promise, are a `FinalError` before anything is sent.
+ * REST of one portal. It waits for its turn by itself. Every failure is a `Bitrix24Error`; an abort throws the
+ * signal's reason. Parameters that cannot be sent as intended, such as a promise, throw a `FinalError` before any
+ * request.
  */
 export interface Client {
-  /** The answer's `result`. What `T` says is not checked. */
+  /** Returns the answer's `result`. It is not checked against `T`. */
   readonly call: <T = unknown>(method: string, params?: Params) => Promise<T>
-  /** Up to 50 commands in one request; the first that fails ends it and is thrown, with its key as `command`. */
+  /**
+   * Sends up to 50 commands in one request. The first failure ends the batch and is thrown, with its key as
+   * `command`.
+   */
   readonly batch: <K extends string>(commands: Commands<K>) => Promise<Record<K, unknown>>
-  /** As `batch`, but all of them run, and each has its result or its error. */
+  /** Sends a batch like `batch`, but runs all commands, and returns the result or the error of each. */
   readonly batchSettled: <K extends string>(commands: Commands<K>) => Promise<Record<K, Settled>>
   /**
-   * The rows of all pages, in the order asked for, each page when it is needed. If fewer rows came than the portal counted,
-   * the last is followed by an `IncompleteList`, with both numbers. Rows that are written meanwhile may move to another
-   * page: for long lists ask with `start: -1`, which reads on from the last id.
+   * Returns the rows of all pages, in the requested order, and requests each page when it is needed. If fewer rows
+   * came than the portal counted, it throws an `IncompleteList` with both numbers after the last row. Rows that
+   * change meanwhile may move to another page: for long lists use `start: -1`, which continues from the last id.
    */
   readonly list: <T = unknown>(method: string, params?: Params) => AsyncGenerator<T, void, undefined>
 }
 
 export interface Answered extends Command {
   readonly result: unknown
-  /** The portal's, as it came. */
+  /** The portal's value, unchanged. */
   readonly time: unknown
 }
 
 type Told = (answered: readonly Answered[]) => void | Promise<void>
 
-export interface ClientParts {
-  readonly hook: Hook
-  /** Of the hook's portal, the same for everybody in this process. */
+export interface ClientDeps {
+  readonly incomingWebhook: IncomingWebhook
+  /** The limits of the incoming webhook's portal, shared by all callers in this process. */
   readonly limits: Limits
-  /** Ends what is under way. */
+  /** Aborts requests in progress. */
   readonly signal?: AbortSignal | undefined
-  /** Goes round every wait for a turn, so that a run's timeout may stand still meanwhile. */
+  /** Wraps every wait for a turn, so that a run's timeout can pause meanwhile. */
   readonly whileWaiting?: <T>(wait: Promise<T>) => Promise<T>
-  /** Instead of the transport alone, for what goes round each request. */
+  /** Replaces the transport, to wrap each request. */
   readonly send?: Send
   /**
-   * Called before each request; what it gives is called with what was answered, with nothing where the portal refused,
-   * and not at all where nobody knows whether anything was done.
+   * Called before each request. The function that it returns is called with the answered commands, or with an empty
+   * list if the portal refused. It is not called if the outcome is unknown.
    */
   readonly onSend?: (commands: readonly Command[]) => Told | Promise<Told>
 }
 
-export function createClient(parts: ClientParts): Client {
-  const { hook, limits, signal, whileWaiting = (wait) => wait, onSend = () => () => undefined } = parts
-  const { send = createTransport(hook, signal) } = parts
+export function createClient(deps: ClientDeps): Client {
+  const { incomingWebhook, limits, signal, whileWaiting = (wait) => wait, onSend = () => () => undefined } = deps
+  const { send = createTransport(incomingWebhook, signal) } = deps
 
-  /** `tell` is for what `onSend` gave; `commands` are those of a batch. */
+  /** `tell` is the function that `onSend` returned; `commands` are those of a batch. */
   async function request(
     { method, params }: Command,
     commands: readonly Command[] = [],
@@ -77,7 +76,7 @@ export function createClient(parts: ClientParts): Client {
       } catch (error) {
         if (!(error instanceof Bitrix24Error)) throw error
         const isLimit = limits.refuse(method, error.code)
-        // A 5xx may come when everything is done.
+        // A 5xx may come although everything was done.
         if (isLimit || (error.status >= 400 && error.status < 500)) await tell([])
         if (!isLimit) throw error
       }
@@ -87,7 +86,7 @@ export function createClient(parts: ClientParts): Client {
   async function runBatch(commands: Batch, halt: boolean): Promise<Map<string, Settled>> {
     const params = { halt: Number(halt), cmd: toQueries(commands) }
     const { result, time, tell } = await request({ method: 'batch', params }, [...commands.values()])
-    const { settled, times } = readResults({ result, commands, hook })
+    const { settled, times } = readResults({ result, commands, incomingWebhook })
     const answered: Answered[] = []
     for (const [key, command] of commands) {
       limits.learn(command.method, times.get(key))
@@ -99,8 +98,8 @@ export function createClient(parts: ClientParts): Client {
   }
 
   /**
-   * A blocked method is waited for, as in `call`, and then what is left is sent again; not where commands use results,
-   * because those of another request are not there.
+   * Waits for a blocked method, as `call` does, and then sends the remaining commands again. It does not do so if
+   * commands use results, because results of another request are not available.
    */
   async function settle(commands: Batch, halt: boolean): Promise<Map<string, Settled>> {
     const all = new Map<string, Settled>()
@@ -147,7 +146,7 @@ export function createClient(parts: ClientParts): Client {
     return Object.fromEntries(await settle(toBatch(commands, mostCommands, batchSettled), false)) as Record<K, Settled>
   }
 
-  /** Not itself the generator: that would check when the first row is asked for. */
+  /** Not a generator function: that would check the parameters only when the first row is requested. */
   function list<T>(method: string, params?: Params): AsyncGenerator<T, void, undefined> {
     return readPages<T>(toCommand(method, params, list), requestPage)
   }

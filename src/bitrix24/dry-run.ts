@@ -5,17 +5,17 @@ import type { Command } from './parameters.ts'
 import { isRead } from './reads.ts'
 import type { Envelope, Send } from './transport.ts'
 
-/** What an object gets that was not made: no portal has so many. */
+/** The id of an object that a dry run did not create: no portal has so many. */
 const madeUpId = 999_999_999
 
-/** A command of a batch, read back out of what is sent. */
+/** A batch command, parsed from the request. */
 export interface BatchCommand extends Command {
   readonly key: string
-  /** As it is sent: `crm.deal.get?id=662`. */
+  /** The command as it is sent: `crm.deal.get?id=662`. */
   readonly text: string
 }
 
-/** The commands of a batch's parameters, in their order. */
+/** Returns the commands in a batch's parameters, in their order. */
 export function commandsOf(params: object): BatchCommand[] {
   const { cmd } = { cmd: undefined, ...params }
   return Object.entries(isObject(cmd) ? cmd : {}).map(([key, value]) => {
@@ -25,7 +25,7 @@ export function commandsOf(params: object): BatchCommand[] {
   })
 }
 
-/** Those of a batch that a dry run does not send: writes, and what uses their results. */
+/** Returns the commands that a dry run does not send: writes, and commands that use the results of writes. */
 export function withheldOf(commands: readonly BatchCommand[]): ReadonlySet<string> {
   const withheld = new Set<string>()
   for (const { key, method, text } of commands) {
@@ -35,7 +35,7 @@ export function withheldOf(commands: readonly BatchCommand[]): ReadonlySet<strin
   return withheld
 }
 
-/** Sends what reads, and answers the rest itself, as the portal might have. */
+/** Sends reads, and answers writes itself, as the portal might have. */
 export function withholdWrites(send: Send): Send {
   return async (method, params) => {
     if (method === 'batch') return sendReads(send, params)
@@ -55,14 +55,14 @@ async function sendReads(send: Send, params: object): Promise<Envelope> {
   const results = { ...Object(result) }
   const { halt } = { halt: 0, ...params }
   for (const command of commands) {
-    // The portal would not have come to it.
+    // The portal would have stopped before this command.
     if (Number(halt) === 1 && Object.hasOwn(failures, command.key)) break
     if (withheld.has(command.key)) results[command.key] = madeUpResult(command)
   }
   return { ...answered, result: { ...rest, result: results, result_error: failures } }
 }
 
-/** `null` for a read that has nothing to go by. */
+/** Returns `null` for a read whose result is unknown. */
 function madeUpResult({ method, params }: Command): unknown {
   if (isRead(method)) return null
   const name = method.toLowerCase()

@@ -1,41 +1,48 @@
-import { Bitrix24Error } from './bitrix24-error.ts'
 import type { Clock } from '../lib/clock.ts'
-import type { Hook } from './incoming-webhook.ts'
+import { Bitrix24Error } from './bitrix24-error.ts'
+import type { IncomingWebhook } from './incoming-webhook.ts'
 import type { Limits } from './limits.ts'
 import { createTransport, type Send } from './transport.ts'
 
-/** Whether a hook works, as far as its calls and a probe have shown. */
-export interface HookHealth {
+/** Whether an incoming webhook works, as far as its calls and a probe have shown. */
+export interface IncomingWebhookHealth {
   /** Why nothing is sent through it; `undefined` while it works. */
   readonly trouble: () => Bitrix24Error | undefined
   /**
-   * A call failed, and that may be the hook's fault: the portal is asked, and answers for all. When the hook is to blame,
-   * resolves to its trouble; it is down then, and asked for again and again until it is up.
+   * Call it after a failure that may be the incoming webhook's fault. One probe of the portal answers all such calls.
+   * If the incoming webhook is at fault, the promise resolves to its trouble. The incoming webhook is then down, and
+   * is probed repeatedly until it works.
    */
   readonly examine: () => Promise<Bitrix24Error | undefined>
-  /** Sends while the hook works, and refuses locally while it is down. `onDoubt`: a failure that may be the hook's. */
+  /**
+   * Sends while the incoming webhook works, and refuses locally while it is down. `onDoubt` is called for a failure
+   * that may be the incoming webhook's fault.
+   */
   readonly guard: (send: Send, onDoubt: () => void) => Send
-  /** Ends the asking. */
+  /** Stops the probes. */
   readonly stop: () => void
 }
 
-export interface HookHealthParts {
-  readonly hook: Hook
+export interface IncomingWebhookHealthDeps {
+  readonly incomingWebhook: IncomingWebhook
   readonly limits: Limits
   readonly clock: Clock
-  /** It went down, or, with `undefined`, is up again. */
+  /** The incoming webhook went down, or, with `undefined`, works again. */
   readonly onChange: (trouble: Bitrix24Error | undefined) => void
   /** Milliseconds between two probes. */
   readonly probeEvery?: number
-  /** Milliseconds after which a probe is not answered. */
+  /** Milliseconds after which a probe counts as unanswered. */
   readonly patience?: number
 }
 
-/** Every hook may call it, nobody without one; and it tells nothing about people. */
+/**
+ * Every incoming webhook may call this method, and only an incoming webhook. Its answer contains nothing about
+ * people.
+ */
 const probeMethod = 'scope'
 
-export function createHookHealth(parts: HookHealthParts): HookHealth {
-  const { hook, limits, clock, onChange, probeEvery = 60_000, patience = 10_000 } = parts
+export function createIncomingWebhookHealth(deps: IncomingWebhookHealthDeps): IncomingWebhookHealth {
+  const { incomingWebhook, limits, clock, onChange, probeEvery = 60_000, patience = 10_000 } = deps
   const stopping = new AbortController()
   let trouble: Bitrix24Error | undefined
   let asking: Promise<Bitrix24Error | undefined> | undefined
@@ -44,28 +51,29 @@ export function createHookHealth(parts: HookHealthParts): HookHealth {
     for (;;) {
       await limits.turn([probeMethod], stopping.signal)
       const tooLong = AbortSignal.timeout(patience)
-      const send = createTransport(hook, AbortSignal.any([stopping.signal, tooLong]))
+      const send = createTransport(incomingWebhook, AbortSignal.any([stopping.signal, tooLong]))
       try {
         await send(probeMethod, {})
         return undefined
       } catch (error) {
         stopping.signal.throwIfAborted()
         if (tooLong.aborted) return noAnswer()
-        // What nobody foresaw says nothing about the hook.
+        // An unexpected error says nothing about the incoming webhook.
         if (!(error instanceof Bitrix24Error)) return undefined
         if (limits.refuse(probeMethod, error.code)) continue
-        // Every hook may call it: what refuses it, in whatever words, is a portal that does not let the hook in.
+        // Every incoming webhook may call this method. So a portal that refuses it, with any text, does not accept the
+        // incoming webhook.
         const { code, description, status } = error
         return error.trouble
           ? error
-          : new Bitrix24Error({ hook, method: probeMethod, code, description, status, trouble: 'dead' })
+          : new Bitrix24Error({ incomingWebhook, method: probeMethod, code, description, status, trouble: 'dead' })
       }
     }
   }
 
   function noAnswer(): Bitrix24Error {
     const description = `no answer in ${patience / 1000} s`
-    return new Bitrix24Error({ hook, method: probeMethod, code: 'ETIMEDOUT', status: 0, description })
+    return new Bitrix24Error({ incomingWebhook, method: probeMethod, code: 'ETIMEDOUT', status: 0, description })
   }
 
   async function ask(): Promise<Bitrix24Error | undefined> {
@@ -96,7 +104,7 @@ export function createHookHealth(parts: HookHealthParts): HookHealth {
   return {
     trouble: () => trouble,
     async examine() {
-      // One that is under way may have been answered before the failure.
+      // A probe in progress may have been answered before the failure.
       await asking
       if (trouble) return trouble
       asking ??= ask()
@@ -106,7 +114,7 @@ export function createHookHealth(parts: HookHealthParts): HookHealth {
       if (trouble) {
         onDoubt()
         const { code, description, status, trouble: kind } = trouble
-        throw new Bitrix24Error({ hook, method, code, description, status, trouble: kind })
+        throw new Bitrix24Error({ incomingWebhook, method, code, description, status, trouble: kind })
       }
       try {
         return await send(method, params)
@@ -115,13 +123,13 @@ export function createHookHealth(parts: HookHealthParts): HookHealth {
         throw error
       }
     },
-    stop: () => stopping.abort(new Error('the hook is asked for no more')),
+    stop: () => stopping.abort(new Error('the incoming webhook is asked for no more')),
   }
 }
 
 /**
- * Not what the portal answered to this call: a call that was cut off in the midst may have reached nobody, too, and a
- * refusal that is no method's may be one of all of them.
+ * Returns whether the error may not be the portal's answer to this call. A connection cut during the call may mean
+ * that the portal is unreachable, and a refusal that is not about the method may apply to all calls.
  */
 export function isDoubtful(error: unknown): boolean {
   if (!(error instanceof Bitrix24Error)) return true

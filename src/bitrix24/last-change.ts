@@ -1,14 +1,14 @@
 import { isObject } from '../lib/is-object.ts'
 import { textOf } from './answer.ts'
 
-/** Who changed a record last, and in which second: Bitrix24 tells no less. */
+/** The user who last changed a record, and the second of the change: Bitrix24 reports nothing more precise. */
 export interface LastChange {
   /** Unix seconds, by the portal's clock. */
   readonly at: number
   readonly user: string
 }
 
-/** Of crm.item.get, tasks.task.get, crm.deal.get and its like, and crm.activity.get. */
+/** The field names of crm.item.get, tasks.task.get, crm.deal.get and similar methods, and crm.activity.get. */
 const fields = [
   ['updatedTime', 'updatedBy'],
   ['changedDate', 'changedBy'],
@@ -16,7 +16,10 @@ const fields = [
   ['LAST_UPDATED', 'EDITOR_ID'],
 ] as const
 
-/** Reads a record, also within `item` or `task`, as answers have it; `undefined` where time or user is not told. */
+/**
+ * Reads a record, also inside `item` or `task`, as some answers contain it. Returns `undefined` if the time or the
+ * user is missing.
+ */
 export function lastChangeOf(record: unknown): LastChange | undefined {
   if (!isObject(record)) return undefined
   for (const [time, user] of fields) {
@@ -27,7 +30,7 @@ export function lastChangeOf(record: unknown): LastChange | undefined {
   return lastChangeOf(record['item'] ?? record['task'])
 }
 
-/** Without a zone a time says nothing. */
+/** A time without a zone is ambiguous. */
 export function unixSeconds(time: unknown): number | undefined {
   if (typeof time !== 'string' || !/^\d{4}-\d\d-\d\dT.*(?:Z|[+-]\d\d:\d\d)$/.test(time)) return undefined
   const ms = Date.parse(time)

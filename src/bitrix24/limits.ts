@@ -1,29 +1,33 @@
-import { type Budget, type BudgetParts, createBudget } from './budget.ts'
+import { type Budget, type BudgetDeps, createBudget } from './budget.ts'
 
 /** The limits of one portal, for the whole process. */
 export interface Limits {
   /** Resolves when none of the methods is blocked for the time that it took. */
   readonly unblocked: (methods: readonly string[], signal: AbortSignal | undefined) => Promise<void>
-  /** Resolves when one request may be sent that calls the methods. */
+  /** Resolves when one request that calls the methods may be sent. */
   readonly turn: (methods: readonly string[], signal: AbortSignal | undefined) => Promise<void>
-  /** What an answer tells of the time that a method took; portals that tell nothing are fine. */
+  /** Learns how long a method took, as the answer reports it. A portal may omit this. */
   readonly learn: (method: string, time: unknown) => void
-  /** Whether the answer is that of a limit: then the next turn is later. */
+  /** Returns whether the answer is that of a limit. If so, the next turn is delayed. */
   readonly refuse: (method: string, code: string) => boolean
 }
 
-/** After a 503; ours was not the only one, so the bucket needs a while. */
+/** Milliseconds after a 503. Other callers filled the bucket, too, so it needs a while. */
 const penalty = 1_000
-/** Bitrix24 counts a method's time in buckets of a minute: when it told no time, the oldest goes within one. */
+/**
+ * Milliseconds. Bitrix24 counts a method's time in buckets of a minute. If it reported no time, the oldest bucket
+ * expires within one.
+ */
 const bucket = 60_000
 
 /**
- * Both limits of https://apidocs.bitrix24.com/limits.html: how many requests a second, and how long one method may take
- * in ten minutes. The second is learnt from refusals only: what it is differs, and many portals have none.
+ * Both limits of https://apidocs.bitrix24.com/limits.html: the requests per second, and the time that one method may
+ * take in ten minutes. The second limit is only learnt from refusals: it differs between portals, and many portals
+ * have none.
  */
-export function createLimits(parts: BudgetParts & { readonly budget?: Budget }): Limits {
-  const { clock, budget = createBudget(parts) } = parts
-  /** By method: when its oldest time is forgotten, and until when it is blocked. */
+export function createLimits(deps: BudgetDeps & { readonly budget?: Budget }): Limits {
+  const { clock, budget = createBudget(deps) } = deps
+  /** By method: when its oldest time expires, and until when it is blocked. */
   const resetAt = new Map<string, number>()
   const blockedUntil = new Map<string, number>()
 
@@ -43,7 +47,7 @@ export function createLimits(parts: BudgetParts & { readonly budget?: Budget }):
     },
     learn(method, time) {
       if (typeof time !== 'object' || time === null || !('operating_reset_at' in time) || !('finish' in time)) return
-      // Both by the portal's clock, which is not ours.
+      // Both times are by the portal's clock, which differs from ours.
       const ms = (Number(time.operating_reset_at) - Number(time.finish)) * 1000
       if (ms > 0) resetAt.set(method, clock.now() + ms)
     },

@@ -4,21 +4,21 @@ import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
 import { fileMode } from '../lib/private-files.ts'
 
-/** Which portal is at which address. A portal may be renamed; its `member_id` stays. */
+/** Which portal has which address. A portal may be renamed; its `member_id` stays. */
 export interface Members {
-  /** By the host of a hook. */
+  /** Returns the `member_id` for the host of an incoming webhook. */
   readonly of: (host: string) => string | undefined
-  /** @returns whether that is new */
+  /** @returns whether this is new */
   readonly learn: (host: string, member: string) => boolean
 }
 
-export interface MembersParts {
+export interface MembersDeps {
   readonly known?: Iterable<readonly [host: string, member: string]>
-  /** Something was learnt. */
+  /** Called after something new was learnt. */
   readonly save?: (known: ReadonlyMap<string, string>) => void
 }
 
-export function createMembers({ known = [], save = () => undefined }: MembersParts = {}): Members {
+export function createMembers({ known = [], save = () => undefined }: MembersDeps = {}): Members {
   const members = new Map(known)
   return {
     of: (host) => members.get(host),
@@ -32,10 +32,10 @@ export function createMembers({ known = [], save = () => undefined }: MembersPar
 }
 
 /**
- * Kept in a file of the data folder, beside whichever engine. Without it only what waits from before a renaming waits
- * longer: for the next event of that portal.
+ * Opens the file in the data folder, which is the same for both queue engines. Without it, an event that waits since
+ * before a renaming waits longer: for the next event of that portal.
  *
- * @param onError it cannot be read or written
+ * @param onError called if the file cannot be read or written
  */
 export function openMembers(dataDir: string, onError: (error: unknown) => void): Members {
   const path = join(dataDir, 'portals.json')
@@ -43,7 +43,7 @@ export function openMembers(dataDir: string, onError: (error: unknown) => void):
     known: readKnown(path, onError),
     save(known) {
       try {
-        // A power cut leaves the one before, not half a file.
+        // After a power cut the previous file is still there, never half a file.
         writeFileSync(`${path}.next`, `${JSON.stringify(Object.fromEntries(known))}\n`, {
           flush: true,
           mode: fileMode(path),

@@ -3,7 +3,7 @@ import { textOf } from './answer.ts'
 import type { Command } from './parameters.ts'
 import type { Envelope } from './transport.ts'
 
-/** What one page of a list holds unless the method says otherwise. */
+/** The number of rows on a page, unless the method documents another number. */
 const pageSize = 50
 
 /** Fewer rows came than the portal counted, or than there may be. */
@@ -12,12 +12,12 @@ export class IncompleteList extends Error {
 }
 
 /**
- * The rows of all pages: as the portal says with `next`, else as long as its `total` or full pages say that there are
- * more. With `start: -1` it does not count, and pages go by id
+ * Returns the rows of all pages. It follows the portal's `next`. Without that it continues while `total` or a full
+ * page says that there are more. With `start: -1` the portal does not count, and the pages go by id
  * (https://apidocs.bitrix24.com/settings/performance/huge-data.html).
  *
- * @throws {IncompleteList} after the last row, if there must be others
- * @throws {TypeError} when the method gives no list
+ * @throws {IncompleteList} after the last row, if rows must be missing
+ * @throws {TypeError} if the method does not return a list
  */
 export async function* readPages<T>(
   command: Command,
@@ -40,10 +40,10 @@ async function* readByOffset<T>(
     const answer = await request({ method, params: { ...params, start } })
     const rows = rowsOf<T>(method, answer.result)
     const text = JSON.stringify(rows)
-    // Some methods know no pages: they give the same rows whatever the start.
+    // Some methods have no pages: they return the same rows for every start.
     const isSame = text === before
     before = text
-    // Rows that were deleted meanwhile are not missing: the least that was counted is what must have come.
+    // Rows deleted meanwhile are not missing, so only the smallest reported total must have come.
     total = Math.min(total, numberOf(answer.total) ?? Number.POSITIVE_INFINITY)
     if (!isSame) yield* rows
     const seen = isSame ? start : start + rows.length
@@ -57,7 +57,7 @@ async function* readByOffset<T>(
   }
 }
 
-/** Where a list may be asked for from an id on: as the filter names it, and as the rows do. */
+/** The methods whose lists can start at an id: the id's name in the filter, and its name in the rows. */
 function idNames(method: string): readonly [filter: string, row: string] | undefined {
   const name = method.toLowerCase()
   if (name === 'crm.item.list') return ['id', 'id']
@@ -91,19 +91,19 @@ async function* readById<T>(
   }
 }
 
-/** By id and nothing else, or by nothing. */
+/** Returns whether the order is by id only, or not set. */
 function isAscending(order: unknown, name: string): boolean {
   const entries = isObject(order) ? Object.entries(order) : []
   return entries.every(([key, way]) => key.toUpperCase() === name.toUpperCase() && textOf(way).toUpperCase() === 'ASC')
 }
 
-/** A number, also as a text, as some methods write it. */
+/** Reads a number, also from a text, as some methods write it. */
 function numberOf(value: unknown): number | undefined {
   const text = textOf(value)
   return /^\d+$/.test(text) ? Number(text) : undefined
 }
 
-/** The result is the list, or has nothing but it, under a name such as `items` or `tasks`. */
+/** The result is the list itself, or contains only the list, under a name such as `items` or `tasks`. */
 function rowsOf<T>(method: string, result: unknown): T[] {
   if (Array.isArray(result)) return result
   const values: unknown[] = Object.values(Object(result))

@@ -1,7 +1,7 @@
 import { FinalError } from '../lib/final-error.ts'
 import { isObject } from '../lib/is-object.ts'
 
-/** Parameters as JSON has them: what is sent, whatever the caller does with his own meanwhile. */
+/** Parameters as JSON data. Later changes that the caller makes to the original object do not affect them. */
 export type PlainParams = Readonly<Record<string, unknown>>
 
 export interface Command {
@@ -9,15 +9,15 @@ export interface Command {
   readonly params: PlainParams
 }
 
-/** Documented parameters nest about ten deep. What never ends is to be refused before the stack does. */
+/** Documented parameters nest about ten levels deep. Infinite nesting must be refused before the stack overflows. */
 const maxDepth = 100
 
 /**
- * A call as it is sent. Bitrix24 gets what `JSON.stringify` makes of the parameters; but what that would leave out or turn
- * into `{}` by mistake, such as a promise that was not awaited, is refused.
+ * Returns a call as it is sent. Bitrix24 receives the `JSON.stringify` result of the parameters. A value that this
+ * would omit or turn into `{}` by mistake, such as a promise that was not awaited, is refused.
  *
- * @param caller the function that was called from outside: the error's stack begins with who called it
- * @throws {FinalError} naming the path of what cannot be sent; no other try would help
+ * @param caller the public function: the error's stack begins with the code that called it
+ * @throws {FinalError} naming the path of the value that cannot be sent; another attempt cannot help
  */
 export function toCommand(method: unknown, params: unknown, caller: Caller): Command {
   try {
@@ -27,7 +27,7 @@ export function toCommand(method: unknown, params: unknown, caller: Caller): Com
   }
 }
 
-/** A batch as it is sent, by key. Its commands are queries, which cannot say what is empty. */
+/** Returns a batch as it is sent, by key. Its commands are queries, which cannot express an empty list. */
 export function toBatch(commands: unknown, maxCommands: number, caller: Caller): ReadonlyMap<string, Command> {
   let at = ''
   try {
@@ -50,7 +50,7 @@ export function toBatch(commands: unknown, maxCommands: number, caller: Caller):
   }
 }
 
-/** A function that was called from outside. */
+/** A public function of the client. */
 type Caller = (...args: never[]) => unknown
 
 class Refused extends Error {}
@@ -75,7 +75,7 @@ function checkCommand(method: unknown, params: unknown = {}): Command {
 }
 
 function toJson(method: string, params: object): string {
-  /** From the outermost: what is being written, and the path to it. */
+  /** From the outermost: the objects being written, and the path to each. */
   const holders: { readonly holder: unknown; readonly path: string }[] = []
   /** @param value after its `toJSON`, if it has one */
   function check(this: unknown, name: string, value: unknown): unknown {
@@ -111,14 +111,14 @@ function isThenable(value: unknown): boolean {
 }
 
 /**
- * `JSON.stringify` writes half of a surrogate pair as an escape, and nothing else so. PHP's `json_decode` refuses the whole
- * body for it, and Bitrix24 goes on without any parameter.
+ * `JSON.stringify` writes half of a surrogate pair as an escape, and no other character that way. PHP's `json_decode`
+ * would refuse the whole body because of it, and Bitrix24 would continue without any parameter.
  */
 function replaceLoneSurrogates(json: string): string {
   return json.replace(/\\(?:(ud[89a-f][\da-f]{2})|.)/g, (written: string, lone?: string) => (lone ? '\ufffd' : written))
 }
 
-/** Directly among the parameters, as in `select: []`, it says the same as nothing. */
+/** Directly among the parameters, an empty list such as `select: []` means the same as no value. */
 function refuseEmpty(method: string, value: unknown, path: string): void {
   if (typeof value !== 'object' || value === null) return
   for (const [name, inner] of Object.entries(value)) {

@@ -1,137 +1,144 @@
 import { robotEvent } from '../events/robot.ts'
+import type { Clock } from '../lib/clock.ts'
 import { textOf } from './answer.ts'
 import type { Bitrix24Error } from './bitrix24-error.ts'
 import { createBudget, type OpenBudget, type Rate } from './budget.ts'
-import type { Clock } from '../lib/clock.ts'
-import { type Hook, hookFor, isHookOf } from './incoming-webhook.ts'
-import { createHookHealth, type HookHealth } from './health.ts'
+import { createIncomingWebhookHealth, type IncomingWebhookHealth } from './health.ts'
+import { type IncomingWebhook, incomingWebhookFor, isIncomingWebhookOf } from './incoming-webhook.ts'
 import { createLimits, type Limits } from './limits.ts'
 import { createMembers, type Members } from './members.ts'
 import { createRecords, type Records } from './records.ts'
 import { type Connect, createTransport } from './transport.ts'
 
-/** What all calls through one hook share in this process. */
+/** The state that all calls through one incoming webhook share in this process. */
 export interface Access {
-  readonly hook: Hook
-  /** Of its portal: the hooks of one portal have the same. */
+  readonly incomingWebhook: IncomingWebhook
+  /** The limits of its portal: all incoming webhooks of one portal share them. */
   readonly limits: Limits
-  readonly health: HookHealth
+  readonly health: IncomingWebhookHealth
   readonly records: Records
   readonly connect: Connect
 }
 
-/** What tells where an event is from. */
+/** The fields that identify an event's portal. */
 export interface Origin {
   readonly event?: string
   readonly webhook?: string | undefined
   readonly auth?: Readonly<Record<string, unknown>> | undefined
 }
 
-/** There is no hook for an event, as the settings are and as far as its portal is known. What needs one waits. */
+/**
+ * An event has no incoming webhook, according to the settings and what is known about its portal. A run that needs
+ * one waits.
+ */
 export interface NoAccess {
   readonly refusal: string
-  /** Of all events that wait for the same, one text. */
+  /** The same text for all events that wait for the same incoming webhook. */
   readonly lacks: string
 }
 
 /** The portals that this process may call. */
 export interface Portals {
-  /** For the calls about an event; or why there is none. */
+  /** Returns the access for calls about an event, or why there is none. */
   readonly accessFor: (event: Origin) => Access | NoAccess
-  /** The event waits for a hook. */
+  /** Records that the event waits for an incoming webhook. */
   readonly waitFor: (event: Origin) => void
-  /** Of every hook. */
+  /** Returns the access of every incoming webhook. */
   readonly all: () => readonly Access[]
   readonly stop: () => void
 }
 
-export interface PortalsParts extends Rate {
-  readonly hooks: readonly Hook[]
+export interface PortalsDeps extends Rate {
+  readonly incomingWebhooks: readonly IncomingWebhook[]
   readonly clock: Clock
-  /** A hook went down, or, without trouble, is up again. */
-  readonly onChange: (hook: Hook, trouble: Bitrix24Error | undefined) => void
-  /** What waits for want of a hook, as `lacks` says, and why; without a reason it may be there now. */
+  /** An incoming webhook went down, or, without trouble, works again. */
+  readonly onChange: (incomingWebhook: IncomingWebhook, trouble: Bitrix24Error | undefined) => void
+  /** Reports which incoming webhook is missing, as in `lacks`, and why. Without a reason it may be available now. */
   readonly onLack?: (lacks: string, refusal: string | undefined) => void
-  /** What earlier processes have learnt of the portals; without it only this one's events count. */
+  /** What earlier processes have learnt about the portals. Without it, only the events of this process count. */
   readonly members?: Members
-  /** Instead of the transport alone, for what goes round each request of a handler. */
+  /** Replaces the transport, to wrap each request of a handler. */
   readonly connect?: Connect
-  /** For those whose limit is not theirs alone. */
+  /** For processes that share a portal's limit with others. */
   readonly openBudget?: OpenBudget
-  /** Milliseconds between two probes of a hook that is down. */
+  /** Milliseconds between two probes of an incoming webhook that is down. */
   readonly probeEvery?: number
-  /** Milliseconds that a probe is waited for. */
+  /** Milliseconds to wait for the answer of a probe. */
   readonly patience?: number
 }
 
-export function createPortals(parts: PortalsParts): Portals {
-  const { hooks, onChange, connect = createTransport, openBudget = createBudget, ...probing } = parts
-  const { onLack = () => undefined, members = createMembers() } = parts
-  /** By what they wait for. */
+export function createPortals(deps: PortalsDeps): Portals {
+  const { incomingWebhooks, onChange, connect = createTransport, openBudget = createBudget, ...probing } = deps
+  const { onLack = () => undefined, members = createMembers() } = deps
+  /** By the missing incoming webhook. */
   const lacking = new Set<string>()
-  const { rate, burst, clock } = parts
+  const { rate, burst, clock } = deps
   const limitsByHost = new Map<string, Limits>()
-  const accesses = new Map<Hook, Access>()
+  const accesses = new Map<IncomingWebhook, Access>()
   const stopping = new AbortController()
 
-  for (const hook of hooks) {
+  for (const incomingWebhook of incomingWebhooks) {
     const own = { rate, burst, clock }
     const limits =
-      limitsByHost.get(hook.host) ?? createLimits({ ...own, budget: openBudget({ ...own, portal: hook.host }) })
-    limitsByHost.set(hook.host, limits)
-    const health = createHookHealth({
+      limitsByHost.get(incomingWebhook.host) ??
+      createLimits({ ...own, budget: openBudget({ ...own, portal: incomingWebhook.host }) })
+    limitsByHost.set(incomingWebhook.host, limits)
+    const health = createIncomingWebhookHealth({
       ...probing,
-      hook,
+      incomingWebhook,
       limits,
       clock,
-      onChange: (trouble) => onChange(hook, trouble),
+      onChange: (trouble) => onChange(incomingWebhook, trouble),
     })
-    const records = createRecords({ hook, limits, signal: stopping.signal, connect })
-    accesses.set(hook, { hook, limits, health, records, connect })
+    const records = createRecords({ incomingWebhook, limits, signal: stopping.signal, connect })
+    accesses.set(incomingWebhook, { incomingWebhook, limits, health, records, connect })
   }
 
   function accessFor(event: Origin): Access | NoAccess {
-    if (hooks.length === 0) return { lacks: 'B24_HOOK', refusal: 'B24_HOOK is not set' }
+    if (incomingWebhooks.length === 0) return { lacks: 'B24_HOOK', refusal: 'B24_HOOK is not set' }
     return event.event === robotEvent ? accessForRobot(event) : accessByName(event)
   }
 
   function accessByName(event: Origin): Access | NoAccess {
-    const hook = hookFor(hooks, event.webhook)
-    const access = hook && accesses.get(hook)
+    const incomingWebhook = incomingWebhookFor(incomingWebhooks, event.webhook)
+    const access = incomingWebhook && accesses.get(incomingWebhook)
     if (!access) {
       const token = event.webhook === undefined ? 'a token without a name' : `the token "${event.webhook}"`
-      return { lacks: `B24_HOOK for ${token}`, refusal: `B24_HOOK has no hook for the events of ${token}` }
+      return { lacks: `B24_HOOK for ${token}`, refusal: `B24_HOOK has no incoming webhook for the events of ${token}` }
     }
-    if (isFrom(hook, event)) return access
+    if (isFrom(incomingWebhook, event)) return access
     const domain = textOf(event.auth?.['domain'])
     const whose = domain === '' ? 'that names no portal' : `of ${domain}`
     return {
-      lacks: `the portal of ${hook.label}`,
-      refusal: `${hook.label} is not used for an event ${whose}${domain === '' ? '' : renamed}`,
+      lacks: `the portal of ${incomingWebhook.label}`,
+      refusal: `${incomingWebhook.label} is not used for an event ${whose}${domain === '' ? '' : renamed}`,
     }
   }
 
-  /** A robot's post comes with no token, so with no name: it is for the only hook of its portal. */
+  /** A robot's post has no token and so no name. It is for the only incoming webhook of its portal. */
   function accessForRobot(event: Origin): Access | NoAccess {
-    const [hook, ...others] = hooks.filter((one) => isFrom(one, event))
-    const access = hook && others.length === 0 ? accesses.get(hook) : undefined
-    const refusal = 'B24_HOOK has no hook for the robots of this portal, or several'
+    const [incomingWebhook, ...others] = incomingWebhooks.filter((one) => isFrom(one, event))
+    const access = incomingWebhook && others.length === 0 ? accesses.get(incomingWebhook) : undefined
+    const refusal = 'B24_HOOK has no incoming webhook for the robots of this portal, or several'
     return access ?? { lacks: 'B24_HOOK for robots', refusal }
   }
 
-  /** @returns whether the event is from the hook's portal, by its member_id or by its domain, which learns the other */
-  function isFrom({ host }: Hook, { auth }: Origin): boolean {
+  /**
+   * @returns whether the event is from the incoming webhook's portal, by its member_id or by its domain; a match by
+   *   domain teaches the member_id
+   */
+  function isFrom({ host }: IncomingWebhook, { auth }: Origin): boolean {
     const member = textOf(auth?.['member_id'])
     const domain = textOf(auth?.['domain'])
-    if (isHookOf({ host }, domain)) {
+    if (isIncomingWebhookOf({ host }, domain)) {
       if (member !== '' && members.learn(host, member)) forgetLacks()
       return true
     }
-    // A renamed portal: its old address may go on for a while, and its new one knows what happened before.
+    // The portal may be renamed. Its old address may work for a while, and its new address has the earlier events.
     return member !== '' && members.of(host) === member
   }
 
-  /** What was learnt may be what they lacked; otherwise they will say so again. */
+  /** The missing incoming webhooks may be available after this. Otherwise the events report them again. */
   function forgetLacks(): void {
     const before = [...lacking]
     lacking.clear()
@@ -142,7 +149,7 @@ export function createPortals(parts: PortalsParts): Portals {
     accessFor,
     waitFor(event) {
       const access = accessFor(event)
-      // By now it may be there.
+      // The incoming webhook may be available by now.
       if (!('refusal' in access) || lacking.has(access.lacks)) return
       lacking.add(access.lacks)
       onLack(access.lacks, access.refusal)

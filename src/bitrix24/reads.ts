@@ -1,4 +1,7 @@
-/** Reads whose name does not end like one: https://apidocs.bitrix24.com/api-reference/index.html */
+/**
+ * Methods that only read, although their name does not end like that of a read:
+ * https://apidocs.bitrix24.com/api-reference/index.html
+ */
 const named: ReadonlySet<string> = new Set([
   'app.info',
   'bizproc.workflow.instances',
@@ -17,12 +20,15 @@ const named: ReadonlySet<string> = new Set([
   'user.current',
 ])
 
-/** The last word of a method that reads: `get`, `getFields`, `list`, `fields`. Not disk.file.getExternalLink, which makes one. */
+/**
+ * The last word of a method that reads: `get`, `getFields`, `list`, `fields`. Not disk.file.getExternalLink, which
+ * creates a link.
+ */
 const verbs = /^(?:get(?!externallink)\w*|list|fields|search|count)$/
 
 /**
- * Whether a method only reads, as far as its name tells. Bitrix24 does not say it of its methods, so what is not known to
- * read is taken for a write.
+ * Returns whether a method only reads, as far as its name shows. Bitrix24 does not document this, so every other
+ * method counts as a write.
  */
 export function isRead(method: string): boolean {
   // crm.Deal.Get is crm.deal.get.

@@ -1,32 +1,36 @@
 import { isObject } from '../lib/is-object.ts'
 import type { Bitrix24Error } from './bitrix24-error.ts'
-import type { Params } from './client.ts'
+import type { Params } from './commands.ts'
+
 import type { LooseRecord } from './record.ts'
 
-/** Where the record of an object comes from. */
+/** The method that reads the record of an object. */
 export interface RecordSource {
   readonly method: string
   readonly params: Params
   /**
-   * The record in the method's result; `null` when it is gone.
+   * Returns the record in the method's result; `null` if the object is deleted.
    *
-   * @throws {TypeError} when the result is not that of the method
+   * @throws {TypeError} if the result does not fit the method
    */
   readonly read: (result: unknown) => LooseRecord | null
-  /** Whether the method's error says that it is gone. */
+  /** Returns whether the method's error means that the object is deleted. */
   readonly isGone: (error: Bitrix24Error) => boolean
 }
 
 interface Reading {
   readonly method: string
   readonly params: (...ids: string[]) => Params
-  /** Where in the result the record, or a list with no other, is. */
+  /** The key in the result of the record, or of a list with only that record. */
   readonly at?: string | undefined
-  /** What the method says of what is gone, where that is a code of its own. */
+  /** The method's own error code for a deleted object, if it has one. */
   readonly gone?: string | undefined
 }
 
-/** Methods as `crm.activity.get`: by id, and the result is the record or, where `at` is given, has it. */
+/**
+ * Methods such as `crm.activity.get`: the parameter is the id, and the result is the record or, if `at` is set,
+ * contains it.
+ */
 function byId(method: string, at?: string, gone?: string): Reading {
   return { method, params: (id) => ({ id }), at, gone }
 }
@@ -40,8 +44,8 @@ function item(entityTypeId: number): Reading {
 }
 
 /**
- * By the kinds of `src/events/catalogue.ts`. Those that are missing have no method that reads one by its id alone, or
- * one that does not find all of them: log.blogpost.get leaves out what is not for everybody.
+ * By the kinds of `src/events/catalogue.ts`. The missing kinds have no method that reads an object by its id alone,
+ * or have one that does not find every object: log.blogpost.get omits posts that are not for all users.
  *
  * https://apidocs.bitrix24.com/api-reference/index.html: each method's page, "Possible Error Codes"
  */
@@ -64,7 +68,7 @@ const readings = {
   currency: byId('crm.currency.get'),
   deal: item(2),
   document: byId('crm.documentgenerator.document.get', 'document'),
-  // Without IS_ADMIN an administrator finds only the groups that he may find as anybody.
+  // Without IS_ADMIN an administrator only finds the groups that an ordinary user would find.
   group: { method: 'sonet_group.get', params: (id) => ({ FILTER: { ID: id }, IS_ADMIN: 'Y' }) },
   invoice: byId('crm.invoice.get'),
   item: {
@@ -72,7 +76,7 @@ const readings = {
     params: (entityTypeId, id) => ({ entityTypeId, id, useOriginalUfNames: 'Y' }),
     at: 'item',
   },
-  // crm.type.get has no code for what is gone, and says it in the language of the portal.
+  // crm.type.get has no code for a deleted type; its text is in the portal's language.
   itemtype: { method: 'crm.type.list', params: (id) => ({ filter: { id } }), at: 'types' },
   lead: item(1),
   measure: byId('catalog.measure.get', 'measure', '200600000020'),
@@ -91,7 +95,7 @@ const readings = {
   shipment: byId('sale.shipment.get', 'shipment', '201140400001'),
   task: {
     method: 'tasks.task.get',
-    // Custom fields come only where one is asked for, and then all of them do.
+    // Custom fields only come if one is requested, and then all of them come.
     params: (taskId) => ({ taskId, select: ['*', 'UF_CRM_TASK'] }),
     at: 'task',
   },
@@ -106,7 +110,7 @@ const readings = {
   user: { method: 'user.get', params: (id) => ({ ID: id }) },
 } as const satisfies Record<string, Reading>
 
-// A Map, because kinds come out of a journal: `readings['constructor']` would find something.
+// A Map, because kinds come from a journal: `readings['constructor']` would find a value.
 const byKind = new Map<string, Reading>(Object.entries(readings))
 
 /** The method for each kind of object that has a record. */
@@ -116,7 +120,7 @@ export const recordMethods: ReadonlyMap<string, string> = new Map(
 
 /**
  * @param object such as `deal:662` or `item:1032:21`
- * @throws {TypeError} when no method reads it
+ * @throws {TypeError} if no method reads it
  */
 export function sourceOf(object: string): RecordSource {
   const [kind = '', ...parts] = object.split(':')
@@ -124,7 +128,7 @@ export function sourceOf(object: string): RecordSource {
   const reading = narrow ?? byKind.get(kind)
   if (!reading) throw new TypeError(`no REST method reads a ${kind} by its id: ${object} has no record`)
   const ids = narrow ? parts.slice(1) : parts
-  // An id comes from outside, and `$result[…]` in a batch is what another command gave.
+  // An id comes from outside, and `$result[…]` in a batch would be another command's result.
   if (ids.length !== reading.params.length || !ids.every((id) => /^\w+$/.test(id)))
     throw new TypeError(`${object} has no id that a REST method reads, and so no record`)
   const { method, at, gone } = reading
@@ -134,7 +138,7 @@ export function sourceOf(object: string): RecordSource {
     read: (result) => readRecord({ method, at, result }),
     isGone: ({ code, description }) => {
       if (code === 'NOT_FOUND' || code === 'ERROR_NOT_FOUND' || code === gone) return true
-      // Older methods have no code for anything, and "Access denied." is another matter.
+      // Older methods have no error codes, and "Access denied." means something else.
       return (code === 'NO_CODE' || code === '0') && /not found|does not exist/i.test(description)
     },
   }
@@ -149,7 +153,10 @@ function readRecord({ method, at, result }: { method: string; at: string | undef
   return record
 }
 
-/** PHP writes nothing in one of these ways. `undefined` is none of them: what should be there is not. */
+/**
+ * PHP writes an empty value in one of these ways. `undefined` is not among them: it means that the expected value is
+ * missing.
+ */
 function isNothing(value: unknown): boolean {
   return value === null || value === false || value === '' || (Array.isArray(value) && value.length === 0)
 }

@@ -1,7 +1,7 @@
-/** An answer of the REST API, as it came. */
+/** An answer of the REST API, unchanged. */
 export type LooseRecord = Readonly<Record<string, unknown>>
 
-/** The records whose fields are known here, by the kind of their object. */
+/** The records whose fields have types here, by the kind of their object. */
 export interface RecordTypes {
   lead: CrmItem
   deal: CrmItem
@@ -18,8 +18,8 @@ export type RecordOf<Kind extends string> = Kind extends keyof RecordTypes ? Rec
 type YesOrNo = 'Y' | 'N'
 
 /**
- * What crm.item.get gives, whichever kind it is of; a field that a kind does not have is absent. Ids and amounts are
- * numbers, here and in no event; times are ISO 8601 with the portal's offset, and so are dates.
+ * The result of crm.item.get, for every kind. A field that a kind does not have is absent. Ids and amounts are
+ * numbers, unlike in events. Times and dates are ISO 8601 with the portal's offset.
  *
  * https://apidocs.bitrix24.com/api-reference/crm/universal/object-fields.html
  */
@@ -53,7 +53,7 @@ export interface CrmItem {
   readonly taxValue?: number | null
   readonly currencyId?: string | null
 
-  /** 0 for none, as in the other ids of what may be linked. */
+  /** 0 for none, as in the other ids of linked objects. */
   readonly companyId?: number | null
   readonly companyIds?: readonly number[]
   readonly contactId?: number | null
@@ -70,7 +70,7 @@ export interface CrmItem {
   readonly honorific?: string | null
   readonly birthdate?: string | null
   readonly post?: string | null
-  /** Of a lead: what was typed; a company that it is linked with is in `companyId`. */
+  /** For a lead: the typed text. A linked company is in `companyId`. */
   readonly companyTitle?: string | null
   readonly hasPhone?: YesOrNo
   readonly hasEmail?: YesOrNo
@@ -91,7 +91,7 @@ export interface CrmItem {
   readonly lastActivityTime?: string | null
   readonly lastActivityBy?: number | null
 
-  /** Custom fields, under the names that they have in the portal. */
+  /** Custom fields, under their names in the portal. */
   readonly [custom: `UF_${string}`]: unknown
 }
 
@@ -104,7 +104,7 @@ export interface Multifield {
 }
 
 /**
- * What tasks.task.get gives. Ids and numbers are texts, also here.
+ * The result of tasks.task.get. Ids and numbers are texts, as in events.
  *
  * https://apidocs.bitrix24.com/api-reference/tasks/fields.html
  */
@@ -139,7 +139,7 @@ export interface Task {
   readonly timeEstimate?: string
   readonly timeSpentInLogs?: string | null
   readonly commentsCount?: string | null
-  /** What of the CRM it belongs to: `['D_662', 'C_42', 'T408_21']`, the type's number in hexadecimal. */
+  /** The CRM objects it belongs to: `['D_662', 'C_42', 'T408_21']`, with the type's number in hexadecimal. */
   readonly ufCrmTask?: readonly string[] | false | null
   /** Custom fields: `UF_AUTO_1` is `ufAuto1`. */
   readonly [custom: `uf${string}`]: unknown

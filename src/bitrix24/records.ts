@@ -1,43 +1,45 @@
 import { setImmediate as tick } from 'node:timers/promises'
 import { isDeletion } from '../events/catalogue.ts'
+import { orAborted } from '../lib/clock.ts'
 import { mostCommands, readResults, toQueries } from './batch.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
-import type { Settled } from './client.ts'
-import { orAborted } from '../lib/clock.ts'
-import type { Hook } from './incoming-webhook.ts'
+import type { Settled } from './commands.ts'
+
+import type { IncomingWebhook } from './incoming-webhook.ts'
 import type { Limits } from './limits.ts'
 import type { LooseRecord } from './record.ts'
 import { type RecordSource, sourceOf } from './record-source.ts'
 import { type Connect, createTransport } from './transport.ts'
 
-export interface RecordsParts {
-  readonly hook: Hook
-  /** Of the hook's portal, the same for everybody in this process. */
+export interface RecordsDeps {
+  readonly incomingWebhook: IncomingWebhook
+  /** The limits of the incoming webhook's portal, shared by all callers in this process. */
   readonly limits: Limits
-  /** Ends everything that is under way. */
+  /** Aborts all requests in progress. */
   readonly signal?: AbortSignal | undefined
-  /** Instead of the transport alone. */
+  /** Replaces the transport. */
   readonly connect?: Connect
 }
 
-/** Who asks. */
+/** The run that requests a record. */
 export interface Asker {
-  /** Ends this asker's wait, and nobody else's. */
+  /** Ends only this caller's wait. */
   readonly signal?: AbortSignal | undefined
-  /** Goes round every wait for a turn, as in a client. */
+  /** Wraps every wait for a turn, as in a client. */
   readonly whileWaiting?: <T>(wait: Promise<T>) => Promise<T>
 }
 
-/** The records that the runs of one hook read. */
+/** The records that the runs of one incoming webhook read. */
 export interface Records {
   /**
-   * What the portal has, or `null` when it is gone. Nothing is kept: each is read after it was asked for.
+   * Returns the portal's record, or `null` if the object is deleted. There is no cache: each record is read after it
+   * was requested.
    *
-   * @throws {TypeError} when no REST method reads the object
-   * @throws {Bitrix24Error} when the portal does not give it
+   * @throws {TypeError} if no REST method reads the object
+   * @throws {Bitrix24Error} if the portal does not return it
    */
   readonly get: (object: string, asker?: Asker) => Promise<LooseRecord | null>
-  /** The record of what an event is about; that of a deletion is gone without asking. */
+  /** Returns the record of an event's object. The object of a deletion counts as deleted without a request. */
   readonly of: (event: AboutObject, asker?: Asker) => Promise<LooseRecord | null>
 }
 
@@ -47,24 +49,24 @@ export interface AboutObject {
   readonly object?: string | undefined
 }
 
-/** `'later'`: a limit was reached, and it is to be asked for again. */
+/** `'later'`: a limit was reached, and the record must be requested again. */
 type Answer = { readonly record: LooseRecord | null } | { readonly error: unknown } | 'later'
 
 interface Question {
   readonly source: RecordSource
-  /** How many wait for it to be sent; what nobody waits for is not. */
+  /** The number of callers that wait for the request. A question without a caller is not sent. */
   askers: number
   readonly sent: PromiseWithResolvers<void>
-  /** It does not reject: everybody who asked may be gone. */
+  /** It never rejects, because all callers may be gone. */
   readonly answer: PromiseWithResolvers<Answer>
 }
 
 /**
- * What is asked for while a request waits for its turn goes with it, up to 50 in one: the more is asked of a portal, the
- * fewer requests each takes.
+ * Combines the records that are requested while a request waits for its turn, up to 50 in one request. So under load
+ * each record needs fewer requests.
  */
-export function createRecords({ hook, limits, signal, connect = createTransport }: RecordsParts): Records {
-  const send = connect(hook, signal)
+export function createRecords({ incomingWebhook, limits, signal, connect = createTransport }: RecordsDeps): Records {
+  const send = connect(incomingWebhook, signal)
   /** By object. */
   const waiting = new Map<string, Question>()
   let requestsDue = 0
@@ -82,7 +84,7 @@ export function createRecords({ hook, limits, signal, connect = createTransport 
     requestsDue++
     let failure: { error: unknown } | undefined
     try {
-      // Runs that begin together ask together.
+      // Runs that begin together share a request.
       await tick()
       await limits.turn(['batch'], signal)
     } catch (error) {
@@ -106,7 +108,7 @@ export function createRecords({ hook, limits, signal, connect = createTransport 
     try {
       const { result, time } = await send('batch', { halt: 0, cmd: toQueries(commands) })
       limits.learn('batch', time)
-      const { settled, times } = readResults({ result, commands, hook })
+      const { settled, times } = readResults({ result, commands, incomingWebhook })
       for (const [method, spent] of times) limits.learn(method, spent)
       for (const [index, { source, answer }] of questions.entries())
         answer.resolve(toAnswer(source, settled.get(`record${index}`)))
@@ -156,7 +158,7 @@ export function createRecords({ hook, limits, signal, connect = createTransport 
       const answer = await orAborted(question.answer.promise, asking)
       if (answer === 'later') continue
       if ('error' in answer) throw answer.error
-      // Of its own for each asker: a handler may change what it got.
+      // Each caller gets a copy, because a handler may change its record.
       return structuredClone(answer.record)
     }
   }

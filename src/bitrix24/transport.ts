@@ -4,9 +4,9 @@ import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
 import { readRefusal } from './answer.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
-import type { Hook } from './incoming-webhook.ts'
+import type { IncomingWebhook } from './incoming-webhook.ts'
 
-/** What the portal answered, as it came. */
+/** The portal's answer, unchanged. */
 export interface Envelope {
   readonly result: unknown
   readonly next?: unknown
@@ -14,13 +14,13 @@ export interface Envelope {
   readonly time?: unknown
 }
 
-/** Sends one request, once: also a read whose answer was lost is tried again by others, who take a turn for it. */
+/** Sends one request, once. The callers repeat a read whose answer was lost, because each attempt needs a turn. */
 export type Send = (method: string, params: object) => Promise<Envelope>
 
-/** Opens a way through a hook; the signal ends what is under way. */
-export type Connect = (hook: Hook, signal: AbortSignal | undefined) => Send
+/** Opens a connection through an incoming webhook. The signal aborts requests in progress. */
+export type Connect = (incomingWebhook: IncomingWebhook, signal: AbortSignal | undefined) => Send
 
-/** Milliseconds. The cloud ends a request after 60 s: a call may take that long, and then some. */
+/** Milliseconds. The cloud ends a request after 60 s, so a call may take a little longer than that. */
 const requestTimeout = 70_000
 
 interface Post {
@@ -31,7 +31,7 @@ interface Post {
 
 interface Answer {
   readonly status: number
-  /** Where a redirect leads. It is not followed: that could be any host, which would get what was sent. */
+  /** The target of a redirect. It is not followed, because any host could then receive the sent data. */
   readonly location: string | undefined
   readonly text: string
 }
@@ -40,7 +40,7 @@ type Poster = (post: Post) => Promise<Answer>
 
 let loading: Promise<Poster> | undefined
 
-/** Takes the time of loading undici, a tenth of a second, from the first call. */
+/** Loads undici in advance, so that the first call does not take an extra tenth of a second. */
 export async function loadTransport(): Promise<void> {
   await loadPool()
 }
@@ -51,8 +51,8 @@ function loadPool(): Promise<Poster> {
 }
 
 /**
- * undici's `request` and not `fetch`, which sends a POST a second time when it is answered with 421. The connections are
- * our own: what a handler does to `fetch` or to undici's global dispatcher does nothing to our calls.
+ * Uses undici's `request` instead of `fetch`, which sends a POST again after an answer of 421. The connection pool is
+ * separate, so a handler that changes `fetch` or undici's global dispatcher does not affect our calls.
  */
 async function openPool(): Promise<Poster> {
   const { EnvHttpProxyAgent, request } = await import('undici')
@@ -71,22 +71,22 @@ async function openPool(): Promise<Poster> {
     return {
       status: answer.statusCode,
       location: typeof location === 'string' ? location : undefined,
-      // Some portals' files begin with a byte-order mark, and with them every answer: a TextDecoder drops it.
+      // Some portals' PHP files begin with a byte-order mark, and so does every answer. A TextDecoder removes it.
       text: new TextDecoder().decode(isZipped ? await promisify(gunzip)(bytes) : bytes),
     }
   }
 }
 
-export function createTransport(hook: Hook, signal: AbortSignal | undefined): Send {
+export function createTransport(incomingWebhook: IncomingWebhook, signal: AbortSignal | undefined): Send {
   return async (method, params) => {
     const fail = ({ code, description, status }: Failure) =>
-      new Bitrix24Error({ hook, method, code, description, status })
+      new Bitrix24Error({ incomingWebhook, method, code, description, status })
     const post = await loadPool()
     const tooLong = AbortSignal.timeout(requestTimeout)
     const ending = signal ? AbortSignal.any([signal, tooLong]) : tooLong
     let answer: Answer
     try {
-      answer = await post({ url: `${hook.reveal()}${method}`, body: JSON.stringify(params), signal: ending })
+      answer = await post({ url: `${incomingWebhook.reveal()}${method}`, body: JSON.stringify(params), signal: ending })
     } catch (error) {
       signal?.throwIfAborted()
       throw fail(tooLong.aborted ? noAnswer : explainFailure(error))
@@ -100,7 +100,7 @@ export function createTransport(hook: Hook, signal: AbortSignal | undefined): Se
 interface Failure {
   readonly code: string
   readonly description: string
-  /** 0 when nothing was answered. */
+  /** 0 without an answer. */
   readonly status: number
 }
 
@@ -113,7 +113,7 @@ const noAnswer: Failure = {
 function explainFailure(error: unknown): Failure {
   const code = codeOf(error) ?? 'UNKNOWN'
   if (code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT') return noAnswer
-  // Of several addresses each has an error, and what has them has no message.
+  // With several addresses each has an error, and the aggregate has no message.
   const [inner] = error instanceof AggregateError ? error.errors : [error]
   return { code, description: inner instanceof Error ? inner.message : 'the request failed', status: 0 }
 }
@@ -126,7 +126,10 @@ function readAnswer({ status, location, text }: Answer): Envelope | Failure {
   return { code: `HTTP_${status}`, description: describeForeign(status, location), status }
 }
 
-/** Whether an answer with an `error` is the portal's: of what stands before it, such as a proxy, it has no description. */
+/**
+ * Returns whether an answer with an `error` is the portal's. An answer of a server in front of it, such as a proxy,
+ * has no description.
+ */
 function isErrorOfRest(body: unknown, status: number): boolean {
   if (!isObject(body) || !('error' in body)) return false
   const { error } = body
@@ -136,7 +139,7 @@ function isErrorOfRest(body: unknown, status: number): boolean {
 function describeForeign(status: number, location: string | undefined): string {
   if (status < 300 || status >= 400 || location === undefined || !URL.canParse(location))
     return 'the answer is not that of a REST API'
-  // Of its path nothing: it may have the secret in another spelling.
+  // The path is omitted, because it may contain the secret in another spelling.
   return `a redirect to ${new URL(location).host}; if the portal was renamed, B24_HOOK needs its new address`
 }
 

@@ -1,12 +1,13 @@
 import { isObject } from '../lib/is-object.ts'
 import { textOf } from './answer.ts'
 
-/** What a call did to an object, in the words of `src/events/catalogue.ts`. */
+/** The effect of a call on an object, with the names of `src/events/catalogue.ts`. */
 export interface Write {
   readonly object: string
   /**
-   * What Bitrix24 fires for it; of smart processes the name without a type behind it. `undefined` where it fires nothing
-   * that the object's last change could be compared with: what is deleted has none, a comment is no change of its task.
+   * The event that Bitrix24 fires for the call, without the type suffix for smart processes. `undefined` if no fired
+   * event can be compared with the object's last change: a deleted object has none, and a comment does not change its
+   * task.
    */
   readonly event: string | undefined
 }
@@ -18,7 +19,7 @@ export interface AnsweredCommand {
 }
 
 type Verb = 'add' | 'update' | 'delete'
-/** An object's kind before its id, and the beginning of its events' names. */
+/** The kind of an object, as the prefix of its id, and the beginning of its events' names. */
 interface Kind {
   readonly object: string
   readonly events: string
@@ -67,13 +68,13 @@ const rules: readonly Rule[] = [
     /^crm\.(lead|deal|contact|company|quote|invoice)\.(add|update|delete)$/,
     (command, [kind = '', verb]) => write(old(kind), verb, command, 'id'),
   ],
-  // The links between them, and product rows, which may change the sum.
+  // Links between the objects, and product rows, which may change the sum.
   [
     /^crm\.(lead|deal|contact|company|quote)\.(?:(?:contact|company)\.(?:add|delete|items\.set|items\.delete)|productrows\.set)$/,
     (command, [kind = '']) => write(old(kind), 'update', { ...command, result: undefined }, 'id'),
   ],
   [/^crm\.item\.productrow\.(?:set|add|update|delete)$/, (command) => writeToOwner(command)],
-  // Not the deal or contact that it belongs to: that fires no event of its own.
+  // Not the deal or contact that it belongs to, because the call fires no event for that one.
   [
     /^crm\.activity\.(?:todo\.|configurable\.)?(add|update|delete)$/,
     (command, [verb]) => write(activity, verb, command, 'id'),
@@ -90,7 +91,7 @@ const rules: readonly Rule[] = [
   ],
 ]
 
-/** What an answered call wrote, or nothing where the method is not known. */
+/** Returns what an answered call wrote; `undefined` if the method is unknown. */
 export function writeOf(command: AnsweredCommand): Write | undefined {
   // crm.Deal.Update is crm.deal.update.
   const method = command.method.toLowerCase()
@@ -107,7 +108,7 @@ function write(
   { params, result }: AnsweredCommand,
   idName: string,
 ): Write | undefined {
-  // In a batch the id may stand as `$result[…]`: then the answer has it.
+  // In a batch the id may be a `$result[…]` reference. Then the answer has the id.
   const id = verb === 'add' ? idOf(result) : (idText(at(params, idName) ?? at(params, 'id')) ?? idOf(result))
   if (kind === undefined || id === undefined) return undefined
   return { object: `${kind.object}:${id}`, event: eventOf(kind, verb as Verb) }
@@ -130,7 +131,7 @@ function withoutEvent(one: Write | undefined): Write | undefined {
   return one && { ...one, event: undefined }
 }
 
-/** The id alone, or what has it, under a name such as `item`, `task` or `activity`. */
+/** The result is the id itself, or an object with the id, under a name such as `item`, `task` or `activity`. */
 function idOf(result: unknown): string | undefined {
   const [inner] = isObject(result) ? Object.values(result).filter(isObject) : []
   return idText(result) ?? idText(at(result, 'id')) ?? idText(at(inner, 'id'))
@@ -141,7 +142,7 @@ function idText(value: unknown): string | undefined {
   return /^[1-9]\d*$/.test(text) ? text : undefined
 }
 
-/** Some methods want `id` and some `ID`, and many take both. */
+/** Some methods expect `id` and some `ID`, and many accept both. */
 function at(value: unknown, name: string): unknown {
   if (!isObject(value)) return undefined
   const wanted = name.toLowerCase()

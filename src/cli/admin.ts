@@ -1,12 +1,12 @@
 import { readSettings } from '../config/config.ts'
 
-/** Milliseconds that an answer may take; events that are imported meet the disk. */
+/** Milliseconds that an answer may take: imported events wait for the disk. */
 const patience = 15_000
 
 /**
- * Asks the private listener of the running receiver.
+ * Sends a request to the private listener of the running receiver.
  *
- * @throws {Error} when nobody answers at ADMIN_HOST and ADMIN_PORT
+ * @throws {Error} if there is no answer at ADMIN_HOST and ADMIN_PORT
  */
 export async function askAdmin(path: string, request: RequestInit = {}): Promise<{ status: number; body: unknown }> {
   const { ADMIN_HOST: host, ADMIN_PORT: port } = readSettings(process.env, 'ADMIN_HOST', 'ADMIN_PORT')

@@ -1,21 +1,22 @@
 import type { Logger } from 'pino'
 import { type Config, ConfigError } from '../config/config.ts'
-import { followedSegment, settleFirstStart } from '../queue/sqlite/queue.ts'
+import type { Event } from '../events/event.ts'
+
 import { importPath, importType } from '../intake/import-route.ts'
-import type { Event } from '../intake/event.ts'
 import { openJournal } from '../journal/journal.ts'
 import { findHolder, lockDataDir } from '../journal/lock.ts'
 import { isJournalEmpty } from '../journal/segments.ts'
+import { followedSegment, initFirstStart } from '../queue/sqlite/queue.ts'
 import { askAdmin } from './admin.ts'
 
 /** Adds events to the journal of a receiver. */
 export interface Appender {
-  /** Resolves when they are on disk. A few hundred at once are enough. */
+  /** Resolves when the events are on disk. A few hundred in one call are enough. */
   readonly append: (events: readonly Event[]) => Promise<void>
   readonly close: () => Promise<void>
 }
 
-/** Through the receiver that runs, or in the place of one that is stopped. */
+/** Uses the running receiver, or replaces one that is stopped. */
 export function openAppender(config: Config, log: Logger): Promise<Appender> | Appender {
   return findHolder(config.dataDir, 'receiver') ? throughReceiver(config) : inItsPlace(config, log)
 }
@@ -37,13 +38,13 @@ function throughReceiver({ tokens: [token] }: Config): Appender {
 }
 
 async function inItsPlace({ dataDir, segmentSize, databaseUrl }: Config, log: Logger): Promise<Appender> {
-  // Whoever reloads finds us in the receiver's place, and would end us.
+  // `reload` would find this process in the receiver's place, and its signal would end this process.
   process.on('SIGUSR2', () => undefined)
   const lock = lockDataDir(dataDir, 'receiver')
   try {
     const usedNumber = databaseUrl === undefined ? followedSegment(dataDir) : 0
     const journal = await openJournal({ dataDir, segmentSize, usedNumber, log })
-    settleFirstStart(dataDir, await isJournalEmpty(dataDir))
+    initFirstStart(dataDir, await isJournalEmpty(dataDir))
     return {
       append: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),
       async close() {

@@ -9,9 +9,9 @@ interface Option {
   /** It may be given several times. */
   readonly multiple?: boolean
   readonly default?: string
-  /** What its value is, for the help: `PATTERN`. */
+  /** The name of its value in the help: `PATTERN`. */
   readonly value?: string
-  readonly about: string
+  readonly description: string
 }
 
 type Options = Readonly<Record<string, Option>>
@@ -29,24 +29,24 @@ type Values<O extends Options> = { readonly [Name in keyof O]: ValueOf<O[Name]> 
 export interface Call<O extends Options> {
   readonly options: Values<O>
   /** The words without dashes. */
-  readonly words: readonly string[]
+  readonly args: readonly string[]
   readonly print: Printer
 }
 
 interface Spec<O extends Options> {
   readonly name: string
-  /** What stands behind the name: `METHOD [KEY=VALUE …]`. */
+  /** The text after the command's name: `METHOD [KEY=VALUE …]`. */
   readonly usage: string
   /** One line for the list of commands. */
   readonly summary: string
-  /** What its help says beside the options: sentences, of which it makes a paragraph. */
+  /** Further sentences for its help, which become one paragraph. */
   readonly notes?: readonly string[]
   readonly options: O
-  /** Each with `b24-receiver` before it in the help. */
+  /** The help puts `b24-receiver` before each. */
   readonly examples: readonly string[]
-  /** How many words without dashes it takes at most; any number where that is missing. */
-  readonly words?: number
-  /** @returns the exit code; 0 when it gives none */
+  /** The maximum number of words without dashes; any number if it is missing. */
+  readonly args?: number
+  /** @returns the exit code; `undefined` means 0 */
   readonly run: (call: Call<O>) => Promise<number | undefined>
 }
 
@@ -59,8 +59,8 @@ export interface Command {
 }
 
 const common = {
-  json: { type: 'boolean', about: 'for programs: one line of JSON for each thing' },
-  help: { type: 'boolean', short: 'h', about: 'this text' },
+  json: { type: 'boolean', description: 'for programs: one line of JSON for each thing' },
+  help: { type: 'boolean', short: 'h', description: 'this text' },
 } as const satisfies Options
 
 export function defineCommand<const O extends Options>(spec: Spec<O>): Command {
@@ -75,12 +75,12 @@ export function defineCommand<const O extends Options>(spec: Spec<O>): Command {
       const values: Record<string, unknown> = { ...parsed.values }
       for (const [name, { type, multiple = false }] of Object.entries<Option>(spec.options))
         values[name] ??= type === 'boolean' ? false : multiple ? [] : undefined
-      if (spec.words !== undefined && parsed.positionals.length > spec.words)
-        throw new UsageError(`"${parsed.positionals[spec.words]}" is one word too many`)
+      if (spec.args !== undefined && parsed.positionals.length > spec.args)
+        throw new UsageError(`"${parsed.positionals[spec.args]}" is an unexpected argument`)
       const print = createPrinter({ json: values['json'] === true })
-      // parseArgs has checked them against the same object.
+      // `parseArgs` has checked the values against the same object.
       try {
-        return (await spec.run({ options: values as Values<O>, words: parsed.positionals, print })) ?? 0
+        return (await spec.run({ options: values as Values<O>, args: parsed.positionals, print })) ?? 0
       } finally {
         print.progress('')
       }
@@ -89,10 +89,12 @@ export function defineCommand<const O extends Options>(spec: Spec<O>): Command {
 }
 
 function helpOf({ name, usage, summary, notes = [], options, examples }: Omit<Spec<Options>, 'run'>): string {
-  const rows = Object.entries<Option>({ ...options, ...common }).map(([word, { short, value, about, ...option }]) => [
-    `${short === undefined ? '    ' : `-${short}, `}--${word}${option.type === 'boolean' ? '' : ` ${value ?? 'TEXT'}`}`,
-    `${about}${option.default === undefined ? '' : ` (${option.default})`}`,
-  ])
+  const rows = Object.entries<Option>({ ...options, ...common }).map(
+    ([word, { short, value, description, ...option }]) => [
+      `${short === undefined ? '    ' : `-${short}, `}--${word}${option.type === 'boolean' ? '' : ` ${value ?? 'TEXT'}`}`,
+      `${description}${option.default === undefined ? '' : ` (${option.default})`}`,
+    ],
+  )
   const width = Math.max(...rows.map(([left = '']) => left.length))
   return [
     `b24-receiver ${`${name} ${usage}`.trimEnd()}`,
@@ -106,7 +108,7 @@ function helpOf({ name, usage, summary, notes = [], options, examples }: Omit<Sp
   ].join('\n')
 }
 
-/** Lines that fit most terminals. */
+/** Wraps a text into lines that fit most terminals. */
 function wrap(text: string): string[] {
   const lines = ['']
   for (const word of text.split(' ')) {

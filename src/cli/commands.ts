@@ -1,6 +1,9 @@
 import type { Command } from './command.ts'
 
-/** In the order of the help. Each is loaded when it is wanted: to load all of them takes longer than most take to run. */
+/**
+ * In the order of the help. Each command is loaded on demand, because loading all of them takes longer than most
+ * commands run.
+ */
 const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['tail', async () => (await import('./commands/tail.ts')).tail],
   ['events', async () => (await import('./commands/events.ts')).events],
@@ -19,8 +22,8 @@ const loaders: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['call', async () => (await import('./commands/call.ts')).call],
   ['import', async () => (await import('./commands/import.ts')).importCommand],
   ['backfill', async () => (await import('./commands/backfill.ts')).backfillCommand],
-  ['work', async () => (await import('./commands/worker.ts')).work],
-  ['move', async () => (await import('./commands/migrate.ts')).move],
+  ['worker', async () => (await import('./commands/worker.ts')).worker],
+  ['migrate', async () => (await import('./commands/migrate.ts')).migrate],
   ['demo', async () => (await import('./commands/demo.ts')).demo],
 ])
 
@@ -42,7 +45,7 @@ ${commands.map(({ usage, summary }) => `  b24-receiver ${usage.padEnd(width)}  $
   b24-receiver --version
 
 Settings come from the environment and from .env in this folder, as for the receiver. DATA_DIR says where its data is. Every
-command takes --json. Exit codes: 0 done; 1 it failed, or what it looked at is not well; 64 the words are wrong; 78 the
+command takes --json. Exit codes: 0 done; 1 it failed, or what it looked at is not well; 64 the arguments are wrong; 78 the
 settings are wrong.
 `
 }

@@ -2,7 +2,7 @@ import { createInterface } from 'node:readline/promises'
 import type { Printer } from './printer.ts'
 import { UsageError } from './usage-error.ts'
 
-/** Says what would be done, and does not go on without a word: the person's at the terminal, or `--yes`. */
+/** Says what would be done, and continues only with a confirmation at the terminal or `--yes`. */
 export async function confirm(print: Printer, what: string, isAgreed: boolean): Promise<boolean> {
   print.note(what)
   if (isAgreed) return true

@@ -1,15 +1,18 @@
 import { accessSync, constants, existsSync } from 'node:fs'
 import { readDatabaseUrl, readSettings } from '../config/config.ts'
+import { journalDir } from '../journal/segments.ts'
+import { codeOf } from '../lib/error-code.ts'
 import type { Deliveries } from '../queue/deliveries.ts'
 import { heartbeatOf, readIdentity } from '../queue/identity.ts'
-import { explainQueueFile } from '../queue/sqlite/integrity.ts'
 import { openSqliteDeliveries } from '../queue/sqlite/deliveries.ts'
+import { explainQueueFile } from '../queue/sqlite/integrity.ts'
 import { queuePath } from '../queue/sqlite/queue.ts'
-import { codeOf } from '../lib/error-code.ts'
-import { journalDir } from '../journal/segments.ts'
 import type { Printer } from './printer.ts'
 
-/** The data directory of the environment. @throws when no receiver has written there, or this user may not read it */
+/**
+ * Returns the data directory from the environment. @throws if no receiver has written there, or if this user may not
+ * read it
+ */
 export function findDataDir(): string {
   const { DATA_DIR: dataDir } = readSettings(process.env, 'DATA_DIR')
   try {
@@ -34,25 +37,25 @@ export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): P
   return openPgDeliveries({ url, mode, receiver: identity.id, heartbeat: heartbeatOf(stall) })
 }
 
-/** An error with the name of the file that is to blame, where that is `dispatch.db`. */
+/** Returns the error with the name of the faulty file added, if that file is `dispatch.db`. */
 export function explainData(error: unknown): unknown {
   const { DATA_DIR: dataDir } = readSettings(process.env, 'DATA_DIR')
   return explainQueueFile(error, queuePath(dataDir))
 }
 
-/** Whether anybody ever followed the journal. */
+/** Returns whether a dispatcher ever followed the journal. */
 export function isFollowed(dataDir: string): boolean {
   return readDatabaseUrl(process.env) === undefined
     ? existsSync(queuePath(dataDir))
     : readIdentity(dataDir) !== undefined
 }
 
-/** Where deliveries are, for people. */
+/** Returns the place of the deliveries, for people. */
 export function nameOfQueue(dataDir: string): string {
   return readDatabaseUrl(process.env) === undefined ? queuePath(dataDir) : 'the database of DATABASE_URL'
 }
 
-/** For a command that shows what it can without them, and says why. */
+/** For a command that also works without deliveries: it prints why they cannot be opened. */
 export async function openDeliveriesIfPossible(dataDir: string, print: Printer): Promise<Deliveries | undefined> {
   try {
     return await openDeliveries(dataDir, 'read')

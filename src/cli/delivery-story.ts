@@ -1,24 +1,24 @@
-import type { Deliveries, DeliveryRecord, FailureRecord } from '../queue/deliveries.ts'
 import { printable } from '../lib/printable.ts'
+import type { Deliveries, DeliveryRecord, FailureRecord } from '../queue/deliveries.ts'
 import { localTime } from './local-time.ts'
 
-/** What became of a delivery. */
+/** The history of a delivery. */
 export interface DeliveryStory {
   readonly record: DeliveryRecord
   readonly failures: readonly FailureRecord[]
-  /** The delivery that was run for it in the end, while it is known. */
+  /** The delivery that finally ran in its place, if it is still in the queue. */
   readonly ran: DeliveryRecord | undefined
 }
 
 export async function readStory(deliveries: Deliveries, record: DeliveryRecord): Promise<DeliveryStory> {
   let ran: DeliveryRecord | undefined
-  // One that was run for others was perhaps coalesced itself, while it waited for its retry.
+  // The delivery that ran for others may itself have been coalesced, while it waited for its retry.
   for (let into = record.coalescedInto; into !== undefined; into = ran?.coalescedInto)
     ran = await deliveries.ofKey(into)
   return { record, failures: await deliveries.failures(record), ran }
 }
 
-/** A delivery for programs: times are ISO 8601 in UTC. */
+/** Formats a delivery for programs: times are ISO 8601 in UTC. */
 export function recordToJson(record: DeliveryRecord) {
   const { handler, event: id, name: event, object, run, state, postponed, attempts, error } = record
   return {
@@ -30,7 +30,7 @@ export function recordToJson(record: DeliveryRecord) {
   }
 }
 
-/** For programs. */
+/** Formats the history for programs. */
 export function storyToJson({ record, failures, ran }: DeliveryStory) {
   return {
     ...recordToJson(record),
@@ -43,7 +43,7 @@ function iso(time: number | undefined): string | undefined {
   return time === undefined ? undefined : new Date(time).toISOString()
 }
 
-/** For a person: a line, and under it the times and the failures. */
+/** Formats the history for a person: a line, and below it the times and the failures. */
 export function storyToText(story: DeliveryStory): string {
   const { record, failures } = story
   const times = { created: record.createdAt, 'first run': record.firstRunAt, due: record.due, ended: record.endedAt }
@@ -53,14 +53,14 @@ export function storyToText(story: DeliveryStory): string {
       time === undefined ? [] : `  ${name.padEnd(9)}  ${localTime(time)}`,
     ),
     ...failures.map(({ attempt, at, error }) => `  attempt ${attempt}  ${localTime(at)}  ${indent(error)}`),
-    // Each failure has told its own, but for what was written down by an older version.
+    // The failures already contain their errors. Only a record of an older version may have an error of its own.
     ...(record.error === undefined || record.error === failures.at(-1)?.error
       ? []
       : [`  ${record.state === 'waiting' ? 'because' : 'error  '}    ${indent(record.error)}`]),
   ].join('\n')
 }
 
-/** What a handler threw may have lines. */
+/** An error that a handler threw may have several lines. */
 function indent(text: string): string {
   return text
     .split('\n')

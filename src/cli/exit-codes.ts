@@ -1,9 +1,9 @@
-/** What a command's exit code means; 64 and 78 are those of sysexits.h. */
+/** The meaning of a command's exit code; 64 and 78 are those of sysexits.h. */
 export const exitCodes = {
   done: 0,
-  /** It failed, or what it looked at is not well. */
+  /** The command failed, or found a problem. */
   failed: 1,
-  /** The words are wrong. */
+  /** The command line is wrong. */
   usage: 64,
   /** The settings are wrong. */
   config: 78,

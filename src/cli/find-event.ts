@@ -1,39 +1,43 @@
 import type { Logger } from 'pino'
+import type { JournalledEvent } from '../events/event.ts'
 import { timeOfId } from '../journal/event-id.ts'
-import { follow, type JournalledEvent, oldest, type Position, positionBefore } from '../journal/follow.ts'
+import { follow, positionBefore } from '../journal/follow.ts'
+import { oldest, type Position } from '../journal/position.ts'
 
 const lengthOfId = 36
 
-/** Where a beginning means several, so many are named. */
+/** The maximum number of events listed if the beginning of an id matches several. */
 const mostNamed = 20
 
 export interface Found {
-  /** The first of them. */
+  /** The first of the found events. */
   readonly entries: readonly { readonly event: JournalledEvent; readonly at: Position }[]
-  /** How many there are. */
+  /** The number of found events. */
   readonly count: number
 }
 
-export interface FindParts {
+export interface FindDeps {
   readonly dataDir: string
-  /** An id, or how it begins; lower case. */
+  /** An id or its beginning, in lower case. */
   readonly id: string
   readonly log: Logger
   readonly onRead: (position: Position) => void
 }
 
-/** Every event whose id begins so. An id begins with its time, so most of the journal need not be read. */
-export async function findEvents({ dataDir, id, log, onRead }: FindParts): Promise<Found> {
+/**
+ * Returns every event whose id begins this way. An id begins with its time, so most of the journal need not be read.
+ */
+export async function findEvents({ dataDir, id, log, onRead }: FindDeps): Promise<Found> {
   const { signal } = new AbortController()
   const found = await search(await positionBefore(dataDir, new Date(timeOfId(id))))
-  // The clock may have been put back meanwhile, or the files be copies that are older than what they hold.
+  // The clock may have been set back meanwhile, or the files may be copies whose times are older than their content.
   return found.count > 0 ? found : search(oldest)
 
   async function search(from: Position): Promise<Found> {
     const entries: Found['entries'][number][] = []
     let count = 0
     for await (const batch of follow({ dataDir, from, signal, wait: false, needle: `"id":"${id}`, log })) {
-      // In `data` there may be an id, too.
+      // `data` may contain an id, too.
       const fitting = batch.entries.filter(({ event }) => event.id.startsWith(id))
       count += fitting.length
       entries.push(...fitting.slice(0, mostNamed - entries.length))

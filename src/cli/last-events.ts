@@ -1,8 +1,10 @@
 import type { Logger } from 'pino'
-import { follow, type JournalledEvent, type Position } from '../journal/follow.ts'
+import type { JournalledEvent } from '../events/event.ts'
+import { follow } from '../journal/follow.ts'
+import type { Position } from '../journal/position.ts'
 import { type Selection, startOf } from './selection.ts'
 
-export interface LastEventsParts {
+export interface LastEventsDeps {
   readonly dataDir: string
   readonly selection: Selection
   readonly count: number
@@ -13,15 +15,15 @@ export interface LastEventsParts {
 
 export interface LastEvents {
   readonly events: readonly JournalledEvent[]
-  /** How many are chosen; of all that there are nobody counts more than was asked for. */
+  /** The number of chosen events that were read. Without a filter, no more are counted than were requested. */
   readonly total: number
-  /** Where the journal ended. */
+  /** The position at the end of the journal. */
   readonly position: Position
 }
 
-/** The last events that are chosen: which they are is known only at the end of the journal. */
-export async function readLastEvents(parts: LastEventsParts): Promise<LastEvents> {
-  const { dataDir, selection, count, signal, log, onRead } = parts
+/** Returns the last chosen events. They are only known at the end of the journal. */
+export async function readLastEvents(deps: LastEventsDeps): Promise<LastEvents> {
+  const { dataDir, selection, count, signal, log, onRead } = deps
   let position = await startOf(dataDir, selection, count)
   let events: JournalledEvent[] = []
   let total = 0
@@ -30,7 +32,7 @@ export async function readLastEvents(parts: LastEventsParts): Promise<LastEvents
     const chosen = batch.entries.flatMap(({ event }) => (selection.matches(event) ? event : []))
     total += chosen.length
     events.push(...chosen)
-    // Not one by one: to shift a long list is to move it.
+    // The list is cut in bulk, because shifting a long list moves all of it.
     if (events.length > 2 * count + 1000) events = lastOf(events, count)
     onRead?.(position)
   }

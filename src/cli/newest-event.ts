@@ -1,15 +1,16 @@
 import type { Logger } from 'pino'
-import { follow, type JournalledEvent } from '../journal/follow.ts'
+import type { JournalledEvent } from '../events/event.ts'
+import { follow } from '../journal/follow.ts'
 import { listSegments } from '../journal/segments.ts'
 
-export interface NewestParts {
+export interface NewestDeps {
   readonly dataDir: string
   readonly matches: (event: JournalledEvent) => boolean
   readonly log: Logger
 }
 
-/** The newest event that matches: from the last segment backwards, and no further than it must. */
-export async function findNewest({ dataDir, matches, log }: NewestParts): Promise<JournalledEvent | undefined> {
+/** Returns the newest event that matches. It reads from the last segment backwards, and stops at the first match. */
+export async function findNewest({ dataDir, matches, log }: NewestDeps): Promise<JournalledEvent | undefined> {
   const { signal } = new AbortController()
   for (const { number } of (await listSegments(dataDir)).reverse()) {
     const from = { segment: number, offset: 0 }

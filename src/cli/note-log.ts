@@ -1,7 +1,7 @@
 import { type Logger, pino } from 'pino'
 import type { Printer } from './printer.ts'
 
-/** For parts that tell of trouble in the log: each line becomes a note for a person. */
+/** A log for components that report problems in the log: each line becomes a note for a person. */
 export function createNoteLog(print: Printer): Logger {
   const write = (line: string) => {
     const { level: _, msg, ...about }: Record<string, unknown> = JSON.parse(line)

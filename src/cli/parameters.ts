@@ -1,17 +1,17 @@
 import { UsageError } from './usage-error.ts'
 
-/** What stands under a name: more names, or a value. */
+/** The value under a name: a set of further names, or a plain value. */
 type Branch = Map<string, unknown>
 
 /**
- * `ID=42`, `fields[TITLE]=Boat` or `fields.TITLE=Boat`, `select[]=ID` for a list; after `:=` the value is JSON, as in
- * `filter:={"STAGE_ID":"NEW"}`. Between brackets may stand anything, such as `>=DATE_CREATE`.
+ * Parses `ID=42`, `fields[TITLE]=Boat` or `fields.TITLE=Boat`, and `select[]=ID` for a list. After `:=` the value is
+ * JSON, as in `filter:={"STAGE_ID":"NEW"}`. Any text may stand between brackets, such as `>=DATE_CREATE`.
  *
- * @throws {UsageError} that says which word is wrong, without what may be a secret
+ * @throws {UsageError} that says which word is wrong, without a part that may be a secret
  */
-export function parseParameters(words: readonly string[]): Record<string, unknown> {
+export function parseParameters(args: readonly string[]): Record<string, unknown> {
   const root: Branch = new Map()
-  for (const [index, word] of words.entries()) {
+  for (const [index, word] of args.entries()) {
     const [, first, rest = '', sign, text = ''] =
       /^([^[\].:=]+)((?:\[[^\]]*\]|\.[^[\].:=]+)*)(:?=)(.*)$/s.exec(word) ?? []
     if (first === undefined) throw new UsageError(`parameter ${index + 1} is not of the form KEY=VALUE or KEY:=JSON`)
@@ -34,7 +34,7 @@ function descend(branch: Branch, step: string, key: string): Branch {
   return next
 }
 
-/** Names 0, 1, 2, … make a list, as in PHP. */
+/** The names 0, 1, 2, … make a list, as in PHP. */
 function toValue(value: unknown): unknown {
   if (!(value instanceof Map)) return value
   const entries = [...value].map(([name, inner]): [string, unknown] => [String(name), toValue(inner)])

@@ -1,23 +1,26 @@
 import { once } from 'node:events'
 import { printable, printableColours, printableLines } from '../lib/printable.ts'
 
-/** What a command says: results on stdout, everything else on stderr. */
+/** The output of a command: results on stdout, everything else on stderr. */
 export interface Printer {
   /** `--json`: a result is one line of JSON. */
   readonly json: boolean
-  /** Somebody reads the results as they come. */
+  /** The results go to a terminal. */
   readonly isTerminal: boolean
-  /** Resolves when there is room for more: a slow reader holds us, not our memory. */
+  /**
+   * Resolves when there is space for more. A slow reader slows the command down, and the output does not fill the
+   * memory.
+   */
   line(text: string): Promise<void>
-  /** With `--json` the value, else the text. */
+  /** Prints the value with `--json`, otherwise the text. */
   result(value: unknown, text: string): Promise<void>
-  /** The same for a text of createPretty, whose colours stay. */
+  /** Does the same for a text of createPretty, and keeps its colours. */
   pretty(value: unknown, text: string): Promise<void>
-  /** With `--json` the values, else their columns; `none` on stderr when there are none. */
+  /** Prints the values with `--json`, otherwise their columns; prints `none` on stderr if there are no values. */
   table<T>(values: readonly T[], columns: Readonly<Record<string, (value: T) => string>>, none: string): Promise<void>
   /** For a person, beside the result. */
   note(text: string): void
-  /** How far it is; on a terminal only, each in the place of the one before. */
+  /** Shows the progress, on a terminal only. Each text replaces the one before. */
   progress(text: string): void
 }
 
@@ -31,7 +34,7 @@ export function createPrinter({ json }: { readonly json: boolean }): Printer {
     if (!process.stdout.write(`${text}\n`)) await once(process.stdout, 'drain')
   }
 
-  // Also of JSON: what it escapes there keeps its meaning.
+  // This also applies to JSON: its escaped form keeps the meaning.
   const line = (text: string) => write(printableLines(text))
 
   function progress(text: string): void {
@@ -61,7 +64,7 @@ export function createPrinter({ json }: { readonly json: boolean }): Printer {
       if (values.length === 0) return note(none)
       const heads = Object.keys(columns)
       const rows = values.map((value) => Object.values(columns).map((column) => printable(column(value))))
-      // Not Math.max(…rows): it takes no more than some 100,000.
+      // Not `Math.max(…rows)`, which accepts only some 100,000 arguments.
       const widths = heads.map((head, at) =>
         rows.reduce((width, row) => Math.max(width, row[at]?.length ?? 0), head.length),
       )

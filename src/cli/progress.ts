@@ -1,18 +1,19 @@
 import { stat } from 'node:fs/promises'
-import type { Position } from '../journal/follow.ts'
+import type { Position } from '../journal/position.ts'
+
 import { listSegments } from '../journal/segments.ts'
 import type { Printer } from './printer.ts'
 
-/** Milliseconds after which a person wonders, and between two words to him. */
+/** Milliseconds before the first progress text, and between two of them. */
 const pause = 300
 
-/** Tells on a terminal how much of the journal was read. */
+/** Shows on a terminal how much of the journal was read. */
 export async function createProgress(dataDir: string, print: Printer): Promise<(position: Position) => void> {
   const before = new Map<number, number>()
   let total = 0
   for (const { number, path } of await listSegments(dataDir)) {
     before.set(number, total)
-    // One that the retention removed meanwhile counts for nothing.
+    // A segment that the retention removed meanwhile counts as empty.
     total += await stat(path).then(
       ({ size }) => size,
       () => 0,

@@ -1,28 +1,30 @@
-import { parseDuration } from '../config/values.ts'
+import type { JournalledEvent } from '../events/event.ts'
+import { positionBefore, positionOfLast } from '../journal/follow.ts'
+import { oldest, type Position } from '../journal/position.ts'
+import { parseDuration } from '../lib/duration.ts'
 import { matcherOf } from '../lib/pattern.ts'
-import { type JournalledEvent, oldest, type Position, positionBefore, positionOfLast } from '../journal/follow.ts'
 import { printableJson } from '../lib/printable.ts'
 import { UsageError } from './usage-error.ts'
 
-/** The words by which commands choose events. */
+/** The options with which commands choose events. */
 export const selectionOptions = {
   event: {
     type: 'string',
     multiple: true,
     value: 'PATTERN',
-    about: 'events of this name; * stands for any characters; may be given again',
+    description: 'events of this name; * stands for any characters; may be given again',
   },
-  object: { type: 'string', value: 'OBJECT', about: 'events about this object, such as deal:662' },
-  webhook: { type: 'string', value: 'NAME', about: 'events that came with the token of this name' },
-  since: { type: 'string', value: 'TIME', about: 'from then on: 30m, 2h, 7d ago, or 2026-11-23T08:00:00Z' },
-  until: { type: 'string', value: 'TIME', about: 'before then; written as for --since' },
+  object: { type: 'string', value: 'OBJECT', description: 'events about this object, such as deal:662' },
+  webhook: { type: 'string', value: 'NAME', description: 'events that came with the token of this name' },
+  since: { type: 'string', value: 'TIME', description: 'from then on: 30m, 2h, 7d ago, or 2026-11-23T08:00:00Z' },
+  until: { type: 'string', value: 'TIME', description: 'before then; written as for --since' },
 } as const
 
 export interface Selection {
   readonly since: Date | undefined
-  /** A text that the line of each event meant holds. */
+  /** A text that the line of every chosen event contains. */
   readonly needle: string | undefined
-  /** Nothing is chosen: every event is meant. */
+  /** There is no filter: every event is chosen. */
   readonly isAll: boolean
   readonly matches: (event: JournalledEvent) => boolean
 }
@@ -47,7 +49,7 @@ export function parseSelection(values: SelectionValues, now = new Date()): Selec
   const isNamed = patterns.length === 0 ? () => true : matcherOf(names)
   return {
     since,
-    // The one that the fewest lines hold.
+    // The text that the fewest lines contain.
     needle: needleOf({ object }) ?? needleOf({ webhook }) ?? needleOf({ event: name }),
     isAll: patterns.length === 0 && [object, webhook, since, until].every((value) => value === undefined),
     matches: (event) =>
@@ -59,19 +61,22 @@ export function parseSelection(values: SelectionValues, now = new Date()): Selec
   }
 }
 
-/** As it stands on a line; within `data` it may stand, too. What an older version did not escape may stand there both ways. */
+/**
+ * Returns the field as a line contains it. The same text may also occur within `data`. An older version left some
+ * characters unescaped, so for a field with such characters there is no such text.
+ */
 function needleOf(field: Readonly<Record<string, string | undefined>>): string | undefined {
   const text = JSON.stringify(field).slice(1, -1)
   return text === '' || printableJson(text) !== text ? undefined : text
 }
 
-/** How many are wanted. @throws {UsageError} */
+/** Parses the requested number of events. @throws {UsageError} */
 export function parseCount(text: string): number {
   if (!/^\d{1,9}$/.test(text)) throw new UsageError('-n takes a whole number')
   return Number(text)
 }
 
-/** Where to begin to read for the last `count` of those that are chosen, or for all of them. */
+/** Returns where reading begins for the last `count` chosen events, or for all of them. */
 export async function startOf(
   dataDir: string,
   { since, isAll }: Selection,
@@ -81,7 +86,7 @@ export async function startOf(
   return isAll ? positionOfLast(dataDir, count) : oldest
 }
 
-/** @param word that it is the value of */
+/** @param word the option with this value */
 export function parseTime(word: string, text: string | undefined, now: Date): Date | undefined {
   if (text === undefined) return undefined
   const ago = parseDuration(text)

@@ -1,6 +1,6 @@
-/** The command's words are wrong. */
+/** The command line is wrong. */
 export class UsageError extends Error {
   override readonly name = 'UsageError'
-  /** As those of node:util's parseArgs begin. */
+  /** The code begins like those of parseArgs in node:util. */
   readonly code = 'ERR_PARSE_ARGS_VALUE'
 }

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { type Hook, parseHooks } from '../bitrix24/incoming-webhook.ts'
+import { type IncomingWebhook, parseIncomingWebhooks } from '../bitrix24/incoming-webhook.ts'
+import { type Env, findByteOrderMark, findMisspelt, type Misspelt, readText } from './env.ts'
 import {
   duration,
   oneOf,
@@ -11,9 +12,9 @@ import {
   parseBackfill,
   parseDatabase,
   parseFrom,
-  parseHookUrls,
   parseHost,
   parseHosts,
+  parseIncomingWebhookUrls,
   parsePath,
   parseProxies,
   parseRobotPath,
@@ -23,46 +24,45 @@ import {
   type Token,
   wholeNumber,
 } from './values.ts'
-import { type Env, findByteOrderMark, findMisspelt, type Misspelt, readText } from './env.ts'
 
 export interface Config {
   readonly tokens: readonly Token[]
-  /** Empty when handlers do not call Bitrix24. */
-  readonly hooks: readonly Hook[]
-  /** Requests a second that each portal gets. */
+  /** Empty if handlers do not call Bitrix24. */
+  readonly incomingWebhooks: readonly IncomingWebhook[]
+  /** Requests per second to each portal. */
   readonly rate: number
-  /** And so many at once before that. */
+  /** Requests that may be sent at once before `rate` applies. */
   readonly burst: number
   readonly port: number
   readonly host: string
-  /** Without a trailing slash; a request may have one. */
+  /** Without a trailing slash. A request may have one. */
   readonly webhookPath: string
-  /** A secret. As `webhookPath`; `undefined` when no posts of robots are taken. */
+  /** A secret, in the form of `webhookPath`. `undefined` if no posts of robots are taken. */
   readonly robotPath: string | undefined
-  /** Absolute. */
+  /** An absolute path. */
   readonly dataDir: string
-  /** Absolute. */
+  /** An absolute path. */
   readonly handlersDir: string
   /** Bytes. */
   readonly bodyLimit: number
   /** Addresses and CIDRs whose `X-Forwarded-For` is believed. */
   readonly trustProxy: readonly string[]
-  /** Addresses and CIDRs whose posts are taken, or `auto` for those that Bitrix24 publishes; `undefined` is anybody's. */
+  /** Addresses and CIDRs whose posts are taken, or `auto` for those that Bitrix24 publishes. `undefined`: all addresses. */
   readonly allowedIps: 'auto' | readonly string[] | undefined
   readonly logLevel: string
   readonly concurrency: number
-  /** Milliseconds, as are all durations here. */
+  /** Milliseconds, like all durations here. */
   readonly retryFor: number
   readonly handlerTimeout: number
   readonly shutdownGrace: number
   readonly dispatcher: boolean
-  /** Where deliveries are, when they are not in `dataDir`; a secret. */
+  /** A secret. Where deliveries are stored if not in `dataDir`. */
   readonly databaseUrl: string | undefined
-  /** Whether this receiver's dispatcher runs handlers, too, where deliveries are in Postgres. */
+  /** Whether this receiver's dispatcher also runs handlers if deliveries are in Postgres. */
   readonly worker: boolean
   readonly adminPort: number
   readonly adminHost: string
-  /** Names by which the private listener may be called, in lower case. */
+  /** Host names that the private listener answers to, in lower case. */
   readonly adminAllowedHosts: readonly string[]
   /** Bytes. */
   readonly segmentSize: number
@@ -73,13 +73,13 @@ export interface Config {
   readonly backfillOnStart: string | undefined
   /** `oldest`, `now` or a time in ISO 8601. */
   readonly dispatchFrom: string | undefined
-  /** Where alerts are posted; a secret as a whole. */
+  /** Where alerts are posted. The whole URL is a secret. */
   readonly alertUrl: URL | undefined
-  /** Without an event for so long an alert is sent. */
-  readonly silenceAlarm: number | undefined
+  /** The time without an event after which an alert is sent. */
+  readonly alertAfterSilence: number | undefined
 }
 
-/** The environment is wrong; `problems` holds every one of them, ready to be printed, without any secret's value. */
+/** The environment is wrong. `problems` lists every problem, ready to print and without the value of a secret. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError'
   readonly problems: readonly string[]
@@ -92,137 +92,149 @@ export class ConfigError extends Error {
 
 interface Setting<T> {
   readonly parse: Parse<T>
-  /** What an unset variable means; `undefined` where it must be set. */
+  /** The value of an unset variable; `undefined` if it must be set. */
   readonly default: string | undefined
-  /** One line for `.env.example`. */
-  readonly about: string
-  /** May also come as NAME_FILE, and its value is never printed. */
+  /** The line for `.env.example`. */
+  readonly description: string
+  /** The setting may also come as NAME_FILE, and its value is never printed. */
   readonly secret?: true
 }
 
 const levels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']
 
-/** Every variable we read, in the order in which `.env.example` lists them. */
+/** Every variable that the program reads, in the order of `.env.example`. */
 export const settings = {
   B24_APPLICATION_TOKEN: {
     parse: parseTokens,
     default: undefined,
-    about:
+    description:
       "the token(s) shown in the outgoing webhook's settings, separated by commas, each optionally named: sales=abc; several may have one name",
     secret: true,
   },
   B24_HOOK: {
-    parse: parseHookUrls,
+    parse: parseIncomingWebhookUrls,
     default: '',
-    about:
+    description:
       'the incoming webhook(s) through which handlers call Bitrix24, one URL, or several named like the tokens: sales=https://…',
     secret: true,
   },
   B24_RATE: {
     parse: wholeNumber(1, 1000),
     default: '2',
-    about: 'requests a second to a portal, of all workers together; the Enterprise plan allows 5',
+    description: 'requests a second to a portal, of all workers together; the Enterprise plan allows 5',
   },
   B24_BURST: {
     parse: wholeNumber(1, 10_000),
     default: '50',
-    about: 'and so many at once before that; the Enterprise plan allows 250',
+    description: 'requests that may be sent at once before the rate applies; the Enterprise plan allows 250',
   },
-  PORT: { parse: wholeNumber(0, 65535), default: '8080', about: 'port of the public listener' },
-  HOST: { parse: parseHost, default: '0.0.0.0', about: 'address of the public listener' },
-  WEBHOOK_PATH: { parse: parsePath, default: '/bitrix24', about: 'path of the handler URL' },
+  PORT: { parse: wholeNumber(0, 65535), default: '8080', description: 'port of the public listener' },
+  HOST: { parse: parseHost, default: '0.0.0.0', description: 'address of the public listener' },
+  WEBHOOK_PATH: { parse: parsePath, default: '/bitrix24', description: 'path of the handler URL' },
   ROBOT_PATH: {
     parse: parseRobotPath,
     default: '',
-    about:
+    description:
       'path of the URL for robots (outgoing webhooks of CRM automation), a secret: /robot/ and what openssl rand -hex 16 prints',
     secret: true,
   },
   ADMIN_PORT: {
     parse: wholeNumber(0, 65535),
     default: '9090',
-    about: 'port of the private listener: /readyz, /metrics',
+    description: 'port of the private listener: /readyz, /metrics',
   },
-  ADMIN_HOST: { parse: parseHost, default: '127.0.0.1', about: 'address of the private listener' },
+  ADMIN_HOST: { parse: parseHost, default: '127.0.0.1', description: 'address of the private listener' },
   ADMIN_ALLOWED_HOSTS: {
     parse: parseHosts,
     default: '',
-    about:
+    description:
       'names by which the private listener may be called, beside localhost and IP addresses, separated by commas: receiver',
   },
-  DATA_DIR: { parse: (text: string) => resolve(text), default: './data', about: 'journal and dispatch state' },
-  HANDLERS_DIR: { parse: (text: string) => resolve(text), default: './src/handlers', about: 'your handler files' },
-  BODY_LIMIT: { parse: size(1024, 64 * 1024 ** 2), default: '1MB', about: 'the longest body accepted' },
+  DATA_DIR: { parse: (text: string) => resolve(text), default: './data', description: 'journal and dispatch state' },
+  HANDLERS_DIR: {
+    parse: (text: string) => resolve(text),
+    default: './examples/handlers',
+    description: 'your handler files',
+  },
+  BODY_LIMIT: { parse: size(1024, 64 * 1024 ** 2), default: '1MB', description: 'the longest body that is accepted' },
   TRUST_PROXY: {
     parse: parseProxies,
     default: '',
-    about: 'addresses or CIDRs of proxies in front, separated by commas; their X-Forwarded-For is believed',
+    description: 'addresses or CIDRs of proxies in front, separated by commas; their X-Forwarded-For is believed',
   },
   B24_ALLOWED_IPS: {
     parse: parseAllowedIps,
     default: '',
-    about:
+    description:
       'take posts only from these addresses or CIDRs, separated by commas, or auto: from those that Bitrix24 publishes',
   },
   SEGMENT_SIZE: {
     parse: size(1024, 1024 ** 3),
     default: '64MB',
-    about: 'a segment of the journal that is larger is full',
+    description: 'a segment of the journal ends at this size',
   },
   RETENTION_DAYS: {
     parse: wholeNumber(1, 36500),
     default: '30',
-    about: 'segments that were followed are removed after so long',
+    description: 'segments that were followed are removed after this many days',
   },
-  LOG_LEVEL: { parse: oneOf(levels), default: 'info', about: `diagnostic log on stdout: ${levels.join(', ')}` },
-  CONCURRENCY: { parse: wholeNumber(1, 1000), default: '8', about: 'handlers running at once' },
-  RETRY_FOR: { parse: duration(0, '90d'), default: '72h', about: 'how long a failing delivery is tried again' },
-  HANDLER_TIMEOUT: { parse: duration(1, '1d'), default: '60s', about: 'one run of a handler, then its signal aborts' },
+  LOG_LEVEL: { parse: oneOf(levels), default: 'info', description: `diagnostic log on stdout: ${levels.join(', ')}` },
+  CONCURRENCY: { parse: wholeNumber(1, 1000), default: '8', description: 'handlers running at once' },
+  RETRY_FOR: { parse: duration(0, '90d'), default: '72h', description: 'how long a failing delivery is tried again' },
+  HANDLER_TIMEOUT: {
+    parse: duration(1, '1d'),
+    default: '60s',
+    description: 'the time for one run of a handler; then its signal aborts',
+  },
   HANDLER_STALL: {
     parse: duration(100, '1h'),
     default: '30s',
-    about: 'a handler that blocks its process so long is killed',
+    description: 'a handler that blocks its process for this long is killed',
   },
   HANDLER_LOAD_TIMEOUT: {
     parse: duration(100, '1h'),
     default: '30s',
-    about: 'a handler file that is not loaded after so long is named, and the others run without it',
+    description: 'a handler file that is not loaded after this long is reported, and the others run without it',
   },
-  SHUTDOWN_GRACE: { parse: duration(0, '1h'), default: '8s', about: 'how long a stop may take; Docker kills at 10 s' },
+  SHUTDOWN_GRACE: {
+    parse: duration(0, '1h'),
+    default: '8s',
+    description: 'how long a stop may take; Docker kills at 10 s',
+  },
   DISPATCH_FROM: {
     parse: parseFrom,
     default: '',
-    about: 'only where dispatch.db was lost: oldest, now, or a time such as 2026-11-23T08:00:00Z',
+    description: 'only if dispatch.db was lost: oldest, now, or a time such as 2026-11-23T08:00:00Z',
   },
   BACKFILL_ON_START: {
     parse: parseBackfill,
     default: '',
-    about:
+    description:
       'records whose changes are looked for after a start, from the last event before it: deal,lead,task,item:1032',
   },
-  DISPATCHER: { parse: oneOf(['on', 'off']), default: 'on', about: 'off: posts are journalled, no handler runs' },
+  DISPATCHER: { parse: oneOf(['on', 'off']), default: 'on', description: 'off: posts are journalled, no handler runs' },
   DATABASE_URL: {
     parse: parseDatabase,
     default: '',
-    about:
+    description:
       'deliveries are in this Postgres, for several machines: postgres://user:password@host/database (docs/scaling.md)',
     secret: true,
   },
-  WORKERS: {
-    parse: wholeNumber(0, 1),
-    default: '1',
-    about: 'with DATABASE_URL: 0 if this receiver runs no handlers, but only b24-receiver work does',
+  RUN_HANDLERS: {
+    parse: oneOf(['on', 'off']),
+    default: 'on',
+    description: 'with DATABASE_URL: off if this receiver runs no handlers, but only b24-receiver worker does',
   },
   ALERT_URL: {
     parse: parseAlertUrl,
     default: '',
-    about: 'alerts are posted to it as JSON; the URL of a method such as im.message.add will do',
+    description: 'alerts are posted to it as JSON; the URL of a method such as im.message.add will do',
     secret: true,
   },
-  SILENCE_ALARM: {
+  ALERT_AFTER_SILENCE: {
     parse: parseSilence,
     default: '',
-    about: 'an alert when no event came for so long, such as 2h; unset: none',
+    description: 'an alert is sent if no event has come for this long, such as 2h; unset: none',
   },
 } as const satisfies Record<string, Setting<unknown>>
 
@@ -242,7 +254,7 @@ export function readConfig(env: Env, part: 'receiver' | 'dispatcher' = 'receiver
     const setting: Setting<unknown> = settings[name]
     const found = setting.secret ? readSecret(env, name, problem) : readText(env, name)
     if (found instanceof Problem) problem(name, `${found.text}, got ${JSON.stringify(env[name])}`)
-    // One line for it is enough.
+    // The problem is already reported.
     if (found === wrongText || found instanceof Problem) return undefined as Value<N>
     const text = found ?? setting.default
     if (text === undefined) {
@@ -256,7 +268,7 @@ export function readConfig(env: Env, part: 'receiver' | 'dispatcher' = 'receiver
 
   const config: Config = {
     tokens: part === 'receiver' ? read('B24_APPLICATION_TOKEN') : [],
-    hooks: read('B24_HOOK'),
+    incomingWebhooks: read('B24_HOOK'),
     rate: read('B24_RATE'),
     burst: read('B24_BURST'),
     port: read('PORT'),
@@ -284,16 +296,16 @@ export function readConfig(env: Env, part: 'receiver' | 'dispatcher' = 'receiver
     backfillOnStart: read('BACKFILL_ON_START'),
     dispatcher: read('DISPATCHER') === 'on',
     databaseUrl: read('DATABASE_URL'),
-    worker: read('WORKERS') === 1,
+    worker: read('RUN_HANDLERS') === 'on',
     alertUrl: read('ALERT_URL'),
-    silenceAlarm: read('SILENCE_ALARM'),
+    alertAfterSilence: read('ALERT_AFTER_SILENCE'),
   }
   if (config.robotPath !== undefined && config.robotPath === config.webhookPath)
     problem('ROBOT_PATH', 'must differ from WEBHOOK_PATH, which is no secret')
-  if (config.backfillOnStart !== undefined && config.hooks?.length === 0)
+  if (config.backfillOnStart !== undefined && config.incomingWebhooks?.length === 0)
     problem('BACKFILL_ON_START', 'needs B24_HOOK, through which the portal is asked')
-  if (problems.length === 0 && config.silenceAlarm !== undefined && config.alertUrl === undefined)
-    problem('SILENCE_ALARM', 'is set, but nobody would hear it: set ALERT_URL too')
+  if (problems.length === 0 && config.alertAfterSilence !== undefined && config.alertUrl === undefined)
+    problem('ALERT_AFTER_SILENCE', 'is set, but nobody would hear it: set ALERT_URL too')
   if (problems.length === 0 && part === 'receiver' && config.backfillOnStart !== undefined && !config.dispatcher)
     problem(
       'BACKFILL_ON_START',
@@ -305,7 +317,7 @@ export function readConfig(env: Env, part: 'receiver' | 'dispatcher' = 'receiver
 
 const wrongText = Symbol('a text or a file that cannot be used')
 
-/** From the variable, or from the file that NAME_FILE names. */
+/** Reads the variable, or the file that NAME_FILE names. */
 function readSecret(
   env: Env,
   name: string,
@@ -335,15 +347,15 @@ function readSecret(
 }
 
 /**
- * `B24_HOOK` alone, for a tool that calls Bitrix24 and does nothing else; empty where it is not set.
+ * Reads only `B24_HOOK`, for a tool that only calls Bitrix24. Returns an empty list if it is not set.
  *
  * @throws {ConfigError}
  */
-export function readHooks(env: Env): readonly Hook[] {
+export function readIncomingWebhooks(env: Env): readonly IncomingWebhook[] {
   const problems = problemsOfFile(env)
   const text = readSecret(env, 'B24_HOOK', (name, what) => problems.push(`${name} ${what}`))
   try {
-    if (typeof text === 'string' && problems.length === 0) return parseHooks(text)
+    if (typeof text === 'string' && problems.length === 0) return parseIncomingWebhooks(text)
   } catch (error) {
     problems.push(`B24_HOOK ${error instanceof Error ? error.message : String(error)}`)
   }
@@ -352,7 +364,7 @@ export function readHooks(env: Env): readonly Hook[] {
 }
 
 /**
- * `B24_APPLICATION_TOKEN` alone, for a tool that posts as Bitrix24 does.
+ * Reads only `B24_APPLICATION_TOKEN`, for a tool that posts as Bitrix24 does.
  *
  * @throws {ConfigError}
  */
@@ -372,32 +384,41 @@ function problemsOfFile(env: Env): string[] {
   return mark === undefined ? [] : [mark]
 }
 
-/** Every name that we read. DOMAIN and the like are compose.yaml's. */
+/** Every name that the program reads. DOMAIN and similar names are for compose.yaml. */
 const names = Object.entries(settings).flatMap(([name, setting]) =>
   'secret' in setting ? [name, `${name}_FILE`] : [name],
 )
 
-/** Variables that are nearly one of our settings, and so are not in effect. */
+/** The old names have no effect. Ignoring them silently would change what a receiver does. */
+const renamedSettings = {
+  SWEEP_ON_START: 'BACKFILL_ON_START',
+  WORKERS: 'RUN_HANDLERS',
+  SILENCE_ALARM: 'ALERT_AFTER_SILENCE',
+}
+
+/** Returns variables that are close to a setting's name, and so have no effect. */
 export function misspeltSettings(env: Env): readonly Misspelt[] {
-  // Its name was another once: it would be ignored without a word.
-  const renamed = 'SWEEP_ON_START' in env ? [{ name: 'SWEEP_ON_START', nearest: 'BACKFILL_ON_START' }] : []
+  const renamed = Object.entries(renamedSettings).flatMap(([name, nearest]) => (name in env ? [{ name, nearest }] : []))
   return [...findMisspelt(env, names), ...renamed]
 }
 
-/** The environment without what is ours, for a receiver with settings of its own. */
+/** Returns the environment without this program's settings, for a receiver that gets its own. */
 export function withoutSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const ours = new Set(Object.keys(settings).flatMap((name) => [name, `${name}_FILE`]))
   return Object.fromEntries(Object.entries(env).filter(([name]) => !ours.has(name)))
 }
 
-/** Where compose.yaml lets Bitrix24 call, for a tool; `undefined` where DOMAIN, which no part of ours needs, is not set. */
+/**
+ * Returns the URL at which Bitrix24 reaches a receiver run by compose.yaml; `undefined` if DOMAIN, which only
+ * compose.yaml needs, is not set.
+ */
 export function readPublicUrl(env: Env): string | undefined {
   const { DOMAIN: domain } = env
   return domain ? `https://${domain}${readSettings(env, 'WEBHOOK_PATH').WEBHOOK_PATH}` : undefined
 }
 
 /**
- * These settings alone, for tools: it must not take a token to read a log.
+ * Reads only these settings, for tools: reading a log must not require a token.
  *
  * @throws {ConfigError}
  */
@@ -417,7 +438,7 @@ export function readSettings<const N extends Exclude<Name, 'B24_APPLICATION_TOKE
 }
 
 /**
- * `DATABASE_URL`, for tools; `undefined` where deliveries are in the data directory.
+ * Reads `DATABASE_URL`, for tools. Returns `undefined` if deliveries are in the data directory.
  *
  * @throws {ConfigError}
  */

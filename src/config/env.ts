@@ -1,19 +1,19 @@
-import { Problem } from './values.ts'
 import { editsBetween } from '../events/nearest.ts'
+import { Problem } from './values.ts'
 
 export type Env = Readonly<Record<string, string | undefined>>
 
 /**
- * The text of a variable, without the spaces around it; `undefined` where it is unset or empty.
+ * Returns the text of a variable without surrounding spaces, or `undefined` if it is unset or empty.
  *
- * What looks like a part of a `.env` file's syntax is refused: `docker run --env-file` passes quotes and comments on as
- * they stand, and every reader does so with one quote alone. A folder named `"` is nobody's wish.
+ * Quotes and comments of a `.env` file are refused: `docker run --env-file` passes them on unchanged, and every reader
+ * passes on a single quote. A folder named `"` is never intended.
  */
 export function readText(env: Env, name: string): string | undefined | Problem {
   const given = env[name] ?? ''
   if (given === '') return undefined
   const text = given.trim()
-  // For a list of who may post, "nobody named" is not "anybody".
+  // A blank value must not count as unset: a blank list of allowed addresses would allow every address.
   if (text === '') return new Problem('is blank: remove it, or give it a value')
   if (/^["'`]|["'`]$/.test(text)) return new Problem('begins or ends with a quote: write the value without quotes')
   if (/\s#/.test(text)) return new Problem('holds a comment: write it on a line of its own, above the setting')
@@ -22,7 +22,10 @@ export function readText(env: Env, name: string): string | undefined | Problem {
 
 const byteOrderMark = '\uFEFF'
 
-/** Why the first setting of `.env` is not read: the file begins with a byte-order mark, which became part of its name. */
+/**
+ * Explains why the first setting of `.env` is not read: the file begins with a
+ * byte-order mark, which became part of the name.
+ */
 export function findByteOrderMark(env: Env): string | undefined {
   const name = Object.keys(env).find((one) => one.startsWith(byteOrderMark))
   return (
@@ -31,7 +34,7 @@ export function findByteOrderMark(env: Env): string | undefined {
   )
 }
 
-/** Fewer letters of another program's variable are easily near to one of ours, such as `HOME` and `HOST`. */
+/** Characters. A shorter variable of another program is too easily close to a setting, such as `HOME` and `HOST`. */
 const shortestGuess = 8
 
 export interface Misspelt {
@@ -39,7 +42,7 @@ export interface Misspelt {
   readonly nearest: string
 }
 
-/** Variables that are none of `names`, and nearly one of them: what they were set for is not in effect. */
+/** Returns variables that are close to one of `names` but not equal to it, so they have no effect. */
 export function findMisspelt(env: Env, names: readonly string[]): Misspelt[] {
   return Object.keys(env).flatMap((name) => {
     if (names.includes(name) || (name.length < shortestGuess && !name.startsWith('B24_'))) return []

@@ -1,18 +1,19 @@
 import { BlockList, isIP } from 'node:net'
 import { parseTargets } from '../backfill/targets.ts'
-import { type Hook, parseHooks } from '../bitrix24/incoming-webhook.ts'
-import { shortestSecret } from '../intake/secrets.ts'
+import { type IncomingWebhook, parseIncomingWebhooks } from '../bitrix24/incoming-webhook.ts'
+import { parseDuration } from '../lib/duration.ts'
+import { minSecretLength } from '../lib/min-secret-length.ts'
 
-/** A token we accept, and the name under which its events are written. */
+/** An accepted token, and the name that its events get in the journal. */
 export interface Token {
   readonly name: string | undefined
   readonly value: string
 }
 
-/** What a setting's text means. */
+/** Parses the text of a setting. */
 export type Parse<T> = (text: string) => T | Problem
 
-/** Why a text is none of what a setting may be; without the text, which may be a secret. */
+/** Why a text is not valid for a setting. It does not contain the text, which may be a secret. */
 export class Problem {
   readonly text: string
   constructor(text: string) {
@@ -21,8 +22,8 @@ export class Problem {
 }
 
 /**
- * `abc`, `abc,def` or `sales=abc,support=def`; while a token is changed `sales=old,sales=new`. Bitrix24 makes tokens of 32
- * characters a–z and 0–9 for webhooks and other ones for bots, so only what no token can be is refused.
+ * Parses `abc`, `abc,def` or `sales=abc,support=def`; while a token is being changed, `sales=old,sales=new`. Bitrix24's
+ * tokens have 32 characters a–z and 0–9 for webhooks and other forms for bots, so only what cannot be a token is refused.
  */
 export function parseTokens(text: string): readonly Token[] | Problem {
   const tokens: Token[] = []
@@ -50,21 +51,24 @@ export function parseTokens(text: string): readonly Token[] | Problem {
   return tokens
 }
 
-/** What to say of tokens that anybody could guess; bots do have such. The value is not told. */
+/**
+ * Returns warnings about tokens that can be guessed. They are not refused, because bots
+ * have such tokens. The value is not printed.
+ */
 export function weakTokens(tokens: readonly Token[]): string[] {
-  const weak = tokens.filter(({ value }) => value.length < shortestSecret)
+  const weak = tokens.filter(({ value }) => value.length < minSecretLength)
   return weak.map(({ name, value: { length } }) => {
     const which = name === undefined ? 'a token without a name' : `"${name}"`
     return `B24_APPLICATION_TOKEN: ${which} has ${length} character${length === 1 ? '' : 's'}, which can be guessed, and whoever does can send events: a webhook's token has 32. Is it the one that Bitrix24 shows?`
   })
 }
 
-export function parseHookUrls(text: string): readonly Hook[] | Problem {
+export function parseIncomingWebhookUrls(text: string): readonly IncomingWebhook[] | Problem {
   if (text === '') return []
   try {
-    return parseHooks(text)
+    return parseIncomingWebhooks(text)
   } catch (error) {
-    // It quotes nothing of the text.
+    // The message quotes nothing of the text, which is a secret.
     return new Problem(error instanceof Error ? error.message : String(error))
   }
 }
@@ -76,7 +80,7 @@ export function parsePath(text: string): string | Problem {
   return path
 }
 
-/** Whoever knows it may send events, so what it ends in must be as hard to guess as a token. */
+/** The path is a secret: it is all that a sender of events must know, so its last part must be hard to guess. */
 export function parseRobotPath(text: string): string | undefined | Problem {
   if (text === '') return undefined
   const path = parsePath(text)
@@ -102,7 +106,7 @@ export function parseFrom(text: string): string | undefined | Problem {
   return new Problem('must be oldest, now or a time such as 2026-11-23T08:00:00Z')
 }
 
-/** Postgres' own form of it; what pg would make of anything else is not asked. */
+/** Accepts only Postgres' own URL form, although the pg library accepts other forms. */
 export function parseDatabase(text: string): string | undefined | Problem {
   if (text === '') return undefined
   const url = URL.canParse(text) ? new URL(text) : undefined
@@ -121,10 +125,10 @@ export function parseDatabase(text: string): string | undefined | Problem {
 export function parseAlertUrl(text: string): URL | undefined | Problem {
   if (text === '') return undefined
   const url = URL.parse(text)
-  // URL.parse drops line ends and spaces around: what is printed in one piece must be one piece.
+  // URL.parse silently drops line ends and surrounding spaces, so they are refused here.
   if (url === null || !/^https?:$/.test(url.protocol) || /\s/.test(text))
     return new Problem('must be a URL that begins with https:// or http://')
-  // fetch takes none.
+  // fetch refuses a URL with credentials.
   if (url.username !== '' || url.password !== '')
     return new Problem('must not hold a user name or a password; a secret in its path or query will do')
   return url
@@ -136,7 +140,7 @@ export function parseSilence(text: string): number | undefined | Problem {
 
 const addresses = 'IP addresses or CIDRs such as 10.0.0.5 or 172.16.0.0/12, separated by commas'
 
-/** In lower case, as they are compared. */
+/** Returns the names in lower case, because they are compared in lower case. */
 export function parseHosts(text: string): readonly string[] | Problem {
   const names = text.split(',').map((entry) => entry.trim().toLowerCase())
   const given = names.filter((name) => name !== '')
@@ -152,11 +156,11 @@ export function parseAllowedIps(text: string): 'auto' | readonly string[] | unde
   if (text === '') return undefined
   if (text === 'auto') return text
   const list = parseAddresses(text)
-  // Commas alone are not taken for a wish that every post be refused.
+  // A list of only commas is an error: an empty list would refuse every post.
   return list !== undefined && list.length > 0 ? list : new Problem(`must be auto, or ${addresses}`)
 }
 
-/** `undefined` where one of them is no address and no CIDR. */
+/** Returns `undefined` if an entry is neither an address nor a CIDR. */
 function parseAddresses(text: string): readonly string[] | undefined {
   const entries = text.split(',').map((entry) => entry.trim())
   const list = entries.filter((entry) => entry !== '')
@@ -173,19 +177,21 @@ function parseAddresses(text: string): readonly string[] | undefined {
   return list
 }
 
-/** NaN, which no subnet takes, for what Fastify would not take either: a prefix of 0 trusts everybody. */
+/**
+ * Returns NaN, which no subnet accepts, for a prefix that Fastify refuses, too: a prefix of 0 would trust every address.
+ */
 function readPrefix(text: string): number {
   return /^[1-9]\d*$/.test(text) ? Number(text) : Number.NaN
 }
 
-/** An address, or a name that a machine may have: what `listen` is given. */
+/** Accepts an address or a host name. It is passed to `listen`. */
 export function parseHost(text: string): string | Problem {
   if (isIP(text) !== 0 || /^[a-z\d]([a-z\d.-]{0,251}[a-z\d.])?$/i.test(text)) return text
   return new Problem('must be an address of this machine, such as 0.0.0.0, 127.0.0.1 or ::, without a port or a scheme')
 }
 
-export function oneOf<const T extends string>(words: readonly T[]): Parse<T> {
-  return (text) => words.find((word) => word === text) ?? new Problem(`must be one of ${words.join(', ')}`)
+export function oneOf<const T extends string>(args: readonly T[]): Parse<T> {
+  return (text) => args.find((word) => word === text) ?? new Problem(`must be one of ${args.join(', ')}`)
 }
 
 export function wholeNumber(min: number, max: number): Parse<number> {
@@ -194,22 +200,6 @@ export function wholeNumber(min: number, max: number): Parse<number> {
     if (/^\d+$/.test(text) && value >= min && value <= max) return value
     return new Problem(`must be a whole number from ${min} to ${max}`)
   }
-}
-
-const units = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const
-
-/**
- * `500ms`, `30s`, `5m`, `2h`, `7d` → milliseconds, or `undefined` for anything else.
- */
-export function parseDuration(text: string): number | undefined {
-  const match = /^(\d{1,9})(ms|s|m|h|d)$/.exec(text)
-  return match ? Number(match[1]) * units[match[2] as keyof typeof units] : undefined
-}
-
-/** As `parseDuration` reads it, in whole units: `72h`, `90s`, `500ms`; what is smaller than the unit is left out. */
-export function toDuration(milliseconds: number): string {
-  const unit = (['h', 'm', 's'] as const).find((one) => milliseconds >= 2 * units[one]) ?? 'ms'
-  return `${Math.floor(milliseconds / units[unit])}${unit}`
 }
 
 export function duration(min: number, max: string): Parse<number> {

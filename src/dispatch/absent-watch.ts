@@ -1,62 +1,64 @@
 import type { Logger } from 'pino'
+import { type LateFile, type LeftOut, type LoadedHandler, placeOf } from '../handler/loader.ts'
+import type { KnownHandler, Queue } from '../queue/queue.ts'
 import { type AbsentHandler, findAbsent, lateReason } from './absent.ts'
 import type { BrokenFile } from './load-report.ts'
-import type { KnownHandler, Queue } from '../queue/queue.ts'
-import { type LateFile, type LeftOut, type LoadedHandler, placeOf } from '../handler/loader.ts'
 import type { Report } from './report.ts'
 
-export interface AbsentWatchParts {
+export interface AbsentWatchDeps {
   readonly queue: Queue
   readonly handlers: readonly LoadedHandler[]
   readonly late: readonly LateFile[]
   readonly leftOut: readonly LeftOut[]
-  /** HANDLER_LOAD_TIMEOUT. */
+  /** HANDLER_LOAD_TIMEOUT in milliseconds. */
   readonly timeout: number
   readonly report: Pick<Report, 'absent' | 'load' | 'handlers'>
   readonly log: Logger
 }
 
 export interface AbsentWatch {
-  /** By name. */
+  /** The handlers that are not loaded, by name. */
   readonly absent: ReadonlyMap<string, AbsentHandler>
-  /** Why nothing can be followed: nobody knows the events of these. Then nothing was remembered. */
+  /**
+   * Why the journal cannot be followed: the events of these handlers are unknown. In that case no handler was registered.
+   */
   readonly unknown: readonly string[]
   /**
-   * Looks which of them are loaded after all, or forgotten by an operator.
+   * Watches for absent handlers that load after all, and for those that an operator forgets.
    *
-   * @param adopt is given those that are loaded
-   * @returns ends that
+   * @param adopt receives each handler that loads
+   * @returns a function that stops watching
    */
   readonly watch: (adopt: (handler: LoadedHandler) => void) => () => void
 }
 
-/** Milliseconds between two looks at whether one was forgotten. */
+/** Milliseconds between two checks whether a handler was forgotten. */
 const interval = 2_000
 
-/** Remembers the handlers that are loaded, and keeps an eye on those that are not. */
-export async function watchAbsent(parts: AbsentWatchParts): Promise<AbsentWatch> {
-  const { queue, late, timeout, report, log } = parts
-  const remembered = await queue.remembered()
-  const { absent: found, unknown } = findAbsent({ ...parts, remembered })
+/** Registers the handlers that are loaded, and watches those that are not. */
+export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
+  const { queue, late, timeout, report, log } = deps
+  const registeredHandlers = await queue.registeredHandlers()
+  const { absent: found, unknown } = findAbsent({ ...deps, registeredHandlers })
   const absent = new Map(found.map((one) => [one.name, one]))
-  const loaded = [...parts.handlers]
+  const loaded = [...deps.handlers]
   const broken = new Map<string, BrokenFile>(
     late.map(({ name, file }) => [name, { file, place: file, error: `it ${lateReason(timeout)}` }]),
   )
   if (unknown.length > 0) return { absent, unknown, watch: () => () => undefined }
 
   const tell = () => {
-    report.load({ loaded: loaded.map(({ name }) => name), broken: [...broken.values()], leftOut: parts.leftOut })
+    report.load({ loaded: loaded.map(({ name }) => name), broken: [...broken.values()], leftOut: deps.leftOut })
     report.absent(absent.values())
   }
-  const known = new Set(remembered.map(({ name }) => name))
-  // Events are kept for one only while it is known.
-  await queue.remember([...loaded.map(toKnown), ...found.filter(({ name }) => !known.has(name)).map(toNew)])
+  const known = new Set(registeredHandlers.map(({ name }) => name))
+  // The queue keeps events for a handler only while the handler is registered.
+  await queue.registerHandlers([...loaded.map(toKnown), ...found.filter(({ name }) => !known.has(name)).map(toNew)])
   tell()
-  const owed = await queue.handlers()
+  const pending = await queue.handlers()
   for (const { name, reason } of found)
     log.warn(
-      { handler: name, owed: owed.get(name) ?? 0, reason },
+      { handler: name, pending: pending.get(name) ?? 0, reason },
       'a handler is not loaded; its events are kept for it',
     )
 
@@ -71,10 +73,10 @@ export async function watchAbsent(parts: AbsentWatchParts): Promise<AbsentWatch>
   }
 
   async function take(handler: LoadedHandler, adopt: (handler: LoadedHandler) => void): Promise<void> {
-    // An operator may have forgotten it meanwhile.
+    // An operator may have forgotten the handler meanwhile.
     if (!absent.has(handler.name)) return
-    // All of them: tools tell by the time which were loaded together.
-    await queue.remember([...loaded, handler].map(toKnown))
+    // Every handler is registered again: tools recognise by the time which handlers were loaded together.
+    await queue.registerHandlers([...loaded, handler].map(toKnown))
     loaded.push(handler)
     adopt(handler)
     absent.delete(handler.name)
@@ -102,7 +104,7 @@ export async function watchAbsent(parts: AbsentWatchParts): Promise<AbsentWatch>
     watch(adopt) {
       let isOver = false
       const unlessOver = (work: () => Promise<void>) => {
-        // What cannot be asked of the queue, it says by its other calls.
+        // A warning is enough: a queue that does not work fails in its other calls, too.
         if (!isOver) work().catch((error: unknown) => log.warn({ err: error }, 'a look at absent handlers failed'))
       }
       const timer = setInterval(() => unlessOver(look), interval)
@@ -119,11 +121,11 @@ export async function watchAbsent(parts: AbsentWatchParts): Promise<AbsentWatch>
   }
 }
 
-function toKnown({ name, events, options: { order, settle, onChange } }: LoadedHandler): KnownHandler {
-  return { name, events, order, settle, onChange: onChange !== undefined }
+function toKnown({ name, events, options: { order, debounce, onChange } }: LoadedHandler): KnownHandler {
+  return { name, events, order, debounce, onChange: onChange !== undefined }
 }
 
-/** Of one that was never loaded nothing is kept that `onChange` may need. */
-function toNew({ name, events, order, settle }: AbsentHandler): KnownHandler {
-  return { name, events, order, settle, onChange: false }
+/** A handler that was never loaded has no snapshots, so `onChange` is false. */
+function toNew({ name, events, order, debounce }: AbsentHandler): KnownHandler {
+  return { name, events, order, debounce, onChange: false }
 }

@@ -1,42 +1,42 @@
 import { basename } from 'node:path'
 import { isDocumented } from '../events/catalogue.ts'
 import { robotEvent } from '../events/robot.ts'
-import { matcherOf } from '../lib/pattern.ts'
-import type { RememberedHandler } from '../queue/queue.ts'
 import type { LateFile, LoadedHandler } from '../handler/loader.ts'
+import { matcherOf } from '../lib/pattern.ts'
+import type { RegisteredHandler } from '../queue/queue.ts'
 
-/** A handler that is not loaded, though it may be again: its events are kept for it. */
+/** A handler that is not loaded but may be loaded again. Its events are kept for it. */
 export interface AbsentHandler {
   readonly name: string
   readonly events: readonly string[]
   matches(event: string): boolean
   readonly order: 'object' | 'none'
-  readonly settle: number
+  readonly debounce: number
   /** Why it is not loaded, and what to do. */
   readonly reason: string
 }
 
-export interface AbsentParts {
+export interface AbsentDeps {
   readonly handlers: readonly LoadedHandler[]
   readonly late: readonly LateFile[]
-  /** Those that were ever loaded, and not forgotten. */
-  readonly remembered: readonly RememberedHandler[]
-  /** See `lateReason`. */
+  /** The handlers that were loaded at some time and not forgotten. */
+  readonly registeredHandlers: readonly RegisteredHandler[]
+  /** Milliseconds, for `lateReason`. */
   readonly timeout: number
 }
 
 /**
- * The handlers that are not loaded, and why others cannot be waited for without passing events over: nobody knows which
- * events theirs are.
+ * Returns the handlers that are not loaded. `unknown` says why others would lose events if the journal were followed:
+ * which events they handle is not known.
  */
-export function findAbsent({ handlers, late, remembered, timeout }: AbsentParts): {
+export function findAbsent({ handlers, late, registeredHandlers, timeout }: AbsentDeps): {
   readonly absent: readonly AbsentHandler[]
   readonly unknown: readonly string[]
 } {
   const absent: AbsentHandler[] = []
   const unknown: string[] = []
   const loaded = new Set(handlers.map(({ name }) => name))
-  const known = new Map(remembered.map((one) => [one.name, one]))
+  const known = new Map(registeredHandlers.map((one) => [one.name, one]))
   const lateFiles = new Map(late.map(({ name, file }) => [name, file]))
   for (const name of [...new Set([...known.keys(), ...lateFiles.keys()])].sort()) {
     if (loaded.has(name)) continue
@@ -49,22 +49,22 @@ export function findAbsent({ handlers, late, remembered, timeout }: AbsentParts)
       file === undefined
         ? `put it back, or run "b24-receiver handlers forget ${name}"`
         : 'does an await at its top level never end?'
-    const { events = byName(name), order = 'object', settle = 0 } = known.get(name) ?? {}
+    const { events = byName(name), order = 'object', debounce = 0 } = known.get(name) ?? {}
     if (events === undefined) unknown.push(`${why}, and nobody knows which events it handles: ${advice}`)
     else {
       const reason = `${why}; its events are kept for it: ${advice}`
-      absent.push({ name, events, matches: matcherOf(events), order, settle, reason })
+      absent.push({ name, events, matches: matcherOf(events), order, debounce, reason })
     }
   }
   return { absent, unknown }
 }
 
-/** Of a file. */
+/** Says why a file is late. */
 export function lateReason(timeout: number): string {
   return `was not loaded within ${timeout / 1000} s (HANDLER_LOAD_TIMEOUT)`
 }
 
-/** A file of this name that was never loaded may handle more, but that is a guess that keeps too much, not too little. */
+/** Guesses the events of a file that was never loaded from its name. The file may handle other events, too. */
 function byName(name: string): readonly string[] | undefined {
   const event = name.toUpperCase()
   return isDocumented(event) || event === robotEvent ? [event] : undefined

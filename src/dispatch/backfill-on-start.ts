@@ -6,9 +6,9 @@ import { parseTargets } from '../backfill/targets.ts'
 import { createClient } from '../bitrix24/client.ts'
 import type { Access } from '../bitrix24/portals.ts'
 import { createTransport } from '../bitrix24/transport.ts'
-import type { Event } from '../intake/event.ts'
+import type { Event } from '../events/event.ts'
 
-export interface BackfillOnStartParts {
+export interface BackfillOnStartDeps {
   readonly dataDir: string
   readonly accesses: readonly Access[]
   /** Such as `deal,lead`. */
@@ -18,27 +18,29 @@ export interface BackfillOnStartParts {
   readonly append: (events: readonly Event[]) => Promise<void>
   readonly signal: AbortSignal
   readonly log: Logger
-  /** Milliseconds between two tries. */
+  /** Milliseconds between two attempts. */
   readonly pause?: number
 }
 
-/** Milliseconds by which our clock may be ahead of the portal's. */
+/** Milliseconds by which the clock of this machine may be ahead of the portal's. */
 const clockSlack = 60_000
 
 /**
- * Journals what every portal has changed since then and never told, and tries until it is done: resolves then, or when
- * the signal aborts, to whether it is.
+ * Journals the changes that every portal made since then and sent no event for.
+ * Tries until it succeeds or the signal aborts.
+ *
+ * @returns whether every backfill is done
  */
-export async function backfillOnStart(parts: BackfillOnStartParts): Promise<boolean> {
-  const portals = Map.groupBy(parts.accesses, ({ hook }) => hook.host)
-  const done = await Promise.all([...portals.values()].map((accesses) => backfillPortal(accesses, parts)))
+export async function backfillOnStart(deps: BackfillOnStartDeps): Promise<boolean> {
+  const portals = Map.groupBy(deps.accesses, ({ incomingWebhook }) => incomingWebhook.host)
+  const done = await Promise.all([...portals.values()].map((accesses) => backfillPortal(accesses, deps)))
   return done.every((isDone) => isDone)
 }
 
-/** One hook of it after the other: what one has found, the next finds in the journal. */
-async function backfillPortal(accesses: readonly Access[], parts: BackfillOnStartParts): Promise<boolean> {
-  const { signal, pause = 60_000 } = parts
-  let backfills = accesses.map((access) => createBackfill(access, parts))
+/** Runs a portal's incoming webhooks one after another: what one has found, the next finds in the journal. */
+async function backfillPortal(accesses: readonly Access[], deps: BackfillOnStartDeps): Promise<boolean> {
+  const { signal, pause = 60_000 } = deps
+  let backfills = accesses.map((access) => createBackfill(access, deps))
   while (!signal.aborted) {
     const failed: typeof backfills = []
     for (const backfillOnce of backfills) if (signal.aborted || !(await backfillOnce())) failed.push(backfillOnce)
@@ -49,17 +51,20 @@ async function backfillPortal(accesses: readonly Access[], parts: BackfillOnStar
   return false
 }
 
-/** To be tried until it gets through; it goes on where it was. */
-function createBackfill({ hook, limits, health }: Access, parts: BackfillOnStartParts): () => Promise<boolean> {
-  const { dataDir, append, signal, log } = parts
-  const targets = parseTargets(parts.targets)
-  const since = new Date(parts.since.getTime() - clockSlack)
+/** Returns a function to call until it returns true. Each call continues where the last one stopped. */
+function createBackfill(
+  { incomingWebhook, limits, health }: Access,
+  deps: BackfillOnStartDeps,
+): () => Promise<boolean> {
+  const { dataDir, append, signal, log } = deps
+  const targets = parseTargets(deps.targets)
+  const since = new Date(deps.since.getTime() - clockSlack)
   const kinds = new Set(targets.map(({ name }) => name.replace(/:.*/, '')))
   const client = createClient({
-    hook,
+    incomingWebhook,
     limits,
     signal,
-    send: health.guard(createTransport(hook, signal), () => undefined),
+    send: health.guard(createTransport(incomingWebhook, signal), () => undefined),
   })
   let from: Place | undefined
   const onPage = (place: Place) => {
@@ -67,14 +72,20 @@ function createBackfill({ hook, limits, health }: Access, parts: BackfillOnStart
   }
   return async () => {
     try {
-      const journalled = await readJournalled({ dataDir, hook, kinds, since, log })
-      const sum = await backfill({ client, hook, targets, since, journalled, from, append, onPage })
-      log.info({ hook: hook.label, since: since.toISOString(), ...sum }, 'backfilled: what was missed is journalled')
+      const journalled = await readJournalled({ dataDir, incomingWebhook, kinds, since, log })
+      const sum = await backfill({ client, incomingWebhook, targets, since, journalled, from, append, onPage })
+      log.info(
+        { incoming_webhook: incomingWebhook.label, since: since.toISOString(), ...sum },
+        'backfilled: what was missed is journalled',
+      )
       return true
     } catch (error) {
       if (signal.aborted) return false
-      log.warn({ hook: hook.label, err: error }, 'a backfill did not get through, will be tried again')
-      // A hook that is down says so to everybody, and is asked until it is up.
+      log.warn(
+        { incoming_webhook: incomingWebhook.label, err: error },
+        'a backfill did not get through, will be tried again',
+      )
+      // Marks the incoming webhook as down for all its users if it is, and checks it until it works.
       await health.examine()
       return false
     }

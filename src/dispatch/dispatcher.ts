@@ -1,63 +1,69 @@
 import { rm, stat } from 'node:fs/promises'
 import { setTimeout as sleep, setImmediate as tick } from 'node:timers/promises'
 import type { Logger } from 'pino'
+import type { Throttled } from '../alerts/incidents.ts'
 import type { Portals } from '../bitrix24/portals.ts'
 import { isDeletion } from '../events/catalogue.ts'
+import type { JournalledEvent } from '../events/event.ts'
+import { orderingKeyOf } from '../events/ordering-key.ts'
+import type { LoadedHandler } from '../handler/loader.ts'
 import type { Damage } from '../journal/damage.ts'
-import { follow, type JournalledEvent, type Position } from '../journal/follow.ts'
+import { follow } from '../journal/follow.ts'
+import type { Position } from '../journal/position.ts'
 import { listSegments } from '../journal/segments.ts'
-import type { AbsentHandler } from './absent.ts'
 import { errorText } from '../lib/error-text.ts'
 import { findInJournal } from '../queue/from-journal.ts'
-import { laneOf } from '../events/ordering-key.ts'
 import { createLoopBreaker, type LoopBreaker } from '../queue/loop-breaker.ts'
-import type { Throttled } from './messages.ts'
-import type { OwnWrites } from '../queue/own-changes.ts'
+import type { OwnChanges } from '../queue/own-changes.ts'
 import type { Delivery, NewDelivery, Queue } from '../queue/queue.ts'
-import type { LoadedHandler } from '../handler/loader.ts'
+import type { AbsentHandler } from './absent.ts'
+
 import { createRunner, type Outcome } from './runner.ts'
 
-export interface DispatcherParts {
+export interface DispatcherDeps {
   readonly dataDir: string
-  /** Where to follow the journal from; without it others do. */
+  /** Where to follow the journal from. If undefined, another process follows it. */
   readonly from: Position | undefined
   readonly handlers: readonly LoadedHandler[]
-  /** By name, those that are not loaded. It may lose some: they are loaded after all, or forgotten. */
+  /** The handlers that are not loaded, by name. An entry disappears when its handler is loaded after all or forgotten. */
   readonly absent?: ReadonlyMap<string, AbsentHandler>
   readonly queue: Queue
   readonly portals: Portals
-  readonly ownWrites: OwnWrites
-  /** Without one this process counts for itself. */
+  readonly ownChanges: OwnChanges
+  /** Without it, this process counts only its own runs. */
   readonly loopBreaker?: LoopBreaker
-  /** Runs at once; 0 where others run them. */
+  /** How many runs may be under way at once; 0 if other processes run the handlers. */
   readonly concurrency: number
-  /** Milliseconds, as is `handlerTimeout`. */
+  /** Milliseconds, like `handlerTimeout`. */
   readonly retryFor: number
   readonly handlerTimeout: number
-  /** Days after which a segment that was followed goes. */
+  /** Days after which a segment that was followed is removed. */
   readonly retentionDays: number
   readonly log: Logger
-  /** A run ended, one way or another: this process is able to work. */
+  /** Called when a run ends, whatever its outcome: it shows that this process works. */
   readonly onOutcome?: (outcome: Outcome) => void
-  /** A line of the journal cannot be read. */
+  /** Called when a line of the journal cannot be read. */
   readonly onDamage?: (damage: Damage) => void
-  /** Something that a run has started failed after its end. */
+  /** Called when something that a run started fails after the run has ended. */
   readonly onLate?: (delivery: Delivery, reason: string) => void
-  /** How the process before this one ended, where its receiver knows. */
+  /** How the previous process ended, if the receiver knows. */
   readonly lastEnd?: string | undefined
-  /** See shared-globals.ts. */
+  /** Returns the names of the changed built-ins; see shared-globals.ts. */
   readonly lookAtGlobals?: () => readonly string[]
   readonly onThrottled?: (throttled: Throttled) => void
-  /** Deliveries were added. */
+  /** Called when deliveries were added. */
   readonly onForwarded?: () => void
-  /** Why segments stay that are older than the retention; `undefined` where none does. */
+  /** Receives why segments older than the retention are still there; `undefined` if there are none. */
   readonly onRetained?: (trouble: string | undefined) => void
 }
 
-/** Built-ins that all handlers share are not what they were. They were put back; who has them in a variable does not know. */
+/**
+ * A handler changed built-ins that all handlers share. They were restored, but code
+ * may hold the changed ones in a variable.
+ */
 export class GlobalsChanged extends Error {
   override readonly name = 'GlobalsChanged'
-  /** Any of these did it. */
+  /** The handlers of which one made the change. */
   readonly handlers: readonly string[]
 
   constructor(changed: readonly string[], handlers: readonly string[]) {
@@ -69,40 +75,43 @@ export class GlobalsChanged extends Error {
 }
 
 export interface Dispatcher {
-  /** Rejects when this process cannot go on: the journal or the queue is gone, or a handler does not end. */
+  /** Rejects when this process cannot continue: the journal or the queue failed, or a handler does not end. */
   readonly failed: Promise<never>
-  /** What was postponed may run. */
+  /** Makes postponed deliveries ready to run. */
   readonly resume: () => void
-  /** It is loaded after all: what is kept for it may run. */
+  /** Adds a handler that is loaded after all: the events kept for it may run. */
   readonly adopt: (handler: LoadedHandler) => void
-  /** Takes no more and gives the handlers that run so many milliseconds; those that need longer run again some day. */
+  /**
+   * Claims no more deliveries, and waits `grace` milliseconds for the running
+   * handlers. Unfinished deliveries run again later.
+   */
   stop(grace: number): Promise<void>
 }
 
-/** The clock may jump, and a timer cannot be set for longer than 24 days. */
+/** Milliseconds. The clock may jump, and a Node timer cannot be set for longer than 24 days. */
 const longestSleep = 60_000
 
 const hour = 3_600_000
 const day = 24 * hour
 
-/** What a backfill found may be for one handler alone. */
+/** An event that a backfill found may be for a single handler. */
 function isFor(loaded: Pick<LoadedHandler, 'name' | 'matches'>, event: JournalledEvent): boolean {
   return event.erased !== true && (event.handler ?? loaded.name) === loaded.name && loaded.matches(event.event)
 }
 
-/** follow → match → queue → run. */
-export async function startDispatcher(parts: DispatcherParts): Promise<Dispatcher> {
-  const { dataDir, from, queue, concurrency, retentionDays, log, absent = new Map<string, AbsentHandler>() } = parts
-  const handlers = [...parts.handlers]
-  const { onOutcome = () => undefined, onForwarded = () => undefined } = parts
-  const { onDamage = () => undefined, onRetained = () => undefined, lookAtGlobals = () => [] } = parts
-  const { onLate = () => undefined } = parts
+/** Follows the journal, matches events to handlers, queues deliveries and runs them. */
+export async function startDispatcher(deps: DispatcherDeps): Promise<Dispatcher> {
+  const { dataDir, from, queue, concurrency, retentionDays, log, absent = new Map<string, AbsentHandler>() } = deps
+  const handlers = [...deps.handlers]
+  const { onOutcome = () => undefined, onForwarded = () => undefined } = deps
+  const { onDamage = () => undefined, onRetained = () => undefined, lookAtGlobals = () => [] } = deps
+  const { onLate = () => undefined } = deps
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
-  /** Handlers whose runs have ended since the last look at what they share. */
+  /** Handlers whose runs have ended since the last check of the shared globals. */
   const ended = new Set<string>()
-  /** Their object was deleted while they ran. */
+  /** Keys of the deliveries whose object was deleted while they ran. */
   const outlived = new Set<number>()
   const failure = Promise.withResolvers<never>()
   let alarm: NodeJS.Timeout | undefined
@@ -111,9 +120,9 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
   let retiring = Promise.resolve()
   let followed = from
   let isStopping = false
-  const { loopBreaker = createLoopBreaker() } = parts
+  const { loopBreaker = createLoopBreaker() } = deps
   const runner = createRunner({
-    ...parts,
+    ...deps,
     loopBreaker,
     onStuck: giveUp,
     onOutcome,
@@ -122,15 +131,15 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     keepsNothing: ({ key }) => outlived.has(key),
   })
 
-  /** This process cannot go on: it begins nothing more, and whoever started us stops us. */
+  /** Starts no more work and rejects `failed`: the caller stops this process. */
   function giveUp(error: unknown): void {
-    // Whoever stops us does not wait for more than what can be done.
+    // During a stop the process may exit before the caller reports `failed`, so the error is logged here.
     if (isStopping) log.error({ err: error }, 'not written down before the end')
     stopping.abort()
     failure.reject(error)
   }
 
-  /** It is among the failures of its delivery, and changes nothing of what became of that. */
+  /** Records the failure with the delivery. The delivery's outcome does not change. */
   async function noteLate(delivery: Delivery, error: unknown): Promise<void> {
     const reason = errorText(error)
     onLate(delivery, reason)
@@ -146,16 +155,19 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
       const deliveries = entries.flatMap(({ event, at: { segment } }): NewDelivery[] => [
         ...handlers
           .filter((handler) => isFor(handler, event))
-          .map(({ name, options: { order, settle } }) => ({ handler: name, event, segment, order, settle })),
+          .map(({ name, options: { order, debounce } }) => ({ handler: name, event, segment, order, debounce })),
         ...[...absent.values()]
           .filter((handler) => isFor(handler, event))
-          .map(({ name, order, settle }) => ({ handler: name, event, segment, order, settle, isAbsent: true })),
+          .map(({ name, order, debounce }) => ({ handler: name, event, segment, order, debounce, isAbsent: true })),
       ])
-      const unseen = entries.flatMap(({ event }) => keepersNotTold(event).map(({ name }) => ({ handler: name, event })))
-      for (const { handler, event } of unseen)
+      const droppedSnapshots = entries.flatMap(({ event }) =>
+        keepersNotTold(event).map(({ name }) => ({ handler: name, event })),
+      )
+      for (const { handler, event } of droppedSnapshots)
         for (const delivery of running.keys())
-          if (delivery.handler === handler && laneOf(delivery.event) === laneOf(event)) outlived.add(delivery.key)
-      await queue.add(deliveries, position, unseen)
+          if (delivery.handler === handler && orderingKeyOf(delivery.event) === orderingKeyOf(event))
+            outlived.add(delivery.key)
+      await queue.add(deliveries, position, droppedSnapshots)
       followed = position
       if (deliveries.length === 0) continue
       onForwarded()
@@ -163,19 +175,22 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     }
   }
 
-  /** Of an object that is deleted nothing has to be kept; one that is told of it needs it for that run, which drops it. */
+  /**
+   * Returns the handlers whose snapshot of a deleted object must be dropped now. A handler that receives the deletion is
+   * not among them: its run needs the snapshot, and drops it.
+   */
   function keepersNotTold({ event, object }: JournalledEvent): readonly { readonly name: string }[] {
     if (object === undefined || !isDeletion(event)) return []
     return [
       ...handlers.filter((handler) => handler.options.onChange && !handler.matches(event)),
-      // For one that keeps nothing there is nothing to drop.
+      // Whether an absent handler has `onChange` is not known. Dropping a snapshot that does not exist does no harm.
       ...[...absent.values()].filter((handler) => !handler.matches(event)),
     ]
   }
 
   /**
-   * Starts what may run now. The queue is asked once in a turn of the event loop, however many ended together, and the
-   * loop does turn: handlers that never wait would hold it for as long as they are owed something.
+   * Starts the deliveries that may run now. The queue is asked once per turn of the event loop, however many runs ended
+   * together. Without the tick, handlers that never await would block the event loop until nothing is pending for them.
    */
   function fill(): void {
     if (isFillDue) return
@@ -205,7 +220,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     if (handler === undefined) throw new Error(`the queue gave a delivery of ${delivery.handler}, which is not loaded`)
     const run = runIfReadable(delivery, handler)
       .catch((error: unknown) => {
-        // What was released is the next process's, and the queue may be closed.
+        // A delivery that was released belongs to the next process, and the queue may be closed.
         if (running.has(delivery)) giveUp(error)
       })
       .finally(() => {
@@ -217,7 +232,10 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     running.set(delivery, run)
   }
 
-  /** After runs that are written down. Of several that ran together each may have done it; none is charged. */
+  /**
+   * Checks the shared globals after runs are recorded. If several ran together, any
+   * may have made the change: none is charged.
+   */
   function look(): void {
     const changed = ended.size > 0 ? lookAtGlobals() : []
     const names = new Set([...ended, ...[...running.keys()].map((delivery) => delivery.handler)])
@@ -226,12 +244,15 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     giveUp(new GlobalsChanged(changed, [...names]))
   }
 
-  /** The journal is what was acknowledged: where the queue's copy of an event cannot be read, its line is taken. */
+  /**
+   * The journal is the record of what was acknowledged: if the queue's copy of an event
+   * cannot be read, the journal's line replaces it.
+   */
   async function runIfReadable(delivery: Delivery, handler: LoadedHandler): Promise<void> {
     const { unreadable, ...rest } = delivery
     if (unreadable === undefined) return runner.run(delivery, handler)
     const { id, event: name } = delivery.event
-    const event = await findInJournal(dataDir, { id, name, lane: laneOf(delivery.event) })
+    const event = await findInJournal(dataDir, { id, name, orderingKey: orderingKeyOf(delivery.event) })
     if (event === undefined) return runner.giveUp(delivery, unreadable)
     await queue.restore(delivery, event)
     log.warn(
@@ -243,20 +264,20 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
 
   function resume(): void {
     if (stopping.signal.aborted) return
-    claiming = claiming.then(() => queue.resume()).catch(giveUp)
+    claiming = claiming.then(() => queue.resumePostponed()).catch(giveUp)
     fill()
   }
 
   async function chargeCrash(): Promise<void> {
-    for (let delivery = await queue.recover(); delivery !== undefined; delivery = await queue.recover()) {
+    for (let delivery = await queue.reclaim(); delivery !== undefined; delivery = await queue.reclaim()) {
       const handler = byName.get(delivery.handler)
-      // Its file is gone: it waits with the rest of what that handler is owed.
+      // The handler's file is gone: the delivery waits with the others that are pending for that handler.
       if (handler === undefined) await queue.release(delivery)
       else await runner.chargeCrash(delivery, handler)
     }
   }
 
-  /** Others that share the queue may have died. */
+  /** Takes over the deliveries of processes that share the queue and died. */
   function takeOver(): void {
     if (!stopping.signal.aborted) claiming = claiming.then(chargeCrash).catch(giveUp)
     fill()
@@ -275,7 +296,7 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
         continue
       }
       await queue.prune(number)
-      // It costs room, and no event: what handlers run for does not depend on it.
+      // A segment that cannot be removed costs disk space but loses no event, so handlers keep running.
       const error = await rm(path, { force: true }).catch((error: unknown) => error)
       if (error !== undefined) kept.set(path, error)
       else log.info({ segment: path }, 'a segment was followed and is older than RETENTION_DAYS: removed')
@@ -300,9 +321,9 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
 
   if (concurrency > 0) {
     await chargeCrash()
-    // What a tool or another receiver has added, or made ready again.
+    // A tool or another receiver may add deliveries, or make them ready again.
     queue.watch({ changed: fill, died: takeOver })
-    // Hooks are taken for good until a call fails.
+    // Incoming webhooks are assumed to work until a call fails.
     resume()
   }
   const following = from === undefined ? Promise.resolve() : followJournal(from)
@@ -324,12 +345,12 @@ export async function startDispatcher(parts: DispatcherParts): Promise<Dispatche
     async stop(grace) {
       isStopping = true
       stopping.abort()
-      queue.hurry()
+      queue.failFast()
       clearTimeout(alarm)
       clearInterval(hourly)
       await Promise.allSettled([following, claiming, retiring])
       const over = new AbortController()
-      // It keeps the process: a handler that waits for nothing does not.
+      // The timer keeps the process alive: a handler that waits on no timer or socket does not.
       const ended = Promise.allSettled(running.values()).then(disposeAll)
       await Promise.race([ended, sleep(grace, undefined, { signal: over.signal })])
       over.abort()

@@ -1,28 +1,28 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { LeftOut } from '../handler/loader.ts'
 import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
 import { fileMode } from '../lib/private-files.ts'
-import type { LeftOut } from '../handler/loader.ts'
 
-/** What a dispatcher of this folder made of the handlers when it last tried to load them: all of them, or none. */
+/** What happened when a dispatcher of this folder last tried to load the handlers. It loads all of them or none. */
 export interface LoadReport {
-  /** When that dispatcher began, in Unix milliseconds: what it made of them was true then. */
+  /** When that dispatcher started, in Unix milliseconds. */
   readonly at: number
-  /** Their names. */
+  /** Names of handlers. */
   readonly loaded: readonly string[]
   readonly broken: readonly BrokenFile[]
-  /** What is no handler, and was told so; absent where a release wrote this that left out nothing. */
+  /** Files that were left out because they are not handlers. Absent if the version that wrote the report left out none. */
   readonly leftOut?: readonly LeftOut[] | undefined
-  /** Why it waits although no file is broken. */
+  /** Why the dispatcher waits although no file is broken. */
   readonly trouble?: string | undefined
-  /** While it loads them, those that are being loaded: if its process ends, one of them ended it. */
+  /** The files that are being loaded. If the process ends meanwhile, one of them ended it. */
   readonly loading?: readonly string[] | undefined
 }
 
 export interface BrokenFile {
   readonly file: string
-  /** The file and the line, where that is known. */
+  /** The file and, if known, the line. */
   readonly place: string
   readonly error: string
 }
@@ -31,16 +31,16 @@ function pathOf(dataDir: string): string {
   return join(dataDir, 'loaded.json')
 }
 
-/** For tools. It stands beside whichever engine: with Postgres each machine has files of its own, too. */
+/** Writes the report for tools. It is a file even if the queue is in Postgres: each machine has its own handler files. */
 export function writeLoadReport(dataDir: string, report: LoadReport): void {
   const path = pathOf(dataDir)
-  // A power cut leaves the one before, not half a file. Of what is being loaded it need not tell.
+  // A power cut must leave the previous report, not half a file. A list of files being loaded need not survive one.
   const options = { flush: report.loading === undefined, mode: fileMode(path) }
   writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`, options)
   renameSync(`${path}.next`, path)
 }
 
-/** `undefined` where none has tried. */
+/** Returns `undefined` if no dispatcher has tried to load handlers. */
 export function readLoadReport(dataDir: string): LoadReport | undefined {
   try {
     const report = parse(readFileSync(pathOf(dataDir), 'utf8'))

@@ -1,30 +1,34 @@
 import { collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
-import type { Hook } from '../bitrix24/incoming-webhook.ts'
+import type { IncomingWebhook } from '../bitrix24/incoming-webhook.ts'
 import type { Outcome } from './runner.ts'
 
 export interface DispatcherMetrics {
-  /** These are loaded: what became of their runs is told from the first on. */
+  /** Starts every outcome of these handlers at zero, so that a rate counts the first run. */
   readonly handlersAre: (names: readonly string[]) => void
   readonly ended: (outcome: Outcome) => void
-  readonly hookIs: (hook: Hook, isUp: boolean) => void
+  readonly incomingWebhookIs: (incomingWebhook: IncomingWebhook, isUp: boolean) => void
   readonly exposition: () => Promise<string>
 }
 
-/** All of them, which the type holds. */
+/** All outcomes: the type rejects a list that lacks one. */
 const outcomes = {
   handled: true,
   unchanged: true,
   gone: true,
-  echo: true,
+  own_change: true,
   retried: true,
   dead: true,
   postponed: true,
-  held: true,
+  throttled: true,
   remembered: true,
 } as const satisfies Record<Outcome['outcome'], true>
 
-/** What only the dispatcher's process knows. It all begins at zero with each dispatcher. */
-export function createDispatcherMetrics({ hooks }: { readonly hooks: readonly Hook[] }): DispatcherMetrics {
+/** The metrics that only the dispatcher's process knows. They start at zero with each dispatcher. */
+export function createDispatcherMetrics({
+  incomingWebhooks,
+}: {
+  readonly incomingWebhooks: readonly IncomingWebhook[]
+}): DispatcherMetrics {
   const registry = new Registry()
   const registers = [registry]
   const runs = new Histogram({
@@ -35,21 +39,22 @@ export function createDispatcherMetrics({ hooks }: { readonly hooks: readonly Ho
     registers,
   })
   const up = new Gauge({
-    name: 'b24_hook_up',
-    help: '0 while a hook does not work, by the name that it has in B24_HOOK, otherwise 1.',
-    labelNames: ['hook'],
+    name: 'b24_incoming_webhook_up',
+    help: '0 while an incoming webhook does not work, by the name that it has in B24_HOOK, otherwise 1.',
+    labelNames: ['incoming_webhook'],
     registers,
   })
-  const hookIs = ({ name = '' }: Hook, isUp: boolean) => up.set({ hook: name }, Number(isUp))
+  const incomingWebhookIs = ({ name = '' }: IncomingWebhook, isUp: boolean) =>
+    up.set({ incoming_webhook: name }, Number(isUp))
   const handlersAre = (names: readonly string[]) => {
     for (const handler of names) for (const outcome of Object.keys(outcomes)) runs.zero({ handler, outcome })
   }
-  for (const hook of hooks) hookIs(hook, true)
-  collectDefaultMetrics({ register: registry, labels: { part: 'dispatcher' } })
+  for (const incomingWebhook of incomingWebhooks) incomingWebhookIs(incomingWebhook, true)
+  collectDefaultMetrics({ register: registry, labels: { component: 'dispatcher' } })
   return {
     handlersAre,
     ended: ({ handler, outcome, ms }) => runs.observe({ handler, outcome }, ms / 1000),
-    hookIs,
+    incomingWebhookIs,
     exposition: () => registry.metrics(),
   }
 }

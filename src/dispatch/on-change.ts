@@ -3,68 +3,69 @@ import type { LooseRecord } from '../bitrix24/record.ts'
 import { isDeletion } from '../events/catalogue.ts'
 import { nearNames } from '../events/nearest.ts'
 import { FinalError } from '../handler/handler.ts'
-import type { Delivery, Queue, Seen, SeenFields } from '../queue/queue.ts'
+import type { Delivery, Queue, Snapshot, SnapshotFields } from '../queue/queue.ts'
 
 export interface OnChangeQuestion {
   readonly delivery: Delivery
-  /** What the handler's `onChange` names. */
+  /** The field names in the handler's `onChange`. */
   readonly names: readonly string[]
-  /** What becomes of an object that the handler has never completed for. */
+  /** What to do with an object for which the handler has never completed. */
   readonly first: 'run' | 'remember'
-  readonly queue: Pick<Queue, 'seen' | 'doubt'>
-  /** The record as the handler gets it. */
+  readonly queue: Pick<Queue, 'snapshot' | 'markDirty'>
+  /** Reads the record that the handler gets. */
   readonly readRecord: () => Promise<LooseRecord | null>
 }
 
-/** What is to become of a delivery, and what `done` is to keep then. */
+/** What to do with a delivery, and the snapshot that `done` then stores. */
 export type Verdict =
-  | { readonly verdict: 'run'; readonly seen: SeenFields | null; readonly previous: LooseRecord | undefined }
-  | { readonly verdict: 'unchanged'; readonly seen: undefined }
-  | { readonly verdict: 'remembered'; readonly seen: SeenFields }
-  | { readonly verdict: 'gone'; readonly seen: null }
+  | { readonly verdict: 'run'; readonly snapshot: SnapshotFields | null; readonly previous: LooseRecord | undefined }
+  | { readonly verdict: 'unchanged'; readonly snapshot: undefined }
+  | { readonly verdict: 'remembered'; readonly snapshot: SnapshotFields }
+  | { readonly verdict: 'gone'; readonly snapshot: null }
 
-/** A longer text is kept as its hash: what is kept stays for as long as its object lives. */
+/** Characters. A longer text is stored as its hash, because a snapshot stays for as long as its object exists. */
 const longestValue = 8 * 1024
-/** No JSON begins so. */
+/** No JSON text begins with this. */
 const hashed = 'sha256:'
 
 /**
- * Whether any of the fields differs from what the handler has last completed with. A run that began and did not complete
- * may have done half of its work: after it the next one runs, also when the fields are back to what they were.
+ * Decides whether any of the fields differs from the snapshot of the handler's last completed run. A run that began and
+ * did not complete may have done half of its work: the next one runs even if the fields are back to their old values.
  *
- * @throws {FinalError} where the record does not have such a field
+ * @throws {FinalError} if the record does not have such a field
  */
 export async function judgeChange(question: OnChangeQuestion): Promise<Verdict> {
   const { delivery, names, first, queue, readRecord } = question
   const { event } = delivery
-  let fields: SeenFields | null = null
+  let fields: SnapshotFields | null = null
   if (!isDeletion(event.event)) {
     const record = await readRecord()
-    if (record === null) return { verdict: 'gone', seen: null }
+    if (record === null) return { verdict: 'gone', snapshot: null }
     fields = readFields(record, names, event.object)
   }
-  const before = await queue.seen(delivery)
-  if (before === undefined && fields && first === 'remember') return { verdict: 'remembered', seen: fields }
-  if (before && fields && isSame(before, fields)) return { verdict: 'unchanged', seen: undefined }
-  if (before?.isInDoubt === false) await queue.doubt(delivery)
-  return { verdict: 'run', seen: fields, previous: before && previousOf(before.fields, names) }
+  const before = await queue.snapshot(delivery)
+  if (before === undefined && fields && first === 'remember') return { verdict: 'remembered', snapshot: fields }
+  if (before && fields && isSame(before, fields)) return { verdict: 'unchanged', snapshot: undefined }
+  if (before?.isDirty === false) await queue.markDirty(delivery)
+  return { verdict: 'run', snapshot: fields, previous: before && previousOf(before.fields, names) }
 }
 
 /**
- * For an event that is only of the handler's own write. What it left in a field is not kept, because it may have
- * overtaken somebody's change; but that it left something is, else who takes it back would have changed nothing.
+ * Handles an event that only reports the handler's own write. The new value is not stored, because the write may
+ * have overtaken a user's change. The snapshot is marked dirty instead: otherwise a user who restores the old
+ * value would seem to have changed nothing.
  *
- * @throws {FinalError} where the record does not have such a field
+ * @throws {FinalError} if the record does not have such a field
  */
 export async function noteOwnChange({ delivery, names, queue, readRecord }: OnChangeQuestion): Promise<void> {
   const record = await readRecord()
-  const before = await queue.seen(delivery)
-  if (record === null || before === undefined || before.isInDoubt) return
-  if (!isSame(before, readFields(record, names, delivery.event.object))) await queue.doubt(delivery)
+  const before = await queue.snapshot(delivery)
+  if (record === null || before === undefined || before.isDirty) return
+  if (!isSame(before, readFields(record, names, delivery.event.object))) await queue.markDirty(delivery)
 }
 
-/** Keys in one order, because PHP's is that of the moment. */
-function readFields(record: LooseRecord, names: readonly string[], object = 'the record'): SeenFields {
+/** Sorts the keys of objects, because the order in which PHP sends them varies. */
+function readFields(record: LooseRecord, names: readonly string[], object = 'the record'): SnapshotFields {
   const missing = names.filter((name) => !Object.hasOwn(record, name))
   if (missing.length > 0) throw new FinalError(missing.map((name) => explainMissing(name, record, object)).join('; '))
   return Object.fromEntries(names.map((name) => [name, textOf(record[name])]))
@@ -79,12 +80,12 @@ function textOf(value: unknown): string {
   return text.length <= longestValue ? text : hashed + createHash('sha256').update(text).digest('base64')
 }
 
-function isSame({ fields, isInDoubt }: Seen, now: SeenFields): boolean {
-  return !isInDoubt && Object.entries(now).every(([name, text]) => Object.hasOwn(fields, name) && fields[name] === text)
+function isSame({ fields, isDirty }: Snapshot, now: SnapshotFields): boolean {
+  return !isDirty && Object.entries(now).every(([name, text]) => Object.hasOwn(fields, name) && fields[name] === text)
 }
 
-/** What is kept of the fields; of one whose value is too long only that it was something. */
-function previousOf(fields: SeenFields, names: readonly string[]): LooseRecord | undefined {
+/** Returns the stored values. A value that was too long to store is left out. */
+function previousOf(fields: SnapshotFields, names: readonly string[]): LooseRecord | undefined {
   const kept = Object.entries(fields).filter(([name]) => names.includes(name))
   if (kept.length === 0) return undefined
   return Object.fromEntries(

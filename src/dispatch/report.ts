@@ -1,63 +1,68 @@
 import type { Logger } from 'pino'
 import { startAlerter } from '../alerts/alerter.ts'
-import type { Snapshot } from '../alerts/snapshot.ts'
+import type { Throttled } from '../alerts/incidents.ts'
+import type { Sample } from '../alerts/sample.ts'
 import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
-import type { Hook } from '../bitrix24/incoming-webhook.ts'
-import type { Channel } from '../lib/ipc-channel.ts'
+import type { IncomingWebhook } from '../bitrix24/incoming-webhook.ts'
 import type { Config } from '../config/config.ts'
-import type { Event } from '../intake/event.ts'
-import { createDispatcherMetrics } from './metrics.ts'
+import type { Event } from '../events/event.ts'
+import { type LoadedHandler, mayCallBitrix24, unknownEvents } from '../handler/loader.ts'
+
+import type { Channel } from '../lib/ipc-channel.ts'
+import type { Delivery, Queue } from '../queue/queue.ts'
 import type { AbsentHandler } from './absent.ts'
 import { type LoadReport, writeLoadReport } from './load-report.ts'
-import type { FromDispatcher, Throttled, ToDispatcher } from './messages.ts'
-import type { Delivery, Queue } from '../queue/queue.ts'
-import { type LoadedHandler, mayCallBitrix24, unknownEvents } from '../handler/loader.ts'
+import type { FromDispatcher, ToDispatcher } from './messages.ts'
+import { createDispatcherMetrics } from './metrics.ts'
 import type { Outcome } from './runner.ts'
 
-/** What a dispatcher says of itself: to its receiver, or, without one, to an alerter of its own; in the log; to tools. */
+/** Reports the dispatcher's state to the log, to tools, and to its receiver or, without one, to its own alerter. */
 export interface Report {
   readonly tell: (message: FromDispatcher) => void
   readonly handlers: (loaded: readonly LoadedHandler[]) => void
-  /** For `b24-receiver reload` and `handlers`, which have nothing else to ask; the log says the same. */
+  /**
+   * Writes the load report for `b24-receiver reload` and `handlers`, which have no
+   * other source. The log has the same facts.
+   */
   readonly load: (report: Partial<Omit<LoadReport, 'at'>>) => void
-  readonly hook: (hook: Hook, trouble: Bitrix24Error | undefined) => void
-  /** What waits for want of a hook, and why; without a reason it may go on. */
+  readonly incomingWebhook: (incomingWebhook: IncomingWebhook, trouble: Bitrix24Error | undefined) => void
+  /** Reports what waits because it lacks an incoming webhook, and why. Without a reason, it may continue. */
   readonly lack: (lacks: string, refusal: string | undefined) => void
-  /** Why the engine cannot be used; `undefined` once it can. What needs it waits; it is not this process that is ill. */
+  /** Reports why the queue's engine cannot be used; `undefined` once it can. The process itself is healthy. */
   readonly engine: (trouble: string | undefined) => void
-  /** Those that are not loaded while the others run. */
+  /** Reports the handlers that are not loaded while the others run. */
   readonly absent: (handlers: Iterable<AbsentHandler>) => void
-  /** Why segments stay that are older than the retention; `undefined` where none does. */
+  /** Reports why segments older than the retention are still there; `undefined` if there are none. */
   readonly retained: (trouble: string | undefined) => void
-  /** It follows the journal, or, as a worker, claims deliveries. */
+  /** Reports that this process follows the journal or, as a worker, claims deliveries. */
   readonly following: () => void
-  /** Tells, again and again, how much is owed. @returns ends that */
-  readonly owed: (queue: Queue) => () => void
+  /** Reports how much is pending, at an interval. @returns a function that stops it */
+  readonly pending: (queue: Queue) => () => void
   readonly outcome: (ended: Outcome) => void
   readonly throttled: (throttled: Throttled) => void
-  /** Something that a run has started failed after its end. */
+  /** Reports that something a run started failed after the run had ended. */
   readonly late: (delivery: Delivery, reason: string) => void
-  /** Lets the receiver journal them, for nobody else writes there. Resolves when they are on disk. */
+  /** Sends the events to the receiver, which alone writes the journal. Resolves when they are on disk. */
   readonly append: (events: readonly Event[]) => Promise<void>
-  /** What the receiver answered to `append`. */
+  /** Takes the receiver's answer to `append`. */
   readonly appended: (answer: Extract<ToDispatcher, { type: 'appended' }>) => void
   readonly metrics: () => Promise<void>
 }
 
-export interface ReportParts {
+export interface ReportDeps {
   readonly config: Config
   /** The receiver that started this process. */
   readonly parent: Channel<ToDispatcher, FromDispatcher> | undefined
   readonly log: Logger
 }
 
-/** Milliseconds between two looks at how much is owed. */
+/** Milliseconds between two checks of how much is pending. */
 const interval = 2_000
 
-/** Characters of why a delivery is dead: the receiver keeps the last, and tells it to its alerter every second. */
+/** Characters of a dead delivery's reason. The receiver keeps the last reason and sends it to its alerter every second. */
 const longestReason = 4_000
 
-export function createReport({ config, parent, log }: ReportParts): Report {
+export function createReport({ config, parent, log }: ReportDeps): Report {
   const startedAt = Date.now()
   const metrics = createDispatcherMetrics(config)
   const appending = new Map<number, PromiseWithResolvers<void>>()
@@ -79,7 +84,7 @@ export function createReport({ config, parent, log }: ReportParts): Report {
             'the documentation does not know this event: is it spelt right?',
           )
       const callers = loaded.filter(mayCallBitrix24).map(({ name }) => name)
-      if (config.hooks.length === 0 && callers.length > 0)
+      if (config.incomingWebhooks.length === 0 && callers.length > 0)
         log.warn({ handlers: callers }, 'B24_HOOK is not set: events wait for it whose handlers call Bitrix24')
       if (loaded.length === 0) log.warn({ dir: config.handlersDir }, 'no handlers: events are journalled only')
       tell({ type: 'loaded' })
@@ -93,18 +98,22 @@ export function createReport({ config, parent, log }: ReportParts): Report {
       }
     },
 
-    hook(hook, trouble) {
-      const { label } = hook
-      metrics.hookIs(hook, trouble === undefined)
-      if (trouble) log.error({ hook: label, reason: trouble.message }, 'a hook does not work; what needs it waits')
-      else log.info({ hook: label }, 'a hook works again; what waited for it goes on')
-      tell({ type: 'hook', label, ...(trouble && { trouble: trouble.message }) })
+    incomingWebhook(incomingWebhook, trouble) {
+      const { label } = incomingWebhook
+      metrics.incomingWebhookIs(incomingWebhook, trouble === undefined)
+      if (trouble)
+        log.error(
+          { incoming_webhook: label, reason: trouble.message },
+          'an incoming webhook does not work; what needs it waits',
+        )
+      else log.info({ incoming_webhook: label }, 'an incoming webhook works again; what waited for it goes on')
+      tell({ type: 'incoming_webhook', label, ...(trouble && { trouble: trouble.message }) })
     },
 
     lack(lacks, refusal) {
       if (refusal !== undefined)
-        log.error({ lacks, reason: refusal }, 'there is no hook for an event; what needs one waits')
-      tell({ type: 'hook', label: lacks, ...(refusal !== undefined && { trouble: refusal }) })
+        log.error({ lacks, reason: refusal }, 'there is no incoming webhook for an event; what needs one waits')
+      tell({ type: 'incoming_webhook', label: lacks, ...(refusal !== undefined && { trouble: refusal }) })
     },
 
     engine(trouble) {
@@ -123,7 +132,7 @@ export function createReport({ config, parent, log }: ReportParts): Report {
       tell(engineTrouble === undefined ? { type: 'following' } : { type: 'trouble', reason: engineTrouble })
     },
 
-    owed(queue) {
+    pending(queue) {
       let told = ''
       const look = async () => {
         const state = await queue.state()
@@ -131,7 +140,7 @@ export function createReport({ config, parent, log }: ReportParts): Report {
         if (text !== told) tell({ type: 'state', state })
         told = text
       }
-      // A queue that cannot be asked says so by its other calls.
+      // A queue that does not work fails in its other calls, too.
       const now = () => void look().catch(() => undefined)
       now()
       const timer = setInterval(now, interval)
@@ -178,22 +187,26 @@ export function createReport({ config, parent, log }: ReportParts): Report {
   }
 }
 
-/** Its receiver knows the rest, but not what a dispatcher of its own would tell it. */
-function tellAlerter({ config, log }: Pick<ReportParts, 'config' | 'log'>): (message: FromDispatcher) => void {
-  const hooks = new Map<string, string>()
-  let absent: NonNullable<Snapshot['absent']> = {}
-  let dead: NonNullable<Snapshot['dead']> = { queued: 0, count: 0, last: undefined }
-  let late: NonNullable<Snapshot['late']> = { count: 0, last: undefined }
-  let throttled: NonNullable<Snapshot['throttled']> = { count: 0, last: undefined }
+/** Used without a parent receiver. Sends the alerter only what a receiver would learn from its dispatcher. */
+function tellAlerter({ config, log }: Pick<ReportDeps, 'config' | 'log'>): (message: FromDispatcher) => void {
+  const incomingWebhooks = new Map<string, string>()
+  let absent: NonNullable<Sample['absent']> = {}
+  let dead: NonNullable<Sample['dead']> = { queued: 0, count: 0, last: undefined }
+  let late: NonNullable<Sample['late']> = { count: 0, last: undefined }
+  let throttled: NonNullable<Sample['throttled']> = { count: 0, last: undefined }
   if (config.alertUrl !== undefined)
-    startAlerter({ snapshot: () => ({ absent, hooks: Object.fromEntries(hooks), dead, late, throttled }), log })
+    startAlerter({
+      sample: () => ({ absent, incomingWebhooks: Object.fromEntries(incomingWebhooks), dead, late, throttled }),
+      log,
+    })
   return (message) => {
     if (message.type === 'absent') absent = message.reasons
     if (message.type === 'dead') dead = { ...dead, count: dead.count + 1, last: message.dead }
     if (message.type === 'late') late = { count: late.count + 1, last: message.late }
     if (message.type === 'throttled') throttled = { count: throttled.count + 1, last: message.throttled }
     if (message.type === 'state') dead = { ...dead, queued: message.state.dead }
-    if (message.type === 'hook' && message.trouble !== undefined) hooks.set(message.label, message.trouble)
-    if (message.type === 'hook' && message.trouble === undefined) hooks.delete(message.label)
+    if (message.type === 'incoming_webhook' && message.trouble !== undefined)
+      incomingWebhooks.set(message.label, message.trouble)
+    if (message.type === 'incoming_webhook' && message.trouble === undefined) incomingWebhooks.delete(message.label)
   }
 }

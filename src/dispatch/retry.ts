@@ -1,6 +1,8 @@
 import { chosenDelay, isFinal } from '../handler/handler.ts'
 
-/** Also of a delay that the handler chose: `RetryAfter('0s')` would run it thousands of times a second. */
+/**
+ * Milliseconds. It also limits a delay that the handler chose: `RetryAfter('0s')` would run thousands of times a second.
+ */
 const shortest = 1_000
 const longest = 3_600_000
 
@@ -8,27 +10,27 @@ export interface Failure {
   readonly error: unknown
   /** The run that failed, from 1. */
   readonly attempt: number
-  /** Milliseconds of `retryFor` that are used up: how long its runs took, and how long it was to wait for each retry. */
+  /** Milliseconds of `retryFor` that are used up: the time of the runs plus the chosen delay before each retry. */
   readonly spentMs: number
-  /** Milliseconds during which it is tried again. */
+  /** Milliseconds during which the delivery is retried. */
   readonly retryFor: number
   /** 0 ≤ random < 1. */
   readonly random: number
 }
 
 export interface NextTry {
-  /** Milliseconds until it is due again; `undefined` when it is dead. */
+  /** Milliseconds until the delivery is due again; `undefined` if it is dead. */
   readonly delayMs: number | undefined
-  /** The handler chose a longer delay than is left; then it is tried as if it had chosen none. */
+  /** The handler chose a longer delay than is left of `retryFor`. The retry comes as if the handler had chosen none. */
   readonly refused?: { readonly chosenMs: number; readonly leftMs: number }
 }
 
 /**
- * When a failed delivery is due again. Exponential backoff with full jitter, because the handlers of a burst fail together
- * and must not come back together.
+ * Returns when a failed delivery is due again. The backoff is exponential with full jitter, because the handlers of a
+ * burst fail together and must not retry together.
  *
- * No clock is asked how long it has been tried: one that jumps ahead, or a machine that is off for a week, would take the
- * tries that it never had.
+ * The time spent is added up, not read from a clock: a clock that jumps ahead, or a machine that is off for a week, would
+ * use up attempts that were never made.
  */
 export function nextTry({ error, attempt, spentMs, retryFor, random }: Failure): NextTry {
   if (isFinal(error)) return { delayMs: undefined }

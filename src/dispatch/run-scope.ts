@@ -1,35 +1,35 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 
-/** A run, for whoever meets something of it outside of the handler's own promise. */
+/** A run, for code that meets one of its errors outside the handler's own promise. */
 export interface RunScope {
-  /** Something that the handler started has failed, and nobody awaits it. */
+  /** Takes the failure of something that the handler started and did not await. */
   readonly fail: (error: unknown) => void
 }
 
 const current = new AsyncLocalStorage<RunScope>()
 
-/** Runs a handler so that whatever it starts, now or later, is known to be its. */
+/** Runs a handler so that everything it starts, now or later, can be traced to its run. */
 export function inScope<T>(scope: RunScope, run: () => T): T {
   return current.run(scope, run)
 }
 
-/** A handler ended the process that is everybody's; the error's stack has its line. */
+/** A handler called `process.exit()` in the process that all handlers share. The error's stack has the line. */
 class ExitInHandler extends Error {
   override readonly name = 'ExitInHandler'
 }
 
 /**
- * From now on a rejection that nobody handles, an error that a timer or a stream throws, and `process.exit()` are charged
- * to the run that they belong to: Node would end the process of all handlers for each.
+ * Charges unhandled rejections, errors thrown by a timer or a stream, and `process.exit()` to the run that they belong to.
+ * Node would end the process of all handlers for each.
  *
- * @param onOurs called with what belongs to no run: this process is not to be trusted any more
+ * @param onOurs called with an error that belongs to no run: this process can no longer be trusted
  */
 export function chargeStrays(onOurs: (error: unknown) => void): void {
   let isOver = false
   const charge = (error: unknown) => {
     const scope = current.getStore()
     if (scope) return scope.fail(error)
-    // What fails on the way to the end must not begin it again.
+    // An error during the shutdown must not start the shutdown again.
     if (!isOver) onOurs(error)
     isOver = true
   }

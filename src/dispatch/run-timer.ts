@@ -1,17 +1,17 @@
-/** The time of one run. It stands still while the run waits for its turn at a portal. */
+/** Measures the time of one run. It pauses while the run waits for its turn at a portal. */
 export interface RunTimer {
-  /** Aborts when the run has taken its time. */
+  /** Aborts when the timeout has passed. */
   readonly signal: AbortSignal
-  /** Resolves when it has taken as long again after the signal: its handler ignores it. */
+  /** Resolves when the timeout has passed a second time after the signal: the handler ignores the signal. */
   readonly overdue: Promise<void>
-  /** Waits that overlap count once. */
+  /** Pauses the timer during `wait`. Waits that overlap count once. */
   readonly whileWaiting: <T>(wait: Promise<T>) => Promise<T>
   readonly stop: () => void
 }
 
 /**
- * @param timeout milliseconds; half a Node timer's 24 days at most
- * @param interrupt aborts the run's signal before its time
+ * @param timeout milliseconds, at most half of a Node timer's 24 days
+ * @param interrupt aborts the run's signal before the timeout
  */
 export function createRunTimer(timeout: number, interrupt?: AbortSignal): RunTimer {
   const late = new AbortController()
@@ -19,14 +19,14 @@ export function createRunTimer(timeout: number, interrupt?: AbortSignal): RunTim
   let taken = 0
   let isLate = false
   let waits = 0
-  /** `undefined` while it stands still. */
+  /** `undefined` while the timer is paused. */
   let since: number | undefined
   let timer: NodeJS.Timeout | undefined
   let isOver = false
 
   function go(): void {
     since = performance.now()
-    // It must not keep a process that has nothing else to do.
+    // The timer must not keep a process alive that has nothing else to do.
     timer = setTimeout(look, (isLate ? 2 * timeout : timeout) - taken).unref()
   }
 
@@ -47,9 +47,9 @@ export function createRunTimer(timeout: number, interrupt?: AbortSignal): RunTim
 
   function tellLate(): void {
     isLate = true
-    // It has taken much longer where the whole process stood still, and could not know.
+    // The run took much longer if the whole process was suspended. The handler must still get its time after the signal.
     taken = timeout
-    // As AbortSignal.timeout.
+    // The same error as AbortSignal.timeout.
     late.abort(new DOMException('The operation was aborted due to timeout', 'TimeoutError'))
   }
 

@@ -2,48 +2,54 @@ import { setImmediate as tick } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
 import { type Client, createClient } from '../bitrix24/client.ts'
-import { type HookHealth, isDoubtful } from '../bitrix24/health.ts'
+import { type IncomingWebhookHealth, isDoubtful } from '../bitrix24/health.ts'
 import type { Access, NoAccess, Portals } from '../bitrix24/portals.ts'
 import type { LooseRecord, RecordOf } from '../bitrix24/record.ts'
 import { isDeletion } from '../events/catalogue.ts'
 import { type Context, FinalError } from '../handler/handler.ts'
-import type { OwnWrites } from '../queue/own-changes.ts'
+import type { OwnChanges } from '../queue/own-changes.ts'
 import type { Delivery } from '../queue/queue.ts'
 import type { RunTimer } from './run-timer.ts'
 
-export interface RunParts {
+export interface RunDeps {
   readonly delivery: Delivery
   readonly log: Logger
   readonly timer: RunTimer
   readonly portals: Portals
-  readonly ownWrites: OwnWrites
-  /** The run needs Bitrix24. */
+  readonly ownChanges: OwnChanges
+  /** Called when the run needs Bitrix24. */
   readonly onCall: () => void
 }
 
-/** One run, as its handler sees it and as its dispatcher does. */
+/** One run: the context for its handler, and what the runner needs to know. */
 export interface Run {
-  /** @param previous what it has last completed with, where `onChange` keeps that */
+  /** @param previous the fields at the last completed run, if `onChange` stored them */
   readonly contextWith: (previous: LooseRecord | undefined) => Context
-  /** The record as the handler gets it: read once. */
+  /** Reads the record that the handler gets. It is read once. */
   readonly readOnce: () => Promise<LooseRecord | null>
-  /** The record as it is now, whatever the handler has read. */
+  /** Reads the current record, even if the handler has read it before. */
   readonly readRecord: () => Promise<LooseRecord | null>
-  /** The handler was told that the record is gone. */
+  /** Whether the handler got the answer that the record is gone. */
   readonly isGone: () => boolean
-  /** It has written to the event's object. */
+  /** Whether the handler has written to the event's object. */
   readonly hasWritten: () => boolean
-  /** After a failure: the trouble of the hook it called through, or that there was none, if that is what it failed of. */
-  readonly hookTrouble: () => Promise<Bitrix24Error | NoAccess | undefined>
-  /** Resolves when no call that the handler has made is under way; what nobody awaits may have failed by then. */
+  /**
+   * After a failure: the trouble of the incoming webhook that it called through,
+   * or the lack of one, if that was the cause.
+   */
+  readonly incomingWebhookTrouble: () => Promise<Bitrix24Error | NoAccess | undefined>
+  /**
+   * Resolves when none of the handler's calls is under way. A call that the
+   * handler did not await may have failed by then.
+   */
   readonly callsEnded: () => Promise<void>
-  /** Ends the calls that are under way, so that none of them is made beside the next run. */
+  /** Aborts the calls that are under way, so that none of them overlaps the next run. */
   readonly cutCalls: (reason: unknown) => void
 }
 
 let turn: Promise<void> | undefined
 
-/** One for all runs that end in this turn of the event loop. */
+/** Returns one promise for all runs that end in this turn of the event loop. */
 function nextTurn(): Promise<void> {
   turn ??= tick().then(() => {
     turn = undefined
@@ -51,13 +57,13 @@ function nextTurn(): Promise<void> {
   return turn
 }
 
-export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: RunParts): Run {
+export function createRun({ delivery, log, timer, portals, ownChanges, onCall }: RunDeps): Run {
   const { handler, event, attempt, coalesced } = delivery
   const over = new AbortController()
   const underWay = new Set<Promise<unknown>>()
   let client: Client | undefined
   let reading: Promise<LooseRecord | null> | undefined
-  let doubted: HookHealth | undefined
+  let doubted: IncomingWebhookHealth | undefined
   let lack: NoAccess | undefined
   let isGone = false
   let hasWritten = false
@@ -67,7 +73,7 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
     const access = portals.accessFor(event)
     if (!('refusal' in access)) return access
     lack = access
-    throw new NoHook(access.refusal)
+    throw new NoIncomingWebhook(access.refusal)
   }
 
   function track<T>(call: Promise<T>): Promise<T> {
@@ -78,7 +84,7 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
       )
       .finally(() => underWay.delete(ended))
     underWay.add(ended)
-    // Another promise than the one that is looked after here: if nobody handles its failure, that is told.
+    // A new promise: the one above has a rejection handler, which would hide a failure that the handler does not await.
     return call.then((value) => value)
   }
 
@@ -90,7 +96,7 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
       const signal = AbortSignal.any([timer.signal, over.signal])
       return await records.of(event, { signal, whileWaiting: timer.whileWaiting })
     } catch (error) {
-      // No other run would find one either.
+      // A retry would not find a method that reads this object either.
       if (error instanceof TypeError) throw new FinalError(error.message)
       if (isDoubtful(error)) doubted = health
       throw error
@@ -100,25 +106,25 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
   async function readOnce(): Promise<LooseRecord | null> {
     reading ??= readRecord()
     const record = await reading
-    // Of a deletion nothing else was to be expected.
+    // After a deletion, null is the expected answer.
     isGone = record === null && !isDeletion(event.event)
     return record
   }
 
   function openClient(): Client {
-    const { hook, limits, health, connect } = openAccess()
+    const { incomingWebhook, limits, health, connect } = openAccess()
     const signal = AbortSignal.any([timer.signal, over.signal])
-    const send = health.guard(connect(hook, signal), () => {
+    const send = health.guard(connect(incomingWebhook, signal), () => {
       doubted = health
     })
     const opened = createClient({
-      hook,
+      incomingWebhook,
       limits,
       signal,
       whileWaiting: timer.whileWaiting,
       send,
       onSend: async (commands) => {
-        const remember = await ownWrites.sending({ handler, event, user: hook.user }, commands)
+        const remember = await ownChanges.sending({ handler, event, user: incomingWebhook.user }, commands)
         return async (answered) => {
           const objects = await remember(answered)
           if (objects.some((object) => object === event.object)) hasWritten = true
@@ -144,20 +150,20 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
         client ??= openClient()
         return client
       },
-      // What the handler says about its kind is not checked, as with call().
+      // The kind that the handler states is not checked, as with call().
       record: <Kind extends string>() => track(readOnce()) as Promise<RecordOf<Kind> | null>,
     }),
     readOnce,
     readRecord,
     async callsEnded() {
       while (underWay.size > 0) await Promise.allSettled(underWay)
-      // A failure that nobody handles is told when the microtasks are done.
+      // Node reports an unhandled rejection when the microtasks are done.
       await nextTurn()
     },
     isGone: () => isGone,
     hasWritten: () => hasWritten,
-    async hookTrouble() {
-      // A call that was cut off with the run's time says so only now.
+    async incomingWebhookTrouble() {
+      // A call that the timeout aborted rejects only in the next turn.
       if (client ?? reading) await tick()
       return lack ?? doubted?.examine()
     },
@@ -165,7 +171,7 @@ export function createRun({ delivery, log, timer, portals, ownWrites, onCall }: 
   }
 }
 
-/** There is no hook for the event: the run waits until there is, and is not charged. */
-class NoHook extends Error {
+/** There is no incoming webhook for the event. The run waits until there is one, and its attempt is not counted. */
+class NoIncomingWebhook extends Error {
   override readonly name = 'NoHook'
 }

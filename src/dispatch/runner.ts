@@ -1,72 +1,83 @@
 import type { Logger } from 'pino'
+import type { Throttled } from '../alerts/incidents.ts'
 import type { Bitrix24Error } from '../bitrix24/bitrix24-error.ts'
 import type { NoAccess, Portals } from '../bitrix24/portals.ts'
-import { toDuration } from '../config/values.ts'
-import type { JournalledEvent } from '../journal/follow.ts'
-import { createRun } from './run.ts'
-import { errorText } from '../lib/error-text.ts'
-import { laneOf } from '../events/ordering-key.ts'
-import type { LoopBreaker } from '../queue/loop-breaker.ts'
-import type { Throttled } from './messages.ts'
-import { judgeChange, noteOwnChange } from './on-change.ts'
-import type { OwnWrites } from '../queue/own-changes.ts'
-import type { Delivery, Queue, SeenFields } from '../queue/queue.ts'
+import type { JournalledEvent } from '../events/event.ts'
+import { orderingKeyOf } from '../events/ordering-key.ts'
 import type { LoadedHandler } from '../handler/loader.ts'
+import { toDuration } from '../lib/duration.ts'
+
+import { errorText } from '../lib/error-text.ts'
+import type { LoopBreaker } from '../queue/loop-breaker.ts'
+import type { OwnChanges } from '../queue/own-changes.ts'
+import type { Delivery, Queue, SnapshotFields } from '../queue/queue.ts'
+
+import { judgeChange, noteOwnChange } from './on-change.ts'
 import { type NextTry, nextTry } from './retry.ts'
+import { createRun } from './run.ts'
 import { inScope, type RunScope } from './run-scope.ts'
 import { createRunTimer } from './run-timer.ts'
 
-/** What became of a delivery that was claimed. */
+/** The result of a delivery that was claimed. */
 export interface Outcome {
   readonly handler: string
   readonly event: JournalledEvent
-  readonly outcome: 'handled' | 'unchanged' | 'remembered' | 'gone' | 'echo' | 'retried' | 'dead' | 'postponed' | 'held'
-  /** Of the run; 0 where it was not run. */
+  readonly outcome:
+    | 'handled'
+    | 'unchanged'
+    | 'remembered'
+    | 'gone'
+    | 'own_change'
+    | 'retried'
+    | 'dead'
+    | 'postponed'
+    | 'throttled'
+  /** Duration of the run in milliseconds; 0 if the handler was not run. */
   readonly ms: number
-  /** Why it failed or waits. */
+  /** Why the delivery failed or waits. */
   readonly reason?: string
 }
 
-export interface RunnerParts {
-  readonly queue: Pick<Queue, 'done' | 'retry' | 'dead' | 'postpone' | 'seen' | 'doubt'>
+export interface RunnerDeps {
+  readonly queue: Pick<Queue, 'done' | 'retry' | 'dead' | 'postpone' | 'snapshot' | 'markDirty'>
   readonly portals: Portals
-  readonly ownWrites: OwnWrites
+  readonly ownChanges: OwnChanges
   readonly loopBreaker: LoopBreaker
-  /** Milliseconds, as is `handlerTimeout`. */
+  /** Milliseconds, like `handlerTimeout`. */
   readonly retryFor: number
   readonly handlerTimeout: number
   readonly log: Logger
-  /** This process cannot go on: a handler does not end. */
+  /** Called when a handler does not end: this process cannot continue. */
   readonly onStuck: (error: unknown) => void
   readonly onOutcome: (outcome: Outcome) => void
   readonly onThrottled?: (throttled: Throttled) => void
-  /** How the process before this one ended. */
+  /** How the previous process ended. */
   readonly lastEnd?: string | undefined
-  /** Something that a run has started failed after its end. */
+  /** Called when something that a run started fails after the run has ended. */
   readonly onLate?: (delivery: Delivery, error: unknown) => void
-  /** What was postponed may run. */
+  /** Makes postponed deliveries ready to run. */
   readonly resume: () => void
-  /** What it saw is of no use any more: its object was deleted meanwhile. */
+  /** Whether the delivery's snapshot is useless: its object was deleted meanwhile. */
   readonly keepsNothing?: (delivery: Delivery) => boolean
-  /** Somebody who waits for the runs wants them to end: their signals abort. */
+  /** Aborts the signals of the runs. */
   readonly interrupt?: AbortSignal
 }
 
-/** Runs deliveries that were claimed, and decides what becomes of them. */
+/** Runs deliveries that were claimed, and records their outcome. */
 export interface Runner {
   run(delivery: Delivery, handler: LoadedHandler): Promise<void>
-  /** Charges the run that, alone, took its process down with it. */
+  /** Charges the run that was the only one in progress when its process died. */
   chargeCrash(delivery: Delivery, handler: LoadedHandler): Promise<void>
-  /** The event cannot be read, here nor in the journal. Nothing is guessed: it is dead, its bytes stay. */
+  /** Marks a delivery dead whose event can be read neither in the queue nor in the journal. Its bytes are kept. */
   giveUp(delivery: Delivery, unreadable: string): Promise<void>
 }
 
-/** Nothing waits for ever for a word that was missed: it looks for itself. */
+/** Milliseconds. A postponed delivery runs again after this time even if the signal to resume was missed. */
 const longestPostponement = 600_000
 
-export function createRunner(parts: RunnerParts): Runner {
-  const { queue, portals, ownWrites, loopBreaker, log, onStuck, onOutcome, resume, keepsNothing = () => false } = parts
-  /** Names of the handlers that were seen calling Bitrix24. */
+export function createRunner(deps: RunnerDeps): Runner {
+  const { queue, portals, ownChanges, loopBreaker, log, onStuck, onOutcome, resume, keepsNothing = () => false } = deps
+  /** Names of the handlers that have called Bitrix24. */
   const callers = new Set<string>()
 
   async function run(delivery: Delivery, handler: LoadedHandler): Promise<void> {
@@ -75,20 +86,20 @@ export function createRunner(parts: RunnerParts): Runner {
     const about = aboutOf(delivery)
     const known = callers.has(handler.name) ? troubleFor(event) : undefined
     if (known) return postpone(delivery, known, about)
-    const loop = JSON.stringify([handler.name, laneOf(event)])
-    // Who never calls Bitrix24 makes no loop.
-    const heldUntil = callers.has(handler.name) ? await loopBreaker.heldUntil(loop) : undefined
-    if (heldUntil !== undefined) {
-      const reason = 'held by the loop breaker'
-      await queue.postpone(delivery, { due: heldUntil, error: reason })
-      return onOutcome({ handler: handler.name, event, outcome: 'held', ms: 0, reason })
+    const loop = JSON.stringify([handler.name, orderingKeyOf(event)])
+    // A handler that never calls Bitrix24 cannot cause a loop.
+    const throttledUntil = callers.has(handler.name) ? await loopBreaker.throttledUntil(loop) : undefined
+    if (throttledUntil !== undefined) {
+      const reason = 'throttled by the loop breaker'
+      await queue.postpone(delivery, { due: throttledUntil, error: reason })
+      return onOutcome({ handler: handler.name, event, outcome: 'throttled', ms: 0, reason })
     }
-    const timeout = handler.options.timeout ?? parts.handlerTimeout
-    const timer = createRunTimer(timeout, parts.interrupt)
+    const timeout = handler.options.timeout ?? deps.handlerTimeout
+    const timer = createRunTimer(timeout, deps.interrupt)
     const started = performance.now()
     const ms = () => Math.round(performance.now() - started)
-    const end = async (outcome: Ended['outcome'], seen: Ended['seen']) => {
-      await queue.done(delivery, keepsNothing(delivery) ? null : seen)
+    const end = async (outcome: Ended['outcome'], snapshot: Ended['snapshot']) => {
+      await queue.done(delivery, keepsNothing(delivery) ? null : snapshot)
       const took = ms()
       log.info({ ...about, ms: took }, outcome)
       onOutcome({ handler: handler.name, event, outcome, ms: took })
@@ -98,7 +109,7 @@ export function createRunner(parts: RunnerParts): Runner {
       log: log.child(about),
       timer,
       portals,
-      ownWrites,
+      ownChanges,
       onCall: () => void callers.add(handler.name),
     })
     const question = onChange && { delivery, names: onChange, first, queue, readRecord: run.readOnce }
@@ -107,53 +118,53 @@ export function createRunner(parts: RunnerParts): Runner {
     let state: 'running' | 'ended' | 'failed' = 'running'
     const scope: RunScope = {
       fail(error) {
-        // Of a run that failed more may fail: its calls were cut off.
+        // A failed run may fail again, because its calls were aborted.
         if (state === 'failed') return
         if (state === 'running') return stray.reject(error)
         log.error({ ...about, err: error }, 'failed after its run had ended')
-        parts.onLate?.(delivery, error)
+        deps.onLate?.(delivery, error)
       },
     }
-    /** To the end of the handler. Writing that down is no part of it: what fails then is not the handler's failure. */
+    /** Runs the handler to its end. Recording the outcome is separate: an error there is not the handler's failure. */
     const toItsEnd = async (): Promise<Ended> => {
-      // Not on a retry: a run that failed half-way has written, too.
+      // Not on a retry: the failed run may have written, too.
       if (ignoreOwnChanges && attempt === 1) {
         const readRecord = onChange ? run.readOnce : run.readRecord
-        const verdict = await ownWrites.judge({ handler: handler.name, event, coalesced }, readRecord)
-        if (verdict === 'echo') {
+        const verdict = await ownChanges.judge({ handler: handler.name, event, coalesced }, readRecord)
+        if (verdict === 'own_change') {
           if (question) await noteOwnChange(question)
-          return { outcome: 'echo' }
+          return { outcome: 'own_change' }
         }
       }
       const change = question && (await judgeChange(question))
-      if (change && change.verdict !== 'run') return { outcome: change.verdict, seen: change.seen }
+      if (change && change.verdict !== 'run') return { outcome: change.verdict, snapshot: change.snapshot }
       await Promise.race([
         inScope(scope, async () => handler.handle(structuredClone(event), run.contextWith(change?.previous))).then(
           run.callsEnded,
         ),
         stray.promise,
-        // JavaScript cannot be stopped. A handler that ignores its signal holds its object until the process goes.
+        // JavaScript cannot be stopped. A handler that ignores its signal blocks its object until the process ends.
         timer.overdue.then(() => {
           throw new HandlerStuck(`${handler.name} did not end ${2 * timeout} ms after its start`)
         }),
       ])
-      // What it did after the time was up counts as not done: it was told to stop.
+      // Work done after the timeout does not count: the signal asked the handler to stop.
       timer.signal.throwIfAborted()
-      return { outcome: run.isGone() ? 'gone' : 'handled', seen: change?.seen }
+      return { outcome: run.isGone() ? 'gone' : 'handled', snapshot: change?.snapshot }
     }
     const endFailed = async (error: unknown) => {
       timer.stop()
-      // Before its delivery ends: what waits behind it must not start beside it.
+      // Before the delivery ends: the next delivery of the object must not start beside the stuck run.
       if (error instanceof HandlerStuck) onStuck(error)
-      const trouble = await run.hookTrouble()
+      const trouble = await run.incomingWebhookTrouble()
       run.cutCalls(error)
       if (trouble) await postpone(delivery, trouble, { ...about, err: error }, ms())
       else await fail(delivery, handler, { error, ms: ms(), isGone: run.isGone() })
     }
     const write = await toItsEnd().then(
-      ({ outcome, seen }) => {
+      ({ outcome, snapshot }) => {
         state = 'ended'
-        return () => end(outcome, seen)
+        return () => end(outcome, snapshot)
       },
       (error: unknown) => {
         state = 'failed'
@@ -166,14 +177,17 @@ export function createRunner(parts: RunnerParts): Runner {
       timer.stop()
       const hold = run.hasWritten() && event.object !== undefined ? await loopBreaker.wrote(loop) : undefined
       if (hold) {
-        log.warn({ ...about, reason: hold.reason, until: new Date(hold.until).toISOString() }, 'held: perhaps a loop')
+        log.warn(
+          { ...about, reason: hold.reason, until: new Date(hold.until).toISOString() },
+          'throttled: perhaps a loop',
+        )
         const { id, object } = event
-        parts.onThrottled?.({ handler: handler.name, id, event: event.event, object, ...hold })
+        deps.onThrottled?.({ handler: handler.name, id, event: event.event, object, ...hold })
       }
     }
   }
 
-  /** Of the hook that is for the event, or that there is none. */
+  /** Returns the trouble of the event's incoming webhook, or the lack of one. */
   function troubleFor(event: JournalledEvent): Bitrix24Error | NoAccess | undefined {
     const access = portals.accessFor(event)
     return 'refusal' in access ? access : access.health.trouble()
@@ -185,9 +199,9 @@ export function createRunner(parts: RunnerParts): Runner {
     if ('refusal' in trouble) portals.waitFor(event)
     const due = Date.now() + longestPostponement
     await queue.postpone(delivery, { due, error: message })
-    log.info({ ...about, ...(ms > 0 && { ms }), reason: message }, 'postponed until the hook works')
+    log.info({ ...about, ...(ms > 0 && { ms }), reason: message }, 'postponed until the incoming webhook works')
     onOutcome({ handler, event, outcome: 'postponed', ms, reason: message })
-    // It may have come back while this was written.
+    // The incoming webhook may have recovered during the write.
     if (!troubleFor(event)) resume()
   }
 
@@ -197,7 +211,7 @@ export function createRunner(parts: RunnerParts): Runner {
     { error, ms, alone = false, isGone = false }: Failed,
   ): Promise<void> {
     const { event, attempt } = delivery
-    const retryFor = handler.options.retryFor ?? parts.retryFor
+    const retryFor = handler.options.retryFor ?? deps.retryFor
     const ranMs = delivery.spentMs + (ms ?? 0)
     const { delayMs, refused } = nextTry({ error, attempt, spentMs: ranMs, retryFor, random: Math.random() })
     const refusal = refused && tellRefusal(refused, handler)
@@ -236,22 +250,22 @@ export function createRunner(parts: RunnerParts): Runner {
       onOutcome({ handler, event, outcome: 'dead', ms: 0, reason })
     },
     chargeCrash: (delivery, handler) =>
-      fail(delivery, handler, { error: new Error(crashOf(parts.lastEnd)), alone: true }),
+      fail(delivery, handler, { error: new Error(crashOf(deps.lastEnd)), alone: true }),
   }
 }
 
-/** A run that did not fail, and what is to be kept of it. */
+/** A run that did not fail, and the snapshot to store. */
 interface Ended {
-  readonly outcome: 'handled' | 'unchanged' | 'remembered' | 'gone' | 'echo'
-  readonly seen?: SeenFields | null | undefined
+  readonly outcome: 'handled' | 'unchanged' | 'remembered' | 'gone' | 'own_change'
+  readonly snapshot?: SnapshotFields | null | undefined
 }
 
 interface Failed {
   readonly error: unknown
   readonly ms?: number
-  /** It killed its process, so it is to run alone. */
+  /** The delivery may have ended its process, so it is quarantined and runs in isolation. */
   readonly alone?: boolean
-  /** What it was about is not there any more. */
+  /** The event's object no longer exists. */
   readonly isGone?: boolean
 }
 
@@ -259,13 +273,13 @@ function crashOf(lastEnd: string | undefined): string {
   return `the dispatcher died while this ran${lastEnd === undefined ? '' : `: ${lastEnd}`}`
 }
 
-/** Why the delay that a handler chose was not taken. */
+/** Says why the delay that a handler chose was refused. */
 function tellRefusal({ chosenMs, leftMs }: NonNullable<NextTry['refused']>, { options }: LoadedHandler): string {
   const limit = options.retryFor === undefined ? 'RETRY_FOR' : 'its retryFor'
   return `a delay of ${toDuration(chosenMs)} is longer than the ${toDuration(leftMs)} that are left of ${limit}: refused`
 }
 
-/** For the log. */
+/** Returns the fields that a log line about a delivery has. */
 function aboutOf({ handler, event, attempt, coalesced }: Delivery): object {
   return {
     id: event.id,
@@ -277,7 +291,7 @@ function aboutOf({ handler, event, attempt, coalesced }: Delivery): object {
   }
 }
 
-/** A handler ignored its signal; only a new process gets its object free. */
+/** A handler ignored its signal. Only a new process frees its object. */
 class HandlerStuck extends Error {
   override readonly name = 'HandlerStuck'
 }

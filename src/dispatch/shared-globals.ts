@@ -1,20 +1,24 @@
 /**
- * What every handler, this program and its libraries share in one process: the built-ins of the language and of Node. One
- * handler that changes them would change them for all.
+ * Protects the built-ins of the language and of Node, which every handler, this program and its libraries share in one
+ * process. A handler that changes a built-in would change it for all.
  *
- * Not `--frozen-intrinsics`, which is experimental and also forbids `error.name = …`. And not by `defineProperty` of each
- * property: V8 then leaves its fast ways through arrays and promises, and a loop over an array takes ten times as long.
+ * `--frozen-intrinsics` is not used: it is experimental and also forbids `error.name = …`. `defineProperty` for each property
+ * is not used either: V8 then leaves its fast paths for arrays and promises, and a
+ * loop over an array takes ten times as long.
  */
 
 const fixed = { writable: false, configurable: false } as const
 
-/** What is replaced by name, where it is no plain property of the global object. */
+/** Globals that are not plain properties of the global object, and are replaced by name. */
 const lazy = ['Buffer', 'performance', 'process'] as const
 
-/** Libraries set `Error.stackTraceLimit`, replace methods of the console, and add to Reflect (reflect-metadata). */
+/**
+ * Not frozen: libraries set `Error.stackTraceLimit`, replace methods of the console, and add to Reflect
+ * (reflect-metadata).
+ */
 const left = new Set<unknown>([console, Error, globalThis, process, Reflect])
 
-/** Nothing inherits from these what it then assigns to itself, and V8 is as fast with them frozen. */
+/** Safe to freeze: no code inherits a property from these and then assigns to it, and V8 is as fast with them frozen. */
 const frozen = [
   Array.prototype,
   Map.prototype,
@@ -30,7 +34,9 @@ const frozen = [
   Object.getPrototypeOf(new Set()[Symbol.iterator]()),
 ]
 
-/** Frozen, `value.toString = …` would fail for whatever inherits from them: they are looked at after each run. */
+/**
+ * Checked after each run. If these were frozen, `value.toString = …` would fail on every object that inherits from them.
+ */
 const watched = {
   'Object.prototype': Object.prototype,
   'Function.prototype': Function.prototype,
@@ -42,37 +48,37 @@ const watched = {
 }
 
 /**
- * To be called before the first handler is loaded: from then on an assignment to a built-in throws where it stands, and
- * whoever wrote it is known. In sloppy code, of which there is some in CommonJS, it does nothing.
+ * Call it before the first handler is loaded. From then on an assignment to a built-in throws at its own line, so the
+ * stack names the handler. In sloppy code, which some CommonJS modules are, the assignment does nothing.
  */
 export function lockGlobals(): void {
   for (const name of lazy) Object.defineProperty(globalThis, name, { value: globalThis[name] })
   for (const name of Object.getOwnPropertyNames(globalThis)) {
     const { value, configurable } = Object.getOwnPropertyDescriptor(globalThis, name) ?? {}
-    // What Node makes when it is first used, such as `crypto`, has no value yet.
+    // A global that Node creates on first use, such as `crypto`, has no value yet.
     if (value === undefined || configurable !== true) continue
     if (!left.has(value) && (typeof value === 'function' || typeof value === 'object')) Object.freeze(value)
     Object.defineProperty(globalThis, name, { value, ...fixed })
   }
   for (const prototype of frozen) Object.freeze(prototype)
   for (const name of Object.getOwnPropertyNames(Reflect)) Object.defineProperty(Reflect, name, fixed)
-  // Without these nothing lives long enough to be looked at after a run.
+  // If a handler changed these, the process would fail before the check after the run.
   for (const name of ['apply', 'bind', 'call']) Object.defineProperty(Function.prototype, name, fixed)
   Object.preventExtensions(Object.prototype)
 }
 
-/** @returns puts back what was changed of the watched since the last look, and gives its names */
+/** @returns a function that restores the watched built-ins changed since its last call, and returns their names */
 export function watchGlobals(): () => string[] {
   const known = Object.entries(watched).flatMap(([owner, object]) =>
     Reflect.ownKeys(object).flatMap((key) => {
       const descriptor = Object.getOwnPropertyDescriptor(object, key)
       const name = `${owner}.${typeof key === 'symbol' ? `[${key.description}]` : key}`
-      // What is computed, such as the flags of a regular expression, cannot be assigned to.
+      // A getter, such as the flags of a regular expression, cannot be assigned to.
       return descriptor && 'value' in descriptor ? [{ name, object, key, value: descriptor.value, descriptor }] : []
     }),
   )
   return () => {
-    // By its value, which is a third of the time that descriptors take.
+    // Comparing values takes a third of the time that comparing descriptors takes.
     const changed = known.filter(({ object, key, value }) => Reflect.get(object, key) !== value)
     for (const { object, key, descriptor } of changed) Reflect.defineProperty(object, key, descriptor)
     return changed.map(({ name }) => name)

@@ -1,17 +1,18 @@
-import type { FormValue } from '../intake/form.ts'
+import type { FormValue } from './form.ts'
+
 import { about, type ObjectRule, readObject } from './object.ts'
 import { type Check, checkOf, type Shape } from './shape.ts'
 import { type ShapeName, shapes } from './shapes.ts'
 
-/** Events about one kind of object, which are documented beside each other. */
+/** Events about one kind of object, which are documented together. */
 interface Family<Kind extends string = string> {
   /** The REST scope that an application needs for them. */
   readonly scope: string
-  /** Whether an outgoing webhook may subscribe; `undefined` where the documentation does not say. */
+  /** Whether an outgoing webhook may subscribe; `undefined` if the documentation does not say. */
   readonly webhook: boolean | undefined
-  /** `undefined` for events that are about nothing that has an id. */
+  /** `undefined` for events that are not about anything with an id. */
   readonly object: ObjectRule<Kind> | undefined
-  /** What the addresses of their pages begin with. */
+  /** The beginning of their pages' addresses. */
   readonly pages: string
 }
 
@@ -51,7 +52,7 @@ const user = family('user', webhookMayNot)
 
 const fieldsId = <const Kind extends string>(kind: Kind) => about(kind, 'FIELDS.ID')
 
-// A message belongs to its chat, as a comment to its task: order matters within the conversation.
+// A message belongs to its chat, as a comment belongs to its task: the order matters within the conversation.
 const botChat = about('chat', 'PARAMS.CHAT_ID', 'PARAMS.TO_CHAT_ID')
 const botV2Chat = about('chat', 'chat.id')
 const call = about('call', 'CALL_ID')
@@ -163,7 +164,7 @@ const timelineActions = crmApplication(
   about('activity', 'activityId'),
   'crm/timeline/activities/configurable/structure/',
 )
-// The documentation says data[ID]; the portal sends data[FIELDS][ID] (crm/classes/general/restservice.php).
+// The documentation says data[ID], but the portal sends data[FIELDS][ID] (crm/classes/general/restservice.php).
 const timelineComments = crm(
   about('timelinecomment', 'FIELDS.ID', 'ID'),
   'crm/timeline/comments/events/on-Crm-Timeline-Comment-',
@@ -171,8 +172,8 @@ const timelineComments = crm(
 const users = user(about('user', 'ID'), 'common/events/on-user-')
 
 /**
- * Every documented event: its family, the shape of its `data`, and the rest of its page's address. The object is the unit
- * of order, so what a family says about it is fixed: a journal of years must mean the same.
+ * Every documented event: its family, the shape of its `data`, and the rest of its page's address. The object is the
+ * unit of order, so a family's object rule must not change: a journal of several years must keep its meaning.
  */
 const catalogue = {
   ONBOOKINGADD: [bookings, 'id', 'add'],
@@ -381,7 +382,7 @@ const catalogue = {
 
 export type Catalogue = typeof catalogue
 
-/** What the catalogue knows of an event. */
+/** The catalogue's entry for an event. */
 export interface Entry {
   /** As the documentation writes it, such as `ONCRMDYNAMICITEMADD_{entityTypeId}`. */
   readonly name: string
@@ -391,7 +392,7 @@ export interface Entry {
   readonly shapeName: ShapeName
   readonly shape: Shape
   readonly hasShape: Check
-  /** The page of the documentation. */
+  /** The documentation page. */
   readonly page: string
 }
 
@@ -403,9 +404,9 @@ export const entries: readonly Entry[] = Object.entries(catalogue).map(([name, [
   return { name, scope, webhook, object, shapeName, shape, hasShape: checkOf(shape), page }
 })
 
-// Maps, because names come from the wire: `catalogue['constructor']` would find something.
+// Maps, because names come from the wire: `catalogue['constructor']` would find a value.
 const byName = new Map<string, Entry>()
-/** ONCRMDYNAMICITEMUPDATE_147: the same event for those who subscribed to one type only. */
+/** ONCRMDYNAMICITEMUPDATE_147 is the same event, for subscribers to one type only. */
 const byBase = new Map<string, Entry>()
 for (const entry of entries) {
   const [base = '', placeholder] = entry.name.split('_{')
@@ -419,7 +420,7 @@ export function entryOf(event: string): Entry | undefined {
   return byName.get(event) ?? byBase.get(ofOneType.exec(event)?.[1] ?? '')
 }
 
-/** What an event is about: `deal:662`, `task:17`, `item:1032:21`. `event` is upper case. */
+/** Returns what an event is about: `deal:662`, `task:17`, `item:1032:21`. `event` is upper case. */
 export function objectOf(event: string, data: FormValue | undefined): string | undefined {
   const rule = entryOf(event)?.object
   if (rule === undefined) return undefined
@@ -428,29 +429,34 @@ export function objectOf(event: string, data: FormValue | undefined): string | u
   return readObject(about(`item:${ofOneType.exec(event)?.[2]}`, 'FIELDS.ID'), data)
 }
 
-/** What the event is about, and where in `data` its id stands. `event` is upper case. */
+/** Returns the kind of the event's object, and the place of its id in `data`. `event` is upper case. */
 export function objectRuleOf(event: string): ObjectRule | undefined {
   return entryOf(event)?.object
 }
 
-/** Whether the documentation knows this event. `event` is upper case. */
+/** Returns whether this event is documented. `event` is upper case. */
 export function isDocumented(event: string): boolean {
   return entryOf(event) !== undefined
 }
 
-/** Whether `data` is as documented; so is whatever comes with an event that nobody documented. `event` is upper case. */
+/**
+ * Returns whether `data` is as documented. For an undocumented event it always returns `true`. `event` is upper case.
+ */
 export function hasDocumentedShape(event: string, data: FormValue | undefined): boolean {
   return entryOf(event)?.hasShape(data) ?? true
 }
 
 export const documentedEvents: readonly string[] = [...byName.keys()]
 
-/** The events of one dynamic type, such as `ONCRMDYNAMICITEMADD_147`. */
+/** Returns the events of one dynamic type, such as `ONCRMDYNAMICITEMADD_147`. */
 export function eventsOfType(type: string): string[] {
   return [...byBase.keys()].map((base) => `${base}_${type}`)
 }
 
-/** Named like an end, but not that of their object: of a message in a chat, say; and this order may yet be kept. */
+/**
+ * Events named like a deletion that do not delete their object. For example, only a message of a chat is deleted, or
+ * the order is not deleted yet.
+ */
 const spared: ReadonlySet<string> = new Set([
   'ONIMBOTMESSAGEDELETE',
   'ONIMBOTV2MESSAGEDELETE',
@@ -465,7 +471,7 @@ const deletions: ReadonlySet<string> = new Set(
   documentedEvents.filter((event) => /(DELETED?|UNREGISTER)$/.test(event) && !spared.has(event)),
 )
 
-/** Whether the event says that its object is no more. `event` is upper case. */
+/** Returns whether the event says that its object was deleted. `event` is upper case. */
 export function isDeletion(event: string): boolean {
   return deletions.has(entryOf(event)?.name.split('_{')[0] ?? event)
 }

@@ -4,15 +4,15 @@ import { robotEvent } from './robot.ts'
 const names: readonly string[] = [...documentedEvents, robotEvent]
 
 /**
- * The documented name that a misspelt one, or a pattern that matches none, most likely means; `undefined` when none is
- * near. `name` is upper case.
+ * Returns the documented name that a misspelt name, or a pattern without a match, most likely means; `undefined` if
+ * none is near. `name` is upper case.
  */
 export function nearestName(name: string): string | undefined {
   let nearest: string | undefined
   let fewest = Number.POSITIVE_INFINITY
   for (const known of candidates(name)) {
     const edits = editsBetween(name, known)
-    // More than a third of it wrong is another name.
+    // If more than a third differs, it is another name.
     const length = name.includes('*') ? name.replaceAll('*', '').length : Math.max(name.length, known.length)
     if (edits >= fewest || edits > length / 3) continue
     nearest = known
@@ -21,7 +21,7 @@ export function nearestName(name: string): string | undefined {
   return nearest
 }
 
-/** Up to three of the names that are most like one that is none of them; whether upper case or with underlines is all the same. */
+/** Returns up to three known names that are most similar to an unknown one. Case and underscores are ignored. */
 export function nearNames(name: string, names: readonly string[]): string[] {
   const plain = (text: string) => text.replaceAll('_', '').toLowerCase()
   const wanted = plain(name)
@@ -29,7 +29,7 @@ export function nearNames(name: string, names: readonly string[]): string[] {
     .map((known) => ({ known, edits: editsBetween(wanted, plain(known)) }))
     .filter(({ known, edits }) => {
       const length = Math.max(wanted.length, plain(known).length)
-      // Two letters in the wrong order are two edits, which in a short name is much.
+      // Two swapped letters are two edits, which is a lot in a short name.
       return edits <= Math.min(length / 2, Math.max(2, length / 3))
     })
     .sort((a, b) => a.edits - b.edits)
@@ -37,13 +37,16 @@ export function nearNames(name: string, names: readonly string[]): string[] {
     .map(({ known }) => known)
 }
 
-/** The names that a name or a pattern may mean: where it ends in a number, also those of the dynamic type of that number. */
+/**
+ * Returns the names that a name or a pattern may mean. If it ends in a number, they include those of the dynamic type
+ * with that number.
+ */
 export function candidates(name: string): readonly string[] {
   const type = /(\d+|\*)$/.exec(name)?.[0].replace('*', '1')
   return type === undefined ? names : [...names, ...eventsOfType(type)]
 }
 
-/** Levenshtein's distance, except that a `*` of the pattern stands for any text at no cost. */
+/** Returns Levenshtein's distance, except that a `*` of the pattern matches any text at no cost. */
 export function editsBetween(pattern: string, text: string): number {
   let row = Array.from({ length: text.length + 1 }, (_, length) => length)
   for (const sign of pattern) {

@@ -1,16 +1,18 @@
-import type { FormValue } from '../intake/form.ts'
+import type { FormValue } from './form.ts'
 
-/** What events are about, such as a deal, and where in `data` its id stands. */
+/** The kind of object that events are about, such as a deal, and the place of its id in `data`. */
 export interface ObjectRule<Kind extends string = string> {
   readonly kind: Kind
   /**
-   * Places of the id: the first that has one counts, and one of several parts needs them all. A place is the keys on the
-   * way to it; with none it is `data` itself.
+   * Places of the id. The first place with an id counts, and an id of several parts needs all of them. A place is the
+   * list of keys that leads to it. An empty list means `data` itself.
    */
   readonly ids: readonly (readonly (readonly string[])[])[]
 }
 
-/** `about('item', ['FIELDS.ENTITY_TYPE_ID', 'FIELDS.ID'])` reads `item:<type>:<id>`; several places are tried in turn. */
+/**
+ * `about('item', ['FIELDS.ENTITY_TYPE_ID', 'FIELDS.ID'])` reads `item:<type>:<id>`. Several places are tried in turn.
+ */
 export function about<const Kind extends string>(
   kind: Kind,
   ...places: readonly (string | readonly string[])[]
@@ -19,7 +21,7 @@ export function about<const Kind extends string>(
   return { kind, ids: places.map((parts) => [parts].flat().map(keysOf)) }
 }
 
-/** Reads the object out of an event's `data`; `undefined` when it is not there. */
+/** Reads the object from an event's `data`. Returns `undefined` if it is not there. */
 export function readObject({ kind, ids }: ObjectRule, data: FormValue | undefined): string | undefined {
   for (const parts of ids) {
     const found = parts.map((keys) => idAt(data, keys))
@@ -28,9 +30,11 @@ export function readObject({ kind, ids }: ObjectRule, data: FormValue | undefine
   return undefined
 }
 
-/** What the portal writes where it has no id. */
+/** The values that the portal writes instead of a missing id. */
 const notIds = new Set(['', '0', 'undefined'])
-/** The longest documented one, a call's, has 64 characters; a body's worth of id would only bloat the queue's keys. */
+/**
+ * The longest documented id, a call's, has 64 characters. An id as long as a body would only bloat the queue's keys.
+ */
 const longestId = 200
 
 function idAt(data: FormValue | undefined, keys: readonly string[]): string | undefined {

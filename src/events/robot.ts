@@ -1,9 +1,10 @@
-/** What the post of an automation rule becomes; Bitrix24 gives it no event name. */
+/** The event name of an automation rule's post, to which Bitrix24 gives none. */
 export const robotEvent = 'ROBOT'
 
 /**
- * A document's type in the CRM, and the object that events are about: what crm.enum.ownertype lists
- * (https://apidocs.bitrix24.com/api-reference/crm/auxiliary/enum/crm-enum-owner-type.html), and orders.
+ * Maps a document's type in the CRM to the kind of object that events are about. The types are those that
+ * crm.enum.ownertype lists (https://apidocs.bitrix24.com/api-reference/crm/auxiliary/enum/crm-enum-owner-type.html),
+ * and orders.
  */
 const kinds: ReadonlyMap<string, string> = new Map([
   ['LEAD', 'lead'],
@@ -20,9 +21,10 @@ const kinds: ReadonlyMap<string, string> = new Map([
 ])
 
 /**
- * What a document is, as events name it, so that both have one order: `deal:662` of `crm, CCrmDocumentDeal, DEAL_662`,
- * `item:147:5` of `crm, …\Dynamic, DYNAMIC_147_5`. `undefined` for one that no event is about. The last part tells it all,
- * to the portal too (https://apidocs.bitrix24.com/api-reference/bizproc/bizproc-workflow-start.html).
+ * Returns a document's object under the name that events use, so that both share one order: `deal:662` for `crm,
+ * CCrmDocumentDeal, DEAL_662`, `item:147:5` for `crm, …\Dynamic, DYNAMIC_147_5`. Returns `undefined` if no event is
+ * about it. The last part identifies the document, for the portal too
+ * (https://apidocs.bitrix24.com/api-reference/bizproc/bizproc-workflow-start.html).
  *
  * @param document module, class, id
  */

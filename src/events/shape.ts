@@ -1,15 +1,15 @@
-import type { FormValue } from '../intake/form.ts'
+import type { FormValue } from './form.ts'
 
 /**
- * What a value on the wire looks like; `Read` is its type and `checkOf` its check.
+ * The form of a value on the wire. `Read` is its type and `checkOf` makes its check.
  *
- * - `'text'`, `'anything'`, `'undefined'` (the very word), `'nothing'` (absent)
+ * - `'text'`, `'anything'`, `'undefined'` (that word itself), `'nothing'` (absent)
  * - `['undefined', { ID: 'text' }]`: one of these
  * - `{ ID: 'text', 'XML_ID?': 'text' }`: an object; a key with `?` may be absent
- * - `{ '*': 'text' }`: whatever keys there are beside the named ones
+ * - `{ '*': 'text' }`: any keys besides the named ones
  * - `{ '[]': 'text' }`: a list
  *
- * http_build_query leaves out null and whatever is empty, so what may be null may be absent, and a list is never empty.
+ * http_build_query omits null and empty values. So a nullable field may be absent, and a list is never empty.
  */
 export type Shape = keyof Leaves | readonly Shape[] | { readonly [key: string]: Shape }
 
@@ -20,7 +20,7 @@ interface Leaves {
   readonly nothing: undefined
 }
 
-/** The type of what has this shape. */
+/** The type of a value with this shape. */
 export type Read<S> = S extends keyof Leaves
   ? Leaves[S]
   : S extends readonly unknown[]
@@ -28,7 +28,7 @@ export type Read<S> = S extends keyof Leaves
     : S extends { readonly '[]': infer Item }
       ? [Read<Item>, ...Read<Item>[]]
       : ReadFields<S> extends infer Fields
-        ? // One object type, not the intersection, for people who read it in an editor.
+        ? // One object type instead of an intersection, because editors show it more readably.
           { [K in keyof Fields]: Fields[K] }
         : never
 
@@ -50,8 +50,8 @@ const leaves: Readonly<Record<keyof Leaves, Check>> = {
 }
 
 /**
- * Whether a value has the shape. Keys that the shape does not name do no harm: Bitrix24 adds some with time. The check
- * runs for every post, so whatever can be prepared is prepared here.
+ * Returns a function that checks whether a value has the shape. Extra keys are allowed, because Bitrix24 adds some
+ * over time. The check runs for every post, so everything possible is prepared here.
  */
 export function checkOf(shape: Shape): Check {
   if (typeof shape === 'string') return leaves[shape]

@@ -1,6 +1,6 @@
 import type { Shape } from './shape.ts'
 
-// Bots' credentials, inside `data` too, are secrets and do not reach the journal.
+// Bots' credentials, including those inside `data`, are secrets and do not reach the journal.
 const bot = { BOT_ID: 'text', BOT_CODE: 'text', '*': 'anything' } as const satisfies Shape
 const botUser = { ID: 'text', '*': 'anything' } as const satisfies Shape
 
@@ -19,11 +19,11 @@ const lineSession = { id: 'text', 'closed?': 'text', 'parent_id?': 'text', 'clos
 const session = { connector: lineConnector, session: lineSession, chat: withId, 'user?': withId } as const
 
 /**
- * The shapes that `data` has, by names that the catalogue refers to. What the portal may leave null is optional, an id
- * never is. Where the documentation and the portal's source (module paths below) disagree, the source counts.
+ * The shapes of `data`, by the names that the catalogue uses. A field that the portal may leave null is optional; an
+ * id never is. If the documentation and the portal's source (module paths below) disagree, the source counts.
  */
 export const shapes = {
-  /** The event says only that something happened. */
+  /** The event only says that something happened. */
   nothing: 'nothing',
   /** `data` is one text. */
   text: 'text',
@@ -62,14 +62,14 @@ export const shapes = {
   shopOrder: { FIELDS: { ID: 'text', 'XML_ID?': 'text', ACTION: 'text' } },
   feedPost: { FIELDS: { POST_ID: 'text' } },
 
-  /** Where there was or is nothing stands the word `undefined` (tasks/classes/general/taskitem.php). */
+  /** A missing earlier or later state is the word `undefined` (tasks/classes/general/taskitem.php). */
   task: {
     FIELDS_BEFORE: ['undefined', { ID: 'text' }],
     FIELDS_AFTER: ['undefined', { ID: 'text' }],
     IS_ACCESSIBLE_BEFORE: 'text',
     IS_ACCESSIBLE_AFTER: 'text',
   },
-  /** `ID` is 0 where comments are messages of a chat: `MESSAGE_ID` (tasks/classes/general/commentitem.php). */
+  /** `ID` is 0 if comments are messages of a chat: `MESSAGE_ID` (tasks/classes/general/commentitem.php). */
   taskComment: {
     FIELDS_BEFORE: ['undefined', { ID: 'text', TASK_ID: 'text', 'MESSAGE_ID?': 'text' }],
     FIELDS_AFTER: ['undefined', { ID: 'text', TASK_ID: 'text', 'MESSAGE_ID?': 'text', 'ACTION?': 'text' }],
@@ -186,7 +186,7 @@ export const shapes = {
   botV2Reaction: { bot: botV2, reaction: 'text', action: 'text', message: messageV2, ...scene },
 
   connectorDialog: { CONNECTOR: 'text', LINE: 'text', DATA: { '[]': session } },
-  /** Whether the inner `message.id` is one or a list depends on the event and on the connector. */
+  /** Whether the inner `message.id` is a single id or a list depends on the event and on the connector. */
   connectorMessage: {
     CONNECTOR: 'text',
     LINE: 'text',

@@ -1,6 +1,6 @@
-import type { Form, FormValue } from '../intake/form.ts'
-import type { JournalledEvent } from '../journal/follow.ts'
 import type { Catalogue } from './catalogue.ts'
+import type { JournalledEvent } from './event.ts'
+import type { Form, FormValue } from './form.ts'
 import type { Read } from './shape.ts'
 import type { ShapeName, shapes } from './shapes.ts'
 
@@ -8,11 +8,11 @@ type Data = { readonly [S in ShapeName]: Read<(typeof shapes)[S]> }
 
 type Documented = { [N in keyof Catalogue as NameOf<N>]: Data[Catalogue[N][1]] }
 
-/** `ONCRMDYNAMICITEMUPDATE_147` and its like. */
+/** `ONCRMDYNAMICITEMUPDATE_147` and similar names. */
 type NameOf<Key> = Key extends `${infer Base}_{entityTypeId}` ? `${Base}_${number}` : Key
 
 /**
- * Name → `data` of every event that has a type. Yours, or one that is new in Bitrix24, is added by declaration merging:
+ * Maps the name of every typed event to its `data`. Declaration merging adds your own events, or new ones of Bitrix24:
  *
  * ```ts
  * declare module 'bitrix24-webhook-receiver' {
@@ -23,18 +23,18 @@ type NameOf<Key> = Key extends `${infer Base}_{entityTypeId}` ? `${Base}_${numbe
  * ```
  */
 export interface EventData extends Documented {
-  /** The post of a robot: the parameters that stand in its URL. What a robot of one's own sends is `extra`. */
+  /** The post of a robot: the parameters in its URL. The fields that a custom robot sends are in `extra`. */
   ROBOT: Form | undefined
 }
 
 export type EventName = keyof EventData
 
 /**
- * The event of this name; of several names the union, and of a pattern that of all known names that match. A name that
- * nobody knows has loose `data`, and so has every event when the name is just a `string`.
+ * The event with this name. For several names it is the union; for a pattern it is the union of all known names that
+ * match. An unknown name has loose `data`, and so has every event if the name is just a `string`.
  *
- * The type is what the documentation and the portal's source say, not what was checked: an event whose `data` is
- * otherwise is delivered all the same, with `shape: 'unexpected'`.
+ * The type follows the documentation and the portal's source and is not checked at runtime: an event with other
+ * `data` is still delivered, with `shape: 'unexpected'`.
  */
 export type EventOf<Name extends string = string> = string extends Name
   ? JournalledEvent
@@ -44,7 +44,7 @@ export type EventOf<Name extends string = string> = string extends Name
 
 type Kinds = { readonly [N in keyof Catalogue as NameOf<N>]: NonNullable<Catalogue[N][0]['object']>['kind'] }
 
-/** The kind of object, such as `deal`, that events of this name are about; `string` where that is not known. */
+/** The kind of object, such as `deal`, that events with this name are about; `string` if that is unknown. */
 export type KindOf<Name extends string> = KindOfEvent<EventOf<Name>['event']>
 
 type KindOfEvent<Name extends string> = Name extends keyof Kinds ? Kinds[Name] : string
@@ -53,7 +53,7 @@ type OfName<Name extends string> = Name extends EventName ? Typed<Name> : Unknow
 
 type OfPattern<Names extends EventName> = [Names] extends [never] ? JournalledEvent : Typed<Names>
 
-/** `ONCRM*ADD` as the template type that its names extend. */
+/** `ONCRM*ADD` as the template type that matching names extend. */
 type Template<Pattern extends string> = Pattern extends `${infer Start}*${infer Rest}`
   ? `${Start}${string}${Template<Rest>}`
   : Pattern
@@ -67,8 +67,8 @@ type Known<Name extends string, Value> = undefined extends Value
 type Unknown<Name extends string> = MayHaveData<Name, FormValue>
 
 /**
- * What Bitrix24 says of the portal in every post; an application's has more. All 162 documented payloads have these four
- * (https://apidocs.bitrix24.com/api-reference/events/index.html).
+ * The fields about the portal that Bitrix24 sends in every post; an application's post has more. All 162 documented
+ * payloads have these four (https://apidocs.bitrix24.com/api-reference/events/index.html).
  */
 export interface Auth extends Form {
   readonly domain: string
@@ -78,7 +78,7 @@ export interface Auth extends Form {
 }
 
 interface Common extends Omit<JournalledEvent, 'event' | 'data' | 'auth'> {
-  /** Absent where an on-premise portal sends none. */
+  /** Absent if an on-premise portal sends none. */
   readonly auth?: Auth | undefined
 }
 

@@ -1,48 +1,54 @@
-import { codeOf } from '../lib/error-code.ts'
-import { httpBuildQuery, type PhpArray, type PhpValue } from '../lib/php-query.ts'
-import type { FormValue } from '../intake/form.ts'
-import type { JournalledEvent } from '../journal/follow.ts'
-import { forwarderId, forwardMark } from '../lib/forward-mark.ts'
-import { defineHandler, FinalError, type HandlerDefinition, type HandlerOptions, RetryAfter } from './handler.ts'
-import { not } from '../lib/pattern.ts'
+import type { JournalledEvent } from '../events/event.ts'
+import type { FormValue } from '../events/form.ts'
 
-/** How events are posted on, and, as for any handler, how it is run. */
+import { codeOf } from '../lib/error-code.ts'
+import { forwarderId, forwardMark } from '../lib/forward-mark.ts'
+import { not } from '../lib/pattern.ts'
+import { httpBuildQuery, type PhpArray, type PhpValue } from '../lib/php-query.ts'
+import { defineHandler, FinalError, type HandlerDefinition, type HandlerOptions, RetryAfter } from './handler.ts'
+
+/** How events are forwarded, and the options that every handler has. */
 export interface ForwardOptions extends HandlerOptions {
-  /** Names and patterns as for `defineHandler`; otherwise all there are. */
+  /** Names and patterns as for `defineHandler`. The default is all events. */
   readonly events?: string | readonly string[]
-  /** Names and patterns of those that are not posted on, because another handler does them, say. */
+  /** Names and patterns of events that are not forwarded, for example because another handler handles them. */
   readonly except?: string | readonly string[]
-  /** `'form'`: the bytes that Bitrix24 sends. `'json'`: what PHP's `json_encode($_POST)` makes of them. */
+  /** `'form'`: the bytes that Bitrix24 sends. `'json'`: the output of PHP's `json_encode($_POST)` for them. */
   readonly format?: 'form' | 'json'
-  /** Becomes `auth.application_token`: the one that came was removed. */
+  /** Becomes `auth.application_token`: the receiver removes the original token. */
   readonly token?: string | undefined
-  /** Answers after which the event is not posted again: `[400, 410, 413, 422]`. All others but 2xx are tried again. */
+  /**
+   * Statuses after which the event is not posted again, by default `[400, 410, 413, 422]`.
+   * All others except 2xx are retried.
+   */
   readonly finalStatuses?: readonly number[]
 }
 
-/** By these a target says that it has read the post, and never takes it; or that it is gone for good. */
+/** With these a target says that it has read the post and will never accept it, or that it is gone for good. */
 const defaultFinal: readonly number[] = [400, 410, 413, 422]
 
 const contentTypes = { form: 'application/x-www-form-urlencoded', json: 'application/json' } as const
 
-/** Seconds. Who asks for more has most likely made a mistake, and would have the delivery die of `RETRY_FOR`. */
+/**
+ * Seconds. A target that asks for more has most likely made a mistake, and the delivery would be dead after `RETRY_FOR`.
+ */
 const longestWait = 86_400
 
 /**
- * Posts every event on to a URL, as Bitrix24 wrote it, so that a script or service that took its posts goes on doing so:
+ * Forwards every event to a URL as Bitrix24 wrote it, so that a script or service that
+ * received Bitrix24's posts keeps working:
  *
  * ```ts
  * export default forward(process.env['OLD_PHP_URL'], { token: process.env['OLD_PHP_TOKEN'] })
  * ```
  *
- * 2xx is done. 400, 410, 413 and 422 are final, or what `finalStatuses` names. Every other answer, and one that never came,
- * is tried again, not before `Retry-After`: a script that is being deployed answers 403 or 404 for a while. The refusal of
- * this receiver, where the URL is its own, is final. The event's id
- * goes along as `Idempotency-Key`, the same in every try: Bitrix24 sends nothing by which the target could know an event
- * again.
+ * A 2xx status means done. 400, 410, 413 and 422, or the statuses in `finalStatuses`, are final. Every other status, and a
+ * missing answer, is retried, not before `Retry-After`: a script that is being deployed answers 403 or 404 for a while. If
+ * the URL is this receiver's own, its refusal is final. Every attempt sends the event's id as `Idempotency-Key`: Bitrix24
+ * sends nothing by which the target could recognise an event.
  *
- * @param url http or https, and perhaps a secret: of it only the host is ever in an error
- * @throws {TypeError} when there is no such URL, or an option is wrong
+ * @param url http or https. It may be a secret: an error contains only its host
+ * @throws {TypeError} when the URL is missing or not valid, or an option is wrong
  */
 export function forward(url: string | undefined, options: ForwardOptions = {}): HandlerDefinition {
   const { events = '*', except = [], format = 'form', token, finalStatuses = defaultFinal, ...run } = options
@@ -74,7 +80,7 @@ export function forward(url: string | undefined, options: ForwardOptions = {}): 
         const code = error instanceof Error ? codeOf(error.cause) : undefined
         throw new Error(`${target.host} did not answer: ${code ?? 'the connection failed'}`, { cause: error })
       })
-      // Read to its end, so that the connection can be used again; the status was all that was asked for.
+      // The body is read to its end so that the connection can be reused. Only the status matters.
       await response.body?.pipeTo(new WritableStream()).catch(() => undefined)
       if (!response.ok) throw errorOf(response, target.host, finalStatuses)
     },
@@ -97,7 +103,7 @@ function isListOfStatuses(list: unknown): boolean {
 function readTarget(url: string | undefined): { target: URL; headers: Record<string, string> } {
   if (typeof url !== 'string' || url === '')
     throw new TypeError('forward: there is no URL: the environment variable it comes from is probably not set')
-  // From here on nothing of it may be quoted, and fetch would quote a URL that has a password.
+  // No error may quote the URL, and fetch would quote a URL that has a password.
   const target = URL.parse(url)
   if (target === null) throw new TypeError('forward: what it was given is no URL such as https://example.com/hook.php')
   if (target.protocol !== 'http:' && target.protocol !== 'https:')
@@ -119,8 +125,9 @@ function decode(part: string): string {
 }
 
 /**
- * What Bitrix24 has sent, in its order: of an event what it has besides stands before `auth`, of a robot of one's own
- * after `code`. `application_token` is the last of `auth`; the robot "Outgoing webhook" sends none.
+ * Returns the fields that Bitrix24 sent, in their order. Extra fields come before `auth` in an event, and
+ * after `code` in a post of an application's own robot. `application_token` is the last key of `auth`;
+ * the robot "Outgoing webhook" sends none.
  */
 function fieldsOf(event: JournalledEvent, token: string | undefined): PhpArray {
   const { document_id, event_handler_id, data, ts, extra = {} } = event
@@ -131,7 +138,7 @@ function fieldsOf(event: JournalledEvent, token: string | undefined): PhpArray {
     ...(document_id === undefined
       ? { event: event.event, event_handler_id, data, ts, ...extra }
       : { workflow_id, code, document_id, ...others, ...(ts !== undefined && { ts }) }),
-    // One that was no object stands in `extra` as it came.
+    // An `auth` that was not an object is in `extra`, unchanged.
     ...(!Object.hasOwn(extra, 'auth') && { auth }),
   }
   return Object.fromEntries(
@@ -143,7 +150,7 @@ function queryOf({ document_id, data, query }: JournalledEvent): FormValue | und
   return document_id === undefined ? query : data
 }
 
-/** The query that the post had stands before the target's own, because the last of two counts in PHP. */
+/** The post's query comes before the target's own, because the last of two equal keys counts in PHP. */
 function withQuery(target: URL, query: FormValue | undefined): URL {
   if (typeof query !== 'object' || Array.isArray(query)) return target
   const url = new URL(target)
@@ -163,14 +170,14 @@ function errorOf({ status, headers }: Response, host: string, final: readonly nu
   const wait = readRetryAfter(headers.get('retry-after'))
   if (wait === undefined) return new Error(answer)
   const error = new RetryAfter(`${wait}s`)
-  // Its message is all that the tools have of a delivery that waits, or is dead.
+  // The message is all that the tools can show of a delivery that waits or is dead.
   error.message = `${answer}, and asks for ${wait} s`
   return error
 }
 
 /**
- * Seconds, or a date (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after), as seconds from now; `undefined` where it
- * asks for no wait, and our own is right.
+ * Converts seconds or a date (https://www.rfc-editor.org/rfc/rfc9110#field.retry-after) to seconds from now. Returns
+ * `undefined` if the header asks for no wait: the usual backoff applies.
  */
 function readRetryAfter(value: string | null): number | undefined {
   if (value === null) return undefined

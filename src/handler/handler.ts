@@ -1,96 +1,100 @@
 import type { Logger } from 'pino'
 import type { Client } from '../bitrix24/client.ts'
 import type { LooseRecord, RecordOf } from '../bitrix24/record.ts'
-import { parseDuration } from '../config/values.ts'
 import type { EventName, EventOf, KindOf } from '../events/typed.ts'
+import { parseDuration } from '../lib/duration.ts'
 
 export { FinalError, isFinal } from '../lib/final-error.ts'
 
-/** What a handler gets beside the event. */
+/** What a handler receives in addition to the event. */
 export interface Context<Previous = LooseRecord | undefined, Kind extends string = string> {
-  /** Writes to the receiver's diagnostic log, marked with handler and event. */
+  /** Writes to the receiver's diagnostic log. Each line names the handler and the event. */
   readonly log: Logger
   /**
-   * Aborts when the run takes longer than `HANDLER_TIMEOUT`; pass it to `fetch`. While a call waits for its turn at
-   * Bitrix24 that time stands still.
+   * Aborts when the run takes longer than `HANDLER_TIMEOUT`. Pass it to `fetch`. The time pauses
+   * while a call waits for its turn at Bitrix24.
    */
   readonly signal: AbortSignal
   /** 1 on the first run of this event, 2 on the first retry, … */
   readonly attempt: number
-  /** How many events this run stands for, itself included; more than 1 only with the option `coalesce`. */
+  /** How many events this run stands for, including its own. More than 1 only with the option `coalesce`. */
   readonly coalesced: number
   /**
-   * REST of the event's portal, through the hook of its webhook. Its calls end with `signal`.
+   * Calls the REST API of the event's portal through the matching incoming webhook. Its calls end with `signal`.
    *
-   * @throws when `B24_HOOK` has no hook for this event, or one of another portal: the run waits until it has, uncharged
+   * @throws when `B24_HOOK` has no incoming webhook for this event, or one of another portal. The run waits for it, and the
+   * attempt does not count.
    */
   readonly bitrix24: Client
   /**
-   * What the event is about, as the portal has it now. Its type is that of the handler's event; where that is not known,
-   * `record<'deal'>()` gives it one. Read once in a run. `null` when it is gone, and for the event of its deletion.
+   * Returns the event's object as the portal has it now. It is read once in a run. The type follows
+   * from the handler's event; if that is not known, write `record<'deal'>()`. `null` if the object is
+   * gone, and for the event of its deletion.
    *
-   * @throws {FinalError} when no method reads such an object; what `bitrix24` throws when there is no hook for this event
+   * @throws {FinalError} when no method reads such an object
+   * @throws what `bitrix24` throws when there is no incoming webhook for this event
    */
   readonly record: <As extends string = Kind>() => Promise<RecordOf<As> | null>
   /**
-   * With the option `onChange`: the fields that it names as they were when this handler last completed for this object;
-   * `undefined` when it never did. A field is absent that was not named then, or was too long to keep.
+   * With the option `onChange`: its fields, with the values from when this handler last completed
+   * for this object. `undefined` if it never did. A field is absent if `onChange` did not name it
+   * then, or if its value was too long to store.
    */
   readonly previous: Previous
 }
 
 /**
- * Handles one event. When it returns, or its promise resolves, the event is done; when it throws, the event is tried
- * again. It may see one event twice, after a crash for one, so it must be idempotent.
+ * Handles one event. When the handler returns or its promise resolves, the event is done. When it throws, the event is
+ * retried. A handler may get the same event twice, for example after a crash, so it must be idempotent.
  */
 export type Handler<Name extends string = string, Previous = LooseRecord | undefined> = (
   event: EventOf<Name>,
   context: Context<Previous, KindOf<Name>>,
 ) => unknown
 
-/** What `onChange` may name for events of this name: where the record's fields are known one of them, else any. */
+/** What `onChange` may name for events of this name: one of the record's fields if they are known, otherwise any. */
 export type FieldOf<Name extends string> = keyof RecordOf<KindOf<Name>> & string
 
-/** Of no fields, `undefined`. */
+/** The type of `context.previous`. `undefined` without fields. */
 export type PreviousOf<Name extends string, Field extends string> = [Field] extends [never]
   ? undefined
   : { readonly [F in Field]?: RecordOf<KindOf<Name>>[F & FieldOf<Name>] } | undefined
 
-/** How a handler is run. Times are written as in the environment: `500ms`, `30s`, `5m`, `2h`, `7d`. */
+/** How a handler is run. Durations are written as in the environment: `500ms`, `30s`, `5m`, `2h`, `7d`. */
 export interface HandlerOptions<Field extends string = string> {
   /**
-   * Events of one object that wait when a run starts become one run, with the newest event and `context.coalesced`:
-   * `true` for events of one name, `'object'` across the names of this handler.
+   * Events of one object that wait when a run starts become one run, with the newest event and `context.coalesced`.
+   * `true` combines events of one name, `'object'` events of all names of this handler.
    */
   readonly coalesce?: boolean | 'object'
-  /** Wait until the object has been quiet for so long, ten times as long at most: for a burst to end. */
-  readonly settle?: string
-  /** Instead of `HANDLER_TIMEOUT`. */
+  /** Waits for the end of a burst: until the object has had no event for this long, or for ten times as long at most. */
+  readonly debounce?: string
+  /** Overrides `HANDLER_TIMEOUT`. */
   readonly timeout?: string
-  /** Instead of `RETRY_FOR`. */
+  /** Overrides `RETRY_FOR`. */
   readonly retryFor?: string
-  /** Runs of this handler at once, within `CONCURRENCY`. */
+  /** How many runs of this handler may be under way at once, within `CONCURRENCY`. */
   readonly concurrency?: number
-  /** `'none'`: events of one object may run beside each other, in any order. */
+  /** `'none'`: events of one object may run at the same time and in any order. */
   readonly order?: 'object' | 'none'
-  /** `true`: not run for an event that only tells of its own write through `context.bitrix24`. */
+  /** `true`: the handler does not run for an event that only reports its own write through `context.bitrix24`. */
   readonly ignoreOwnChanges?: boolean
   /**
-   * Run only if one of these fields of the record differs from what this handler has last completed with for the object;
+   * The handler runs only if one of these fields differs from its value when the handler last completed for the object.
    * `context.previous` has those values.
    */
   readonly onChange?: readonly Field[]
   /**
-   * With `onChange`: what becomes of an object that this handler has never completed for. `'run'`, the default, runs it;
-   * `'remember'` only keeps the fields, so that the first run is for a real change.
+   * With `onChange`: what to do with an object for which this handler has never completed. `'run'`, the default, runs the
+   * handler. `'remember'` only stores the fields, so that the first run is for a real change.
    */
   readonly first?: 'run' | 'remember'
 }
 
-/** `HandlerOptions`, read: times in milliseconds, `undefined` where the environment decides. */
+/** `HandlerOptions` after parsing: durations in milliseconds, `undefined` if the environment decides. */
 export interface RunOptions {
   readonly coalesce: boolean | 'object'
-  readonly settle: number
+  readonly debounce: number
   readonly timeout: number | undefined
   readonly retryFor: number | undefined
   readonly concurrency: number
@@ -100,7 +104,7 @@ export interface RunOptions {
   readonly first: 'run' | 'remember'
 }
 
-/** What `defineHandler` returns and a handler file exports as its default. */
+/** The value that `defineHandler` returns and a handler file exports as its default. */
 export interface HandlerDefinition {
   readonly [definitionBrand]: true
   readonly events: readonly string[]
@@ -108,7 +112,7 @@ export interface HandlerDefinition {
   readonly options: RunOptions
 }
 
-// Symbol.for, so that a second copy of this package in a handlers' node_modules means the same.
+// Symbol.for: a second copy of this package in the handlers' node_modules must have the same symbols.
 const definitionBrand = Symbol.for('bitrix24-webhook-receiver.handler')
 const retryBrand = Symbol.for('bitrix24-webhook-receiver.retry')
 
@@ -121,12 +125,12 @@ const retryBrand = Symbol.for('bitrix24-webhook-receiver.retry')
  * })
  * ```
  *
- * @param events an event's name or a pattern in which `*` stands for any characters; upper and lower case are one
- * @throws {TypeError} when a name is none, or an option is not known to this version
+ * @param events event names, or patterns in which `*` stands for any characters; case does not matter
+ * @throws {TypeError} when a name is not valid, or this version does not know an option
  */
 export function defineHandler<const Name extends EventName | (string & {}), Field extends FieldOf<Name> = never>(
   events: Name | readonly Name[],
-  // The names are known from `events`. Looking for them in the union of a pattern's events as well takes seconds.
+  // NoInfer: `events` gives the names. Inferring them also from the union of a pattern's events takes the compiler seconds.
   handle: NoInfer<Handler<Name, PreviousOf<Name, Field>>>,
   options?: HandlerOptions<Field>,
 ): HandlerDefinition
@@ -149,7 +153,7 @@ const longestTimeout = 86_400_000
 
 const optionNames = new Set([
   'coalesce',
-  'settle',
+  'debounce',
   'timeout',
   'retryFor',
   'concurrency',
@@ -159,13 +163,13 @@ const optionNames = new Set([
   'first',
 ])
 
-/** What a file without `defineHandler` gets. */
+/** The options of a handler that does not use `defineHandler`. */
 export const defaultOptions = readOptions({})
 
 function readOptions(options: HandlerOptions): RunOptions {
   const {
     coalesce = false,
-    settle = '0s',
+    debounce = '0s',
     timeout,
     retryFor,
     concurrency = Number.POSITIVE_INFINITY,
@@ -182,7 +186,7 @@ function readOptions(options: HandlerOptions): RunOptions {
       throw new TypeError(`defineHandler: the option "${name}" is not supported by this version`)
   const time = (name: string, text: string) => parseDuration(text) ?? refuse(name, 'a time such as 10s or 5m')
   const limit = timeout === undefined ? undefined : time('timeout', timeout)
-  // As HANDLER_TIMEOUT; and Node's timers end at 24 days.
+  // The same limit as HANDLER_TIMEOUT. Node's timers cannot be set for longer than 24 days.
   if (limit !== undefined && (limit < 1 || limit > longestTimeout)) refuse('timeout', 'a time from 1ms to 1d')
   if (typeof coalesce !== 'boolean' && coalesce !== 'object') refuse('coalesce', "true, false or 'object'")
   if (order !== 'object' && order !== 'none') refuse('order', "'object' or 'none'")
@@ -197,7 +201,7 @@ function readOptions(options: HandlerOptions): RunOptions {
     refuse('concurrency', 'a whole number from 1')
   return {
     coalesce,
-    settle: time('settle', settle),
+    debounce: time('debounce', debounce),
     timeout: limit,
     retryFor: retryFor === undefined ? undefined : time('retryFor', retryFor),
     concurrency,
@@ -218,8 +222,8 @@ export function isDefinition(value: unknown): value is HandlerDefinition {
 }
 
 /**
- * Throw it to choose when the next try is: `throw new RetryAfter('5m')`. A second is the shortest. A delay that is longer
- * than what is left of `RETRY_FOR` is refused: the error says so, and the next try comes when it would have come without.
+ * Throw it to choose when the next attempt comes: `throw new RetryAfter('5m')`. The minimum is one second. A delay that is
+ * longer than the rest of `RETRY_FOR` is refused: the error says so, and the usual backoff applies.
  */
 export class RetryAfter extends Error {
   override readonly name = 'RetryAfter'
@@ -235,10 +239,10 @@ export class RetryAfter extends Error {
   }
 }
 
-/** Milliseconds, or `undefined` when the error chose none. */
+/** Returns the delay in milliseconds, or `undefined` if the error chose none. */
 export function chosenDelay(error: unknown): number | undefined {
   const delay = isBranded(error, retryBrand) ? Number((error as RetryAfter)[retryBrand]) : Number.NaN
-  // Another copy of the package may have put anything there.
+  // Another copy of the package may store any value there.
   return Number.isFinite(delay) ? Math.ceil(delay) : undefined
 }
 

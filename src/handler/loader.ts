@@ -6,31 +6,31 @@ import { pathToFileURL } from 'node:url'
 import { isDocumented } from '../events/catalogue.ts'
 import { candidates, nearestName } from '../events/nearest.ts'
 import { robotEvent } from '../events/robot.ts'
-import { defaultOptions, type Handler, isDefinition, type RunOptions } from './handler.ts'
 import { matcherOf, not, toRegExp } from '../lib/pattern.ts'
+import { defaultOptions, type Handler, isDefinition, type RunOptions } from './handler.ts'
 
-/** A handler file, loaded. */
+/** A handler file that is loaded. */
 export interface LoadedHandler {
-  /** The file's name without extension: it keys the deliveries. */
+  /** The file's name without its extension. Deliveries refer to the handler by it. */
   readonly name: string
   readonly file: string
-  /** Names and patterns, upper case. */
+  /** Names and patterns, in upper case. */
   readonly events: readonly string[]
   matches(event: string): boolean
   readonly handle: Handler
   readonly options: RunOptions
-  /** Closes what the file opened; called before the process ends. */
+  /** Closes what the file opened. Called before the process ends. */
   readonly dispose?: () => unknown
 }
 
 interface Problem {
   readonly file: string
-  /** The file and the line, where that is known. */
+  /** The file and, if known, the line. */
   readonly at: string
   readonly error: unknown
 }
 
-/** The handlers folder cannot be used as it is; `problems` names every file that is wrong, with its error as the cause. */
+/** The handlers folder cannot be used. `problems` names every file that is wrong, with its error. */
 export class HandlersError extends Error {
   override readonly name = 'HandlersError'
   readonly problems: readonly Problem[]
@@ -45,27 +45,27 @@ export class HandlersError extends Error {
 
 const extensions = new Set(['.ts', '.mts', '.js', '.mjs'])
 
-/** What a file can be that stands among the handlers, and is none. */
+/** The advice for a file in the handlers folder that is not a handler. */
 export const underscoreRule = 'a file that is no handler is left out where its name begins with _'
 
-/** A file that nobody marked as no handler, and that plainly is none. */
+/** A file that is clearly not a handler, although its name is not marked with `_`. */
 export interface LeftOut {
   readonly file: string
   readonly reason: string
-  /** It may have been meant as a handler. */
+  /** The file may have been meant as a handler. */
   readonly isDoubtful: boolean
 }
 
-/** What is loaded is what other files import: it has exports, and nothing of a handler. */
+/** The file is a module for other files: it has exports, but none that a handler has. */
 class NoHandlerError extends TypeError {
   override readonly name = 'NoHandlerError'
 }
 
-/** A file that is not loaded within the time that it has. */
+/** A file that was not loaded within the timeout. */
 export interface LateFile {
   readonly name: string
   readonly file: string
-  /** Settles if its import ends after all. */
+  /** Resolves or rejects if the import ends after all. */
   readonly loading: Promise<LoadedHandler>
 }
 
@@ -77,21 +77,23 @@ export interface LoadedFiles {
 }
 
 export interface LoadOptions {
-  /** Milliseconds that each file has. */
+  /** The timeout of each file, in milliseconds. */
   readonly timeout: number
-  /** Told which files are being loaded before the next of them begins: it may end this process, or never let it go. */
+  /**
+   * Called with the files that are being loaded before each import: an import may end this process or block it for ever.
+   */
   readonly onLoading?: (files: readonly string[]) => void
 }
 
-/** Milliseconds after which the next file begins although the one before has not ended. */
+/** Milliseconds after which the next file is loaded although the previous one is not finished. */
 const stagger = 250
 
 /**
- * Loads every handler file directly in the folder, in the order of their names. A broken one stops all: its events would
- * be passed over. One after another, so that it is known which of them ended the process; but a file that only waits does
- * not hold the next, because many may wait for one helper.
+ * Loads every handler file directly in the folder, in the order of their names. One broken file stops all: its events
+ * would be lost. Files load one after another, so that it is known which of them ended the process. A file that only
+ * waits does not delay the next, because many files may wait for one helper.
  *
- * @throws {HandlersError} naming each file that is wrong
+ * @throws {HandlersError} that names each file that is wrong
  */
 export async function loadHandlers(dir: string, options: LoadOptions): Promise<Omit<LoadedFiles, 'problems'>> {
   const { problems, ...files } = await loadFiles(dir, options)
@@ -99,7 +101,7 @@ export async function loadHandlers(dir: string, options: LoadOptions): Promise<O
   return files
 }
 
-/** Each file, whatever is wrong with others. @throws {HandlersError} where the folder cannot be read */
+/** Loads each file, whatever is wrong with others. @throws {HandlersError} if the folder cannot be read */
 export async function loadFiles(
   dir: string,
   { timeout, onLoading = () => undefined }: LoadOptions,
@@ -150,7 +152,7 @@ function problemOf(file: string, error: unknown): Omit<Problem, 'at'> {
   return { file, error }
 }
 
-/** What a promise gives, or else `late` after so many milliseconds. */
+/** Resolves to the promise's value, or to `late` after `ms` milliseconds. */
 async function within<T, L>(ms: number, promise: Promise<T>, late: L): Promise<T | L> {
   const over = new AbortController()
   const timer = sleep(ms, late, { signal: over.signal }).catch(() => late)
@@ -159,7 +161,7 @@ async function within<T, L>(ms: number, promise: Promise<T>, late: L): Promise<T
   return first
 }
 
-/** @throws whatever the file throws when it is imported, or a TypeError that says why what it exports is no handler */
+/** @throws what the file throws when it is imported, or a TypeError that says why its exports are not a handler */
 export async function loadHandler(path: string): Promise<LoadedHandler> {
   const module: { default?: unknown; dispose?: unknown } = await import(pathToFileURL(path).href)
   const { dispose } = module
@@ -172,7 +174,11 @@ export async function loadHandler(path: string): Promise<LoadedHandler> {
   }
 }
 
-/** The names of the files in the folder that are handlers, and what its name leaves out. @throws {HandlersError} */
+/**
+ * Returns the names of the handler files in the folder, and the files left out because of their names.
+ *
+ * @throws {HandlersError}
+ */
 export async function handlerFiles(
   dir: string,
 ): Promise<{ readonly files: readonly string[]; readonly leftOut: readonly LeftOut[] }> {
@@ -194,12 +200,12 @@ export async function handlerFiles(
   }
 }
 
-/** Whether a file of this name is a handler; the others are what handlers share, their tests, and what else lies there. */
+/** Whether a file of this name is a handler. Other files are shared modules, tests or unrelated. */
 export function isHandlerFile(name: string): boolean {
   return extensions.has(extname(name)) && !isMarked(name) && leftOutByName(name) === undefined
 }
 
-/** Somebody said so, or a compiler wrote it: of these nothing is told. */
+/** The user marked the file, or a compiler wrote it. Such files are not reported. */
 function isMarked(name: string): boolean {
   return /^[_.]|\.d\.[cm]?ts$/.test(name)
 }
@@ -213,16 +219,16 @@ function leftOutByName(name: string): Omit<LeftOut, 'file'> | undefined {
   return undefined
 }
 
-/** Of its handler. */
+/** Returns the name of the file's handler. */
 export function nameOf(file: string): string {
   return basename(file, extname(file))
 }
 
-/** The file and the line where loading it failed, as far as that is known. */
+/** Returns the file and, if known, the line where loading failed. */
 export async function placeOf(error: unknown, file: string): Promise<string> {
   const place = placeIn(error, file)
   if (place !== undefined || !(error instanceof SyntaxError)) return place ?? file
-  // Of JavaScript that does not parse V8 keeps the place to itself when the error is caught.
+  // V8 does not put the place of a syntax error into the stack when the error is caught.
   try {
     stripTypeScriptTypes(await readFile(file, 'utf8'), { sourceUrl: file })
   } catch (again) {
@@ -233,7 +239,10 @@ export async function placeOf(error: unknown, file: string): Promise<string> {
 
 const source = join(import.meta.dirname, '..')
 
-/** The innermost place in the error's stack that is neither Node's nor our own, where the file is not one of our examples. */
+/**
+ * Returns the innermost place in the stack outside Node and this program's source.
+ * Places in the file's own folder always count.
+ */
 function placeIn(error: unknown, file: string): string | undefined {
   const stack = error instanceof Error ? (error.stack ?? '') : ''
   const places = [...stack.matchAll(/(?:^|file:\/\/)(\/.+?:\d+)/gm)].map(([, place = '']) => place)
@@ -266,7 +275,10 @@ function toHandler(name: string, module: { readonly default?: unknown }): Omit<L
   throw isForOthers(name, module) ? new NoHandlerError(text) : new TypeError(text)
 }
 
-/** Whether it only gives others what they import. Who forgot `default` named it after an event, or what it exports after a handler. */
+/**
+ * Whether the module only exports things for other files. A handler whose author forgot `default` is recognised by a file
+ * name like an event's, or by an export named like a handler.
+ */
 function isForOthers(name: string, module: object): boolean {
   const exports = Object.entries(module)
   return (
@@ -284,8 +296,9 @@ function matchesAny(event: string): boolean {
 }
 
 /**
- * Names that the documentation does not know, new in Bitrix24 or misspelt, each with the name that it may mean. A pattern
- * may wait for events to come; it is told when it matches none, but nearly matches one.
+ * Returns event names that the documentation does not know, each with the name that it may mean. They are
+ * new in Bitrix24 or misspelt. A pattern may be meant for future events, so it is returned only if it
+ * matches no event but nearly matches one.
  */
 export function unknownEvents(
   handler: Pick<LoadedHandler, 'events'>,
@@ -297,7 +310,7 @@ export function unknownEvents(
     .filter(({ event, nearest }) => nearest !== undefined || !event.includes('*'))
 }
 
-/** Whether it will, as far as its options and its own text tell: what it imports is not looked into. */
+/** Guesses from the handler's options and its own source text. The modules that it imports are not searched. */
 export function mayCallBitrix24({ handle, options }: LoadedHandler): boolean {
   return options.ignoreOwnChanges || options.onChange !== undefined || /\b(?:bitrix24|record)\b/.test(String(handle))
 }

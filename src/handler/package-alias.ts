@@ -1,10 +1,10 @@
 import { registerHooks } from 'node:module'
 
 /**
- * Handlers may lie in any folder; what they import as `bitrix24-webhook-receiver` is this running source. To be called
- * before the first is loaded.
+ * Resolves the import `bitrix24-webhook-receiver` to this running source, because handlers may be in any folder. Call it
+ * before the first handler is loaded.
  */
-export function resolveOurName(): void {
+export function resolvePackageAlias(): void {
   registerHooks({
     resolve: (specifier, context, next) =>
       next(

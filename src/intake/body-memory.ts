@@ -1,18 +1,18 @@
-/** Bytes from which on a body waits for its turn: no event that is documented comes near. */
+/** Bytes from which a body counts as large and waits for its turn. No documented event comes near this size. */
 export const large = 64 * 1024
 
-/** Bytes that are kept for large bodies. */
+/** Bytes of memory kept for later large bodies. */
 const mostSpare = 4 * 1024 ** 2
 
 /**
- * Keeps some of the memory of large bodies for the next: while megabytes are refused in a row, what is not collected yet would
- * be many times the total.
+ * Keeps some of the memory of large bodies for the next ones. Otherwise, while megabytes are refused in a row, the
+ * memory not yet collected would be many times the total.
  */
 export function createBodyMemory(bodyLimit: number) {
   const spare: Buffer[] = []
   let bytes = 0
   return {
-    /** Doubles, so that there are few sizes. */
+    /** Sizes double, so only a few different ones exist. */
     sizeFor(length: number): number {
       let size = 2 * large
       while (size < length) size *= 2

@@ -1,36 +1,37 @@
 import { Readable } from 'node:stream'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyRequest } from 'fastify'
-import { Refusal } from './refusal.ts'
+import type { Form } from '../events/form.ts'
 import { createBodyMemory, large } from './body-memory.ts'
-import { decodeForm, type Form } from './form.ts'
+import { decodeForm } from './form.ts'
+import { Refusal } from './refusal.ts'
 
-/** A body that came whole and is a form. Not an interface: that would not be what formbody takes from its parser. */
+/** A complete body that is a form. An interface would not be assignable to what formbody expects from its parser. */
 export type Body = {
   readonly text: string
-  /** @throws {Refusal} as `decodeForm` */
+  /** @throws {Refusal} the same errors as `decodeForm` */
   readonly decode: () => Form
-  /** The body counts as under way until what this returns is called. */
+  /** The body counts as in progress until the returned function is called. */
   readonly hold: () => () => void
 }
 
 export interface BodyReader {
   /**
-   * Makes a `preParsing` hook that refuses a body: `body_too_large`, `overloaded`. A large one it reads, and hands on in one
-   * piece; one that says that it is small Fastify reads.
+   * Makes a `preParsing` hook that refuses a body with `body_too_large` or `overloaded`. The hook reads a large body
+   * itself and passes it on in one piece. Fastify reads a body that declares a small length.
    *
-   * @param check throws a refusal if these bytes of a large one are not worth decoding
+   * @param check throws a refusal if the bytes of a large body are not worth decoding
    */
-  readonly gather: (check?: Check) => Hook
-  /** To be told of each that is whole. */
+  readonly gather: (check?: Check) => PreParsingHook
+  /** Must be called for each complete body. */
   readonly arrived: (payload: Readable) => void
-  /** The parser for formbody. */
+  /** The parser to pass to formbody. */
   readonly parse: (text: string) => Body
 }
 
 type Check = (bytes: Buffer) => void
 
-type Hook = (
+type PreParsingHook = (
   request: Pick<FastifyRequest, 'headers' | 'mediaType'>,
   reply: unknown,
   payload: Readable,
@@ -39,47 +40,54 @@ type Hook = (
 
 type Done = (error?: Error | null, payload?: Readable) => void
 
-export interface BodyReaderParts {
-  /** Bytes of the longest body. */
+export interface BodyReaderDeps {
+  /** The maximum length of a body, in bytes. */
   readonly bodyLimit: number
-  /** Bytes of all bodies that are under way. */
+  /** The maximum for all bodies in progress together, in bytes. */
   readonly total?: number
 }
 
-/** Ten thousand ordinary posts, of some 700 bytes. */
+/** Room for ten thousand ordinary posts of about 700 bytes. */
 const smallestTotal = 8 * 1024 ** 2
 
-/** Milliseconds after which a body that still arrives is slow: sent at once, a megabyte comes in a tenth of it. */
+/**
+ * Milliseconds after which a body that is still arriving is slow. A megabyte sent at once arrives in a tenth of that
+ * time.
+ */
 const slow = 1_000
 
-/** What formbody parses. Nothing else is read. */
+/** The content type that formbody parses. The receiver reads no other type. */
 const formType = 'application/x-www-form-urlencoded'
 
-/** Bodies that are over and still counted, at least, before they are looked for. */
+/** The minimum number of finished bodies that are still counted before a search for them pays off. */
 const mostUnpruned = 1_000
 
 const empty = Buffer.alloc(0)
 
 interface Arriving {
-  /** Bytes that it has come to, or is about to take. */
+  /** Bytes received, or bytes about to be allocated. */
   size: number
-  /** By performance.now(). */
+  /** As `performance.now()` returns it. */
   readonly since: number
   readonly refuse: (refusal: Refusal) => void
 }
 
 /**
- * Reads the bodies of all connections into memory that has a bound. What counts is what was received, of a small one what was
- * announced, and when it is too much a large body that still arrives is refused: ordinary posts are hundreds of bytes,
- * so whoever sends megabytes, or holds them back, takes the place of nobody but his like. A large one that is whole goes
- * before one that is not: it leaves in a moment, and reading it was garbage if it made room for the next.
+ * Reads the bodies of all connections into bounded memory. A large body counts with its received bytes, a small one
+ * with its announced bytes. If the total is too high, a large body that is still arriving is refused. Ordinary posts
+ * have hundreds of bytes, so a client that sends megabytes, or holds them back, only displaces similar clients. A
+ * complete large body takes precedence over an incomplete one: it leaves soon, and refusing it would waste the work
+ * of reading it.
  */
 export function createBodyReader({
   bodyLimit,
   total = Math.max(smallestTotal, 4 * bodyLimit),
-}: BodyReaderParts): BodyReader {
+}: BodyReaderDeps): BodyReader {
   const arriving = new Map<Readable, Arriving>()
-  /** Large and whole: they go on one in a turn of the event loop, so that between any two of them others are served. */
+  /**
+   * Large, complete bodies. Each turn of the event loop passes on one of them, so that other requests are served in
+   * between.
+   */
   const waiting = new Set<Arriving>()
   const memory = createBodyMemory(bodyLimit)
   let held = 0
@@ -98,8 +106,8 @@ export function createBodyReader({
   }
 
   /**
-   * A post is small as a rule, and then a stream between, or a listener, would cost as much as a third of all that is done
-   * for it. So nobody tells that it is over but the route, and `prune` finds those that never came there.
+   * Most posts are small, and an extra stream or listener would cost up to a third of all the work for such a post.
+   * So only the route reports the end of a body, and `prune` finds the bodies that never reached the route.
    */
   function watch(payload: Readable, size: number, done: Done): void {
     if (arriving.size >= pruneAt) prune()
@@ -108,12 +116,12 @@ export function createBodyReader({
       since: performance.now(),
       refuse(refusal) {
         forget(payload)
-        // To whoever reads it; where nobody does any more it is whole.
+        // The error goes to the reader of the body. A body without a listener is already complete.
         if (payload.listenerCount('error') > 0) payload.emit('error', refusal)
       },
     })
     done()
-    // Only now: it may be the one that is refused, and must have its reader then.
+    // This call must come last: it may refuse this very body, which must have its reader by then.
     hold(size)
   }
 
@@ -132,7 +140,7 @@ export function createBodyReader({
 
   const gather: BodyReader['gather'] = (check) => (request, _reply, payload, done) => {
     const announced = Number(request.headers['content-length'])
-    // Fastify refuses other types without reading them, and gives a post without a type no parser.
+    // Fastify refuses other types without reading them, and calls no parser for a post without a type.
     if (request.mediaType !== formType) done()
     else if (announced > bodyLimit) done(new Refusal('body_too_large'))
     else if (announced < large) watch(payload, announced, done)
@@ -149,12 +157,12 @@ export function createBodyReader({
       const before = length
       length += chunk.length
       if (length > bodyLimit) fail(new Refusal('body_too_large'))
-      // As a rule there is no other.
+      // Usually this is the only chunk.
       else if (before === 0) {
         if (hasRoom(length)) bytes = chunk
       } else if (length <= bytes.length) chunk.copy(bytes, before)
       else {
-        // One piece of memory, not a list: a body that comes byte by byte would cost a hundred times its length.
+        // One buffer instead of a list: a body that arrives byte by byte would cost a hundred times its length.
         const size = length > large ? memory.sizeFor(length) : Math.max(length, Math.min(2 * bytes.length, longest))
         if (!hasRoom(size)) return
         const grown = memory.take(size)
@@ -165,7 +173,7 @@ export function createBodyReader({
       }
     }
 
-    /** Whether it was not refused for it. */
+    /** @returns whether the body fits, so that it was not refused */
     function hasRoom(size: number): boolean {
       const more = size - one.size
       one.size = size
@@ -190,7 +198,7 @@ export function createBodyReader({
 
     function fail(error: Error): void {
       refuse(error)
-      // What still comes of it is not even read, until the connection is closed.
+      // The remaining bytes are not read until the connection is closed.
       payload.pause()
     }
 
@@ -204,7 +212,7 @@ export function createBodyReader({
       turn = turn
         .then(() => nextTurn())
         .then(() => {
-          // It may have been refused while it waited.
+          // The body may have been refused while it waited.
           if (waiting.has(one)) pass()
         })
     }
@@ -229,7 +237,8 @@ export function createBodyReader({
     return {
       text,
       decode: () => decodeForm(text),
-      // Not from here on: Fastify calls no handler for a connection that is gone, and then nothing would release it.
+      // The body must not count from here on: Fastify calls no handler for a closed connection, so nothing would
+      // release it.
       hold() {
         hold(text.length)
         return () => {
@@ -243,8 +252,9 @@ export function createBodyReader({
 }
 
 /**
- * The largest that is slow: who holds bodies back must not keep others out. Otherwise the newest large one: of many that come
- * at once some are then read whole, and little is read in vain. Otherwise the largest of the small ones.
+ * Chooses the largest slow body first, because a client that holds bodies back must not keep others out. Otherwise it
+ * chooses the newest large body: of many that arrive at once, some are then read completely, and little is read in
+ * vain. Otherwise it chooses the largest of the small bodies.
  */
 function chooseVictim(arriving: Iterable<Arriving>): Arriving | undefined {
   const bodies = [...arriving]

@@ -1,26 +1,26 @@
 import { decodePercent, escapedChar } from './percent.ts'
 
-/** What a body says of itself, before it is decoded. */
+/** What a body says about itself before it is decoded. */
 export interface Claim {
-  /** `auth[application_token]`; absent also where it came twice, because a proof of origin that came twice is none. */
+  /** `auth[application_token]`. Also absent if it came twice, because a repeated proof of origin does not count. */
   readonly token: Buffer | undefined
-  /** These two are decoded when they are read: only of a post that is refused anybody asks for them. */
+  /** These two are decoded on access: only the log of a refused post reads them. */
   readonly event: string | undefined
   readonly domain: string | undefined
 }
 
 const [ampersand, percent, equals, a, e] = [0x26, 0x25, 0x3d, 0x61, 0x65]
 
-/** They begin with `a` or `e`. */
+/** Every name begins with `a` or `e`; `readClaim` relies on it. */
 const names = { token: 'auth[application_token]', event: 'event', domain: 'auth[domain]' } as const
 
-/** Characters of an event or a domain that are looked at: both only go, shortened, into a line of the log. */
+/** The maximum number of characters examined in an event or a domain. Both only go, shortened, into a log line. */
 const longestTold = 64 * 1024
 
 /**
- * Finds the token in a form, and what a refusal tells an operator, in one pass that makes no strings: whoever holds no
- * token may post as much as anybody. Names may be escaped in any way that decodes to them; of two equal ones the last
- * counts, as in PHP.
+ * Finds the token in a form, and the values that a refusal logs, in one pass that creates no strings: a client
+ * without a token may post as much as any other. The names may be escaped in any way that decodes to them. Of two
+ * equal names the last counts, as in PHP.
  */
 export function readClaim(text: string): Claim {
   let tokens = 0
@@ -29,7 +29,7 @@ export function readClaim(text: string): Claim {
   const domain: Range = { start: -1, end: -1 }
   for (let start = 0, end = 0; start < text.length; start = end + 1) {
     end = start
-    // A body may have nothing else, and to call indexOf for each would take ten times as long.
+    // A body may consist of such characters only, and an `indexOf` call for each of them would take ten times as long.
     const first = text.charCodeAt(start)
     if (first === ampersand) continue
     end = text.indexOf('&', start)
@@ -41,7 +41,7 @@ export function readClaim(text: string): Claim {
   return new RawClaim(text, tokens === 1 ? token : undefined, event, domain)
 }
 
-/** Of a text; none where `start` is negative. */
+/** A range of a text. It is empty if `start` is negative. */
 interface Range {
   start: number
   end: number
@@ -74,13 +74,16 @@ class RawClaim implements Claim {
   }
 }
 
-/** Whether the parameter from `start` to `end` has that name; then `value` is where its value stands, still escaped. */
+/**
+ * Returns whether the parameter from `start` to `end` has that name. If so, `value` becomes the range of its value,
+ * still escaped.
+ */
 function findValue(text: string, start: number, end: number, name: string, value: Range): boolean {
   let at = start
   for (let index = 0; index < name.length; index++) {
     const char = text.charCodeAt(at)
     if (char === percent) {
-      // An escape that reaches over the end is not one: `&` is no digit.
+      // An escape cannot reach past the end: `&` is not a digit.
       if (escapedChar(text, at) !== name.charCodeAt(index)) return false
       at += 3
     } else {

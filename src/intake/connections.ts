@@ -1,34 +1,37 @@
 import type { Server } from 'node:net'
 import type { FastifyBaseLogger } from 'fastify'
 
-/** Descriptors for everything but posts: the journal, the queue, the dispatcher's pipes, the private listener. */
+/**
+ * Descriptors reserved for everything except posts: the journal, the queue, the dispatcher's pipes, the private
+ * listener.
+ */
 const reserve = 96
 
-/** Below it a bulk edit, which opens a thousand connections at once, may meet the limit. */
+/** Below this limit a bulk edit, which opens a thousand connections at once, may reach it. */
 export const lowLimit = 2_048
 
 const minute = 60_000
 
 export interface ConnectionLimit {
-  /** Why new connections are closed unanswered; `undefined` when they are taken. */
+  /** Why new connections are closed without an answer; `undefined` while they are accepted. */
   readonly trouble: () => string | undefined
-  /** Connections that were closed for it, since the start. */
+  /** The number of connections closed for that reason since the start. */
   readonly dropped: () => number
 }
 
-/** How many descriptors this process may have open; Node has raised the soft limit to the hard one. */
+/** The maximum number of open descriptors of this process. Node has already raised the soft limit to the hard limit. */
 export function descriptorLimit(): number {
-  // Otherwise a report looks up the names of all peers.
+  // Without this setting a report resolves the host names of all peers.
   Reflect.set(process.report, 'excludeNetwork', true)
   const { userLimits }: { userLimits?: { open_files?: { soft?: unknown } } } = Object(process.report.getReport())
   const soft = Number(userLimits?.open_files?.soft)
-  // "unlimited", and Windows has none.
+  // The value may be "unlimited", and Windows has no such limit.
   return Number.isNaN(soft) ? Number.POSITIVE_INFINITY : soft
 }
 
 /**
- * Keeps descriptors back from connections. Out of descriptors, libuv accepts and closes connections by itself, and Node
- * hears nothing of it, no error and no `drop`; and the journal could not open its next segment.
+ * Reserves descriptors, so that connections cannot use all of them. Without free descriptors libuv accepts and closes
+ * connections by itself. Node then emits no error and no `drop`, and the journal cannot open its next segment.
  */
 export function limitConnections(
   server: Server,

@@ -1,7 +1,7 @@
 import { objectRuleOf } from '../events/catalogue.ts'
-import type { FormValue } from './form.ts'
+import type { FormValue } from '../events/form.ts'
 
-/** Places in a form: whether a text at this one belongs to them, and those below it. */
+/** Places in a form: whether a text in this place is part of the event, and the places below it. */
 export interface Places {
   isPlace: boolean
   readonly below: Map<string, Places>
@@ -10,16 +10,16 @@ export interface Places {
 const everywhere = [
   ...[['event'], ['event_handler_id'], ['ts']],
   ...['domain', 'member_id', 'client_endpoint', 'server_endpoint'].map((name) => ['auth', name]),
-  // Module, class and id of what a robot's post is about.
+  // The module, class and id of a robot's document.
   ...['0', '1', '2'].map((at) => ['document_id', at]),
 ]
 
-/** By the rule of the object: there are some dozens, and each post asks. */
+/** By object rule. There are some dozens of rules, and each post needs one. */
 const known = new Map<unknown, Places>()
 
 /**
- * Where what an event is made of stands: its name, its number, its time, its portal, and the id of its object wherever
- * the catalogue looks for it. Without these there is no event to hand to anybody.
+ * The places of the values that make up an event: its name, number, time and portal, and every place where the
+ * catalogue looks for the id of its object. Without these values no handler can receive the event.
  */
 export function partsOf(event: FormValue | undefined): Places {
   const rule = typeof event === 'string' ? objectRuleOf(event.toUpperCase()) : undefined

@@ -1,30 +1,26 @@
 import qs from 'qs'
-import { Refusal } from './refusal.ts'
+import type { Form, FormValue } from '../events/form.ts'
 import { decodePercent } from './percent.ts'
-
-/** A decoded body: leaves are strings, objects have no prototype, so a key from the wire can never reach one. */
-export type FormValue = string | FormValue[] | Form
-export interface Form {
-  [key: string]: FormValue
-}
+import { Refusal } from './refusal.ts'
 
 /**
- * What a form may ask of us, counted before qs sees it: what qs does grows with the names and their brackets. The longest
- * documented payload has 97 parameters, the deepest has 4 brackets in a name, and PHP itself reads no more than 1,000.
+ * Limits of a form, checked before qs parses it, because the work of qs grows with the names and their brackets. The
+ * longest documented payload has 97 parameters, the deepest has 4 brackets in a name, and PHP itself reads at most
+ * 1,000 parameters.
  */
 const limits = {
   parameters: 5_000,
-  /** Of all names together. */
+  /** In all names together. */
   brackets: 10_000,
-  /** Characters as they came: a Cyrillic letter takes six. */
+  /** Characters before decoding: a Cyrillic letter takes six. */
   name: 2_000,
   /** Under one name such as `a[]`, which http_build_query never writes. */
   items: 1_000,
 } as const
 
 /**
- * The qs settings that come closest to PHP's `$_POST`, with every limit that qs would apply silently made to throw:
- * Bitrix24 sends `auth` last, so a silent cut removes the only proof of origin first.
+ * The qs settings closest to PHP's `$_POST`. Every limit that qs would apply silently throws instead: Bitrix24 sends
+ * `auth` last, so a silent cut would first remove the only proof of origin.
  */
 const options = {
   depth: 64, // PHP's max_input_nesting_level; documented payloads nest 5 deep
@@ -40,42 +36,45 @@ const options = {
 const proof = 'auth[application_token]'
 
 /**
- * Decodes a form body as PHP's `$_POST` would. Bytes that are not UTF-8 become U+FFFD, because an event refused is lost
- * for good; only a structure that cannot be understood is refused. `test/unit/intake/form.test.ts` names what still differs.
+ * Decodes a form body as PHP's `$_POST` would. Bytes that are not UTF-8 become U+FFFD, because a refused event is
+ * lost for good. Only a structure that cannot be understood is refused. `test/unit/intake/form.test.ts` lists the
+ * remaining differences.
  *
- * @throws {Refusal} `malformed_form`, with the size and the reason, when it is too deep, has too many parameters or
- *   contradicts itself
+ * @throws {Refusal} `malformed_form`, with the size and the reason, if the form is too deep, has too many parameters
+ *   or contradicts itself
  */
 export function decodeForm(text: string): Form {
   let form: Form
   let isProven: boolean
   try {
     const { fields, proofs } = readFields(text)
-    // What is flat already qs only nests: it would look for brackets in the values, too, and divide the text once more.
+    // qs gets the parsed fields and only nests them. Given the text, it would split it again and look for brackets in
+    // the values.
     form = qs.parse(fields as Record<string, string>, options) as Form
     for (const key of Object.keys(form)) form[key] = settle(form[key] as FormValue)
     isProven = proofs <= 1
   } catch (error) {
     if (!(error instanceof RangeError)) throw error
-    // qs's messages, like ours, name the limit and nothing of the body.
+    // The messages of qs, like ours, name the limit and contain nothing from the body.
     throw new Refusal('malformed_form', { size: text.length, reason: error.message }, { cause: error })
   }
-  // PHP would keep the last of two. A proof of origin that came twice is none.
+  // PHP would keep the last of two. A repeated proof of origin does not count.
   if (!isProven) delete form['auth']
   return form
 }
 
 interface Fields {
-  /** By the whole name, as `data[FIELDS][ID]`. A list is what came under one name that ends in `[]`. */
+  /** By the whole name, such as `data[FIELDS][ID]`. A list holds the values under one name that ends in `[]`. */
   readonly fields: Record<string, string | string[]>
-  /** How often a proof of origin came. */
+  /** How many times a proof of origin came. */
   readonly proofs: number
 }
 
 /**
- * The parameters, decoded, as qs would read them. As in PHP the first `=` divides, and of two equal names the last counts.
+ * Returns the decoded parameters as qs would read them. As in PHP, the first `=` separates name and value, and of two
+ * equal names the last counts.
  *
- * @throws {RangeError} when there are more than the limits allow, as soon as that is known, or they contradict each other
+ * @throws {RangeError} as soon as the parameters exceed the limits or contradict each other
  */
 function readFields(text: string): Fields {
   const fields = Object.create(null) as Fields['fields']
@@ -117,8 +116,8 @@ function countBrackets(name: string): number {
 }
 
 /**
- * For the parts of one form. What Bitrix24 writes JavaScript can decode, and faster; from the first part on that it cannot,
- * which costs a stack trace, it is not asked again.
+ * Makes a decoder for the parts of one form. JavaScript's own decoder is faster and can decode what Bitrix24 writes.
+ * A failure costs a stack trace, so after the first one this form no longer uses it.
  */
 function createDecoder(): (part: string) => string {
   let isPlain = true
@@ -135,14 +134,14 @@ function createDecoder(): (part: string) => string {
 }
 
 /**
- * `a=1&a[b]=2`: one name is both a leaf and an object. PHP keeps the last, qs merges them; we do not guess. The limits
- * bound what there is to look at.
+ * Refuses `a=1&a[b]=2`, in which one name is both a leaf and an object. PHP keeps the last and qs merges them, so no
+ * choice is safe. The limits bound the number of names to check.
  *
  * @throws {RangeError}
  */
 function refuseContradiction(names: readonly string[]): void {
   const known = new Set(names)
-  // A bracket in the first place has no name before it.
+  // A bracket in the first position has no name before it.
   for (const name of names)
     for (let at = name.indexOf('[', 1); at !== -1; at = name.indexOf('[', at + 1))
       if (known.has(name.slice(0, at))) throw contradiction()
@@ -152,16 +151,16 @@ function contradiction(): RangeError {
   return new RangeError('contradictory keys')
 }
 
-/** Below the root, an object whose keys are 0..n-1 is a list, as PHP's json_encode has it. */
+/** Below the root, an object whose keys are 0..n-1 is a list, as PHP's json_encode treats it. */
 function settle(value: FormValue): FormValue {
   if (typeof value === 'string') return value
   if (Array.isArray(value)) {
-    // Of a text and an object under one name, written in ways that PHP reads alike, qs makes a list.
+    // If a text and an object share one name, in spellings that PHP reads alike, qs makes a list of them.
     if (value.some((item) => typeof item !== 'string')) throw contradiction()
     return value
   }
   const keys = Object.keys(value)
-  // `a[]=1&a[]=2`, which browsers write and http_build_query does not, comes from qs as {0: [1, 2]}.
+  // qs turns `a[]=1&a[]=2`, which browsers write and http_build_query does not, into {0: [1, 2]}.
   if (keys.length === 1 && Array.isArray(value['0'])) return settle(value['0'])
   for (const key of keys) value[key] = settle(value[key] as FormValue)
   return keys.length > 0 && keys.every((key, index) => key === String(index)) ? Object.values(value) : value

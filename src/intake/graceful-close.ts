@@ -2,21 +2,26 @@ import type { Server } from 'node:net'
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 
-/** Milliseconds. Who asked `/healthz?watch` within it will ask again soon. The Caddyfile asks twice a second. */
+/**
+ * Milliseconds. A client that requested `/healthz?watch` within this time will request it again soon. The Caddyfile
+ * does so twice a second.
+ */
 const rhythm = 3_000
 
-/** Milliseconds. A proxy that has just been told may have chosen us a moment before. */
+/** Milliseconds. A proxy that has just received the 503 may have chosen this process a moment before. */
 const lastChoice = 250
 
 /**
- * Adds `/healthz`, and lets `app.close()` lose no connection. When a listener closes, the kernel resets every connection
- * that it had made and we had not taken yet, and Bitrix24 sends nothing twice. So a proxy that watches is answered 503
- * first, and sends no more; and whoever is in the kernel's queue is taken before the listener closes.
+ * Adds `/healthz`, and makes `app.close()` lose no connection. When a listener closes, the kernel resets every
+ * connection that it has established and the process has not accepted yet, and Bitrix24 sends nothing twice. So a
+ * proxy that watches gets a 503 first and sends no more posts. Then the process accepts every connection in the
+ * kernel's queue, and only then closes the listener.
  *
- * @param limit milliseconds that all of it may take
- * @param isInherited whether the listener stays open without us: what we do not take waits in it for the next process
+ * @param limit milliseconds for the whole close
+ * @param isInherited whether the listener stays open without this process: connections that it does not accept wait
+ *   there for the next process
  */
-export function addFarewell(app: FastifyInstance, limit: number, isInherited: boolean): void {
+export function addGracefulClose(app: FastifyInstance, limit: number, isInherited: boolean): void {
   let watchedAt = Number.NEGATIVE_INFINITY
   let isClosing = false
   const told = Promise.withResolvers<void>()
@@ -41,12 +46,15 @@ export function addFarewell(app: FastifyInstance, limit: number, isInherited: bo
   })
 }
 
-/** libuv takes one connection in a turn of the event loop: a turn that brought none found the kernel's queue empty. */
+/**
+ * libuv accepts one connection in a turn of the event loop, so a turn without a connection found the kernel's queue
+ * empty.
+ */
 async function emptyBacklog(server: Server, end: number): Promise<void> {
   let taken = 0
   const count = () => void taken++
   server.on('connection', count)
-  // The rest of this turn, which may be past its look at the sockets.
+  // The rest of the current turn, which may already be past the poll of the sockets.
   await turn()
   for (let before = -1; before !== taken && performance.now() < end; ) {
     before = taken

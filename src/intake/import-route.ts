@@ -1,43 +1,46 @@
 import { isUtf8 } from 'node:buffer'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import type { Tokens } from './token.ts'
 import type { Journal } from '../journal/journal.ts'
-import { parseRefusedLine } from './refused-line.ts'
 import { readLines } from '../lib/lines.ts'
-import { PrivateRefusal, Refusal } from './refusal.ts'
+import { PrivateRefusal, Refusal, toRefusal } from './refusal.ts'
+import { parseRefusedLine } from './refused-line.ts'
+import type { Tokens } from './token.ts'
 
-export interface ImportParts {
+export interface ImportDeps {
   readonly tokens: Pick<Tokens, 'verify'>
-  /** What must not reach the journal. */
+  /** Values that must not reach the journal. */
   readonly secrets: () => readonly string[]
   readonly journal: Pick<Journal, 'append'>
-  /** Of a post. */
+  /** The body limit of a post. */
   readonly bodyLimit: number
 }
 
 export const importPath = '/import'
 export const importType = 'application/x-ndjson'
 
-/** Events that wait for the disk at once, and bytes of them: the journal refuses when 10 MB wait. */
+/** Events that wait for the disk at once, and their bytes: the journal refuses events while 10 MB wait. */
 const mostAtOnce = 200
 const mostBytesAtOnce = 2 * 1024 ** 2
 
-/** Of a line, in bytes: what the escapes of JSON and the names of what we add make of a post at most, with room. */
+/**
+ * The maximum length of a journal line, in bytes: a post of `bodyLimit` bytes with JSON escapes and our field names,
+ * plus a margin.
+ */
 export function longestLine(bodyLimit: number): number {
   return 64 * 1024 + 4 * bodyLimit
 }
 
 /**
- * On the private listener: lines that the journal refused once, brought back by `b24-receiver import`. Whoever sends them
- * must hold an application token, as for any event, and shows it in the head: before that nothing of the body is read.
- * Then the lines are taken one by one, so any number of them costs the same memory.
+ * Adds a route of the private listener. It takes lines that the journal once refused, which `b24-receiver import`
+ * sends. The client must prove that it holds an application token, as for any event, in a header: nothing of the body
+ * is read before that. The lines are then handled one by one, so any number of them needs the same memory.
  */
-export function addImportRoute(app: FastifyInstance, parts: ImportParts): void {
+export function addImportRoute(app: FastifyInstance, deps: ImportDeps): void {
   app.addContentTypeParser(importType, (_request, payload, done) => done(null, payload))
   const onRequest = (request: FastifyRequest, _reply: unknown, done: (error?: Error) => void) => {
     try {
       const token = request.headers.authorization?.replace(/^Bearer /, '') ?? ''
-      parts.tokens.verify({ auth: { application_token: token } })
+      deps.tokens.verify({ auth: { application_token: token } })
       const isOurs = request.headers['content-type']?.split(';')[0]?.trim().toLowerCase() === importType
       done(isOurs ? undefined : new Refusal('unsupported_media_type'))
     } catch (error) {
@@ -45,21 +48,21 @@ export function addImportRoute(app: FastifyInstance, parts: ImportParts): void {
     }
   }
   app.post(importPath, { onRequest }, async (request) => {
-    // Left open at the end of the loop: the answer still has to leave by its socket.
-    const journalled = await importLines(request.raw.iterator({ destroyOnReturn: false }), parts)
+    // The iterator must not destroy the request at its end: the answer still has to leave through the same socket.
+    const journalled = await importLines(request.raw.iterator({ destroyOnReturn: false }), deps)
     return { status: 'ok', journalled }
   })
 }
 
 interface UnderWay {
   readonly line: number
-  /** Resolves with why it failed, or with nothing. */
+  /** Resolves with the reason of the failure, or with `undefined`. */
   readonly ended: Promise<unknown>
 }
 
-/** @throws {PrivateRefusal} naming the first line that could not be journalled, and how many were */
-async function importLines(chunks: AsyncIterable<Buffer>, parts: ImportParts): Promise<number> {
-  const { secrets, journal, bodyLimit } = parts
+/** @throws {PrivateRefusal} naming the first line that could not be journalled, and the number of journalled lines */
+async function importLines(chunks: AsyncIterable<Buffer>, deps: ImportDeps): Promise<number> {
+  const { secrets, journal, bodyLimit } = deps
   const longest = longestLine(bodyLimit)
   let underWay: UnderWay[] = []
   let bytesUnderWay = 0
@@ -74,8 +77,9 @@ async function importLines(chunks: AsyncIterable<Buffer>, parts: ImportParts): P
     underWay = []
     bytesUnderWay = 0
     if (failed === undefined) return
-    if (!(errors[at] instanceof Refusal)) throw errors[at]
-    throw new PrivateRefusal(errors[at].code, {
+    const refusal = toRefusal(errors[at])
+    if (refusal === undefined) throw errors[at]
+    throw new PrivateRefusal(refusal.code, {
       ...{ line: failed.line, journalled },
       message: `line ${failed.line} could not be put on disk; ${journalled} events are in the journal: import the same lines again, what is there is passed over`,
     })
@@ -107,7 +111,7 @@ async function importLines(chunks: AsyncIterable<Buffer>, parts: ImportParts): P
     }
   } catch (error) {
     if (error instanceof Refusal) throw error
-    // The sender is gone. What he sent is journalled all the same, and he will send it again.
+    // The client has disconnected. The lines that arrived are journalled anyway, and the client will send them again.
     await settle()
     throw new Refusal('malformed_request', { line, journalled }, { cause: error })
   }

@@ -3,18 +3,21 @@ import type { AddressInfo, Server } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 import { StartError } from '../lib/start-error.ts'
 
-/** Of the descriptors that a service manager hands over: https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html */
+/**
+ * The first descriptor that a service manager passes:
+ * https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html
+ */
 const firstFd = 3
 
 const variables = ['LISTEN_FDS', 'LISTEN_PID', 'LISTEN_FDNAMES'] as const
 
 /**
- * Takes the listening socket that a service manager made for this process, and removes the variables that say so: no child
- * of ours is meant. Node itself sees to it that no child inherits the descriptor.
+ * Takes the listening socket that a service manager made for this process. It removes the variables that announce the
+ * socket, because they are not meant for child processes. Node itself ensures that no child inherits the descriptor.
  *
  * @returns its descriptor, or `undefined` if there is none
- * @throws {StartError} if there are several, or if the variables are meant for another process. The protocol would have us
- *   ignore the latter; but the service manager's socket would go on taking connections, and nobody would answer them
+ * @throws {StartError} if there are several, or if the variables are meant for another process. The protocol says to
+ *   ignore the latter, but the service manager's socket would go on accepting connections that no process answers
  */
 export function takeInheritedSocket(env: NodeJS.ProcessEnv, pid: number): number | undefined {
   const { LISTEN_FDS: count, LISTEN_PID: owner } = env
@@ -32,13 +35,16 @@ export function takeInheritedSocket(env: NodeJS.ProcessEnv, pid: number): number
   return firstFd
 }
 
-/** Lets the server listen on a socket that somebody else has bound and keeps open when we close; returns its address. */
+/**
+ * Makes the server listen on a socket that another process bound and keeps open after this server closes. Returns its
+ * address.
+ */
 export async function listenOnInherited(app: FastifyInstance, fd: number, backlog: number): Promise<AddressInfo> {
   await app.ready()
   const { server }: { server: Server } = app
   try {
-    // Not app.listen(): with a descriptor Node takes the backlog from the second argument only, which Fastify never gives,
-    // and would shorten the socket's queue to 511.
+    // Not `app.listen()`: for a descriptor Node reads the backlog from the second argument only, which Fastify never
+    // passes, and Node would shorten the socket's queue to 511.
     server.listen({ fd }, backlog)
     await once(server, 'listening')
   } catch (error) {

@@ -1,40 +1,41 @@
 import { Counter, Gauge, type Registry } from 'prom-client'
 import { entries, entryOf } from '../events/catalogue.ts'
-import type { Event } from './event.ts'
+import type { Event } from '../events/event.ts'
+import { createHistogram } from '../lib/histogram.ts'
+
+import { refusals as codes, type RefusalCode } from './refusal.ts'
 import type { RefusalLog } from './refusal-log.ts'
 import type { ShapeLog } from './shape-log.ts'
-import { refusals as codes, type RefusalCode } from './refusal.ts'
-import { createHistogram } from '../lib/histogram.ts'
 
 export interface PostMetrics {
   /** @param ms from the decoded post to its answer */
   readonly accepted: (event: Event, ms: number) => void
-  /** When an earlier process accepted its last event. */
+  /** The time at which an earlier process accepted its last event. */
   readonly lastEventWas: (time: Date) => void
-  /** What the registry does not hold, in Prometheus' text format. */
+  /** The metrics that the registry does not hold, in Prometheus' text format. */
   readonly exposition: () => string
 }
 
-/** What the documentation does not know: its names come from the wire, and there may be any number of them. */
+/** The label of undocumented events. Their names come from the wire, so their number has no bound. */
 const other = 'other'
 
-/** What the documentation knows, and the rest: all labels that an event can have. */
+/** All labels that an event can have: the documented names and `other`. */
 const labels: readonly string[] = [...new Set(entries.map(({ name }) => baseOf(name))), other]
 
-/** `ts` is Unix seconds; what has not their ten digits is no time of an event. */
+/** `ts` is in Unix seconds. A number without exactly ten digits is not the time of an event. */
 const [earliest, latest] = [1e9, 1e10]
 
-export interface PostMetricsParts {
+export interface PostMetricsDeps {
   readonly registry: Registry
   readonly shapes: Pick<ShapeLog, 'counts'>
   readonly refusals: Pick<RefusalLog, 'counts'>
-  /** The names of the tokens that are held, empty for one that has none. */
+  /** The names of the held tokens; an empty name for a token without one. */
   readonly webhooks: () => readonly string[]
 }
 
-export function createPostMetrics({ registry, shapes, refusals, webhooks }: PostMetricsParts): PostMetrics {
+export function createPostMetrics({ registry, shapes, refusals, webhooks }: PostMetricsDeps): PostMetrics {
   const registers = [registry]
-  /** By the token's name and the event's label. Plain numbers: prom-client's counters cost a post too much. */
+  /** By token name and event label. Plain numbers, because prom-client's counters cost too much for each post. */
   const accepted = new Map<string | undefined, Map<string, { count: number }>>()
   new Counter({
     name: 'b24_events_total',
@@ -43,14 +44,14 @@ export function createPostMetrics({ registry, shapes, refusals, webhooks }: Post
     registers,
     collect() {
       this.reset()
-      // Every one that can come, for increase() does not see the first of a series that begins with it.
+      // Every possible series starts at 0, because `increase()` misses the first event of a series that begins with it.
       for (const webhook of webhooks()) for (const event of labels) this.inc({ event, webhook }, 0)
       for (const [webhook = '', events] of accepted)
         for (const [event, { count }] of events) this.inc({ event, webhook }, count)
     },
   })
   new Counter({
-    name: 'b24_unexpected_shapes_total',
+    name: 'b24_schema_mismatches_total',
     help: 'Accepted events whose data was not as documented.',
     labelNames: ['event'],
     registers,
@@ -61,7 +62,7 @@ export function createPostMetrics({ registry, shapes, refusals, webhooks }: Post
     },
   })
   new Counter({
-    name: 'b24_refusals_total',
+    name: 'b24_requests_rejected_total',
     help: 'Requests that were not accepted, by the code of the answer.',
     labelNames: ['code'],
     registers,
@@ -71,7 +72,7 @@ export function createPostMetrics({ registry, shapes, refusals, webhooks }: Post
     },
   })
   const answer = createHistogram({
-    name: 'b24_answer_seconds',
+    name: 'b24_request_duration_seconds',
     help: 'From a decoded post to its answer with 200, the journal included.',
     buckets: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10],
   })
@@ -95,7 +96,7 @@ export function createPostMetrics({ registry, shapes, refusals, webhooks }: Post
     const events = accepted.get(webhook) ?? new Map<string, { count: number }>()
     const known = events.get(event)
     if (known) return known
-    // Kept under the label only: what comes from the wire must not fill the memory.
+    // Only the label is kept: names from the wire must not fill the memory.
     const label = labelOf(event)
     const counter = events.get(label) ?? { count: 0 }
     accepted.set(webhook, events.set(label, counter))

@@ -5,19 +5,22 @@ import { type AllowedAddresses, createAllowedAddresses } from './allowed-address
 import { copyPath, type PublishedCopy, readCopies, writeCopies } from './published-copy.ts'
 import { readPublishedList } from './published-list.ts'
 
-/** The world's and Russia's: https://apidocs.bitrix24.com/settings/cloud-and-on-premise/network-access.html, and its Russian original. */
+/**
+ * The lists for the world and for Russia:
+ * https://apidocs.bitrix24.com/settings/cloud-and-on-premise/network-access.html, and its Russian original.
+ */
 export const publishedLists = [
   'https://dl.bitrix24.com/webhook/app-world.json',
   'https://repos.1c-bitrix.ru/webhook/app.json',
 ]
 
 /**
- * Milliseconds. Bitrix24 wants to be asked every five to ten minutes, and at most once a minute; it lists a new server
- * five to ten minutes before that sends, so ten could be too late.
+ * Milliseconds. Bitrix24 asks clients to read the list every five to ten minutes, and at most once a minute. It lists
+ * a new server five to ten minutes before that server sends, so a refresh every ten minutes could be too late.
  */
 const rhythm = { refresh: 300_000, again: 60_000, patience: 10_000 }
 
-export interface PublishedParts {
+export interface PublishedDeps {
   readonly dataDir: string
   readonly log: FastifyBaseLogger
   readonly urls?: readonly string[]
@@ -25,22 +28,23 @@ export interface PublishedParts {
 }
 
 export interface PublishedAddresses extends AllowedAddresses {
-  /** Resolves when nothing of it goes on. */
+  /** Resolves when all background work has ended. */
   readonly close: () => Promise<void>
 }
 
 /**
- * The addresses of Bitrix24's queue servers, from the lists that it publishes. They are refreshed in the background,
- * each list by itself: one that cannot be had counts as it last was, also after a restart. Only where there is no copy
- * of any they are waited for here, because a receiver that knows no address would refuse every event.
+ * Opens the lists in which Bitrix24 publishes the addresses of its queue servers. They are refreshed in the
+ * background, each list independently. A list that cannot be read keeps its last content, also after a restart. Only
+ * without a copy of any list does this function wait for the lists, because a receiver without addresses would refuse
+ * every event.
  *
- * @throws {StartError} when there is no copy, and no list can be had
+ * @throws {StartError} if there is no copy and no list can be read
  */
-export async function openPublishedAddresses(parts: PublishedParts): Promise<PublishedAddresses> {
-  const { dataDir, log, urls = publishedLists } = parts
-  const times = { ...rhythm, ...parts.times }
+export async function openPublishedAddresses(deps: PublishedDeps): Promise<PublishedAddresses> {
+  const { dataDir, log, urls = publishedLists } = deps
+  const times = { ...rhythm, ...deps.times }
   const stop = new AbortController()
-  /** URL, or path of the copies → why it does not work. */
+  /** URL of a list, or path of the copies → why it fails. */
   const failing = new Map<string, string>()
   let known = new Set<string>()
   let allowed = createAllowedAddresses([])
@@ -79,7 +83,7 @@ export async function openPublishedAddresses(parts: PublishedParts): Promise<Pub
       copies.set(url, { fetchedAt, addresses: await readPublishedList(url, times.patience, stop.signal) })
     } catch (error) {
       if (stop.signal.aborted) return
-      // What was had before is still the best that is known.
+      // The previous content is still the best available.
       const reason = error instanceof Error ? error.message : String(error)
       const lastGood = copies.get(url)?.fetchedAt ?? 'none: posts from its addresses are refused'
       if (!failing.has(url)) log.warn({ url, reason, last_good: lastGood }, 'a list of allowed addresses cannot be had')
@@ -88,7 +92,7 @@ export async function openPublishedAddresses(parts: PublishedParts): Promise<Pub
     }
     if (failing.delete(url)) log.info({ url }, 'a list of allowed addresses can be had again')
     apply()
-    // One after the other: they write one file.
+    // The saves run one after the other, because they write one file.
     saved = saved.then(save)
   }
 
@@ -108,19 +112,19 @@ export async function openPublishedAddresses(parts: PublishedParts): Promise<Pub
       await writeCopies(dataDir, copies)
       failing.delete(path)
     } catch (error) {
-      // They are in the memory; only the next start may have to wait for the lists.
+      // The addresses are in memory. Only the next start may have to wait for the lists.
       if (!failing.has(path)) log.warn({ err: error }, 'the copy of the allowed addresses cannot be written')
       failing.set(path, String(error))
     }
   }
 
-  /** Restarts in a row are not to ask more often than once a minute. */
+  /** Repeated restarts must not read the lists more often than once a minute. */
   function rest(copy: PublishedCopy | undefined): number {
     const age = copy === undefined ? Number.NaN : Date.now() - Date.parse(copy.fetchedAt)
     return age >= 0 && age < times.again ? times.again - age : 0
   }
 
-  /** @returns whether we go on */
+  /** @returns whether the refresh continues */
   async function pause(ms: number): Promise<boolean> {
     return sleep(ms, true, { ref: false, signal: stop.signal }).catch(() => false)
   }

@@ -4,7 +4,7 @@ import { codeOf } from '../lib/error-code.ts'
 import { fileMode } from '../lib/private-files.ts'
 import { readAddresses } from './published-list.ts'
 
-/** A list of addresses as it last was. */
+/** A list of addresses with its last known content. */
 export interface PublishedCopy {
   /** ISO 8601. */
   readonly fetchedAt: string
@@ -18,9 +18,9 @@ export function copyPath(dataDir: string): string {
 }
 
 /**
- * The copies on disk by the URL of their list; of a list that has none that can be used, nothing.
+ * Reads the copies on disk, by the URL of their list. A list without a usable copy is absent.
  *
- * @throws {Error} when there is a file, but it cannot be read or is no JSON
+ * @throws {Error} if the file exists but cannot be read or is not JSON
  */
 export async function readCopies(dataDir: string, urls: readonly string[]): Promise<Map<string, PublishedCopy>> {
   const copies = new Map<string, PublishedCopy>()
@@ -47,7 +47,7 @@ function readCopy(value: unknown): PublishedCopy | undefined {
   return { fetchedAt, addresses }
 }
 
-/** At every moment the file is a whole one, the old or the new. */
+/** The file is complete at every moment: either the old one or the new one. */
 export async function writeCopies(dataDir: string, copies: PublishedCopies): Promise<void> {
   const path = copyPath(dataDir)
   const next = `${path}.next`

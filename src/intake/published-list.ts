@@ -1,22 +1,22 @@
 import { isIP } from 'node:net'
 
-/** Bytes, unpacked. A thousand addresses are 16 KB. */
+/** Bytes after decompression. A thousand addresses take 16 KB. */
 const longestList = 64 * 1024
 
 /**
  * Reads one of the lists of addresses that Bitrix24 publishes: `{"nodes":["3.217.33.54"]}` for the world, a bare
- * `["195.208.184.200"]` for Russia; either form is taken from both. It is all or nothing: what is not wholly a list of IP
- * addresses is none.
+ * `["195.208.184.200"]` for Russia. Both URLs may return either form. A list with any item that is not an IP address
+ * is refused as a whole.
  *
- * @param patience milliseconds for all of it
- * @throws {Error} whose message is the reason, for people
+ * @param patience milliseconds for the whole request
+ * @throws {Error} with a message that gives the reason to a person
  * @see https://apidocs.bitrix24.com/settings/cloud-and-on-premise/network-access.html
  */
 export async function readPublishedList(url: string, patience: number, stop: AbortSignal): Promise<readonly string[]> {
   const tooLate = AbortSignal.timeout(patience)
   try {
     const response = await fetch(url, {
-      // A list that moved is to be looked at by people before its addresses are let in.
+      // An operator must check a list that moved before its addresses are allowed.
       redirect: 'manual',
       headers: { accept: 'application/json' },
       signal: AbortSignal.any([tooLate, stop]),
@@ -37,7 +37,7 @@ export function parsePublishedList(text: string): readonly string[] {
   return list
 }
 
-/** `undefined` for anything but a list of IP addresses. */
+/** Returns `undefined` for anything except a list of IP addresses. */
 export function readAddresses(value: unknown): readonly string[] | undefined {
   const isAddress = (item: unknown): item is string => typeof item === 'string' && isIP(item) !== 0
   return Array.isArray(value) && value.every(isAddress) ? value : undefined
@@ -51,7 +51,7 @@ function parseJson(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {
-    // Its message would quote what came.
+    // The message of the original error would quote the content.
     throw new Error('it is no JSON')
   }
 }
@@ -67,7 +67,7 @@ async function readText(response: Response): Promise<string> {
   return new TextDecoder().decode(Buffer.concat(chunks))
 }
 
-/** fetch hides what happened in the cause, which has no message where several addresses were tried. */
+/** `fetch` hides the reason in the cause, which has no message if several addresses were tried. */
 function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   const { cause } = error

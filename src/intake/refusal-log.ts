@@ -1,32 +1,34 @@
 import type { FastifyBaseLogger } from 'fastify'
+import { shorten } from '../lib/shorten.ts'
+
 import type { Refusal, RefusalCode } from './refusal.ts'
-import { shorten } from './event.ts'
 import { longSecrets, removed } from './secrets.ts'
 
 export interface RefusalLog {
   readonly tell: (refusal: Refusal, context?: Record<string, unknown>) => void
-  /** One that has a line of its own. */
+  /** Counts a refusal that has its own log line. */
   readonly count: (code: RefusalCode) => void
   /** By code, since the start. */
   readonly counts: ReadonlyMap<RefusalCode, number>
 }
 
-export interface RefusalLogParts {
+export interface RefusalLogDeps {
   readonly log: FastifyBaseLogger
-  /** What must not reach the log, wherever in a refused request it stands, if it is long enough: see secrets.ts. */
+  /** Values that must not reach the log, in any place of a refused request, if they are long enough: see secrets.ts. */
   readonly secrets: () => readonly string[]
 }
 
 const minute = 60_000
 
-/** Lines of one code within a minute; the rest is counted. */
+/** Lines of one code within a minute. Further refusals are only counted. */
 const mostOfACode = 10
 
 /**
- * Logs refusals at `warn`, so that strangers cannot fill the log's disk: at most ten lines of a code within a minute, of
- * wrong tokens one per domain, of wrong sources one per address, and then how many more there were.
+ * Logs refusals at `warn`, limited so that strangers cannot fill the log's disk. Each code gets at most ten lines
+ * within a minute, wrong tokens one line per domain, wrong sources one line per address. A line then says how many
+ * more there were.
  */
-export function createRefusalLog({ log, secrets }: RefusalLogParts): RefusalLog {
+export function createRefusalLog({ log, secrets }: RefusalLogDeps): RefusalLog {
   const counts = new Map<RefusalCode, number>()
   let lines = new Map<string, number>()
   let known = new Set<string>()
@@ -63,23 +65,26 @@ export function createRefusalLog({ log, secrets }: RefusalLogParts): RefusalLog 
   return { tell, count, counts }
 }
 
-/** Whose second line would say nothing that the first did not, and might hide another's. */
+/** The client whose second line would repeat the first, and might displace the line of another client. */
 function whoIn(code: RefusalCode, details: Record<string, unknown>, context: Record<string, unknown> = {}) {
   if (code === 'invalid_application_token') return `${code} ${shorten(String(details['domain']))}`
   return code === 'source_not_allowed' ? `${code} ${String(context['remote'])}` : undefined
 }
 
-/** A text of a stranger, as far as it may be told. A part of a secret at the end of a shortened text would be one, too. */
+/**
+ * Returns the part of a stranger's text that may be logged. A part of a secret at the end of a shortened text would
+ * also be a secret.
+ */
 function tellable(value: unknown, held: readonly string[]): unknown {
   if (Array.isArray(value)) return value.map((one) => tellable(one, held))
   if (typeof value !== 'string') return value
   return holdsOneOf(held, value) ? removed : shorten(value)
 }
 
-/** How often a text may be percent-encoded before it is no secret to anybody that reads the log. */
+/** How many times a text may be percent-encoded and still be readable as a secret to a reader of the log. */
 const mostDecodings = 3
 
-/** Characters of a text that are looked at: what is told of it, and the longest secret in its longest form. */
+/** The number of examined characters: the logged part, and the longest secret in its longest encoding. */
 const lookedAt = 4096
 
 function holdsOneOf(held: readonly string[], text: string): boolean {
@@ -93,12 +98,15 @@ function holdsOneOf(held: readonly string[], text: string): boolean {
   return false
 }
 
-/** Its bytes as characters, as percent-encoding has them; paths differ in their case only by a slip of the pen. */
+/**
+ * Returns the bytes as characters, as percent-encoding represents them. Case is ignored, because an operator may
+ * mistype it in a path.
+ */
 function toBinary(text: string): string {
   return toLower(Buffer.from(text).toString('latin1'))
 }
 
-/** ASCII alone: of what is above it these are bytes, not letters. */
+/** Lowers ASCII only: the characters above it are bytes, not letters. */
 function toLower(binary: string): string {
   return binary.replaceAll(/[A-Z]/g, (letter) => letter.toLowerCase())
 }

@@ -1,9 +1,14 @@
+import { JournalUnavailable } from '../journal/journal-unavailable.ts'
+
 /**
- * Every answer that is not 200, in one table: the code the sender sees, its status, and what it means to an operator.
- * README.md prints this table; a test holds them together.
+ * Every answer except 200, in one table: the code that the sender receives, its status, and its meaning for an
+ * operator. docs/answers.md prints this table, and a test compares the two.
  */
 export const refusals = {
-  invalid_application_token: { status: 403, meaning: '`auth[application_token]` is missing or is none of ours' },
+  invalid_application_token: {
+    status: 403,
+    meaning: '`auth[application_token]` is missing or is not one of the configured tokens',
+  },
   host_not_allowed: {
     status: 403,
     meaning: 'the private listener was called by a name that `ADMIN_ALLOWED_HOSTS` does not list',
@@ -11,7 +16,7 @@ export const refusals = {
   source_not_allowed: { status: 403, meaning: 'the post came from an address that `B24_ALLOWED_IPS` does not allow' },
   malformed_form: {
     status: 400,
-    meaning: 'the body is no form we can decode whole: too deep, too long, contradictory',
+    meaning: 'the body is not a form that can be decoded completely: too deep, too long, contradictory',
   },
   malformed_event: {
     status: 400,
@@ -34,16 +39,16 @@ export const refusals = {
   overloaded: {
     status: 503,
     meaning:
-      'more bodies were under way than there is memory for, and this was one of the largest; `Retry-After` says when again',
+      'too many bodies were being received, and this was one of the largest; `Retry-After` says when to try again',
   },
-  internal: { status: 500, meaning: 'a mistake of ours; the log has it' },
+  internal: { status: 500, meaning: 'an unhandled error; the log has it' },
 } as const satisfies Record<string, { status: number; meaning: string }>
 
 export type RefusalCode = keyof typeof refusals
 
 /**
- * A request we turn away on purpose. `details` go to the diagnostic log, never to the sender, and hold no content of
- * the request: sizes, lengths, names and reasons only.
+ * A request that the receiver refuses on purpose. `details` go to the diagnostic log, never to the sender, and hold
+ * no content of the request: only sizes, lengths, names and reasons.
  */
 export class Refusal extends Error {
   override readonly name = 'Refusal'
@@ -61,11 +66,18 @@ export class Refusal extends Error {
   }
 }
 
-/** One on the private listener, where whoever asks may be told more. */
+/** Returns the refusal that an error means to the sender; `undefined` for an error of the receiver itself. */
+export function toRefusal(error: unknown): Refusal | undefined {
+  if (error instanceof Refusal) return error
+  if (!(error instanceof JournalUnavailable)) return undefined
+  return new Refusal('journal_unavailable', error.details, { cause: error.cause })
+}
+
+/** A refusal on the private listener, whose clients may receive details. */
 export class PrivateRefusal extends Refusal {
   readonly answer: Readonly<Record<string, unknown>>
 
-  /** @param details that only the log has */
+  /** @param details appear only in the log */
   constructor(
     code: RefusalCode,
     { message, ...answer }: Readonly<Record<string, unknown>>,
@@ -76,7 +88,7 @@ export class PrivateRefusal extends Refusal {
   }
 }
 
-/** The body of a refusal's answer: the code, and nothing else about what happened inside. */
+/** The body of a refusal's answer. It holds the code, and nothing else about the failure. */
 export function refusalBody(code: RefusalCode): { status: 'error'; error: RefusalCode } {
   return { status: 'error', error: code }
 }

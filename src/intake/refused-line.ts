@@ -1,8 +1,9 @@
-import type { Event } from './event.ts'
-import type { Form, FormValue } from './form.ts'
+import type { Event } from '../events/event.ts'
+import type { Form, FormValue } from '../events/form.ts'
+
 import { removeSecrets } from './secrets.ts'
 
-/** What a line of the journal may hold: the log of the receiver also has lines with an id and an event. */
+/** The fields that a journal line may have. The receiver's log also has lines with an id and an event. */
 const names = new Set([
   ...[
     'level',
@@ -22,11 +23,11 @@ const names = new Set([
 ])
 
 /**
- * The event of a line that the journal did not take and that went to stderr instead, as far as the line is one: whatever
- * collected stderr may have put something of its own before it. Of what we wrote secrets are gone; a line may have been
- * made by hand.
+ * Returns the event of a line that the journal refused and that went to stderr instead; `undefined` if the line holds
+ * no event. The collector of stderr may have added a prefix. The receiver writes such lines without secrets, but a
+ * line may also be handmade.
  *
- * @param held tokens that must not reach the journal wherever they stand
+ * @param held tokens that must not reach the journal in any place
  */
 export function parseRefusedLine(text: string, held: readonly string[]): Event | undefined {
   const line = readObject(text.slice(Math.max(0, text.indexOf('{"level":'))))
@@ -74,12 +75,12 @@ export function parseRefusedLine(text: string, held: readonly string[]): Event |
 }
 
 /**
- * The events of a line as `parseRefusedLine` reads them. A disk that damages a line may take the newline between two, or
- * leave bytes of its own around them.
+ * Returns the events of a line as `parseRefusedLine` reads them. A disk that damages a line may remove the newline
+ * between two lines, or leave other bytes around them.
  */
 export function parseRefusedLines(text: string, held: readonly string[]): readonly Event[] {
   const starts = [...text.matchAll(/\{"level":\d+,/g)].map(({ index }) => index)
-  // One that was made by hand may begin with anything.
+  // A handmade line may begin with any text.
   if (starts.length === 0) return [parseRefusedLine(text, held)].filter((event) => event !== undefined)
   return starts.flatMap((start, at) => {
     const one = text.slice(start, starts[at + 1])
@@ -106,7 +107,7 @@ function isTexts(value: unknown): value is string[] {
   return Array.isArray(value) && value.every((one) => typeof one === 'string')
 }
 
-/** Deeper than a form may be (intake/form.ts), and not so deep that looking would end us. */
+/** Deeper than a form may be (src/intake/form.ts), and shallow enough that recursion cannot overflow the stack. */
 const deepest = 100
 
 function isForm(value: unknown, depth = 0): value is Form {

@@ -1,51 +1,36 @@
-import { createHash, randomUUIDv7, timingSafeEqual } from 'node:crypto'
+import { randomUUIDv7 } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
+import type { Event } from '../events/event.ts'
+import { type Form, type FormValue, isForm } from '../events/form.ts'
 import { objectOfDocument, robotEvent } from '../events/robot.ts'
-import { Refusal } from './refusal.ts'
 import type { Body } from './body.ts'
-import { type Event, extraOf, isForm, type Origin } from './event.ts'
-import { decodeForm, type Form, type FormValue } from './form.ts'
-import { accept, onlyFrom, type RouteParts, readQuery } from './route.ts'
+import { extraOf, type Origin } from './event.ts'
+import { decodeForm } from './form.ts'
+import { Refusal } from './refusal.ts'
+import { accept, onlyFrom, type RouteDeps, readQuery } from './route.ts'
 import { removeSecrets } from './secrets.ts'
 
-/** Where posts of robots are taken, if anywhere. The path is the secret that a robot's post has instead of a token. */
-export interface RobotPath {
-  readonly isSet: boolean
-  /** Compares as tokens are compared, in constant time. `path` is without query and trailing slash. */
-  readonly is: (path: string) => boolean
-  /** What must not reach the journal. */
-  readonly values: readonly string[]
-}
-
-export function createRobotPath(path: string | undefined): RobotPath {
-  if (path === undefined) return { isSet: false, is: () => false, values: [] }
-  const hash = (text: string) => createHash('sha256').update(text).digest()
-  const ours = hash(path)
-  return {
-    isSet: true,
-    is: (other) => timingSafeEqual(hash(other), ours),
-    values: [path, path.slice(path.lastIndexOf('/') + 1)],
-  }
-}
-
-/** Its path stands in no router: that would compare it sign by sign. So it takes every post, and server.ts turns the others away. */
+/**
+ * The secret path must not be in a router, which would compare it character by character. So this route takes every
+ * post, and server.ts refuses the others.
+ */
 export const robotRoute = '/*'
 
 /**
- * The post of the robot "Outgoing webhook", also an action of workflows: `document_id` and an `auth` without a
- * token. Its parameters are in the URL (bizproc's CBPWebHookActivity in the portal's source). Robots and actions of an
- * application (bizproc.robot.add, bizproc.activity.add) post more: `properties`, `event_token` and the like, which become
- * `extra`.
+ * Adds the route for the robot "Outgoing webhook", which is also an action of workflows. It posts `document_id` and
+ * an `auth` without a token. Its parameters are in the URL (bizproc's CBPWebHookActivity in the portal's source).
+ * Robots and actions of an application (bizproc.robot.add, bizproc.activity.add) post more fields, such as
+ * `properties` and `event_token`, which become `extra`.
  */
-export function addRobotRoute(app: FastifyInstance, parts: RouteParts): void {
-  const { bodies, tokens, robotPath } = parts
-  const hooks = { onRequest: onlyFrom(parts), preParsing: bodies.gather() }
+export function addRobotRoute(app: FastifyInstance, deps: RouteDeps): void {
+  const { bodies, tokens, robotPath } = deps
+  const hooks = { onRequest: onlyFrom(deps), preParsing: bodies.gather() }
   app.post<{ Body: Body | undefined }>(robotRoute, hooks, async (request) => {
     const { body } = request
     bodies.arrived(request.raw)
     const release = body?.hold()
     try {
-      // Of a post without a body Fastify makes none; that is a form without a document.
+      // Fastify makes no body for a post without one. Such a post is a form without a document.
       const form = body?.decode() ?? decodeForm('')
       const started = performance.now()
       const event = toRobotEvent(form, {
@@ -53,14 +38,14 @@ export function addRobotRoute(app: FastifyInstance, parts: RouteParts): void {
         remote: request.ip,
         secrets: [...tokens.values(), ...robotPath.values],
       })
-      return await accept(event, started, parts)
+      return await accept(event, started, deps)
     } finally {
       release?.()
     }
   })
 }
 
-/** @throws {Refusal} `malformed_event` when there is no document */
+/** @throws {Refusal} `malformed_event` if there is no document */
 export function toRobotEvent(form: Form, { query, remote, secrets }: Omit<Origin, 'webhook'>): Event {
   removeSecrets(form, query, secrets)
   const { document_id, ts, auth } = form

@@ -1,20 +1,24 @@
 import type { FastifyBaseLogger, FastifyInstance, FastifyRequest } from 'fastify'
 import type { Config } from '../config/config.ts'
+import type { Event } from '../events/event.ts'
+import type { Form } from '../events/form.ts'
 import type { Journal } from '../journal/journal.ts'
-import { Refusal } from './refusal.ts'
+import { shorten } from '../lib/shorten.ts'
 import type { AllowedAddresses } from './allowed-addresses.ts'
 import type { Body, BodyReader } from './body.ts'
 import { large } from './body-memory.ts'
 import { readClaim } from './claim.ts'
-import { type Event, shorten, toEvent } from './event.ts'
-import { decodeForm, type Form } from './form.ts'
-import type { RobotPath } from './robot.ts'
+import { toEvent } from './event.ts'
+import { decodeForm } from './form.ts'
+import { Refusal } from './refusal.ts'
+import type { RobotPath } from './robot-path.ts'
+
 import type { ShapeLog } from './shape-log.ts'
 import type { Tokens } from './token.ts'
 
-export interface RouteParts {
+export interface RouteDeps {
   readonly config: Pick<Config, 'webhookPath'>
-  /** Whose posts are taken; anybody's where it is absent. */
+  /** The addresses that may post. If it is absent, any address may. */
   readonly allowed?: AllowedAddresses | undefined
   readonly bodies: BodyReader
   readonly tokens: Tokens
@@ -28,23 +32,24 @@ export interface RouteParts {
 
 const accepted = { status: 'ok', message: 'event accepted' } as const
 
-/** The whole story of a post. Whatever is thrown on the way becomes the answer in server.ts. */
-export function addWebhookRoute(app: FastifyInstance, parts: RouteParts): void {
-  const { config, bodies, tokens, robotPath } = parts
-  // The token first, because decoding costs more than posting: whoever holds none must not make us do it.
+/** The complete handling of a post. server.ts turns every thrown error into the answer. */
+export function addWebhookRoute(app: FastifyInstance, deps: RouteDeps): void {
+  const { config, bodies, tokens, robotPath } = deps
+  // The token is checked first, because decoding costs more than posting: a client without a token must not cause that
+  // work.
   const hooks = {
-    onRequest: onlyFrom(parts),
+    onRequest: onlyFrom(deps),
     preParsing: bodies.gather((bytes) => tokens.check(readClaim(bytes.toString()))),
   }
   app.post<{ Body: Body | undefined }>(config.webhookPath, hooks, async (request) => {
     const { body } = request
     // Without a content type Fastify parses nothing.
     if (body === undefined) throw new Refusal('unsupported_media_type')
-    // Not `using`: V8 does not optimise a function that has it, and this one is the way of every post.
+    // Not `using`: V8 does not optimise a function that contains it, and every post runs this one.
     bodies.arrived(request.raw)
     const release = body.hold()
     try {
-      // A large one was looked at when it had come.
+      // The token of a large body was checked when it arrived.
       if (body.text.length < large) tokens.check(readClaim(body.text))
       const form = body.decode()
       const started = performance.now()
@@ -55,16 +60,16 @@ export function addWebhookRoute(app: FastifyInstance, parts: RouteParts): void {
         remote: request.ip,
         secrets: [...tokens.values(), ...robotPath.values],
       })
-      return await accept(event, started, parts)
+      return await accept(event, started, deps)
     } finally {
       release()
     }
   })
 }
 
-/** On disk first, then the answer. `started`: by performance.now(), when it was decoded. */
-export async function accept(event: Event, started: number, parts: RouteParts): Promise<typeof accepted> {
-  const { journal, log, shapes, onAccepted } = parts
+/** The event is on disk before the answer is sent. `started` is the `performance.now()` of the decoding. */
+export async function accept(event: Event, started: number, deps: RouteDeps): Promise<typeof accepted> {
+  const { journal, log, shapes, onAccepted } = deps
   await journal.append(event)
   if (event.shape !== undefined) shapes.count(event.event)
   log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
@@ -72,13 +77,13 @@ export async function accept(event: Event, started: number, parts: RouteParts): 
   return accepted
 }
 
-/** Before the body is read. */
-export function onlyFrom({ allowed }: Pick<RouteParts, 'allowed'>) {
+/** This check runs before the body is read. */
+export function onlyFrom({ allowed }: Pick<RouteDeps, 'allowed'>) {
   return (request: FastifyRequest, _reply: unknown, done: (refusal?: Refusal) => void) =>
     done(allowed === undefined || allowed.has(request.ip) ? undefined : notAllowed(request))
 }
 
-/** A proxy that `TRUST_PROXY` forgets makes everybody a stranger, and then every event is lost. */
+/** If `TRUST_PROXY` lacks a proxy, every sender has the wrong address, and every event is lost. */
 function notAllowed(request: FastifyRequest): Refusal {
   const isForwarded = request.headers['x-forwarded-for'] !== undefined && (request.ips?.length ?? 1) === 1
   return new Refusal('source_not_allowed', {
@@ -88,7 +93,7 @@ function notAllowed(request: FastifyRequest): Refusal {
   })
 }
 
-/** A bot's URL carries `?CLIENT_ID=…`, and an integrator may add what he likes: it is limited like the body. */
+/** A bot's URL has `?CLIENT_ID=…`, and an integrator may add anything, so the query has the same limits as the body. */
 export function readQuery(url = ''): Form | undefined {
   const start = url.indexOf('?')
   return start === -1 || start === url.length - 1 ? undefined : decodeForm(url.slice(start + 1))

@@ -1,37 +1,31 @@
 import { isDocumented } from '../events/catalogue.ts'
+import type { Form, FormValue } from '../events/form.ts'
+import { minSecretLength } from '../lib/min-secret-length.ts'
 import { type Places, partsOf } from './event-parts.ts'
-import type { Form, FormValue } from './form.ts'
 
 const credentials = new Set(['access_token', 'refresh_token', 'application_token'])
 const namesOfQuery = new Set(['token', 'secret', 'key', 'password', 'auth'])
 
-/**
- * A value with fewer characters is removed by its name only, and looked for nowhere else: it may equal an id, a name or
- * any word, and whoever wants it can guess it. Bots have tokens such as 777, and `?key=1` must not empty every field that
- * says 1. Bitrix24's own tokens have 32 characters and more, and `ROBOT_PATH` must end in 16.
- */
-export const shortestSecret = 16
-
-/** What of a text may be such a secret as Bitrix24 makes them. */
+/** Words of a text that have the form of Bitrix24's secrets. */
 const words = /[\w.~-]{16,}/g
 
-/** Stands where a secret stood. */
+/** The text that replaces a secret. */
 export const removed = '[removed]'
 
-/** Those of the secrets that we hold which no text from outside may hold. */
+/** The held secrets that are long enough to be removed from any text from outside. */
 export function longSecrets(held: readonly string[]): readonly string[] {
-  return held.filter(({ length }) => length >= shortestSecret)
+  return held.filter(({ length }) => length >= minSecretLength)
 }
 
-/** Whether an entry is to go; names are in lower case, the depth of a form's own entries is 0. */
+/** Whether to remove an entry. Names are in lower case, and a form's own entries have depth 0. */
 type Rule = (name: string, item: FormValue, depth: number) => boolean
 
 /**
- * Removes credentials from a body and a query, in place, so that no later code can leak them. They are not only in
- * `auth`: bots and commands carry a second block inside `data`, and ONAPPMETHODCONFIRM a `TOKEN`. Whatever equals a
- * removed value, or one of `held`, goes too, wherever it stands, if it has 16 characters; of a longer text only the
- * secret goes: one of `held` wherever it stands, a removed value where it is a word. What the event is made of stays
- * whatever equals it: see event-parts.ts.
+ * Removes credentials from a body and a query, in place, so that no later code can leak them. Credentials are not
+ * only in `auth`: bots and commands have a second block inside `data`, and ONAPPMETHODCONFIRM has a `TOKEN`. A text
+ * that equals a removed value, or one of `held`, is also removed in any place if it has at least 16 characters. In a
+ * longer text only the secret is replaced: a `held` value anywhere, a removed value only as a whole word. The parts
+ * of the event itself stay, whatever they equal: see event-parts.ts.
  */
 export function removeSecrets(form: Form, query: Form | undefined, held: readonly string[]): void {
   const long = longSecrets(held)
@@ -48,7 +42,8 @@ export function removeSecrets(form: Form, query: Form | undefined, held: readonl
   }
 
   const { event } = form
-  // No event of Bitrix24 has such a name. Whoever posts it knows the token, and it would be in every line about the event.
+  // No event of Bitrix24 has such a name. A sender of it knows the token, and every log line about the event would
+  // contain it.
   if (typeof event === 'string' && long.includes(event) && !isDocumented(event.toUpperCase())) delete form['event']
   const isConfirm = typeof event === 'string' && event.toUpperCase() === 'ONAPPMETHODCONFIRM'
   const inForm = isSecret(
@@ -57,15 +52,15 @@ export function removeSecrets(form: Form, query: Form | undefined, held: readonl
   const inQuery = isSecret((name) => namesOfQuery.has(name))
   remove(form, inForm, parts)
   if (query) remove(query, inQuery, undefined)
-  // What the event says of itself in the open is no secret, although a parameter named `auth` says it, too.
+  // A value in a public part of the event is not a secret, even if a parameter named `auth` repeats it.
   if (values.size > known) forEachPart(form, parts, (text) => long.includes(text) || values.delete(text))
   const hasFound = values.size > known
-  // What was found now may stand before the place where it was found.
+  // A value found now may also stand in an earlier place.
   if (hasFound) {
     remove(form, isValue, parts)
     if (query) remove(query, isValue, undefined)
   }
-  // A post may bring thousands: each text is read once, whatever their number.
+  // A post may bring thousands of values. Each text is scanned once, whatever their number.
   const toWord = hasFound ? (word: string) => (values.has(word) ? removed : word) : undefined
   const clean = (text: string) => {
     let rest = text
@@ -76,18 +71,18 @@ export function removeSecrets(form: Form, query: Form | undefined, held: readonl
   if (query) cleanTexts(query, clean, undefined)
 }
 
-/** Whether an entry at these places is one that the event is made of, or on the way to one. */
+/** Whether an entry in these places is a part of the event, or leads to one. */
 function stays(places: Places | undefined, item: FormValue): boolean {
   return places !== undefined && (places.isPlace || typeof item !== 'string')
 }
 
-/** Every text at any depth; an entry whose name holds a secret goes. */
+/** Cleans every text at any depth. Removes an entry whose name holds a secret. */
 function cleanTexts(value: Form | FormValue[], clean: (text: string) => string, parts: Places | undefined): void {
   if (Array.isArray(value)) {
     for (const [at, item] of value.entries()) {
       const below = parts?.below.get(String(at))
       if (typeof item !== 'string') cleanTexts(item, clean, below)
-      else if (item.length > shortestSecret && !stays(below, item)) value[at] = clean(item)
+      else if (item.length > minSecretLength && !stays(below, item)) value[at] = clean(item)
     }
     return
   }
@@ -95,13 +90,13 @@ function cleanTexts(value: Form | FormValue[], clean: (text: string) => string, 
     const item = value[key] as FormValue
     const below = parts?.below.get(key)
     const isPart = stays(below, item)
-    if (!isPart && key.length > shortestSecret && clean(key) !== key) delete value[key]
+    if (!isPart && key.length > minSecretLength && clean(key) !== key) delete value[key]
     else if (typeof item !== 'string') cleanTexts(item, clean, below)
-    else if (!isPart && item.length > shortestSecret) value[key] = clean(item)
+    else if (!isPart && item.length > minSecretLength) value[key] = clean(item)
   }
 }
 
-/** Removes every entry that is a secret, at any depth; the items of a list have no key. */
+/** Removes every entry that is a secret, at any depth. The items of a list have no key. */
 function remove(value: FormValue, isSecret: Rule, parts: Places | undefined, depth = 0): void {
   if (typeof value === 'string') return
   if (Array.isArray(value)) {
@@ -119,7 +114,7 @@ function remove(value: FormValue, isSecret: Rule, parts: Places | undefined, dep
   }
 }
 
-/** The texts that stand where the event's parts do. */
+/** Calls `use` for the texts in the places of the event's parts. */
 function forEachPart(value: FormValue | undefined, { isPlace, below }: Places, use: (text: string) => void): void {
   if (typeof value === 'string') {
     if (isPlace) use(value)
@@ -129,10 +124,10 @@ function forEachPart(value: FormValue | undefined, { isPlace, below }: Places, u
   for (const [key, places] of below) forEachPart(Array.isArray(value) ? value[Number(key)] : value[key], places, use)
 }
 
-/** Of a removed block only the credentials are secret: its `scope` or `status` may well stand elsewhere. */
+/** Only the credentials of a removed block are secret: its `scope` or `status` may legitimately appear elsewhere. */
 function collect(value: FormValue, isCredential: boolean, values: Set<string>): void {
   if (typeof value === 'string') {
-    if (isCredential && value.length >= shortestSecret) values.add(value)
+    if (isCredential && value.length >= minSecretLength) values.add(value)
   } else {
     for (const [key, item] of Object.entries(value))
       collect(item, isCredential || credentials.has(key.toLowerCase()), values)

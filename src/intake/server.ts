@@ -9,47 +9,49 @@ import Fastify, {
 } from 'fastify'
 import type { Config } from '../config/config.ts'
 import { forwarderId, forwardMark } from '../lib/forward-mark.ts'
-import { Refusal, type RefusalCode, refusalBody, refusals as table } from './refusal.ts'
 import { createBodyReader } from './body.ts'
-import { addFarewell } from './graceful-close.ts'
+import { addGracefulClose } from './graceful-close.ts'
 import { parseAgain } from './raw-url.ts'
+import { Refusal, type RefusalCode, refusalBody, refusals as table, toRefusal } from './refusal.ts'
 import { createRefusalLog, type RefusalLog } from './refusal-log.ts'
-import { addRobotRoute, createRobotPath, robotRoute } from './robot.ts'
-import { addWebhookRoute, type RouteParts } from './route.ts'
+import { addRobotRoute, robotRoute } from './robot.ts'
+import { createRobotPath } from './robot-path.ts'
+import { addWebhookRoute, type RouteDeps } from './route.ts'
 import { createShapeLog, type ShapeLog } from './shape-log.ts'
 
-export interface ServerParts extends Omit<RouteParts, 'bodies' | 'shapes' | 'robotPath' | 'onAccepted'> {
+export interface ServerDeps extends Omit<RouteDeps, 'bodies' | 'shapes' | 'robotPath' | 'onAccepted'> {
   readonly config: Pick<Config, 'webhookPath' | 'robotPath' | 'bodyLimit' | 'trustProxy'>
   readonly log: FastifyBaseLogger
   readonly timeouts?: Partial<typeof patience>
-  /** Whether it will listen on a socket that stays open when it closes. */
+  /** Whether the server will listen on a socket that stays open after it closes. */
   readonly isInherited?: boolean
-  /** For whoever wants its counts. */
+  /** A caller passes this to read its counts. */
   readonly shapes?: ShapeLog
   readonly refusals?: RefusalLog
-  readonly onAccepted?: RouteParts['onAccepted']
+  readonly onAccepted?: RouteDeps['onAccepted']
 }
 
-/** Milliseconds. Bitrix24 sends a few hundred bytes at once; whoever needs longer is no Bitrix24. */
+/** Milliseconds. Bitrix24 sends a few hundred bytes at once, so a slower client is not Bitrix24. */
 const patience = {
   headers: 10_000,
   request: 30_000,
-  // Longer than a proxy's own (nginx: 60 s), so that it is the proxy who closes and no post meets a closing connection.
+  // Longer than a proxy's own timeout (nginx: 60 s), so that the proxy closes first and no post meets a closing
+  // connection.
   keepAlive: 75_000,
   check: 5_000,
   farewell: 4_000,
 }
 
-/** Seconds. What is under way is answered within a second as a rule. */
+/** Seconds. Requests in progress are usually answered within one second. */
 const retryAfter = 1
 
-/** The public listener: the handler URL, that of robots and `/healthz`. It never listens by itself. */
-export function createServer(parts: ServerParts): FastifyInstance {
-  const { config, log, tokens, timeouts, shapes = createShapeLog(log) } = parts
+/** The public listener: the handler URL, the path for robots and `/healthz`. The caller starts listening. */
+export function createServer(deps: ServerDeps): FastifyInstance {
+  const { config, log, tokens, timeouts, shapes = createShapeLog(log) } = deps
   const robotPath = createRobotPath(config.robotPath)
   const secrets = () => [...tokens.values(), ...robotPath.values]
-  const { refusals = createRefusalLog({ log, secrets }) } = parts
-  const { onAccepted = () => undefined, isInherited = false } = parts
+  const { refusals = createRefusalLog({ log, secrets }) } = deps
+  const { onAccepted = () => undefined, isInherited = false } = deps
   const limits = { ...patience, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
@@ -58,9 +60,9 @@ export function createServer(parts: ServerParts): FastifyInstance {
     keepAliveTimeout: limits.keepAlive,
     http: { requireHostHeader: false, headersTimeout: limits.headers, connectionsCheckingInterval: limits.check },
     routerOptions: { ignoreTrailingSlash: true },
-    // A post that came in on an open connection while we stop is an event like any other.
+    // A post that arrives on an open connection during the shutdown is an ordinary event.
     return503OnClosing: false,
-    // The URL cannot be decoded, so it is none of ours.
+    // Such a URL cannot be decoded, so it is not a known path.
     frameworkErrors: (_error, request, reply: FastifyReply) => answer(new Refusal('not_found'), request, reply),
     clientErrorHandler: (error, socket) => {
       if (error.code === 'HPE_INVALID_URL' && parseAgain(app.server, socket, error.rawPacket)) return
@@ -71,24 +73,24 @@ export function createServer(parts: ServerParts): FastifyInstance {
       refuseSocket(refusal, socket)
     },
   })
-  // A body that ends early is told twice: by its request and by its connection.
+  // A body that ends early is reported twice: by its request and by its connection.
   const refused = new WeakSet<Duplex>()
 
   function refuseSocket(refusal: Refusal, socket: Duplex): void {
     if (!refused.has(socket)) refusals.tell(refusal, { remote: remoteOf(socket) })
     refused.add(socket)
-    // Not end() alone: a client that never hangs up would keep the connection for good.
+    // `end()` alone is not enough: a client that never closes would keep the connection open forever.
     socket.end(rawAnswer(refusal.code), () => socket.destroy())
   }
 
-  // Node would answer these two by itself, without a code and without a line in the log.
+  // Node would answer these two cases by itself, without a code and without a log line.
   app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response))
   app.server.on('connect', (_request, socket) =>
     refuseSocket(new Refusal('method_not_allowed', { method: 'CONNECT' }), socket),
   )
 
-  // Otherwise Node hangs up on a client that closes its sending side after the post, before it has the answer. The property
-  // is not in Node's documentation; a test fails if Node stops reading it.
+  // Without this, Node closes the connection of a client that closes its sending side after the post, before the answer
+  // is sent. Node's documentation does not mention the property; a test fails if Node stops reading it.
   Object.assign(app.server, { httpAllowHalfOpen: true })
 
   app.removeAllContentTypeParsers()
@@ -97,25 +99,25 @@ export function createServer(parts: ServerParts): FastifyInstance {
 
   app.addHook('onRequest', (request, _reply, done) => done(refusalOfHead(request)))
   app.setErrorHandler((error: FastifyError, request, reply) => {
-    const refusal = error instanceof Refusal ? error : refusalOf(error)
+    const refusal = toRefusal(error) ?? refusalOf(error)
     if (refusal !== undefined) return answer(refusal, request, reply)
     refusals.count('internal')
     log.error({ err: error }, 'a mistake of ours, answered with 500')
     reply.code(500).send(refusalBody('internal'))
   })
 
-  addFarewell(app, limits.farewell, isInherited)
-  const route = { ...parts, bodies, robotPath, shapes, onAccepted }
+  addGracefulClose(app, limits.farewell, isInherited)
+  const route = { ...deps, bodies, robotPath, shapes, onAccepted }
   addWebhookRoute(app, route)
   if (robotPath.isSet) addRobotRoute(app, route)
 
-  /** Before the body is read. */
+  /** This check runs before the body is read. */
   function refusalOfHead(request: FastifyRequest): Refusal | undefined {
     if (request.is404 || request.routeOptions.url === robotRoute) {
       const path = pathOf(request)
       const isRobot = robotPath.is(path)
       if (request.is404 || !isRobot) {
-        // Who knows the path of robots may be told that it works.
+        // A client that knows the secret path may learn that it works.
         const isOurs = isRobot || path === config.webhookPath
         return new Refusal(isOurs ? 'method_not_allowed' : 'not_found', { method: request.method })
       }
@@ -126,7 +128,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
     return new Refusal('unsupported_media_type', { content_encoding: encoding })
   }
 
-  /** Where robots have a secret path, whatever is long in another one may be that secret with a slip of the pen. */
+  /** If robots have a secret path, any long part of another path may be that secret with a typing mistake. */
   function tellPath(request: FastifyRequest): string {
     const path = pathOf(request)
     return robotPath.isSet ? path.replace(/[^/]{9,}/g, '…') : path
@@ -137,9 +139,9 @@ export function createServer(parts: ServerParts): FastifyInstance {
     if (code === 'malformed_request' && refused.has(request.raw.socket)) return
     if (code === 'malformed_request') refused.add(request.raw.socket)
     refusals.tell(refusal, { remote: request.ip, ...(code === 'not_found' && { path: tellPath(request) }) })
-    // People open the handler URL in a browser to see whether it works.
+    // People open the handler URL in a browser to check that it works.
     const message = code === 'method_not_allowed' && 'POST only; the address works'
-    // By it the forwarder knows whose answer this is.
+    // The header tells the forwarder which receiver answered.
     if (code === 'forwarding_loop') reply.header(forwardMark, forwarderId())
     if (code === 'method_not_allowed') reply.header('allow', 'POST')
     // The rest of such a body is not read.
@@ -151,7 +153,7 @@ export function createServer(parts: ServerParts): FastifyInstance {
   return app
 }
 
-/** Fastify's own errors, by their codes (https://fastify.dev/docs/latest/Reference/Errors/). */
+/** Maps Fastify's own errors by their codes (https://fastify.dev/docs/latest/Reference/Errors/). */
 function refusalOf(error: FastifyError): Refusal | undefined {
   switch (error.code) {
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
@@ -163,17 +165,17 @@ function refusalOf(error: FastifyError): Refusal | undefined {
   }
 }
 
-/** The path as it was asked for, without query and trailing slash. */
+/** Returns the requested path without query and trailing slash. */
 function pathOf(request: FastifyRequest): string {
   return (request.raw.url ?? '').replace(/\/?(\?.*)?$/s, '')
 }
 
-/** Of what never became a request nobody has looked at X-Forwarded-For: behind a proxy it is the proxy's. */
+/** X-Forwarded-For is only read for a complete request. Otherwise, behind a proxy, this is the proxy's address. */
 function remoteOf(socket: Duplex): string | undefined {
   return 'remoteAddress' in socket && typeof socket.remoteAddress === 'string' ? socket.remoteAddress : undefined
 }
 
-/** For what never became a request. */
+/** The answer to bytes that never became a request. */
 function rawAnswer(code: RefusalCode): string {
   const body = JSON.stringify(refusalBody(code))
   return [

@@ -9,9 +9,9 @@ export interface ShapeLog {
 }
 
 /**
- * Tells at `warn` that an event came with another shape than the documented one: the first time, and again when it has
- * happened ten times, a hundred times, and so on, because Bitrix24 sends a changed event as often as any. Nothing of
- * `data` is logged; the events are in the journal.
+ * Logs at `warn` that an event came with another shape than the documented one. It logs the first time, the tenth,
+ * the hundredth, and so on, because Bitrix24 sends a changed event as often as any other. Nothing of `data` is
+ * logged: the events are in the journal.
  */
 export function createShapeLog(log: FastifyBaseLogger): ShapeLog {
   const counts = new Map<string, number>()

@@ -1,33 +1,33 @@
 import { timingSafeEqual } from 'node:crypto'
 import type { Token } from '../config/values.ts'
-import { Refusal } from './refusal.ts'
+import { type Form, type FormValue, isForm } from '../events/form.ts'
 import type { Claim } from './claim.ts'
-import { isForm } from './event.ts'
-import type { Form, FormValue } from './form.ts'
+
+import { Refusal } from './refusal.ts'
 import { longSecrets } from './secrets.ts'
 
-/** The tokens we hold; a reload may put others in their place. */
+/** The tokens that the receiver holds. A reload may replace them. */
 export interface Tokens {
   /**
-   * Looks at the token before the body is decoded, so that who holds none is refused at once. It proves nothing yet:
-   * `verify` has the last word.
+   * Checks the token before the body is decoded, so that a client without a token is refused at once. This check
+   * proves nothing yet: only `verify` does.
    *
-   * @throws {Refusal} `invalid_application_token`, as `verify`
+   * @throws {Refusal} `invalid_application_token`, as `verify` does
    */
   readonly check: (claim: Claim) => void
   /**
-   * The token that a form's `auth[application_token]` is.
+   * Returns the held token that equals a form's `auth[application_token]`.
    *
-   * The application token is the only proof of origin Bitrix24 gives: there is no signature
-   * (https://apidocs.bitrix24.com/api-reference/events/index.html). All tokens are compared, always, each in constant
-   * time; their lengths are no secret.
+   * The application token is the only proof of origin that Bitrix24 sends: there is no signature
+   * (https://apidocs.bitrix24.com/api-reference/events/index.html). Every token is always compared, each in constant
+   * time. The lengths of the tokens are not secret.
    *
    * @throws {Refusal} `invalid_application_token`, with the lengths and names that show an operator the wrong setting
    */
   readonly verify: (form: Form) => Token
-  /** What must not reach the journal. */
+  /** Values that must not reach the journal. */
   readonly values: () => readonly string[]
-  /** Each once, empty for a token that has none. */
+  /** Each name once; an empty name for a token without one. */
   readonly names: () => readonly string[]
   readonly replace: (tokens: readonly Token[]) => void
 }
@@ -42,7 +42,7 @@ export function createTokens(initial: readonly Token[]): Tokens {
   }
 
   function refusal(token: string, event: FormValue | undefined, domain: FormValue | undefined): Refusal {
-    // A log line is no place for a token, whatever field it came in.
+    // A token must not appear in a log line, whatever field it came in.
     const long = longSecrets(held.map(({ token }) => token.value))
     const told = (value: FormValue | undefined) =>
       typeof value === 'string' && !long.some((secret) => value.includes(secret)) ? value : undefined

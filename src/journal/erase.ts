@@ -1,49 +1,53 @@
 import { type FileHandle, open, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { isObject } from '../lib/is-object.ts'
 import { newline, readBlocks } from '../lib/blocks.ts'
+import { isObject } from '../lib/is-object.ts'
 import { eraseLine } from './erased-line.ts'
-import type { Position } from './follow.ts'
+import type { Position } from './position.ts'
+
 import { journalDir, listSegments, openToRead } from './segments.ts'
 
-/** Whose events are to be erased. */
+/** The object whose events are to be erased. */
 export interface ErasureTarget {
   /** Such as `contact:17`. */
   readonly object: string
-  /** The portal's `member_id`, or its domain; needed where several have such an object. */
+  /** The portal's `member_id` or domain. It is required if several portals have such an object. */
   readonly member: string | undefined
-  /** Unix milliseconds: what came later stays. */
+  /** Unix milliseconds. Later events stay. */
   readonly before: number
 }
 
-/** Bytes of a file that are overwritten. Nothing of it is personal: it is kept on disk until all are. */
+/**
+ * A range of bytes to overwrite. It holds no personal data, because it stays on disk until all ranges are
+ * overwritten.
+ */
 export interface Overwrite {
-  /** In the folder of the journal. */
+  /** Relative to the journal's folder. */
   readonly file: string
   readonly offset: number
   readonly length: number
-  /** The line, without its newline; absent where the bytes are no whole line: they become spaces. */
+  /** The new line without its newline. If it is absent, the bytes are not a complete line and become spaces. */
   readonly line?: string
-  /** The event of the line: what stands there must have it. */
+  /** The id of the line's event. The bytes to overwrite must contain it. */
   readonly id?: string
 }
 
-/** What the journal holds about an object. */
+/** The journal's lines about an object. */
 export interface FoundLines {
   readonly overwrites: readonly Overwrite[]
-  /** Of all lines, also of those that are erased already. */
+  /** From all lines, including those that are already erased. */
   readonly events: readonly string[]
-  /** `member_id` or domain of each. */
+  /** The `member_id` or domain of each portal. */
   readonly portals: readonly string[]
-  /** Lines of events that are not erased yet, in the segments. */
+  /** Lines in the segments whose events are not erased yet. */
   readonly places: readonly Position[]
-  /** Lines that name the object and cannot be read: FILE:BYTE. */
+  /** Unreadable lines that name the object, as FILE:BYTE. */
   readonly damaged: readonly string[]
 }
 
 const readSize = 1024 ** 2
 
-/** Reads the segments, and beside them what was cut off their ends. */
+/** Reads the segments, and the files that hold what was cut off their ends. */
 export async function findLines(dataDir: string, target: ErasureTarget): Promise<FoundLines> {
   const needle = Buffer.from(JSON.stringify({ object: target.object }).slice(1, -1))
   const overwrites: Overwrite[] = []
@@ -57,7 +61,7 @@ export async function findLines(dataDir: string, target: ErasureTarget): Promise
   for (const name of names.filter((one) => one.endsWith('.cut'))) await readFile(name, undefined)
   return { overwrites, events: [...events], portals: [...portals], places, damaged }
 
-  /** @param segment its number; none of what was cut off */
+  /** @param segment its number; `undefined` for a file of cut bytes */
   async function readFile(file: string, segment: number | undefined): Promise<void> {
     const handle = await openToRead({ path: join(journalDir(dataDir), file) })
     if (handle === undefined) return
@@ -71,7 +75,7 @@ export async function findLines(dataDir: string, target: ErasureTarget): Promise
           at = block.bytes.indexOf(needle, end)
         }
       const rest = blocks.rest()
-      // In the newest segment it may be the line that is being written.
+      // In the newest segment this may be the line that is being written.
       const isOver = segment === undefined || segments.some(({ number }) => number > segment)
       if (isOver && rest.bytes.includes(needle))
         overwrites.push({ file, offset: rest.offset, length: rest.bytes.length })
@@ -86,7 +90,7 @@ export async function findLines(dataDir: string, target: ErasureTarget): Promise
   ): void {
     const line = parse(bytes)
     if (line === undefined) {
-      // What was cut off is no part of the journal.
+      // Cut bytes are not part of the journal.
       if (segment === undefined) overwrites.push({ file, offset, length: bytes.length })
       else damaged.push(`${join(journalDir(dataDir), file)}:${offset}`)
       return
@@ -114,14 +118,14 @@ function parse(bytes: Buffer): Record<string, unknown> | undefined {
 }
 
 /**
- * Overwrites in place, also beside a receiver: a line that is whole is never written again, and the receiver appends. It may
- * be done again after it was cut off anywhere: a line that was half written has its id, and its newline. On disk when it
- * resolves.
+ * Overwrites in place, also while a receiver runs: a complete line is never written again, and the receiver only
+ * appends. After an interruption at any point it may run again, because a half-written line keeps its id and its
+ * newline. The result is on disk when the promise resolves.
  */
 export async function overwrite(dataDir: string, overwrites: readonly Overwrite[]): Promise<void> {
   for (const [file, some] of Map.groupBy(overwrites, (one) => one.file)) {
     const handle = await openToWrite(join(journalDir(dataDir), file))
-    // The retention removed it.
+    // The retention removed the file.
     if (handle === undefined) continue
     try {
       for (const one of some) await overwriteOne(handle, one)
@@ -134,7 +138,7 @@ export async function overwrite(dataDir: string, overwrites: readonly Overwrite[
 
 async function overwriteOne(handle: FileHandle, { offset, length, line, id }: Overwrite): Promise<void> {
   const { buffer: there, bytesRead } = await handle.read(Buffer.alloc(length + 1), 0, length + 1, offset)
-  // A failed write of the receiver's, which it has cut off.
+  // The receiver has cut these bytes after a failed write of its own.
   if (bytesRead < length) return
   const isThere = id === undefined || (there[length] === newline && there.includes(`"id":${JSON.stringify(id)}`))
   if (!isThere) return
@@ -148,7 +152,7 @@ async function overwriteOne(handle: FileHandle, { offset, length, line, id }: Ov
 }
 
 async function openToWrite(path: string): Promise<FileHandle | undefined> {
-  // Never one of the names that another segment may have meanwhile: a segment's name is used once.
+  // The path never names another segment: a segment's name is used once.
   const there = await openToRead({ path })
   if (there === undefined) return undefined
   await there.close()

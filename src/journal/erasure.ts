@@ -7,9 +7,9 @@ import { fileMode } from '../lib/private-files.ts'
 import type { ErasureTarget, Overwrite } from './erase.ts'
 import { syncFolder } from './segments.ts'
 
-/** An erasure that was agreed to, all that is needed to finish it, and nothing personal but the object's number. */
+/** A confirmed erasure: everything that is needed to finish it, and nothing personal except the object's number. */
 export interface Erasure extends ErasureTarget {
-  /** Their ids. */
+  /** The ids of the events. */
   readonly events: readonly string[]
   readonly overwrites: readonly Overwrite[]
 }
@@ -18,12 +18,12 @@ function pathOf(dataDir: string): string {
   return join(dataDir, 'erase.json')
 }
 
-/** Whether one was cut off. */
+/** Returns whether an erasure was interrupted. */
 export function isErasurePending(dataDir: string): boolean {
   return existsSync(pathOf(dataDir))
 }
 
-/** @throws when it is not what `erase` wrote */
+/** @throws if the file is not what `erase` wrote */
 export async function readErasure(dataDir: string): Promise<Erasure | undefined> {
   let text: string
   try {
@@ -62,7 +62,7 @@ function isOverwrite(value: unknown): value is Overwrite {
   )
 }
 
-/** On disk when it resolves: from now on it is finished, whatever happens. */
+/** The erasure is on disk when the promise resolves. From then on it will be finished, even after a crash. */
 export async function writeErasure(dataDir: string, erasure: Erasure): Promise<void> {
   const path = pathOf(dataDir)
   const file = await open(`${path}.next`, 'w', fileMode(path))
@@ -76,7 +76,7 @@ export async function writeErasure(dataDir: string, erasure: Erasure): Promise<v
   await syncFolder(dataDir)
 }
 
-/** All of it is done. */
+/** Removes the record of a finished erasure. */
 export async function dropErasure(dataDir: string): Promise<void> {
   await rm(pathOf(dataDir), { force: true })
   await syncFolder(dataDir)

@@ -1,10 +1,10 @@
-import type { Position } from './follow.ts'
 import { readNumbers, wasEmpty } from './numbers.ts'
+import type { Position } from './position.ts'
 import { firstId, listSegments, openToRead, type Segment } from './segments.ts'
 
 /**
- * Why a position does not fit the journal that is there: to follow on from it would pass events over, or nobody knows
- * whether it would. `undefined` when it fits.
+ * Returns why a position does not fit the existing journal; `undefined` if it fits. To continue from a position that
+ * does not fit would skip events, or might do so.
  */
 export async function misfitOf(dataDir: string, position: Position): Promise<string | undefined> {
   const segments = await listSegments(dataDir)
@@ -14,7 +14,7 @@ export async function misfitOf(dataDir: string, position: Position): Promise<str
   return misfitIn(dataDir, segments, position)
 }
 
-/** Each two that have one number. */
+/** Returns each pair of segments with the same number. */
 export function twinsOf(segments: readonly Segment[]): readonly (readonly [Segment, Segment])[] {
   return segments.flatMap((segment, index) => {
     const before = segments[index - 1]
@@ -22,7 +22,7 @@ export function twinsOf(segments: readonly Segment[]): readonly (readonly [Segme
   })
 }
 
-/** As `misfitOf`, of one segment of each number. */
+/** Does the same as `misfitOf`, for segments with unique numbers. */
 export async function misfitIn(
   dataDir: string,
   segments: readonly Segment[],
@@ -35,7 +35,7 @@ export async function misfitIn(
     return `the journal was followed into segment ${number}, and there is none so new: it is an older one, such as a backup`
   const segment = segments.find((one) => one.number === number)
   if (segment === undefined) {
-    // The handlers' side may have read what a crash or a failed write took back.
+    // The dispatcher may have read bytes that a crash or a failed write then removed.
     if (wasEmpty(await readNumbers(dataDir), number)) return undefined
     return `the journal was followed into segment ${number}, and that is gone`
   }
@@ -43,7 +43,7 @@ export async function misfitIn(
   const handle = await openToRead(segment)
   try {
     const found = handle && (await firstId(handle))
-    // A first line that is damaged costs no more than its event.
+    // A damaged first line loses only its own event.
     if (found === undefined || found === first) return undefined
     return `${segment.path} begins with event ${found}, and the segment ${number} that was followed began with ${first}: it is another one`
   } finally {

@@ -2,65 +2,47 @@ import { isUtf8 } from 'node:buffer'
 import { existsSync, type FSWatcher, watch } from 'node:fs'
 import { type FileHandle, stat } from 'node:fs/promises'
 import { type Logger, pino } from 'pino'
-import type { Event } from '../intake/event.ts'
+import type { JournalledEvent } from '../events/event.ts'
 import { type Block, type Blocks, newline, readBlocks } from '../lib/blocks.ts'
 import { type Damage, readableIds } from './damage.ts'
+import { oldest, type Position } from './position.ts'
 import { firstId, journalDir, listSegments, openToRead, type Segment } from './segments.ts'
 
-/** The next byte to read. A position in a segment that is gone, or past the end of a sealed one, means the next one. */
-export interface Position {
-  readonly segment: number
-  readonly offset: number
-  /** The id of the segment's first event, where it is known: whether a segment of that number is the one, see fit.ts. */
-  readonly first?: string | undefined
-}
-
-/** A line of the journal: the event, and what pino adds. */
-export interface JournalledEvent extends Event {
-  readonly level: number
-  /** Its personal content was erased: nobody is to be run for it. */
-  readonly erased?: true
-  /** When the journal took it, ISO 8601. */
-  readonly time: string
-  readonly msg: string
-}
-
-/** Events in the order of the journal, each with its place, and where to go on after them. */
+/** Events in the order of the journal, each with its place, and the position after them. */
 export interface Batch {
   readonly entries: readonly { readonly event: JournalledEvent; readonly at: Position }[]
   readonly position: Position
 }
 
-export interface FollowParts {
+export interface FollowDeps {
   readonly dataDir: string
   readonly from: Position
-  /** Ends the iteration, where the end of the journal does not. */
+  /** Ends the iteration, unless the end of the journal ends it first. */
   readonly signal: AbortSignal
-  /** `false`: end at the end of the journal. */
+  /** `false`: stop at the end of the journal. */
   readonly wait?: boolean
-  /** Only lines that hold this text are read, which is much faster than reading all. */
+  /** Only lines that contain this text are parsed, which is much faster than parsing all lines. */
   readonly needle?: string | undefined
   readonly onDamage?: (damage: Damage) => void
   readonly log: Logger
 }
 
-/** The start of every journal. */
-export const oldest: Position = { segment: 0, offset: 0 }
-
 const chunkSize = 64 * 1024
 
-/** Where most lines are passed over, fewer and larger reads; it fits a core's cache. */
+/**
+ * Bytes of a read while most lines are skipped: fewer and larger reads are faster, and this size fits a core's cache.
+ */
 const searchSize = 1024 ** 2
 
-/** Some file systems and containers give no notice of a write. */
+/** Milliseconds. Some file systems and containers do not report a write. */
 const pollInterval = 1000
 
 /**
- * Reads the journal on from a position, across segments, and waits for more like `tail -F`. Only whole lines are read; a
- * whole line that is no event is skipped and logged with its place.
+ * Reads the journal from a position on, across segments, and waits for more like `tail -F`. Only complete lines are
+ * read. A complete line that is not an event is skipped and logged with its place.
  */
-export async function* follow(parts: FollowParts): AsyncGenerator<Batch> {
-  const { dataDir, from, signal, wait = true, needle, onDamage = () => undefined, log } = parts
+export async function* follow(deps: FollowDeps): AsyncGenerator<Batch> {
+  const { dataDir, from, signal, wait = true, needle, onDamage = () => undefined, log } = deps
   const bell = createBell(journalDir(dataDir), signal)
   const sought = needle === undefined ? undefined : Buffer.from(needle)
   let file: (Segment & { readonly handle: FileHandle; readonly blocks: Blocks }) | undefined
@@ -79,7 +61,7 @@ export async function* follow(parts: FollowParts): AsyncGenerator<Batch> {
           await bell.rung()
           continue
         }
-        // Now that there is a next one this segment is sealed, but it may have grown since the last look.
+        // A next segment exists, so this one is sealed, but it may have grown since the last read.
         block = await file?.blocks.next()
         if (block === undefined) {
           const bytes = file?.blocks.rest().bytes.length ?? 0
@@ -92,7 +74,7 @@ export async function* follow(parts: FollowParts): AsyncGenerator<Batch> {
       }
       const { segment } = position
       const entries = sought === undefined ? readAll(block, segment) : search(block, segment, sought)
-      // Before it has a line a segment cannot be told from another.
+      // A segment can only be identified once it has a line.
       const first = position.first ?? (file && (await firstId(file.handle)))
       position = { segment, offset: block.offset + block.bytes.length, ...(first !== undefined && { first }) }
       yield { entries, position }
@@ -102,7 +84,7 @@ export async function* follow(parts: FollowParts): AsyncGenerator<Batch> {
     await file?.handle.close()
   }
 
-  /** By its path where two have one number: neither is passed over. */
+  /** Compares the paths of two segments with the same number, so that neither is skipped. */
   function isBehind({ number, path }: Segment): boolean {
     return number > position.segment || (number === position.segment && file !== undefined && path > file.path)
   }
@@ -110,7 +92,7 @@ export async function* follow(parts: FollowParts): AsyncGenerator<Batch> {
   async function openSegment({ segment, offset, first }: Position) {
     for (const found of await listSegments(dataDir)) {
       if (next === undefined ? found.number !== segment : found.path !== next.path) continue
-      // An empty one goes when there is a later one.
+      // An empty segment is removed when there is a later one.
       const handle = await openToRead(found)
       if (handle === undefined) continue
       const known = next === undefined && first !== undefined ? await firstId(handle) : undefined
@@ -122,7 +104,7 @@ export async function* follow(parts: FollowParts): AsyncGenerator<Batch> {
   }
 
   function readAll({ bytes, offset }: Block, segment: number): Batch['entries'] {
-    // Of what is no UTF-8 the text would be longer than the bytes.
+    // For bytes that are not UTF-8, the text would be longer than the bytes.
     if (!isUtf8(bytes)) return readDamaged({ bytes, offset }, segment)
     let at = { segment, offset }
     return bytes
@@ -147,7 +129,7 @@ export async function* follow(parts: FollowParts): AsyncGenerator<Batch> {
     return entries
   }
 
-  /** Only what is found is made a text: that is what costs the time. */
+  /** Only matching lines are decoded to text, because decoding takes most of the time. */
   function search({ bytes, offset }: Block, segment: number, sought: Buffer): Batch['entries'] {
     const entries: Batch['entries'][number][] = []
     for (let found = bytes.indexOf(sought); found !== -1; ) {
@@ -175,7 +157,7 @@ export async function* follow(parts: FollowParts): AsyncGenerator<Batch> {
   }
 }
 
-/** `undefined` when the line is none: a whole line that no receiver wrote. */
+/** Returns `undefined` for a complete line that no receiver wrote. */
 function parseEvent(line: string): JournalledEvent | undefined {
   try {
     const event: unknown = JSON.parse(line)
@@ -186,7 +168,7 @@ function parseEvent(line: string): JournalledEvent | undefined {
   }
 }
 
-/** Where the first line begins that is not older than this. */
+/** Returns the position of the first line that is not older than this time. */
 export async function positionOfTime(dataDir: string, time: Date, log: Logger): Promise<Position> {
   const signal = new AbortController().signal
   for await (const { entries } of follow({ dataDir, from: oldest, signal, wait: false, log })) {
@@ -196,25 +178,25 @@ export async function positionOfTime(dataDir: string, time: Date, log: Logger): 
   return positionOfLast(dataDir, 0)
 }
 
-/** Milliseconds by which the time of a file may be behind the clock: some file systems count in steps of two seconds. */
+/** Milliseconds by which a file's time may be behind the clock: some file systems have a resolution of two seconds. */
 const coarsest = 2_000
 
 /**
- * Where to begin to look for what was journalled at this time or later: of the segments that were written before it,
- * nothing is read.
+ * Returns where a search begins for lines that were journalled at this time or later. Segments last written before it
+ * are not read.
  */
 export async function positionBefore(dataDir: string, time: Date): Promise<Position> {
   for (const { number, path } of await listSegments(dataDir)) {
-    // One that the retention removed meanwhile is older still.
+    // A segment that the retention has just removed is older.
     const written = await stat(path).catch(() => undefined)
     if (written && written.mtimeMs + coarsest >= time.getTime()) return { segment: number, offset: 0 }
   }
   return positionOfLast(dataDir, 0)
 }
 
-/** The newest event, if there is any. */
+/** Returns the newest event, if there is one. */
 export async function lastEvent(dataDir: string): Promise<JournalledEvent | undefined> {
-  // The journal of a first start is not there yet.
+  // Before the first start of a receiver there is no journal.
   if (!existsSync(journalDir(dataDir))) return undefined
   const from = await positionOfLast(dataDir, 1)
   const reading = { dataDir, from, signal: new AbortController().signal, wait: false, log: pino({ level: 'silent' }) }
@@ -223,12 +205,12 @@ export async function lastEvent(dataDir: string): Promise<JournalledEvent | unde
   return last
 }
 
-/** Where the last `count` lines begin. */
+/** Returns where the last `count` lines begin. */
 export async function positionOfLast(dataDir: string, count: number): Promise<Position> {
   let seen = 0
   for (const segment of (await listSegments(dataDir)).reverse()) {
     const handle = await openToRead(segment)
-    // The retention removed it, and what was older before it.
+    // The retention removed this segment, and every older one before it.
     if (handle === undefined) return oldest
     try {
       for (let end = (await handle.stat()).size; end > 0; end -= chunkSize) {
@@ -249,7 +231,7 @@ async function readChunk(handle: FileHandle, offset: number): Promise<Buffer> {
   return buffer.subarray(0, bytesRead)
 }
 
-/** Rings when something in the folder changes, every second, and when the signal aborts. */
+/** Resolves waits when something in the folder changes, every second, and when the signal aborts. */
 function createBell(dir: string, signal: AbortSignal) {
   let ring = Promise.withResolvers<void>()
   const strike = () => ring.resolve()
@@ -269,7 +251,7 @@ function createBell(dir: string, signal: AbortSignal) {
   }
 }
 
-/** Where the kernel has no more watches to give, or takes one away, the clock goes on ringing. */
+/** If the kernel has no free watches, or removes one, polling by the clock continues. */
 function watchIfPossible(dir: string, strike: () => void): FSWatcher | undefined {
   try {
     const watcher = watch(dir, strike)

@@ -6,18 +6,18 @@ export interface IdSet {
 const smallest = 2 ** 16
 
 /**
- * Ids of events, 16 bytes each in a table that is at most half full: 32 MB for a million. A Set of texts takes three times
- * as much, and no more than 16,777,216 of them.
+ * A set of event ids, 16 bytes each, in a table that is at most half full: 32 MB for a million. A `Set` of strings
+ * takes three times as much, and holds at most 16,777,216 of them.
  */
 export function createIdSet(): IdSet {
   let slots = smallest
   let count = 0
-  // Four words for each; no UUID is all zeros.
+  // Four words for each id. No UUID is all zeros.
   let table = new Uint32Array(slots * 4)
 
   const isEmpty = (at: number) => table[at] === 0 && table[at + 1] === 0 && table[at + 2] === 0 && table[at + 3] === 0
 
-  /** Adds the id that stands in `words` from `from` on. */
+  /** Adds the id that starts at index `from` of `words`. */
   function put(words: Uint32Array, from: number): boolean {
     const [a = 0, b = 0, c = 0, d = 0] = words.subarray(from, from + 4)
     for (let slot = mix(a, b, c, d) & (slots - 1); ; slot = (slot + 1) & (slots - 1)) {
@@ -50,7 +50,7 @@ export function createIdSet(): IdSet {
   }
 }
 
-/** Every bit of it counts, also of ids that are not random: MurmurHash3's steps. */
+/** Every bit affects the result, also for ids that are not random. The steps are MurmurHash3's. */
 function mix(...words: readonly number[]): number {
   const hash = words.reduce((sum, word) => Math.imul(sum ^ (sum >>> 15) ^ word, 0x85ebca6b), 0)
   return hash ^ (hash >>> 13)

@@ -2,7 +2,7 @@ import { isUtf8 } from 'node:buffer'
 
 const isText = (value: unknown) => typeof value === 'string'
 
-/** The fields that every line has; others come and go with the event. */
+/** The fields that every line has. Other fields depend on the event. */
 const fields: readonly { readonly name: string; readonly is: (value: unknown) => boolean; readonly what: string }[] = [
   { name: 'level', is: (value) => typeof value === 'number', what: 'a number' },
   { name: 'time', is: (value) => isText(value) && !Number.isNaN(Date.parse(value)), what: 'a time' },
@@ -14,14 +14,14 @@ const fields: readonly { readonly name: string; readonly is: (value: unknown) =>
 
 const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
-/** What of a line is compared with the lines before it. */
+/** The values of a line that are compared with earlier lines. */
 export interface CheckedLine {
   readonly id: string
   /** ISO 8601. */
   readonly time: string
 }
 
-/** @returns the line, or what is wrong with it */
+/** @returns the line, or a description of what is wrong with it */
 export function checkLine(bytes: Buffer): CheckedLine | string {
   if (bytes.includes(0)) return 'holds NUL bytes, as a power cut leaves them'
   if (!isUtf8(bytes)) return 'is not UTF-8'
@@ -33,7 +33,7 @@ export function checkLine(bytes: Buffer): CheckedLine | string {
   return { id: String(line['id']), time: String(line['time']) }
 }
 
-/** `undefined` when it is no JSON; what is no object has no fields. */
+/** Returns `undefined` if the text is not JSON. A value that is not an object has no fields. */
 function parse(text: string): Record<string, unknown> | undefined {
   try {
     const line: unknown = JSON.parse(text)

@@ -6,17 +6,17 @@ import { codeOf } from '../lib/error-code.ts'
 import { makePrivate } from '../lib/private-files.ts'
 import { StartError } from '../lib/start-error.ts'
 
-/** Another process has the part of the data directory that we wanted. The message names it. */
+/** Another process holds the requested lock of the data directory. The message names that process. */
 export class DataDirInUse extends StartError {
   override readonly name = 'DataDirInUse'
 }
 
-/** The file of a lock cannot be used; the message names it, and says what to do. */
+/** A lock file cannot be used. The message names it, and says what to do. */
 export class LockError extends StartError {
   override readonly name = 'LockError'
 }
 
-/** Who has a part of a data directory. */
+/** The process that holds a lock of a data directory. */
 export interface Holder {
   readonly pid: number
   readonly host: string
@@ -30,21 +30,24 @@ const SQLITE_CORRUPT = 11
 const SQLITE_CANTOPEN = 14
 const SQLITE_NOTADB = 26
 
-/** Milliseconds: somebody may just be looking whether it is held. */
+/** Milliseconds. Another process may hold the lock briefly, only to check whether it is free. */
 const patience = 300
 
-/** Milliseconds: whoever takes it just now has not written yet who he is, and whoever only looks is gone at once. */
+/**
+ * Milliseconds. A process that has just taken the lock has not written its identity yet. A process that only checks
+ * the lock releases it at once.
+ */
 const glance = 100
 
 /**
- * Makes this process the only receiver, or the only dispatcher, on a data directory until it ends, however it ends. The
- * lock is SQLite's on a file of its own, because in containers every holder is pid 1, so a pid file is no lock. Nothing
- * else in this process may open that file: closing any descriptor of it would drop the lock.
+ * Makes this process the only receiver, or the only dispatcher, on a data directory until it ends in any way. The
+ * lock is SQLite's, on a file of its own. A pid file would not work, because in containers every holder has pid 1. No
+ * other code in this process may open that file: closing any descriptor of it would drop the lock.
  *
- * A file that is damaged is emptied in its place. What is locked is the file, not what it holds, so somebody who has it
- * keeps it; a new file of that name would be a second lock.
+ * A damaged file is emptied in place. The lock is on the file and not on its content, so a holder keeps it. A new
+ * file of the same name would be a second lock.
  *
- * @returns `wasDamaged`: it was emptied
+ * @returns `wasDamaged`: the file was emptied
  * @throws {DataDirInUse}
  * @throws {LockError}
  */
@@ -73,14 +76,14 @@ function takeLock(dataDir: string, part: 'receiver' | 'dispatcher' | 'erase'): {
   makePrivate(path)
   const db = new DatabaseSync(path, { timeout: patience })
   try {
-    // In another mode the lock would be on another file, and whoever has this one would not be seen.
+    // In another journal mode the lock would be on another file, and a holder of this file would not be detected.
     if (db.prepare('PRAGMA journal_mode').get()?.['journal_mode'] !== 'delete') throw new DamagedLock(path)
     db.exec(`
       BEGIN IMMEDIATE;
       CREATE TABLE IF NOT EXISTS holder (host TEXT, pid INTEGER, started_at TEXT);
       DELETE FROM holder`)
     db.prepare('INSERT INTO holder VALUES (?, ?, ?)').run(hostname(), process.pid, new Date().toISOString())
-    // IMMEDIATE, unlike EXCLUSIVE, lets others read who holds it.
+    // Unlike EXCLUSIVE, IMMEDIATE lets other processes read the holder's name.
     db.exec('COMMIT; BEGIN IMMEDIATE')
     return { release: () => release(db) }
   } catch (error) {
@@ -92,19 +95,22 @@ function takeLock(dataDir: string, part: 'receiver' | 'dispatcher' | 'erase'): {
   }
 }
 
-/** Of the name nothing is left: to somebody who looks while the next one comes it would be that of a stranger. */
+/**
+ * Removes the holder's name. Otherwise a process that looks while the next holder starts would read the name of the
+ * wrong process.
+ */
 function release(db: DatabaseSync): void {
   try {
     db.exec('DELETE FROM holder; COMMIT')
   } catch {
-    // On a full disk it stays.
+    // On a full disk the name stays.
   }
   db.close()
 }
 
 /**
- * Who has the part now; `undefined` when nobody does. A user who may not write there cannot try the lock: to him the one
- * who had it last has it as long as there is such a process.
+ * Returns the current holder; `undefined` if there is none. A user without write access cannot try the lock. For that
+ * user the last holder counts while a process with its pid exists.
  */
 export function findHolder(dataDir: string, part: 'receiver' | 'dispatcher'): Holder | undefined {
   const path = join(dataDir, `${part}.lock`)
@@ -112,7 +118,7 @@ export function findHolder(dataDir: string, part: 'receiver' | 'dispatcher'): Ho
   const mayWrite = isWritable(path) && isWritable(dataDir)
   const db = new DatabaseSync(path, { readOnly: !mayWrite, timeout: glance })
   try {
-    // Whatever is wrong with it shows here.
+    // This query fails if the file is damaged.
     db.prepare('PRAGMA schema_version').get()
     if (!mayWrite) {
       const holder = readHolder(db)
@@ -141,7 +147,7 @@ function isWritable(path: string): boolean {
   }
 }
 
-/** On another host, such as in a container, it is taken for alive. */
+/** A process on another host, such as in a container, counts as alive. */
 function isAlive({ pid, host }: Holder): boolean {
   if (host !== hostname()) return true
   try {
@@ -151,7 +157,7 @@ function isAlive({ pid, host }: Holder): boolean {
   }
 }
 
-/** Its header is that of another kind of lock. */
+/** The file's header belongs to another kind of lock. */
 class DamagedLock extends Error {
   constructor(path: string) {
     super(`${path} is in another journal mode`)
@@ -165,7 +171,7 @@ function isDamage(error: unknown, path: string): boolean {
   return code === SQLITE_CORRUPT || code === SQLITE_NOTADB || (code === SQLITE_READONLY && isWritable(path))
 }
 
-/** What is wrong with the file, in words that name it. */
+/** Returns an error whose message names the file and what is wrong with it. */
 function explain(error: unknown, path: string): unknown {
   const code = codeOfSqlite(error)
   if (code === SQLITE_READONLY || code === SQLITE_CANTOPEN)
@@ -180,7 +186,7 @@ function explain(error: unknown, path: string): unknown {
   )
 }
 
-/** The kind of an error of SQLite's; extended codes have it in their last byte. */
+/** Returns the primary code of an SQLite error. An extended code has it in its last byte. */
 function codeOfSqlite(error: unknown): number | undefined {
   return error instanceof Error && 'errcode' in error ? Number(error.errcode) & 0xff : undefined
 }
@@ -189,7 +195,7 @@ function isBusy(error: unknown): boolean {
   return codeOfSqlite(error) === SQLITE_BUSY
 }
 
-/** Two that start at once may meet before either has written who it is. */
+/** Two processes that start at once may meet before either has written its identity. */
 function readHolder(db: DatabaseSync): Holder | undefined {
   try {
     const row = db.prepare('SELECT host, pid, started_at FROM holder').get()

@@ -4,30 +4,33 @@ import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
 import { fileMode } from '../lib/private-files.ts'
 
-/** From the first to the last number of a row. */
+/** A range of numbers, first and last included. */
 type Range = readonly [first: number, last: number]
 
 /**
- * What numbers the segments of a journal have had. The files alone do not tell: the newest may be removed, and its number
- * must not come to mean another segment.
+ * The numbers that the journal's segments have had. The files alone do not show them: the newest may be removed, and
+ * its number must not come to mean another segment.
  */
 export interface Numbers {
-  /** The name of the newest segment ever made, with its number; `undefined` where that is not known. */
+  /** The name of the newest segment ever made, with its number; `undefined` if it is unknown. */
   readonly newest: string | undefined
-  /** Numbers of segments that went because no line of theirs was acknowledged. The last hundred rows of them. */
+  /**
+   * Numbers of segments that were removed because none of their lines was acknowledged. The last hundred ranges are
+   * kept.
+   */
   readonly empty: readonly Range[]
 }
 
 const mostRows = 100
 
-/** Twelve digits stand in a name; a damaged number must not use them up. */
+/** A name has twelve digits; a damaged number must not use them up. */
 const largest = 999_999_999
 
 function pathOf(dataDir: string): string {
   return join(dataDir, 'journal.json')
 }
 
-/** What is no such file is known as little as one that is missing: the start must not depend on it. */
+/** An invalid file counts as a missing one, because the start must not depend on it. */
 export async function readNumbers(dataDir: string): Promise<Numbers> {
   try {
     const found: unknown = JSON.parse(await readFile(pathOf(dataDir), 'utf8'))
@@ -43,7 +46,7 @@ function isRange(value: unknown): value is Range {
   return Array.isArray(value) && value.length === 2 && value.every((one) => Number.isSafeInteger(one))
 }
 
-/** The file is on disk when this resolves; its name is when the folder is synced. */
+/** The file's content is on disk when the promise resolves. Its name is on disk when the folder is synced. */
 export async function writeNumbers(dataDir: string, numbers: Numbers): Promise<void> {
   const path = pathOf(dataDir)
   const file: FileHandle = await open(`${path}.next`, 'w', fileMode(path))
@@ -53,11 +56,11 @@ export async function writeNumbers(dataDir: string, numbers: Numbers): Promise<v
   } finally {
     await file.close()
   }
-  // A power cut leaves the one before, not half a file.
+  // After a power cut the previous file is still there, never half a file.
   await rename(`${path}.next`, path)
 }
 
-/** @returns the greatest that may be a segment's number, and 0 where none may */
+/** @returns the greatest of the valid segment numbers, and 0 if none is valid */
 export function highestOf(...numbers: readonly (number | undefined)[]): number {
   return Math.max(0, ...numbers.filter((one = 0) => Number.isSafeInteger(one) && one <= largest).map((one = 0) => one))
 }

@@ -16,26 +16,29 @@ import {
   syncFolder,
 } from './segments.ts'
 
-// What an open file is written to outlives its name: a folder that is removed, moved or mounted over takes every write
-// and every fsync, and nothing of it is there after a restart.
+// An open file outlives its name. If its folder is removed, moved or mounted over, every write and every fsync still
+// succeeds, and after a restart nothing of them is there.
 
-/** Of a file or a folder, whatever names it. */
+/** Identifies a file or folder, whatever its name. */
 export type Place = Pick<Stats, 'dev' | 'ino'>
 
-// The promise-based ones cost twice the CPU, and this is the way of every post.
+// Promise-based file handles cost twice the CPU, and every post runs this code.
 const look = { stat: promisify(stat), fstat: promisify(fstat), read: promisify(read), ftruncate: promisify(ftruncate) }
 
 export const placeOf: (path: string) => Promise<Place> = look.stat
 
 export const placeOfOpen: (fd: number) => Promise<Place> = look.fstat
 
-/** @throws when the name is of something else, or of nothing */
+/** @throws if the path is another file, or does not exist */
 export async function requireReachable(path: string, written: Place): Promise<void> {
   if (!(await isReachable(path, written)))
     throw new Error(`${path} is no longer the file that is written: was it removed, moved, or is a mount gone?`)
 }
 
-/** @throws when the data directory is another folder than at the start: its lock is not ours, and it may be a mount point */
+/**
+ * @throws if the data directory is another folder than at the start: this process does not hold its lock, and it may
+ *   be a mount point
+ */
 export async function requireHome(dataDir: string, home: Place): Promise<void> {
   if (!(await isReachable(dataDir, home)))
     throw new Error(
@@ -54,8 +57,8 @@ export async function isReachable(path: string, { dev, ino }: Place): Promise<bo
 }
 
 /**
- * Gives a segment whose name is gone its name back, with the lines that were acknowledged: through the stable name where
- * that still has it, otherwise from the open file.
+ * Restores the name of a segment that lost it, with the acknowledged lines. The content comes through the stable name
+ * if that still links to it, otherwise from the open file.
  */
 export async function restoreSegment({ path }: Segment, dataDir: string, fd: number, durable: number): Promise<void> {
   await look.ftruncate(fd, durable)
@@ -83,11 +86,11 @@ async function copy(fd: number, size: number, path: string): Promise<void> {
 }
 
 /**
- * Gives a segment that only the stable name still has its name back, before that one is let point elsewhere: it may be
- * the last link of lines that nobody has read.
+ * Restores the name of a segment that only the stable name still links to, before the stable name moves to another
+ * segment. It may be the last link to lines that no process has read.
  *
- * @param name what it is called where that is known and free
- * @param otherwise what it is called else
+ * @param name its own name, if that is known and free
+ * @param otherwise the name to use in all other cases
  */
 export async function bringBack(
   dataDir: string,
@@ -101,7 +104,7 @@ export async function bringBack(
   const segments = await listSegments(dataDir)
   const known = await Promise.all(segments.map(({ path }) => isReachable(path, found)))
   if (known.includes(true)) return
-  // A copy of DATA_DIR that made two files of one: a segment has all that it holds.
+  // A copy of DATA_DIR may have made two files of one. In that case a segment has all of its content.
   const first = await firstIdIn(stable)
   const others = await Promise.all(segments.map(({ path: other }) => firstIdIn(other)))
   if (first !== undefined && others.includes(first)) return

@@ -18,7 +18,7 @@ import { codeOf } from '../lib/error-code.ts'
 import { fileMode, folderMode } from '../lib/private-files.ts'
 import { lengthOfWhole, readableIds } from './damage.ts'
 
-/** One file of the journal. The number orders them, not the clock. */
+/** One file of the journal. Segments are ordered by number, not by the clock. */
 export interface Segment {
   readonly number: number
   readonly path: string
@@ -26,7 +26,7 @@ export interface Segment {
 
 const fileName = /^(\d{12})-\d{4}-\d{2}-\d{2}\.ndjson$/
 
-/** `undefined` when it is no segment's name. */
+/** Returns `undefined` if it is not the name of a segment. */
 export function numberOf(name: string): number | undefined {
   const digits = fileName.exec(name)?.[1]
   return digits === undefined ? undefined : Number(digits)
@@ -41,14 +41,14 @@ export async function makeJournalDir(dataDir: string): Promise<void> {
   await mkdir(dir, { recursive: true, mode: folderMode(dir) })
 }
 
-/** The name for `tail -F`: whatever segment is being written. */
+/** The name for `tail -F`. It always links to the segment being written. */
 export function stableName(dataDir: string): string {
   return join(dataDir, 'events.ndjson')
 }
 
 /**
- * Makes the folder of the segments, and the stable name: GNU `tail -F` that begins while its only file is missing looks
- * once a second for ever, and loses every segment that lives shorter.
+ * Makes the folder of the segments, and the stable name. If GNU `tail -F` starts while its only file is missing, it
+ * checks only once a second from then on, and loses every segment that lives for a shorter time.
  */
 export async function createStableName(dataDir: string): Promise<void> {
   await makeJournalDir(dataDir)
@@ -58,7 +58,7 @@ export async function createStableName(dataDir: string): Promise<void> {
   })
 }
 
-/** Every segment, oldest first. */
+/** Returns every segment, oldest first. */
 export async function listSegments(dataDir: string): Promise<Segment[]> {
   const dir = journalDir(dataDir)
   const names = await readdir(dir)
@@ -68,7 +68,7 @@ export async function listSegments(dataDir: string): Promise<Segment[]> {
     .sort((a, b) => a.number - b.number || (a.path < b.path ? -1 : 1))
 }
 
-/** `undefined` when it was removed since it was listed. */
+/** Returns `undefined` if the segment was removed since it was listed. */
 export async function openToRead({ path }: Pick<Segment, 'path'>): Promise<FileHandle | undefined> {
   try {
     return await open(path, 'r')
@@ -78,25 +78,25 @@ export async function openToRead({ path }: Pick<Segment, 'path'>): Promise<FileH
   }
 }
 
-/** The id of the first event; `undefined` where there is none yet, or it cannot be read. */
+/** Returns the id of the first event; `undefined` if there is none yet, or if it cannot be read. */
 export async function firstId(handle: FileHandle): Promise<string | undefined> {
   const { buffer, bytesRead } = await handle.read(Buffer.alloc(idIsWithin), 0, idIsWithin, 0)
   const [line = ''] = buffer.toString('latin1', 0, bytesRead).split('\n')
   return /"id":"([^"]{1,64})"/.exec(line)?.[1]
 }
 
-/** Bytes: pino's level and time, and then the id, stand before whatever a portal sent. */
+/** Bytes. pino's level and time, and then the id, come before any text from a portal. */
 const idIsWithin = 160
 
-/** Whether no event was ever journalled here, or all of them are gone. */
+/** Returns whether no event was ever journalled here, or all of them are gone. */
 export async function isJournalEmpty(dataDir: string): Promise<boolean> {
   const sizes = await Promise.all((await listSegments(dataDir)).map(async ({ path }) => (await stat(path)).size))
   return sizes.every((size) => size === 0)
 }
 
 /**
- * Makes the empty segment of this number and the folders above it, all of it on disk when this resolves: a file whose
- * name is not in its directory after a power cut is as lost as its lines.
+ * Makes the empty segment of this number and the folders above it. All of it is on disk when the promise resolves:
+ * after a power cut, a file without its name in the directory is lost together with its lines.
  */
 export async function createSegment(dataDir: string, number: number, now: Date): Promise<Segment> {
   const dir = journalDir(dataDir)
@@ -112,8 +112,9 @@ export function nameOf(number: number, now: Date): string {
 }
 
 /**
- * Lets the stable name point at this segment, by `link` and `rename`: GNU `tail -F` misses no line on a hard link, on a
- * symbolic link it does. Where the file system has no hard links, or the journal is on another one, a symbolic one has to do.
+ * Makes the stable name link to this segment, by `link` and `rename`. GNU `tail -F` misses no line on a hard link; on
+ * a symbolic link it does. A symbolic link is used only if the file system has no hard links, or if the journal is on
+ * another file system.
  */
 export async function pointStableName(dataDir: string, segment: Segment): Promise<void> {
   const name = stableName(dataDir)
@@ -126,15 +127,16 @@ export async function pointStableName(dataDir: string, segment: Segment): Promis
     await symlink(join(basename(journalDir(dataDir)), relative(journalDir(dataDir), segment.path)), fresh)
   }
   await rename(fresh, name)
-  // rename() leaves both names when they already were the same file.
+  // If both names were already the same file, `rename()` keeps both.
   await rm(fresh, { force: true })
 }
 
 /**
- * Seals the last segment of an earlier process: what follows its last whole line is cut. A line before it that is damaged
- * stays in its place: those behind it may have been acknowledged, and a position must not come to mean another line.
+ * Seals the last segment of an earlier process by cutting everything after its last complete line. An earlier damaged
+ * line stays in its place: the lines after it may have been acknowledged, and a position must not come to mean
+ * another line.
  *
- * @returns the last segment, and whether it holds nothing and never did; `undefined` on the first start
+ * @returns the last segment, and whether it is empty and always was; `undefined` on the first start
  */
 export async function sealLast(
   dataDir: string,
@@ -148,15 +150,16 @@ export async function sealLast(
   try {
     if (end < bytes.length) await cutSegment(segment, end, log)
   } catch (error) {
-    // Whoever follows the journal passes over half a line at the end of a sealed segment.
+    // Every follower of the journal skips half a line at the end of a sealed segment.
     log.error({ err: error, segment: segment.path }, 'the last segment could not be cut')
   }
   return { segment, isEmpty: end === 0 }
 }
 
 /**
- * Cuts a segment to this many bytes; what was behind them goes to a file beside it, if there is room. An event in it was
- * most likely never acknowledged, but a disk may also damage a line that was: what can be read of it is named.
+ * Cuts a segment to this many bytes. The bytes after them go to a file beside it, if the disk has room. An event in
+ * them was most likely never acknowledged. But a disk may also damage an acknowledged line, so the readable ids are
+ * logged.
  */
 export async function cutSegment(segment: Segment, size: number, log: Logger): Promise<void> {
   const rest = (await readFile(segment.path)).subarray(size)
@@ -164,7 +167,7 @@ export async function cutSegment(segment: Segment, size: number, log: Logger): P
   const beside = `${segment.path}.cut`
   const isKept = await writeFile(beside, rest, { mode: fileMode(beside) }).then(
     () => true,
-    // A part of it would only fill the disk further.
+    // A partial copy would only fill the disk further.
     () => rm(beside, { force: true }).then(() => false),
   )
   await truncate(segment.path, size)
@@ -180,9 +183,9 @@ export async function cutSegment(segment: Segment, size: number, log: Logger): P
   )
 }
 
-/** Resolves when the disk takes and keeps as much as a large event. */
+/** Resolves if the disk accepts and keeps as many bytes as a large event has. */
 export async function tryDisk(dataDir: string): Promise<void> {
-  // It may have been removed.
+  // The folder may have been removed.
   await makeJournalDir(dataDir)
   const path = join(journalDir(dataDir), 'probe')
   try {
@@ -198,7 +201,7 @@ export async function tryDisk(dataDir: string): Promise<void> {
   }
 }
 
-/** Of a segment's name, and when it is over. */
+/** The UTC date, for a segment's name and for its end. */
 export function utcDate(date: Date): string {
   return date.toISOString().slice(0, 10)
 }

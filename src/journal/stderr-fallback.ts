@@ -1,19 +1,22 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createOutput } from '../lib/async-writer.ts'
 
-/** Longer than this nobody waits for a reader of stderr, in milliseconds. */
+/** The maximum wait for a reader of stderr, in milliseconds. */
 const patience = 1_000
 
-/** Three times what may wait for the disk, which may all be refused at once; more would only fill the memory. */
+/**
+ * Three times the maximum that waits for the disk, because all of it may be refused at once. More would only fill the
+ * memory.
+ */
 const longestBacklog = 32 * 1024 ** 2
 
 /**
- * Writes lines that the journal did not take to stderr, from where they can be brought back: one line of JSON each,
- * bounded in time. Resolves when the lines are written, or when it gave up.
+ * Writes lines that the journal refused to stderr, so that they can be imported later. Each line is one line of JSON.
+ * The promise resolves when the lines are written, or when the time limit has passed.
  *
  * @param fd for tests; 2 is stderr
  */
-export function createLastResort(fd = 2): (lines: readonly string[]) => Promise<void> {
+export function createStderrFallback(fd = 2): (lines: readonly string[]) => Promise<void> {
   const output = createOutput({ fd, longestBacklog })
   return async (lines) => {
     if (!output.write(...lines)) return

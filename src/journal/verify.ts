@@ -4,15 +4,15 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type Block, newline, readBlocks } from '../lib/blocks.ts'
 import { readableIds } from './damage.ts'
 import { misfitIn, twinsOf } from './fit.ts'
-import type { Position } from './follow.ts'
 import { createIdSet } from './id-set.ts'
 import { checkLine } from './line-check.ts'
+import type { Position } from './position.ts'
 import { listSegments, openToRead, type Segment, stableName } from './segments.ts'
 
-/** Something of the journal that is not as it must be. */
+/** A problem in the journal. */
 export interface Trouble {
   readonly path: string
-  /** The byte where it begins; `undefined` where it is the file as a whole. */
+  /** The byte where the problem begins; `undefined` if it concerns the file as a whole. */
   readonly offset: number | undefined
   readonly what: string
 }
@@ -21,17 +21,19 @@ export interface Verdict {
   readonly segments: number
   readonly lines: number
   readonly bytes: number
-  /** Of the first and the last line, ISO 8601. */
+  /** The time of the first and of the last line, ISO 8601. */
   readonly first: string | undefined
   readonly last: string | undefined
-  /** How often a line is older than the one before it. It does no harm: the place orders events, not the time. */
+  /**
+   * How many lines are older than the line before them. This does no harm: events are ordered by place, not by time.
+   */
   readonly setBack: number
   readonly troubles: number
 }
 
-export interface VerifyParts {
+export interface VerifyDeps {
   readonly dataDir: string
-  /** How far the journal was followed at some time before this; `undefined` where that is not known. */
+  /** How far the journal had been followed at some earlier time; `undefined` if that is unknown. */
   readonly position: Position | undefined
   readonly onTrouble: (trouble: Trouble) => Promise<void>
   readonly onRead: (position: Position) => void
@@ -40,10 +42,10 @@ export interface VerifyParts {
 const readSize = 1024 ** 2
 
 /**
- * Reads every line of every segment that there is now. The receiver may append meanwhile, begin other segments and remove
- * old ones. It takes 16 to 64 bytes of memory for each line, for the ids, and a megabyte.
+ * Reads every line of every existing segment. Meanwhile the receiver may append, begin other segments and remove old
+ * ones. It needs 16 to 64 bytes of memory for the ids of each line, and a megabyte.
  */
-export async function verifyJournal({ dataDir, position, onTrouble, onRead }: VerifyParts): Promise<Verdict> {
+export async function verifyJournal({ dataDir, position, onTrouble, onRead }: VerifyDeps): Promise<Verdict> {
   const ids = createIdSet()
   const counted = { segments: 0, lines: 0, bytes: 0, setBack: 0, troubles: 0 }
   let first: string | undefined
@@ -68,7 +70,7 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
   async function verifySegment(segment: Segment): Promise<void> {
     const { path, number } = segment
     const handle = await openToRead(segment)
-    // The retention has removed it.
+    // The retention removed the segment.
     if (handle === undefined) return
     counted.segments++
     try {
@@ -81,7 +83,7 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
         if (await verifyBlock(path, block, position)) isPositionFound = true
         const end = block.offset + block.bytes.length
         onRead({ segment: number, offset: end })
-        // What is appended meanwhile may never end.
+        // Without this limit, lines appended during the reading might never end.
         if (end >= size) break
       }
       const { bytes: rest, offset } = blocks.rest()
@@ -115,18 +117,18 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
     return isFound
   }
 
-  /** Half a line at the end of the newest segment is one that is being written, or one that the next start will cut. */
+  /** Half a line at the end of the newest segment is still being written, or the next start will cut it. */
   async function verifyEnd(segment: Segment, handle: FileHandle, { bytes, offset }: Block): Promise<void> {
     if (bytes.length === 0) return
     const { size } = await handle.stat()
-    // It was cut while we read, or got its rest.
+    // Meanwhile the segment was cut, or the line was completed.
     if (size !== offset + bytes.length) return
     if (bytes.includes(0)) await tell(segment.path, offset, 'holds NUL bytes, as a power cut leaves them')
     else if (await isSealed(segment)) await tell(segment.path, offset, 'is half a line, and nobody will write the rest')
   }
 
   async function verifyPosition({ path }: Segment, { offset }: Position, size: number): Promise<void> {
-    // What a crash left behind the last whole line may have been followed before it was cut.
+    // The bytes that a crash left after the last complete line may have been followed before they were cut.
     if (offset > size && existsSync(`${path}.cut`)) return
     const where = offset > size ? 'behind the end of the segment' : 'in the middle of a line'
     await tell(path, offset, `is where the dispatcher goes on, ${where}`)
@@ -137,13 +139,13 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
   }
 }
 
-/** What stood in a line that cannot be read, as far as that can be told. */
+/** Describes the events of an unreadable line, as far as their ids can be read. */
 function nameEvents(line: Buffer): string {
   const ids = readableIds(line)
   return ids.length === 0 ? '' : ` (event ${ids.join(', ')})`
 }
 
-/** Between two looks at a name that is wrong, in milliseconds: a segment has its number before it has the name. */
+/** Milliseconds between two checks of a wrong name: a segment has its number before it has its name. */
 const pause = 300
 
 async function isStableNameRight(dataDir: string): Promise<boolean> {

@@ -3,49 +3,49 @@ import { setImmediate as tick } from 'node:timers/promises'
 import { codeOf } from './error-code.ts'
 
 export interface Output {
-  /** `false` when too much waits already: these lines are dropped. */
+  /** Returns `false` if too much already waits: these lines are dropped. */
   write(...lines: readonly string[]): boolean
-  /** Resolves when what was written before has left, or cannot. */
+  /** Resolves when everything written before has left, or cannot leave. */
   flush(): Promise<void>
 }
 
-export interface OutputParts {
+export interface OutputDeps {
   /** 1 for stdout, 2 for stderr. */
   readonly fd: number
-  /** Bytes that may wait for a reader who does not read. */
+  /** The maximum number of bytes that may wait for a reader that has stalled. */
   readonly longestBacklog: number
   readonly onDrained?: () => void
 }
 
 /**
- * Linux' PIPE_BUF: so much is written whole or not at all, so lines do not mix with those of another process on the same
- * pipe (https://man7.org/linux/man-pages/man7/pipe.7.html).
+ * Linux' PIPE_BUF. Up to this many bytes are written atomically, so lines do not mix with those of another process on
+ * the same pipe (https://man7.org/linux/man-pages/man7/pipe.7.html).
  */
 const longestWrite = 4096
 
-/** Milliseconds until the next try where the output is full and does not block. */
+/** Milliseconds until the next attempt if the output is full and non-blocking. */
 const pause = 50
 
-/** A write that takes longer, in milliseconds, is held by its reader. */
+/** Milliseconds after which a pending write counts as blocked by its reader. */
 const held = 250
 
 /**
- * Lines to stdout or stderr, written in the background: a reader who stalls must not hold an answer, and one who is gone
- * must not end the process. One write at a time, for a reader who stalls holds a thread of the pool.
+ * Writes lines to stdout or stderr in the background. A stalled reader must not delay an answer, and a missing reader
+ * must not end the process. Only one write runs at a time, because a stalled reader blocks a thread of the pool.
  */
-export function createOutput({ fd, longestBacklog, onDrained }: OutputParts): Output {
+export function createOutput({ fd, longestBacklog, onDrained }: OutputDeps): Output {
   const waiting: { readonly line: string; readonly size: number }[] = []
   let taken = 0
   let left = 0
   let isWriting = false
   let writing = Promise.resolve()
-  /** When the write began that is under way. */
+  /** When the current write began. */
   let since: number | undefined
 
   async function writeAll(): Promise<void> {
     isWriting = true
     process.on('exit', onExit)
-    // Posts that shared an fsync are told together: one write for all of them.
+    // Posts that shared an fsync are logged together, in one write.
     writing = tick()
     await writing
     while (waiting.length > 0) {
@@ -72,7 +72,8 @@ export function createOutput({ fd, longestBacklog, onDrained }: OutputParts): Ou
 
   function onExit(code: number): void {
     if (since === undefined || Date.now() - since < held) writeRest()
-    // exit(3) waits for every thread, also for one that is held. Another program in our place takes the code along.
+    // exit(3) waits for every thread, including a blocked one. Another program that replaces this process ends with the
+    // same code.
     else process.execve?.(process.execPath, [process.execPath, '--eval', `process.exit(${code})`], {})
   }
 
@@ -80,7 +81,7 @@ export function createOutput({ fd, longestBacklog, onDrained }: OutputParts): Ou
     try {
       writeSync(fd, toBytes(waiting))
     } catch {
-      // Nobody reads.
+      // There is no reader.
     }
   }
 
@@ -104,7 +105,7 @@ function toBytes(lines: readonly { readonly line: string }[]): Buffer {
   return Buffer.from(lines.map(({ line }) => line).join(''))
 }
 
-/** Never rejects: whoever should read is gone, and there is nowhere left to say so. */
+/** Never rejects: the reader is gone, so there is no place to report the error. */
 function writeWhole(fd: number, bytes: Buffer, done = 0): Promise<void> {
   return new Promise((resolve) => {
     write(fd, bytes, done, (error, written) => {

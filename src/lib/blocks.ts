@@ -1,31 +1,31 @@
 import type { FileHandle } from 'node:fs/promises'
 
-/** Whole lines of a file. */
+/** Complete lines of a file. */
 export interface Block {
-  /** The last one is a newline. They are good until the next block is asked for. */
+  /** The last byte is a newline. The bytes are valid until the next block is requested. */
   readonly bytes: Buffer
-  /** Where they begin in the file. */
+  /** The offset of the bytes in the file. */
   readonly offset: number
 }
 
 export interface Blocks {
-  /** The lines that follow; `undefined` at the end of what is there now: it may be asked again. */
+  /** Returns the next lines; `undefined` at the current end of the file. It may be called again after that. */
   next(): Promise<Block | undefined>
-  /** What follows the last whole line. */
+  /** Returns the bytes after the last complete line. */
   rest(): Block
 }
 
 export const newline = 0x0a
 
 /**
- * Reads a file as blocks of whole lines, through one buffer.
+ * Reads a file as blocks of complete lines, through one buffer.
  *
  * @param offset where the first line begins
- * @param size bytes of a read; a line that is longer makes the buffer grow
+ * @param size bytes of a read; a longer line makes the buffer grow
  */
 export function readBlocks(handle: FileHandle, offset: number, size: number): Blocks {
   let buffer: Buffer = Buffer.allocUnsafeSlow(size)
-  // In the buffer: what was given out, and behind it the line that has no end yet.
+  // The buffer holds the bytes that were returned, and then the line that is still incomplete.
   let given = 0
   let filled = 0
 

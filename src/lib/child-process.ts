@@ -4,7 +4,7 @@ import { Duplex } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { type Channel, openChannel } from './ipc-channel.ts'
 
-/** Another process of ours. */
+/** Another process of this product. */
 export interface Child<In, Out> {
   readonly process: ChildProcess
   readonly channel: Channel<In, Out>
@@ -14,19 +14,19 @@ interface Message {
   readonly type: string
 }
 
-/** Behind stdin, stdout and stderr. */
+/** The descriptor after stdin, stdout and stderr. */
 const channelFd = 3
 
-/** Another process of ours is told from its start on that SIGUSR1 is not to open a debugger. */
+/** Disables the debugger on SIGUSR1 from the start of a child process. */
 export const noDebugger = '--disable-sigusr1'
 
-/** Tells a process of ours which other one started it, by its id. */
+/** Names the option that passes the parent's process id to a child. */
 export const parentOption = 'parent'
 
 /**
- * Starts another Node of ours, which finds its end of the channel with `openParent`. One that cannot be started always says
- * so by its `error`: so does Node for most reasons, but for want of memory it throws, and thrown from a timer that would end
- * the receiver.
+ * Starts another Node process of this product, which opens its end of the channel with `openParent`. A failure to
+ * start always arrives as its `error` event. Node does that for most reasons, but throws if memory is short, and an
+ * exception thrown from a timer would end the receiver.
  */
 export function startChild<In extends Message, Out extends Message>(
   script: URL,
@@ -34,7 +34,7 @@ export function startChild<In extends Message, Out extends Message>(
   nodeArgs: readonly string[] = [],
 ): Child<In, Out> {
   const child = start([noDebugger, ...nodeArgs, fileURLToPath(script), `--${parentOption}=${process.pid}`, ...args])
-  // Of one that could not be started there may be none.
+  // A process that could not be started may have no stream.
   const stream = child.stdio?.[channelFd]
   return { process: child, channel: openChannel(stream instanceof Duplex ? stream : closed()) }
 }
@@ -49,12 +49,12 @@ function start(args: readonly string[]): ChildProcess {
   }
 }
 
-/** To one that was never started. */
+/** The stream for a process that never started. */
 function closed(): Duplex {
   return new Duplex({ read: () => undefined }).destroy()
 }
 
-/** The channel to whoever started this process. */
+/** The channel to the parent of this process. */
 export function openParent<In extends Message, Out extends Message>(): Channel<In, Out> {
   return openChannel(new Socket({ fd: channelFd, readable: true, writable: true }))
 }

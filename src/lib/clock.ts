@@ -1,14 +1,14 @@
 import { setTimeout as wait } from 'node:timers/promises'
 
-/** Time, so that a test may have its own. */
+/** The clock, which a test may replace. */
 export interface Clock {
   /** Milliseconds that never go back. */
   readonly now: () => number
-  /** Rejects with the signal's reason when that aborts. */
+  /** Rejects with the signal's reason when the signal aborts. */
   readonly sleep: (ms: number, signal: AbortSignal | undefined) => Promise<void>
 }
 
-/** Longer ones fire at once in Node. */
+/** Node fires longer timers at once. */
 const longestTimer = 2 ** 31 - 1
 
 export const realClock: Clock = {
@@ -16,7 +16,7 @@ export const realClock: Clock = {
   sleep: (ms, signal) => orAborted(wait(Math.min(ms, longestTimer), undefined, signal ? { signal } : {}), signal),
 }
 
-/** Rejects with the signal's reason as soon as that aborts; the promise goes on alone. */
+/** Rejects with the signal's reason as soon as the signal aborts. The promise itself continues. */
 export async function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (!signal) return promise
   signal.throwIfAborted()

@@ -1,4 +1,7 @@
-/** Node's and the system's name of an error, such as `ENOENT`; of one from Postgres its SQLSTATE. */
+/**
+ * Returns the name that Node or the system has for an error, such as `ENOENT`. For an error from Postgres it returns
+ * the SQLSTATE.
+ */
 export function codeOf(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error ? String(error.code) : undefined
 }

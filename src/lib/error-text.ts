@@ -1,15 +1,18 @@
 import { inspect } from 'node:util'
 
-/** Characters of an error that a queue keeps, of each attempt: handlers throw whole answers of others as their message. */
+/**
+ * The maximum number of characters that a queue keeps of each attempt's error: some handlers throw a complete
+ * response as the message.
+ */
 const longest = 4_000
 
-/** What we may add to it. */
+/** The maximum number of characters that the receiver adds to it. */
 const addition = 500
 
-/** Of one delivery a queue keeps the errors of so many attempts, the last: with `RetryAfter` it may have 100,000. */
+/** A queue keeps only the last errors of a delivery, this many: with `RetryAfter` it may have 100,000 attempts. */
 export const mostFailures = 100
 
-/** An error of a run as a queue keeps it: its name and message, without its causes and its stack, which are in the log. */
+/** Formats a run's error for a queue: name and message, without causes and stack, which are in the log. */
 export function errorText(error: unknown): string {
   try {
     return shorten(error instanceof Error ? String(error) : inspect(error), longest)
@@ -18,7 +21,7 @@ export function errorText(error: unknown): string {
   }
 }
 
-/** Both engines bound whatever they are given. */
+/** Both engines limit every error text with this function. */
 export function boundError(text: string): string {
   return shorten(text, longest + addition)
 }

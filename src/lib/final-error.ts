@@ -1,7 +1,7 @@
-// Symbol.for, so that a second copy of this package in a handlers' node_modules means the same.
+// `Symbol.for` returns the same symbol in a second copy of this package in the handlers' node_modules.
 const finalBrand = Symbol.for('bitrix24-webhook-receiver.final')
 
-/** Throw it when another try cannot help: the delivery is dead at once. */
+/** Throw it if another attempt cannot help: the delivery is dead at once. */
 export class FinalError extends Error {
   override readonly name = 'FinalError'
   readonly [finalBrand] = true

@@ -1,12 +1,15 @@
 import { randomUUID } from 'node:crypto'
 
-/** Names who forwarded a post; the receiver of that name refuses it: its handler would forward it again, for ever. */
+/**
+ * Names the receiver that forwarded a post. The receiver of that name refuses the post, because its handler would
+ * forward it again, forever.
+ */
 export const forwardMark = 'b24-forwarded-by'
 
-// Handler files call forward() themselves: nothing else of their process could hand it to them.
+// Module state, because handler files call `forward()` directly, so no other code can pass the name to it.
 let ours: string = randomUUID()
 
-/** The name of this process's receiver, until it is told another one a random one. */
+/** Returns the name of this process's receiver. Until the name is set, it is random. */
 export function forwarderId(): string {
   return ours
 }

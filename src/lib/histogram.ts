@@ -4,7 +4,7 @@ export interface Histogram {
   readonly exposition: () => string
 }
 
-export interface HistogramParts {
+export interface HistogramDeps {
   readonly name: string
   readonly help: string
   /** Upper bounds, ascending. */
@@ -12,11 +12,11 @@ export interface HistogramParts {
 }
 
 /**
- * A histogram without labels for the way of a post. prom-client's makes objects and texts of each observation, which costs
- * half a microsecond there; this one adds to an array.
+ * A histogram without labels, for code that every post runs. prom-client's histogram makes objects and texts for each
+ * observation, which costs half a microsecond there. This one adds to an array.
  */
-export function createHistogram({ name, help, buckets }: HistogramParts): Histogram {
-  /** The last is for what is above every bound. */
+export function createHistogram({ name, help, buckets }: HistogramDeps): Histogram {
+  /** The last count is for values above every bound. */
   const counts = new Float64Array(buckets.length + 1)
   let sum = 0
   return {

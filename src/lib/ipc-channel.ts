@@ -7,31 +7,31 @@ interface Message {
 
 interface Events<In> {
   message: [message: In]
-  /** What came is no message, so what comes after it may be none either: nothing more is read. */
+  /** The received text is not a message, so later texts may not be messages either. Nothing more is read. */
   garbage: []
-  /** The other end is gone, or closed it. */
+  /** The other end is gone, or has closed the channel. */
   close: []
 }
 
-/** Messages between two processes of ours. */
+/** Messages between two processes of this product. */
 export interface Channel<In, Out> {
   readonly events: EventEmitter<Events<In>>
   readonly isOpen: () => boolean
   /**
-   * What does not get through is no error: then the other end is ending.
+   * Sends a message. A message that does not arrive is not an error: the other process is ending.
    *
-   * @param sent called when it has left, or cannot
+   * @param sent called when the message has left, or cannot leave
    */
   readonly send: (message: Out, sent?: () => void) => void
   readonly close: () => void
 }
 
-/** Characters of a message. The longest ordinary ones are metrics and events that were missed. */
+/** The maximum number of characters in a message. The longest ordinary ones are metrics and missed events. */
 const longest = 64 * 1024 ** 2
 
 /**
- * A line of JSON for each message. Node has a channel of its own, but one that throws in the parent when the child writes
- * anything else to it; and handlers run in the child.
+ * Opens a channel with one line of JSON for each message. Node has its own channel, but that one throws in the parent
+ * if the child writes anything else to it, and handlers run in the child.
  */
 export function openChannel<In extends Message, Out extends Message>(stream: Duplex): Channel<In, Out> {
   const events = new EventEmitter<Events<In>>()
@@ -58,7 +58,7 @@ export function openChannel<In extends Message, Out extends Message>(stream: Dup
     events.emit('garbage')
   }
 
-  // Whatever went wrong, it closes after it.
+  // After any error the stream also emits `close`.
   stream.setEncoding('utf8').on('error', () => undefined)
   stream.on('data', read)
   stream.once('end', () => stream.destroy())
@@ -78,7 +78,7 @@ export function openChannel<In extends Message, Out extends Message>(stream: Dup
   }
 }
 
-/** What our own processes say is not checked further. */
+/** Messages from our own processes are not validated further. */
 function parse<In extends Message>(line: string): In | undefined {
   try {
     const message: unknown = JSON.parse(line)

@@ -1,4 +1,4 @@
-/** What may be looked into by name: lists are objects, too. */
+/** Returns whether a value has properties to read. Lists are objects, too. */
 export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null
 }

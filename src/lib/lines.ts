@@ -1,8 +1,9 @@
 import { newline } from './blocks.ts'
 
 /**
- * The lines of a stream, without their ends; not node:readline, which also ends a line at U+2028, and keeps one that never
- * ends. `undefined` stands for a line of more than `longest` bytes, as soon as it is known to be one.
+ * Returns the lines of a stream, without their ends. node:readline would also end a line at U+2028, and would buffer
+ * a line that never ends. `undefined` stands for a line of more than `longest` bytes; it comes as soon as that length
+ * is reached.
  */
 export async function* readLines(chunks: AsyncIterable<Buffer>, longest: number): AsyncGenerator<Buffer | undefined> {
   let parts: Buffer[] = []

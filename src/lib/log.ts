@@ -4,26 +4,29 @@ import { createOutput } from './async-writer.ts'
 import { createPretty, onTerminal } from './pretty.ts'
 import { printableJson } from './printable.ts'
 
-/** What may wait for a reader of stdout that does not read; the rest is dropped and counted. 4 MB is some 20,000 lines. */
+/**
+ * The maximum number of bytes that may wait for a stalled reader of stdout. Further lines are dropped and counted. 4
+ * MB is some 20,000 lines.
+ */
 const longestBacklog = 4 * 1024 ** 2
 
-/** How long the last lines may take to leave, in milliseconds. */
+/** Milliseconds that the last lines may take to leave. */
 const patience = 500
 
 export interface Log {
   readonly log: Logger
-  /** Lets the last lines leave, if somebody reads them. Nothing may be logged after it. */
+  /** Lets the last lines leave, if there is a reader. The log must not be used after it. */
   readonly close: () => Promise<void>
 }
 
 /**
- * The diagnostic log on stdout: for people on a terminal, JSON elsewhere. Written in the background, because a reader
- * that stalls must not hold an answer, and one that is gone must not end the process.
+ * The diagnostic log on stdout: readable text on a terminal, JSON elsewhere. It is written in the background, because
+ * a stalled reader must not delay an answer, and a missing reader must not end the process.
  *
- * @param part which of the processes speaks
+ * @param component the process that logs
  */
-export function createLog(level: string, part: 'receiver' | 'dispatcher' | 'worker' | 'alerter'): Log {
-  const options = { level, base: { part }, timestamp: pino.stdTimeFunctions.isoTime }
+export function createLog(level: string, component: 'receiver' | 'dispatcher' | 'worker' | 'alerter'): Log {
+  const options = { level, base: { component }, timestamp: pino.stdTimeFunctions.isoTime }
   if (process.stdout.isTTY) {
     const terminal = pino.destination({ fd: 1, sync: true })
     const pretty = createPretty(onTerminal)

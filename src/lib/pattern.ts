@@ -1,12 +1,15 @@
-/** A name, or a pattern in which `*` stands for any characters; both upper case. */
+/** Converts a name, or a pattern in which `*` stands for any characters. Both are in upper case. */
 export function toRegExp(pattern: string): RegExp {
   return new RegExp(`^${pattern.replaceAll('.', '\\.').replaceAll('*', '.*')}$`, 's')
 }
 
-/** What stands before a name or pattern that is left out. */
+/** The prefix of an excluded name or pattern. */
 export const not = '!'
 
-/** Whether an event's name is one of these, or matches one, and none that is left out. */
+/**
+ * Returns a function that tests whether an event's name equals or matches one of the patterns, and matches no
+ * excluded one.
+ */
 export function matcherOf(patterns: readonly string[]): (event: string) => boolean {
   const matches = (one: readonly string[]) => {
     const expressions = one.map(toRegExp)

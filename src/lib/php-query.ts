@@ -1,12 +1,13 @@
-/** What a PHP array may hold, as far as Bitrix24 sends it. */
+/** The values that a PHP array may hold, as far as Bitrix24 sends them. */
 export type PhpValue = string | number | boolean | null | readonly PhpValue[] | PhpArray
 export interface PhpArray {
   readonly [key: string]: PhpValue
 }
 
 /**
- * PHP's `http_build_query($data)`, which is how Bitrix24 writes every body (https://www.php.net/http_build_query): null
- * and what is empty is left out, true is 1. Of numbers only those that JavaScript and PHP write alike come out right.
+ * PHP's `http_build_query($data)`, with which Bitrix24 writes every body (https://www.php.net/http_build_query). It
+ * leaves out null and empty values, and writes true as 1. Only numbers that JavaScript and PHP write alike are
+ * correct.
  */
 export function httpBuildQuery(data: PhpArray): string {
   return Object.entries(data)
@@ -24,7 +25,7 @@ export function scalar(value: string | number | boolean): string {
   return typeof value === 'boolean' ? String(Number(value)) : String(value)
 }
 
-/** PHP's urlencode, which is RFC 1738: only letters, digits, `-`, `_` and `.` stay, a space is `+`. */
+/** PHP's urlencode, which follows RFC 1738: only letters, digits, `-`, `_` and `.` stay, and a space becomes `+`. */
 function encode(text: string): string {
   return encodeURIComponent(text)
     .replaceAll('%20', '+')

@@ -1,15 +1,15 @@
 import { type PrettyOptions, prettyFactory } from 'pino-pretty'
 import { printable, printableColours, printableLines } from './printable.ts'
 
-/** How a line looks to people. */
+/** The format of a line for people. */
 export const onTerminal = { singleLine: true, translateTime: 'SYS:HH:MM:ss.l' } as const
 
-/** ESC as JSON writes it: behind a number of backslashes that is even. */
+/** ESC as JSON writes it, after an even number of backslashes. */
 const escInJson = /(?<!\\)((?:\\\\)*)\\u001b/gi
 
 /**
- * Makes lines of a log readable for people at a terminal. pino-pretty writes messages, stacks and names as they are, so
- * what strangers wrote is made printable before, and every ESC in the result is a colour of pino-pretty.
+ * Makes log lines readable for people at a terminal. pino-pretty writes messages, stacks and names unescaped. So
+ * texts from strangers are made printable first, and every ESC in the result is a colour of pino-pretty.
  */
 export function createPretty(options: PrettyOptions): (line: string | object) => string {
   const pretty = prettyFactory(options)
@@ -22,7 +22,7 @@ export function createPretty(options: PrettyOptions): (line: string | object) =>
   }
 }
 
-/** `undefined` for what is no line of a log. */
+/** Returns `undefined` for a text that is not a log line. */
 function parse(json: string): Record<string, unknown> | undefined {
   try {
     const fields: unknown = JSON.parse(json.replaceAll(escInJson, '$1\\\\u001b'))

@@ -1,44 +1,4 @@
-import { dirname } from 'node:path'
-import { ConfigError } from '../config/config.ts'
-
-/** The start failed for a reason that the person who started us can mend; the message says how. */
+/** The start failed for a reason that the operator can fix. The message says how. */
 export class StartError extends Error {
   override readonly name: string = 'StartError'
-}
-
-const SQLITE_FULL = 13
-
-/** sysexits.h: EX_CONFIG. */
-const EX_CONFIG = 78
-
-/** What to print on stderr when a start failed, and the exit code. A stack only for what nobody foresaw. */
-export function explainStart(error: unknown): { text: string; exitCode: number } {
-  if (error instanceof ConfigError) return { text: error.message, exitCode: EX_CONFIG }
-  return { text: explain(error), exitCode: 1 }
-}
-
-function explain(error: unknown): string {
-  if (error instanceof StartError) return error.message
-  if (!(error instanceof Error)) return String(error)
-  const { code, path, address, hostname, port } = error as {
-    code?: string
-    path?: string
-    address?: string
-    hostname?: string
-    port?: number
-  }
-  if (code === 'EADDRINUSE')
-    return `Port ${port} on ${address} is taken by another process: stop it, or set PORT (or ADMIN_PORT)`
-  if (code === 'ENOSPC' || ('errcode' in error && error.errcode === SQLITE_FULL))
-    return 'The disk of DATA_DIR is full: nothing can be journalled, so nothing is accepted. Make room, and start again'
-  if (code === 'EADDRNOTAVAIL')
-    return `HOST (or ADMIN_HOST) ${address} is not an address of this machine: 0.0.0.0 listens on all of them`
-  if (code === 'ENOTFOUND' || code === 'EAI_AGAIN')
-    return `HOST (or ADMIN_HOST) ${hostname} is not an address, and no name server knows such a name: 0.0.0.0 listens on all addresses`
-  if (code === 'EACCES' && port !== undefined)
-    return `User ${process.getuid?.()} may not listen on port ${port}: set PORT=8080 and put a proxy in front`
-  // Such as a segment that an earlier run left as another user.
-  if (code === 'EACCES' && path !== undefined)
-    return `User ${process.getuid?.()} may not read ${path}. Run: chown -R ${process.getuid?.()} ${dirname(path)}`
-  return error.stack ?? error.message
 }

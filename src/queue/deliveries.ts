@@ -1,5 +1,7 @@
+import type { JournalledEvent } from '../events/event.ts'
 import type { ErasureTarget } from '../journal/erase.ts'
-import type { JournalledEvent, Position } from '../journal/follow.ts'
+import type { Position } from '../journal/position.ts'
+
 import type { Awaitable, NewDelivery, QueueState } from './queue.ts'
 
 /** A delivery as an operator sees it. Times are Unix milliseconds. */
@@ -11,22 +13,22 @@ export interface DeliveryRecord {
   /** The event's name. */
   readonly name: string
   readonly object: string | undefined
-  /** 1, and more for a replay or a retry of a dead one. */
+  /** 1 for the first run. A replay, or a retry of a dead delivery, gets the next number. */
   readonly run: number
   readonly state: 'blocked' | 'ready' | 'running' | 'waiting' | 'done' | 'coalesced' | 'dead'
-  /** It waits for something to come back, not for its turn. */
+  /** The delivery waits for something to come back, not for its turn. */
   readonly postponed: boolean
   readonly attempts: number
   readonly createdAt: number
   readonly firstRunAt: number | undefined
-  /** Until when it waits. */
+  /** When the wait ends. */
   readonly due: number | undefined
   readonly endedAt: number | undefined
-  /** Why it failed last, or waits. */
+  /** Why the last run failed, or why the delivery waits. */
   readonly error: string | undefined
-  /** The key of the delivery that was run for it. */
+  /** The key of the delivery that ran instead of this one. */
   readonly coalescedInto: number | undefined
-  /** Why the event that is kept for it cannot be read. */
+  /** Why the stored event cannot be read. */
   readonly unreadable: string | undefined
 }
 
@@ -38,20 +40,23 @@ export interface FailureRecord {
   readonly error: string
 }
 
-/** A handler as the dispatcher last loaded it, and what it is owed. What an older version wrote down is `undefined`. */
+/**
+ * A handler as the dispatcher last loaded it, and its pending deliveries. A field that an older version did not write
+ * is `undefined`.
+ */
 export interface HandlerRecord {
   readonly name: string
   readonly events: readonly string[] | undefined
   readonly order: 'object' | 'none' | undefined
   /** Milliseconds. */
-  readonly settle: number | undefined
+  readonly debounce: number | undefined
   /** Unix milliseconds. */
   readonly loadedAt: number | undefined
-  readonly owed: number
+  readonly pending: number
   readonly dead: number
 }
 
-/** Which of the dead are meant; all of what is given must fit. */
+/** Selects dead deliveries. A delivery must match every given field. */
 export interface DeadSelection {
   readonly handler?: string | undefined
   /** Ids of events. */
@@ -61,11 +66,11 @@ export interface DeadSelection {
 
 /** The deliveries about one object. */
 export interface ObjectSelection extends ErasureTarget {
-  /** Ids of its events, as far as they are known: a delivery without order does not say its object once it is done. */
+  /** Ids of the object's known events. A delivery without order no longer names its object once it is done. */
   readonly events: readonly string[]
 }
 
-/** What runs has the event in memory. */
+/** The delivery is still running, and the run has the event in memory. */
 export class RunNotEnded extends Error {
   override readonly name = 'RunNotEnded'
   constructor({ handler, event }: { readonly handler: string; readonly event: string }) {
@@ -74,45 +79,53 @@ export class RunNotEnded extends Error {
 }
 
 /**
- * What an operator sees of the deliveries, and may do to them while a dispatcher is at work or none is. What is changed
- * keeps the promises of the queue: a delivery that is added goes behind what waits for its object.
+ * What an operator can read and change, with or without a running dispatcher. Every change keeps the promises of the
+ * queue: an added delivery goes behind the deliveries that wait for its object.
  */
 export interface Deliveries {
   /** How far the journal was followed. */
   position(): Awaitable<Position | undefined>
   state(): Awaitable<QueueState>
   handlers(): Awaitable<readonly HandlerRecord[]>
-  /** Of one event, the oldest first. */
+  /** The deliveries of one event, the oldest first. */
   ofEvent(id: string): Awaitable<readonly DeliveryRecord[]>
-  /** Such as the one that was run for another. */
+  /** For example the delivery that ran instead of another. */
   ofKey(key: number): Awaitable<DeliveryRecord | undefined>
-  /** The event itself, while a delivery of it is owed or dead, whether the journal has it or not. */
+  /** The stored event, while one of its deliveries is pending or dead, even if the journal no longer has it. */
   keptEvent(id: string): Awaitable<JournalledEvent | undefined>
-  /** The bytes that are kept for it, whether they are an event or not. */
+  /** The stored bytes of an event, even if they are not a readable event. */
   keptBytes(id: string): Awaitable<Uint8Array | undefined>
   failures(delivery: DeliveryRecord): Awaitable<readonly FailureRecord[]>
   /** The oldest first. */
   dead(selection: DeadSelection): Awaitable<readonly DeliveryRecord[]>
-  /** Each that is still dead is replayed, with all its attempts, where its event can be read. The number of those that were. */
+  /**
+   * Replays each delivery that is still dead and whose event can be read, with a full set of attempts.
+   *
+   * @returns the number of replayed deliveries
+   */
   retry(dead: readonly DeliveryRecord[]): Awaitable<number>
-  /** The number of those that were dead. */
+  /** @returns the number of dropped deliveries: those that were still dead */
   drop(dead: readonly DeliveryRecord[]): Awaitable<number>
-  /** Another run for each, whatever ran before, behind what waits for its object. It is coalesced with none. */
+  /**
+   * Adds another run for each delivery, whatever ran before, behind the deliveries that wait for its object. A replay
+   * is never coalesced.
+   */
   replay(deliveries: readonly NewDelivery[]): Awaitable<void>
   /**
-   * The handler, and what it is owed, is no more. The number of deliveries that were dropped.
+   * Removes the handler and its pending deliveries.
    *
-   * @throws while a run of it has not ended
+   * @returns the number of dropped deliveries
+   * @throws while a run of the handler has not ended
    */
   forget(handler: string): Awaitable<number>
-  /** All deliveries about an object, whatever became of them. */
+  /** All deliveries about an object, in any state. */
   ofObject(about: ObjectSelection): Awaitable<readonly DeliveryRecord[]>
   /**
-   * What is pending or dead about an object is dropped; of what was done, the texts of its failures are; and so is what is
-   * kept of the object itself. Of the embedded engine no byte of it is left in the file.
+   * Drops the pending and dead deliveries about an object, the failure texts of its finished deliveries, and the stored
+   * data of the object itself. The embedded engine leaves no byte of it in the file.
    *
-   * @param isAbandoned no dispatcher is at work: what seems to run does not
-   * @returns the number of deliveries that were dropped
+   * @param isAbandoned no dispatcher is running, so a delivery marked as running is not
+   * @returns the number of dropped deliveries
    * @throws {RunNotEnded}
    */
   erase(about: ObjectSelection, isAbandoned: boolean): Awaitable<number>

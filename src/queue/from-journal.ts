@@ -1,15 +1,17 @@
 import { pino } from 'pino'
+import type { JournalledEvent } from '../events/event.ts'
 import { timeOfId } from '../journal/event-id.ts'
-import { follow, type JournalledEvent, oldest, positionBefore } from '../journal/follow.ts'
+import { follow, positionBefore } from '../journal/follow.ts'
+import { oldest } from '../journal/position.ts'
 import { fits, type StoredAbout } from './stored.ts'
 
 /**
- * The event of a delivery, from the journal: the line of that id, if it is also of that name and object. `undefined` where
- * the journal has no such line, or is another machine's.
+ * Finds the event of a delivery in the journal: the line with this id, if its name and object match too. Returns
+ * `undefined` if the journal has no such line, or belongs to another machine.
  */
 export async function findInJournal(dataDir: string, about: StoredAbout): Promise<JournalledEvent | undefined> {
   const { signal } = new AbortController()
-  // Whoever follows has told of the lines that are no events.
+  // The dispatcher already logs the lines that are not events.
   const log = pino({ level: 'silent' })
   // An id begins with its time, so most of the journal need not be read, unless a clock was put back.
   for (const from of [await positionBefore(dataDir, new Date(timeOfId(about.id) || 0)), oldest])

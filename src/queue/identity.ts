@@ -5,15 +5,16 @@ import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
 import { fileMode } from '../lib/private-files.ts'
 
-/** By which name Postgres knows a data directory. */
+/** The name under which Postgres knows a data directory. */
 export interface Identity {
   readonly id: string
-  /** Nothing of its journal was forwarded yet: following begins at its start. */
+  /** No event of this journal was forwarded yet, so following begins at its start. */
   readonly isNew: boolean
 }
 
 /**
- * Milliseconds without a sign after which a process counts as dead: one whose event loop does not turn is killed sooner.
+ * Milliseconds without a heartbeat after which a process counts as dead. A process with a blocked event loop is killed
+ * sooner.
  *
  * @param stall milliseconds, `HANDLER_STALL`
  */
@@ -25,12 +26,12 @@ function pathOf(dataDir: string): string {
   return join(dataDir, 'identity.json')
 }
 
-/** It is not known by which name Postgres knows the data directory. */
+/** The name under which Postgres knows the data directory is unknown. */
 export class IdentityError extends Error {
   override readonly name = 'IdentityError'
 }
 
-/** @throws {IdentityError} when there is one, and it cannot be read */
+/** @throws {IdentityError} if the file exists and cannot be read */
 export function readIdentity(dataDir: string): Identity | undefined {
   let text: string
   try {
@@ -50,7 +51,7 @@ export function readIdentity(dataDir: string): Identity | undefined {
 function parse(text: string): Identity | undefined {
   try {
     const found: unknown = JSON.parse(text)
-    // Another name would be a stranger's: nothing that is nearly one is taken.
+    // A wrong id would belong to another receiver, so only an exact format is accepted.
     if (!isObject(found) || typeof found['id'] !== 'string' || !uuid.test(found['id'])) return undefined
     if (found['isNew'] !== undefined && typeof found['isNew'] !== 'boolean') return undefined
     return { id: found['id'], isNew: found['isNew'] === true }
@@ -62,26 +63,29 @@ function parse(text: string): Identity | undefined {
 const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
 /**
- * Where the journal is empty, following begins at its start: settled on disk before the first post is accepted, so that a
- * position that is missing from Postgres later is known to be lost.
+ * If the journal is empty, following begins at its start. This fact is on disk before the first post is accepted, so a
+ * position that later is missing from Postgres is known to be lost.
  */
-export function settleIdentity(dataDir: string, isJournalEmpty: boolean): Identity {
+export function initIdentity(dataDir: string, isJournalEmpty: boolean): Identity {
   const found = readIdentity(dataDir)
   if (found && (found.isNew || !isJournalEmpty)) return found
   return writeIdentity(dataDir, { id: found?.id ?? randomUUID(), isNew: isJournalEmpty })
 }
 
-/** As `settleIdentity`, for the receiver: what is wrong with a file that was there, the dispatcher says, and posts are taken without it. */
-export function settleFirstIdentity(dataDir: string, isJournalEmpty: boolean): void {
+/**
+ * Does the same as `initIdentity`, for the receiver. The dispatcher reports a broken file that was already there, and
+ * the receiver accepts posts without it.
+ */
+export function initFirstIdentity(dataDir: string, isJournalEmpty: boolean): void {
   const wasThere = existsSync(pathOf(dataDir))
   try {
-    settleIdentity(dataDir, isJournalEmpty)
+    initIdentity(dataDir, isJournalEmpty)
   } catch (error) {
     if (!wasThere) throw error
   }
 }
 
-/** From now on its position is in Postgres. */
+/** From now on the position is in Postgres. */
 export function markKnown(dataDir: string, { id }: Identity): Identity {
   return writeIdentity(dataDir, { id, isNew: false })
 }

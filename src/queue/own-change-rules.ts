@@ -1,46 +1,46 @@
 import type { LastChange } from '../bitrix24/last-change.ts'
 
-/** A write through `context.bitrix24` that Bitrix24 answers with an event. */
+/** A write through `context.bitrix24` that makes Bitrix24 send an event. */
 export interface OwnWrite {
   readonly key: number
   readonly handler: string
-  /** The hook's. */
+  /** The user of the incoming webhook. */
   readonly user: string
-  /** What it fires, such as `ONCRMDEALUPDATE`; `undefined` where that is not awaited. */
+  /** The event that the write fires, such as `ONCRMDEALUPDATE`; `undefined` if it is not expected. */
   readonly event: string | undefined
   /** Unix milliseconds, by our clock. */
   readonly sentAt: number
-  /** The seconds in which the record may have been changed, by the portal's clock. */
+  /** The seconds within which the record may have changed, by the portal's clock. */
   readonly first: number
   readonly last: number
   /**
-   * It did change the record, so its event is certain to come. Of others that is not known: saving what is there already
-   * may fire nothing.
+   * The write did change the record, so its event is certain to come. For other writes that is unknown: saving a value
+   * that is already there may fire nothing.
    */
   readonly isCertain: boolean
-  /** The subscriptions for which its event has come. */
+  /** The subscriptions whose event for this write has come. */
   readonly accounted: readonly string[]
 }
 
 export interface Question {
   readonly handler: string
-  /** The event's name without a type behind it. */
+  /** The event's name without a type suffix. */
   readonly event: string
-  /** What of several subscriptions the event came by: each brings one event for a change. */
+  /** The subscription that brought the event. Each of several subscriptions brings one event for a change. */
   readonly subscription: string
   /** Unix milliseconds, by our clock. */
   readonly receivedAt: number
   /** How many events the run would stand for. */
   readonly coalesced: number
-  /** The writes to its object, whoever's. */
+  /** The writes of all handlers to the object. */
   readonly writes: readonly OwnWrite[]
-  /** `false`: there may be others, which were sent and not answered. */
+  /** `false` if other writes may have been sent and not answered. */
   readonly isComplete: boolean
 }
 
-export type Verdict = 'echo' | 'run'
+export type Verdict = 'own_change' | 'run'
 
-/** Those whose event this may be: it is still out, and was sent before this one came. */
+/** The writes that may have fired this event: they were sent before it came, and their own event is still expected. */
 export function candidatesOf({ handler, event, subscription, receivedAt, writes }: Question): OwnWrite[] {
   return writes.filter(
     (write) =>
@@ -52,12 +52,13 @@ export function candidatesOf({ handler, event, subscription, receivedAt, writes 
 }
 
 /**
- * Whether nothing happened but our own writes, and which of these have had their event then.
+ * Decides whether the event is explained by our own writes alone, and which of these writes it accounts for.
  *
- * The promise is that after any edit of anybody else a run begins. It rests on counting: a handler never has more
- * candidates than events of its own writes are still to come, so while an edit's event is there too they cannot all be
- * echoes. Hence what might be a write without an event is no candidate, an event that runs uses up every write that it
- * could have been of, and so does a run for several. Who made the last change is asked because events may get lost.
+ * The promise is that after any edit by anyone else a run begins. The promise rests on counting. A handler never has
+ * more candidates than events of its own writes that are still to come, so while an edit's event is there too, not all
+ * of these events can be own changes. Three rules follow. A write that may fire no event is not a candidate. An event
+ * that runs uses up every write that may have fired it. A run for several events does the same. The author of the last
+ * change is checked too, because events may get lost.
  */
 export function judge(
   question: Question,
@@ -70,15 +71,15 @@ export function judge(
   const made = writes.filter((write) => isOf(write, lastChange))
   if (!made.some((write) => write.handler === handler)) return run
 
-  // The change is there, and nobody else can have made it: that is as good as certain.
+  // This write alone can have made the change, which is as good as certain.
   const isProved = (write: OwnWrite) => isComplete && made.length === 1 && made[0] === write
-  // What is proved now may not be so after the next write, what is certain stays it.
+  // A proved write may lose its proof with the next write, so it is used first. A certain write stays certain.
   const counted = [
     ...candidates.filter((write) => !write.isCertain && isProved(write)),
     ...candidates.filter((write) => write.isCertain),
   ]
   if (counted.length < coalesced) return run
-  return { verdict: 'echo', accounted: coalesced === 1 ? counted.slice(0, 1) : candidates }
+  return { verdict: 'own_change', accounted: coalesced === 1 ? counted.slice(0, 1) : candidates }
 }
 
 function isOf({ user, first, last }: OwnWrite, change: LastChange): boolean {

@@ -5,57 +5,59 @@ import type { Answered } from '../bitrix24/client.ts'
 import { type LastChange, lastChangeOf } from '../bitrix24/last-change.ts'
 import type { Command } from '../bitrix24/parameters.ts'
 import { type Write, writeOf } from '../bitrix24/writes.ts'
+import type { JournalledEvent } from '../events/event.ts'
+import { orderingKeyOf } from '../events/ordering-key.ts'
+
 import { isObject } from '../lib/is-object.ts'
-import type { JournalledEvent } from '../journal/follow.ts'
 import { candidatesOf, judge, type OwnWrite, type Question, type Verdict } from './own-change-rules.ts'
-import { laneOf } from '../events/ordering-key.ts'
 import type { Awaitable } from './queue.ts'
 import { readNames } from './stored.ts'
 
-/** A run, as far as what it writes is concerned. */
+/** A run, as far as its writes are concerned. */
 export interface Writer {
   readonly handler: string
-  /** Whose portal it writes to. */
+  /** The event whose portal the run writes to. */
   readonly event: JournalledEvent
-  /** The hook's. */
+  /** The user of the incoming webhook. */
   readonly user: string
 }
 
-/** What a run is about to begin for. */
+/** The event for which a run is about to begin. */
 export interface Arrived {
   readonly handler: string
   readonly event: JournalledEvent
   readonly coalesced: number
 }
 
-/** The writes of handlers through their hooks, for as long as their events may come. */
-export interface OwnWrites {
+/** Keeps the writes of handlers through their incoming webhooks, for as long as their events may come. */
+export interface OwnChanges {
   /**
-   * To be called before a request is sent, and what it gives with the answer, which is empty where the portal refused:
-   * that keeps what was written, and gives the objects, those too whose writes fire nothing.
+   * Call `sending` before a request is sent, and call the returned function with the answer, which is empty if the
+   * portal refused. That function keeps the writes and returns all written objects, including those whose writes fire
+   * no event.
    */
   sending(
     writer: Writer,
     commands: readonly Command[],
   ): Awaitable<(answered: readonly Answered[]) => Awaitable<readonly string[]>>
   /**
-   * Whether a delivery is only the echo of its handler's own write. Reads the record only where it may be; what that
-   * throws is thrown, but where the portal refuses the record it is unknown.
+   * Decides whether a delivery is only the handler's own change. Reads the record only if the delivery may be one. An
+   * error of the read is thrown. If the portal refuses the record, the last change counts as unknown.
    *
-   * To be asked once for a delivery, at its first attempt: a run that failed half-way has written, and must not be taken
-   * for done.
+   * Call this once for a delivery, at its first attempt. A run that failed half-way has already written, and its
+   * delivery must not count as done.
    */
   judge(arrived: Arrived, readRecord: () => Promise<unknown>): Promise<Verdict>
   close(): Awaitable<void>
 }
 
-/** An event that comes later than this runs: some never come. */
+/** Milliseconds. A later event runs the handler, because some events never come. */
 export const lifetime = 10 * 60_000
-/** Longer than a request may take, see transport.ts. */
+/** Milliseconds, longer than a request may take; see bitrix24/transport.ts. */
 export const longestRequest = 2 * 60_000
 
-/** @param parts.path of `dispatch.db`, which the queue has migrated */
-export function openOwnWrites({
+/** @param options.path of `dispatch.db`, which the queue has migrated */
+export function openOwnChanges({
   path,
   now = Date.now,
   onUnreadable = () => undefined,
@@ -68,33 +70,35 @@ export function openOwnWrites({
   db.exec('PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 5000')
   const sql = {
     add: db.prepare(`
-      INSERT INTO own_write (lane, handler, user, event, sent_at, first, last, certain, content)
-      VALUES (:lane, :handler, :user, :event, :sentAt, :first, :last, :certain, :content)`),
-    of: db.prepare('SELECT * FROM own_write WHERE lane = ? AND sent_at > ? ORDER BY key'),
+      INSERT INTO own_write (ordering_key, handler, user, event, sent_at, first, last, certain, content)
+      VALUES (:orderingKey, :handler, :user, :event, :sentAt, :first, :last, :certain, :content)`),
+    of: db.prepare('SELECT * FROM own_write WHERE ordering_key = ? AND sent_at > ? ORDER BY key'),
     account: db.prepare(`
       UPDATE own_write SET accounted = json_insert(accounted, '$[#]', :subscription)
       WHERE key IN (SELECT value FROM json_each(:keys))`),
-    // A request of the process before may be unanswered for ever, see `open`.
-    doubt: db.prepare('UPDATE own_write SET event = NULL WHERE certain = 0'),
-    // What is from the future was sent before the clock was put back.
+    // A request of the previous process may never be answered; see `open`.
+    markDirty: db.prepare('UPDATE own_write SET event = NULL WHERE certain = 0'),
+    // A write from the future was sent before the clock was put back.
     forget: db.prepare('DELETE FROM own_write WHERE sent_at <= ? OR sent_at > ?'),
   }
-  /** When an event of a handler and lane last ran, the oldest first; `order` among the requests. */
+  /**
+   * When an event of a handler and ordering key last ran, the oldest first. `order` is its place among the requests.
+   */
   const lastRuns = new Map<string, { readonly order: number; readonly at: number }>()
   /**
-   * The requests that are not answered, by `order`, and what they may write to. A change of the record may be theirs, so
-   * it proves nothing of another.
+   * The unanswered requests, by `order`, and the ordering keys that they may write to. A change of the record may come
+   * from one of them, so it proves nothing about another write.
    */
-  const open = new Map<number, { readonly at: number; readonly lanes: ReadonlySet<string | null> }>()
+  const open = new Map<number, { readonly at: number; readonly orderingKeys: ReadonlySet<string | null> }>()
   let order = 0
 
-  sql.doubt.run()
+  sql.markDirty.run()
 
-  const isAlone = (lane: string) => ![...open.values()].some(({ lanes }) => lanes.has(lane))
-  const rowsOf = (lane: string) => sql.of.all(lane, now() - lifetime)
+  const isAlone = (orderingKey: string) => ![...open.values()].some(({ orderingKeys }) => orderingKeys.has(orderingKey))
+  const rowsOf = (orderingKey: string) => sql.of.all(orderingKey, now() - lifetime)
 
-  function noteRun(handler: string, lane: string): void {
-    const key = JSON.stringify([handler, lane])
+  function noteRun(handler: string, orderingKey: string): void {
+    const key = JSON.stringify([handler, orderingKey])
     lastRuns.delete(key)
     lastRuns.set(key, { order: order++, at: now() })
     for (const [old, { at }] of lastRuns) {
@@ -103,15 +107,15 @@ export function openOwnWrites({
     }
   }
 
-  function add(one: Change, { handler, user }: Writer, lane: string, sentAt: number, mayEcho: boolean): void {
+  function add(one: Change, { handler, user }: Writer, orderingKey: string, sentAt: number, mayEcho: boolean): void {
     const { event, isNew, first, last, content } = one
-    const others = rowsOf(lane).filter((row) => Number(row['first']) <= last && Number(row['last']) >= first)
-    // The record is as one of ours left it in the same second: this one has changed nothing.
+    const others = rowsOf(orderingKey).filter((row) => Number(row['first']) <= last && Number(row['last']) >= first)
+    // One of our writes left the record the same in the same second, so this write changed nothing.
     if (content !== null && others.some((row) => row['content'] === content)) return
-    const isTold = content !== null && isAlone(lane)
+    const isTold = content !== null && isAlone(orderingKey)
     const isCertain = isNew || (isTold && others.every((row) => row['content'] !== null))
     sql.add.run({
-      lane,
+      orderingKey,
       handler,
       user,
       event: mayEcho ? event : null,
@@ -125,13 +129,13 @@ export function openOwnWrites({
 
   return {
     sending(writer: Writer, commands: readonly Command[]) {
-      const lanes = commands.map((one) => laneOfWrite(writer, writeOf({ ...one, result: undefined })))
-      const sent = { at: now(), order: order++, lanes: new Set(lanes) }
+      const orderingKeys = commands.map((one) => orderingKeyOfWrite(writer, writeOf({ ...one, result: undefined })))
+      const sent = { at: now(), order: order++, orderingKeys: new Set(orderingKeys) }
       for (const [old, { at }] of open) {
         if (Math.abs(now() - at) < lifetime) break
         open.delete(old)
       }
-      if (lanes.some((lane) => lane !== null)) open.set(sent.order, sent)
+      if (orderingKeys.some((orderingKey) => orderingKey !== null)) open.set(sent.order, sent)
       return (answered: readonly Answered[]): readonly string[] => {
         open.delete(sent.order)
         sql.forget.run(now() - lifetime, now() + longestRequest)
@@ -142,47 +146,47 @@ export function openOwnWrites({
           if (write === undefined) continue
           const { object, event } = write
           objects.add(object)
-          const lane = laneOfWrite(writer, write)
+          const orderingKey = orderingKeyOfWrite(writer, write)
           const change = event === undefined ? undefined : readChange(event, command, writer.user)
-          if (lane === null || change === undefined) continue
-          // Its event may have come before its answer, and run: then none is still to come.
-          const ran = lastRuns.get(JSON.stringify([writer.handler, lane]))
+          if (orderingKey === null || change === undefined) continue
+          // The event may have come and run before its answer; then no further event will come.
+          const ran = lastRuns.get(JSON.stringify([writer.handler, orderingKey]))
           const isOvertaken = ran !== undefined && ran.order > sent.order
-          // Of one hit the portal sends equal events once (rest/lib/event/buffer.php), and a batch is one.
+          // Within one hit the portal sends equal events once (rest/lib/event/buffer.php), and a batch is one hit.
           const isAgain = fired.has(`${event} ${object}`)
           fired.add(`${event} ${object}`)
-          add(change, writer, lane, sent.at, !isOvertaken && !isAgain)
+          add(change, writer, orderingKey, sent.at, !isOvertaken && !isAgain)
         }
         return [...objects]
       }
     },
 
     async judge({ handler, event, coalesced }: Arrived, readRecord: () => Promise<unknown>): Promise<Verdict> {
-      const lane = laneOf(event)
-      if (lane === null) return 'run'
+      const orderingKey = orderingKeyOf(event)
+      if (orderingKey === null) return 'run'
       const ask = (): Question => ({
         ...aboutArrived({ handler, event, coalesced }),
-        writes: rowsOf(lane).map((row) => toOwnWrite(row, onUnreadable)),
-        isComplete: isAlone(lane),
+        writes: rowsOf(orderingKey).map((row) => toOwnWrite(row, onUnreadable)),
+        isComplete: isAlone(orderingKey),
       })
       let lastChange: LastChange | undefined
       if (candidatesOf(ask()).length > 0) lastChange = lastChangeOf(await readRecord().catch(unknownIfRefused))
-      // Asked again: what was written meanwhile counts.
+      // The second query includes writes made during the read.
       const question = ask()
       const { verdict, accounted } = judge(question, lastChange)
       const keys = JSON.stringify(accounted.map(({ key }) => key))
       if (accounted.length > 0) sql.account.run({ subscription: question.subscription, keys })
-      if (verdict === 'run') noteRun(handler, lane)
+      if (verdict === 'run') noteRun(handler, orderingKey)
       return verdict
     },
 
     close() {
       if (db.isOpen) db.close()
     },
-  } satisfies OwnWrites
+  } satisfies OwnChanges
 }
 
-/** What a question says of the event. */
+/** The part of a question that describes the event. */
 export function aboutArrived({ handler, event, coalesced }: Arrived): Omit<Question, 'writes' | 'isComplete'> {
   return {
     handler,
@@ -193,11 +197,14 @@ export function aboutArrived({ handler, event, coalesced }: Arrived): Omit<Quest
   }
 }
 
-export function laneOfWrite({ event }: Writer, write: Write | undefined): string | null {
-  return write === undefined ? null : laneOf({ ...event, object: write.object })
+export function orderingKeyOfWrite({ event }: Writer, write: Write | undefined): string | null {
+  return write === undefined ? null : orderingKeyOf({ ...event, object: write.object })
 }
 
-/** A handler may work without reading what it writes to; that its hook is dead concerns it all the same. */
+/**
+ * A handler may work without reading the record, so a refused read is ignored. A broken incoming webhook still matters
+ * to the handler.
+ */
 export function unknownIfRefused(error: unknown): undefined {
   if (!(error instanceof Bitrix24Error) || error.trouble !== undefined) throw error
 }
@@ -207,11 +214,11 @@ export interface Change {
   readonly isNew: boolean
   readonly first: number
   readonly last: number
-  /** What the record was then, where the answer has it. */
+  /** A hash of the record at that time, if the answer contains the record. */
   readonly content: string | null
 }
 
-/** `undefined` where nothing was changed, and where the portal does not tell when. */
+/** Returns `undefined` if nothing was changed, or if the portal does not say when. */
 export function readChange(event: string, { result, time }: Answered, user: string): Change | undefined {
   if (!isObject(time)) return undefined
   const first = Math.floor(Number(time['start']))
@@ -224,7 +231,9 @@ export function readChange(event: string, { result, time }: Answered, user: stri
   return { event, isNew, first: told.at, last: told.at, content: contentOf(result) }
 }
 
-/** The same for `UF_CRM_1` and `ufCrm1`: which of them the answer has is a parameter of the call. */
+/**
+ * Returns the same hash for `UF_CRM_1` and `ufCrm1`, because a parameter of the call decides which name the answer has.
+ */
 function contentOf(result: unknown): string {
   const text = JSON.stringify(result, (_, value: unknown) =>
     isObject(value) && !Array.isArray(value)
@@ -246,7 +255,7 @@ function toOwnWrite(row: Record<string, SQLOutputValue>, onUnreadable: (what: st
     key: Number(row['key']),
     handler: String(row['handler']),
     user: String(row['user']),
-    // For whom its event has come is not known then, so no event is taken for it.
+    // The subscriptions that have had the event are unknown, so this write explains no event.
     event: row['event'] === null || accounted === undefined ? undefined : String(row['event']),
     sentAt: Number(row['sent_at']),
     first: Number(row['first']),

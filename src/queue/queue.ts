@@ -1,16 +1,17 @@
-import type { JournalledEvent, Position } from '../journal/follow.ts'
+import type { JournalledEvent } from '../events/event.ts'
+import type { Position } from '../journal/position.ts'
 
-/** One event owed to one handler. */
+/** One event for which one handler is to run. */
 export interface NewDelivery {
   readonly handler: string
   readonly event: JournalledEvent
-  /** Of the journal, where the event stands: what was done is forgotten with it. */
+  /** The journal segment of the event. A finished delivery is deleted together with its segment. */
   readonly segment: number
-  /** `none`: it may run beside others of its object. */
+  /** `none`: the delivery may run beside others of its object. */
   readonly order: 'object' | 'none'
-  /** Milliseconds of quiet about the object before the run; 0 for none. */
-  readonly settle: number
-  /** It is kept for a handler that is not loaded: added only while that one is not forgotten. */
+  /** Milliseconds without an event of the object before the run; 0 to run at once. */
+  readonly debounce: number
+  /** The handler is not loaded. The delivery is added only if the handler is not forgotten. */
   readonly isAbsent?: boolean
 }
 
@@ -19,62 +20,62 @@ export interface Delivery {
   readonly key: number
   readonly handler: string
   readonly event: JournalledEvent
-  /** The run about to start, from 1. */
+  /** The number of the run that is about to start, from 1. */
   readonly attempt: number
   /** How many deliveries this run stands for, itself included. */
   readonly coalesced: number
-  /** Why the event that was kept for it cannot be read: `event` is only what the delivery's other columns say of it. */
+  /** Why the stored event cannot be read. `event` then has only the data from the delivery's other columns. */
   readonly unreadable?: string
-  /** Milliseconds of its `RETRY_FOR` that earlier runs have used up, see retry.ts. */
+  /** Milliseconds of its `RETRY_FOR` that earlier runs have used up, see dispatch/retry.ts. */
   readonly spentMs: number
 }
 
-/** What a handler with `onChange` saw of an object: field → text, see on-change.ts. */
-export type SeenFields = Readonly<Record<string, string>>
+/** The fields of an object, field → text, as a handler with `onChange` last read them; see dispatch/on-change.ts. */
+export type SnapshotFields = Readonly<Record<string, string>>
 
-export interface Seen {
-  readonly fields: SeenFields
-  /** A run has begun since then, and none was done: nobody knows how far it got. */
-  readonly isInDoubt: boolean
+export interface Snapshot {
+  readonly fields: SnapshotFields
+  /** A run has begun since the snapshot, and none was done, so its progress is unknown. */
+  readonly isDirty: boolean
 }
 
-/** What a handler would take now. */
+/** What a handler can accept now. */
 export interface Wanted {
   readonly handler: string
   readonly limit: number
   /**
-   * Whether waiting deliveries of one object become one run: of one event name (`true`), of any (`'object'`); that of a
-   * deletion never goes into a later one.
+   * Whether waiting deliveries of one object become one run: those of one event name (`true`) or of any (`'object'`). A
+   * deletion is never coalesced into a later event.
    */
   readonly coalesce: boolean | 'object'
 }
 
-/** A handler as its file defines it, for those who do not load it. */
+/** A handler as its file defines it, for processes that do not load the file. */
 export interface KnownHandler {
   readonly name: string
   /** Names and patterns, upper case. */
   readonly events: readonly string[]
   readonly order: 'object' | 'none'
   /** Milliseconds. */
-  readonly settle: number
-  /** Whether it has the option of that name. */
+  readonly debounce: number
+  /** Whether the handler has the option `onChange`. */
   readonly onChange: boolean
 }
 
-/** What was written down of a handler when it was last loaded. */
-export interface RememberedHandler extends Pick<KnownHandler, 'name' | 'order' | 'settle'> {
-  /** `undefined` where an older version wrote it down. */
+/** A handler as it was registered when it was last loaded. */
+export interface RegisteredHandler extends Pick<KnownHandler, 'name' | 'order' | 'debounce'> {
+  /** `undefined` if an older version registered the handler. */
   readonly events: readonly string[] | undefined
 }
 
-/** How many deliveries are in each state. What is blocked waits behind another of its object. */
+/** How many deliveries are in each state. A blocked delivery waits behind another of its object. */
 export interface QueueState {
   readonly ready: number
   readonly running: number
   readonly waiting: number
   readonly blocked: number
   readonly dead: number
-  /** When the oldest that is owed came, in Unix milliseconds. */
+  /** When the oldest pending delivery came, in Unix milliseconds. */
   readonly oldestAt: number | undefined
 }
 
@@ -82,85 +83,92 @@ export interface QueueState {
 export type Awaitable<T> = T | Promise<T>
 
 /**
- * What an engine of deliveries promises.
+ * The promises of an engine.
  *
- * For one handler, portal and object, deliveries are claimed in the order in which they were added, never two at a time:
- * while one runs or waits for its retry the later ones wait behind it; when it is done or dead the next may go.
- * Deliveries of events without an object have no order.
+ * For one handler, portal and object, deliveries are claimed in the order in which they were added, never two at a
+ * time. While one runs or waits for its retry, the later ones wait behind it. When it is done or dead, the next one may
+ * run. Deliveries of events without an object have no order.
  */
 export interface Queue {
-  /** Where to follow on from; `undefined` when nobody settled it. */
+  /** Where to continue following the journal; `undefined` if no position is stored. */
   position(): Awaitable<Position | undefined>
   /**
-   * Keeps the deliveries and the position after them, both or neither. Adding an event twice adds nothing.
+   * Stores the deliveries and the position after them, both or neither. Adding an event twice adds nothing.
    *
-   * @param unseen what is kept of these objects for these handlers is dropped
+   * @param droppedSnapshots the handlers and objects whose snapshots are dropped
    */
   add(
     deliveries: readonly NewDelivery[],
     position: Position,
-    unseen?: readonly Pick<NewDelivery, 'handler' | 'event'>[],
+    droppedSnapshots?: readonly Pick<NewDelivery, 'handler' | 'event'>[],
   ): Awaitable<void>
-  /** Takes up to `limit` deliveries that may run now. A suspect (see `recover`) is given alone. */
+  /** Takes up to `limit` deliveries that may run now. A quarantined delivery (see `reclaim`) is returned alone. */
   claim(wanted: readonly Wanted[], limit: number): Awaitable<Delivery[]>
-  /** @param seen is kept for its handler, portal and object, and `null` drops what is kept: with the end of it or not at all */
-  done(delivery: Delivery, seen?: SeenFields | null): Awaitable<void>
-  /** What is kept for its handler, portal and object. */
-  seen(delivery: Delivery): Awaitable<Seen | undefined>
-  /** Its handler is about to run: what is kept is in doubt until `done` keeps something. On disk when it resolves. */
-  doubt(delivery: Delivery): Awaitable<void>
+  /**
+   * Ends the run, and stores the snapshot in the same transaction.
+   *
+   * @param snapshot is stored for the handler, portal and object; `null` drops the stored one
+   */
+  done(delivery: Delivery, snapshot?: SnapshotFields | null): Awaitable<void>
+  /** The snapshot of the delivery's handler, portal and object. */
+  snapshot(delivery: Delivery): Awaitable<Snapshot | undefined>
+  /**
+   * Call this before the handler runs. The snapshot is dirty until `done` stores a new one. The mark is on disk when
+   * the call resolves.
+   */
+  markDirty(delivery: Delivery): Awaitable<void>
   retry(delivery: Delivery, again: Retry): Awaitable<void>
   dead(delivery: Delivery, error: string): Awaitable<void>
-  /** A failure that came after the end of the run. */
+  /** Records a failure that came after the end of the run. */
   noteFailure(delivery: Delivery, error: string): Awaitable<void>
-  /** Keeps the event, which somebody else had, in the place of one that cannot be read. */
+  /** Replaces an unreadable event by a copy from elsewhere. */
   restore(delivery: Delivery, event: JournalledEvent): Awaitable<void>
   /**
-   * It was not run to its end and that is not its fault: it is ready again and the attempt is not counted. One that has
-   * ended meanwhile stays as it is.
+   * The delivery was not run to its end, through no fault of its own. It is ready again and the attempt is not counted.
+   * A delivery that has ended meanwhile does not change.
    */
   release(delivery: Delivery): Awaitable<void>
   /**
-   * What it needs is not there, and that is not its fault: it waits like a retry, but the attempt is not counted, and the
-   * next run is taken for its first when its time is counted.
+   * The delivery needs something that is not there, through no fault of its own. It waits like a retry, but the attempt
+   * is not counted, and its time is counted from the next run.
    */
   postpone(delivery: Delivery, until: Postponement): Awaitable<void>
-  /** What was postponed is due now. */
-  resume(): Awaitable<void>
+  /** Makes all postponed deliveries due now. */
+  resumePostponed(): Awaitable<void>
   /**
-   * What a process that died was running, to be called before the first claim and again when the watcher is told that one
-   * has `died`, until it gives nothing. Of several only one can have killed it: all are ready again, uncharged, as
-   * suspects, who run alone. One that ran alone is returned, still claimed.
+   * Handles the running deliveries of a process that died. Call it before the first claim, and again on each `died`,
+   * until it returns nothing. If several deliveries ran, only one can have killed the process: all are ready again,
+   * uncharged and quarantined, so each runs in isolation. A delivery that ran alone is returned, still claimed.
    */
-  recover(): Awaitable<Delivery | undefined>
-  /** When the first of those that wait is due, in Unix milliseconds. */
+  reclaim(): Awaitable<Delivery | undefined>
+  /** When the first waiting delivery is due, in Unix milliseconds. */
   nextDue(): Awaitable<number | undefined>
-  /** Handlers that were ever loaded, and how many deliveries each is owed. */
+  /** Handlers that were ever loaded, and how many deliveries are pending for each. */
   handlers(): Awaitable<ReadonlyMap<string, number>>
-  /** Those, as they were last loaded. */
-  remembered(): Awaitable<readonly RememberedHandler[]>
-  /** What is kept for one that has no `onChange` (any more) is dropped: of what it completes with nothing is kept now. */
-  remember(handlers: readonly KnownHandler[]): Awaitable<void>
+  /** The same handlers, as they were last loaded. */
+  registeredHandlers(): Awaitable<readonly RegisteredHandler[]>
+  /** Drops the snapshots of a handler without `onChange`, because its runs no longer update them. */
+  registerHandlers(handlers: readonly KnownHandler[]): Awaitable<void>
   state(): Awaitable<QueueState>
   watch(watcher: Watcher): void
-  /** Nothing waits any more for an engine that is not there: what cannot be done at once fails. */
-  hurry(): void
-  /** Forgets what was done in segments up to this one. The position is on disk when it resolves. */
+  /** From now on no call waits for an engine that is not there: it succeeds at once or fails. */
+  failFast(): void
+  /** Deletes finished deliveries of segments up to this one. The position is on disk when the call resolves. */
   prune(segment: number): Awaitable<void>
   close(): Awaitable<void>
 }
 
 export interface Watcher {
-  /** Within a second or so after somebody else, such as a tool or another worker, has changed what is owed. */
+  /** Called within a second or so after another process, such as a tool or a worker, changed the pending deliveries. */
   readonly changed: () => void
-  /** Of those that share the engine one may have died. */
+  /** Called when another process that shares the engine may have died. */
   readonly died: () => void
 }
 
 export interface Postponement {
   /** Unix milliseconds. */
   readonly due: number
-  /** What it waits for. */
+  /** What the delivery waits for. */
   readonly error: string
 }
 
@@ -168,8 +176,8 @@ export interface Retry {
   /** Unix milliseconds. */
   readonly due: number
   readonly error: string
-  /** Of its `RETRY_FOR`, with the wait for this retry; without it as much as before. */
+  /** Milliseconds of its `RETRY_FOR`, the wait for this retry included. Unchanged if omitted. */
   readonly spentMs?: number
-  /** It killed its process once: run it alone. */
+  /** The delivery killed its process once, so it must run in isolation. */
   readonly alone?: boolean
 }

@@ -1,25 +1,26 @@
 import { existsSync } from 'node:fs'
 import { access, constants, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { codeOf } from '../lib/error-code.ts'
 import { createStableName, journalDir } from '../journal/segments.ts'
+import { codeOf } from '../lib/error-code.ts'
 import { folderMode } from '../lib/private-files.ts'
 import { StartError } from '../lib/start-error.ts'
 
 /**
- * Only what posts need: what the dispatcher alone writes, it says by itself, and events wait in the journal meanwhile.
+ * Checks only the files that taking posts needs. The dispatcher reports its own files,
+ * and events wait in the journal meanwhile.
  *
- * @throws {StartError} that says who may not write where, and what to run
+ * @throws {StartError} that names the user, the path and the command to run
  */
 export async function ensureWritable(dir: string): Promise<void> {
   let path = dir
   try {
     await mkdir(dir, { recursive: true, mode: folderMode(dir) })
-    // What an earlier run left there may belong to another user.
+    // Files of an earlier run may belong to another user.
     for (path of [dir, journalDir(dir), join(dir, 'receiver.lock'), join(dir, 'journal.json')])
       if (existsSync(path)) await access(path, constants.W_OK)
     path = dir
-    // Before anything that takes time: who waits for the folder starts a tail.
+    // First of all: a script that waits for the folder then runs `tail` on the stable name.
     await createStableName(dir)
   } catch (error) {
     const user = process.getuid?.()

@@ -4,7 +4,7 @@ import type { PublishedAddresses } from '../intake/published-addresses.ts'
 import type { Journal } from '../journal/journal.ts'
 import type { Supervisor } from './supervisor.ts'
 
-export interface DrainParts {
+export interface DrainDeps {
   /** The public listener. */
   readonly app: FastifyInstance
   readonly admin: FastifyInstance
@@ -15,20 +15,20 @@ export interface DrainParts {
 }
 
 /**
- * Takes no more posts, answers those that are here, and ends the rest in the order in which it is needed.
+ * Takes no more posts, answers those that have arrived, and closes every part after the parts that need it.
  *
- * @param limit milliseconds after which whoever is still sending or running is cut off
+ * @param limit milliseconds after which open connections and running handlers are cut off
  */
-export async function drain(parts: DrainParts, limit: number): Promise<void> {
-  const { app, admin, journal, supervisor, published, alerter } = parts
-  // A connection that was kept alive by an answer given meanwhile would hold us.
+export async function drain(deps: DrainDeps, limit: number): Promise<void> {
+  const { app, admin, journal, supervisor, published, alerter } = deps
+  // An answer sent meanwhile may leave its connection in keep-alive, which would delay the close.
   const sweep = setInterval(() => app.server.closeIdleConnections(), 50)
-  // Whoever is still sending then was never acknowledged.
+  // A post that is still being sent then was never acknowledged.
   const cut = setTimeout(() => app.server.closeAllConnections(), limit)
   await Promise.all([app.close(), supervisor?.stop(limit), published?.close(), alerter?.stop(limit)])
   clearInterval(sweep)
   clearTimeout(cut)
   await journal.close()
-  // Last: until then it says how we are.
+  // Last, so that `/readyz` answers until the end.
   await admin.close()
 }

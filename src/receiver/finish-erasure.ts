@@ -5,8 +5,8 @@ import type { Logger } from 'pino'
 import { isErasurePending } from '../journal/erasure.ts'
 
 /**
- * An erasure that was cut off is finished, in a process of its own: it may read the whole journal's worth of disk, and posts
- * do not wait for it. Where it cannot be, it is tried again at the next start.
+ * Finishes an erasure that was interrupted. It runs in its own process: it may read the whole journal, and posts must not
+ * wait for it. If it fails, the next start tries again.
  */
 export async function finishErasure({
   dataDir,

@@ -1,19 +1,19 @@
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client'
+import { createPostMetrics, type PostMetrics } from '../intake/metrics.ts'
 import type { RefusalLog } from '../intake/refusal-log.ts'
 import type { ShapeLog } from '../intake/shape-log.ts'
 import type { Sync } from '../journal/journal.ts'
-import type { Supervisor } from './supervisor.ts'
 import { createHistogram } from '../lib/histogram.ts'
-import { createPostMetrics, type PostMetrics } from '../intake/metrics.ts'
+import type { Supervisor } from './supervisor.ts'
 
-export interface ReceiverMetricsParts {
+export interface ReceiverMetricsDeps {
   readonly shapes: ShapeLog
   readonly refusals: RefusalLog
   readonly journalTrouble: () => string | undefined
   readonly droppedConnections: () => number
-  /** The names of the tokens that are held, empty for one that has none. */
+  /** The names of the tokens; an empty string for a token without a name. */
   readonly webhooks: () => readonly string[]
-  /** Absent where no dispatcher is started; gives `undefined` until one is. */
+  /** Absent if this receiver starts no dispatcher. Returns `undefined` until the dispatcher is started. */
   readonly supervisor?: () => Supervised | undefined
 }
 
@@ -21,7 +21,7 @@ type Supervised = Pick<Supervisor, 'trouble' | 'state' | 'ends' | 'damaged' | 'm
 
 export interface ReceiverMetrics extends Omit<PostMetrics, 'exposition'> {
   readonly synced: (sync: Sync) => void
-  /** What a scrape is answered: ours, and those of the dispatcher when it tells them. */
+  /** Returns the answer to a scrape: the receiver's metrics, and the dispatcher's if it sends them in time. */
   readonly exposition: () => Promise<string>
 }
 
@@ -36,7 +36,7 @@ export function createReceiverMetrics({
   droppedConnections,
   webhooks,
   supervisor,
-}: ReceiverMetricsParts): ReceiverMetrics {
+}: ReceiverMetricsDeps): ReceiverMetrics {
   const registry = new Registry()
   const registers = [registry]
   const posts = createPostMetrics({ registry, shapes, refusals, webhooks })
@@ -63,12 +63,12 @@ export function createReceiverMetrics({
     buckets: [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10],
   })
   const lines = createHistogram({
-    name: 'b24_journal_fsync_lines',
+    name: 'b24_journal_batch_size',
     help: 'Events that shared an fsync of the journal.',
     buckets: [1, 2, 4, 8, 16, 32, 64, 128, 256],
   })
   const askDispatcher = supervisor && addDispatcher(supervisor, registry)
-  collectDefaultMetrics({ register: registry, labels: { part: 'receiver' } })
+  collectDefaultMetrics({ register: registry, labels: { component: 'receiver' } })
 
   return {
     ...posts,
@@ -77,7 +77,7 @@ export function createReceiverMetrics({
       lines.observe(count)
     },
     async exposition() {
-      // Not together: whether it answered is one of ours.
+      // Not in parallel: whether the dispatcher answered is one of the receiver's metrics.
       const theirs = await askDispatcher?.()
       return merge([await registry.metrics(), posts.exposition(), fsync.exposition(), lines.exposition(), theirs ?? ''])
     },
@@ -85,9 +85,10 @@ export function createReceiverMetrics({
 }
 
 /**
- * What we know of the dispatcher without asking: it must be there when that one is stuck or gone.
+ * Registers the metrics of the dispatcher that the receiver itself knows. They must be
+ * there when the dispatcher is stuck or gone.
  *
- * @returns asks for the rest
+ * @returns a function that asks the dispatcher for its own metrics
  */
 function addDispatcher(
   supervisor: () => Supervised | undefined,
@@ -100,12 +101,12 @@ function addDispatcher(
     help: '1 when the dispatcher follows the journal and told its metrics within a second, otherwise 0.',
     registers,
     collect() {
-      const parts = supervisor()
-      this.set(parts !== undefined && parts.trouble() === undefined && theirs !== undefined ? 1 : 0)
+      const deps = supervisor()
+      this.set(deps !== undefined && deps.trouble() === undefined && theirs !== undefined ? 1 : 0)
     },
   })
   new Counter({
-    name: 'b24_dispatcher_ends_total',
+    name: 'b24_dispatcher_exits_total',
     help: 'How often a dispatcher ended by itself or was killed because it was stuck.',
     registers,
     collect() {
@@ -124,7 +125,7 @@ function addDispatcher(
   })
   new Gauge({
     name: 'b24_deliveries',
-    help: 'Deliveries that are owed or dead, by state, as the dispatcher last said.',
+    help: 'Deliveries that are pending or dead, by state, as the dispatcher last said.',
     labelNames: ['state'],
     registers,
     collect() {
@@ -134,13 +135,13 @@ function addDispatcher(
   })
   new Gauge({
     name: 'b24_oldest_delivery_age_seconds',
-    help: 'For how long the oldest delivery is owed; 0 when none is, and absent while nobody can say.',
+    help: 'For how long the oldest delivery is pending; 0 when none is, and absent while nobody can say.',
     registers,
     collect() {
-      const parts = supervisor()
-      const state = parts?.state()
-      // That none was owed is no longer known once nobody turns events into deliveries.
-      const isNone = state !== undefined && state.oldestAt === undefined && parts?.trouble() === undefined
+      const deps = supervisor()
+      const state = deps?.state()
+      // An old "none pending" is not reliable while no dispatcher turns events into deliveries.
+      const isNone = state !== undefined && state.oldestAt === undefined && deps?.trouble() === undefined
       if (state?.oldestAt !== undefined) this.set(Math.max(0, Date.now() - state.oldestAt) / 1000)
       else if (isNone) this.set(0)
       else this.remove()
@@ -152,7 +153,7 @@ function addDispatcher(
   }
 }
 
-/** The format wants all samples of a name in one place, below one HELP and one TYPE. */
+/** Merges the texts: the format requires all samples of a name together, below one HELP and one TYPE. */
 function merge(expositions: readonly string[]): string {
   const metrics = new Map<string, string[]>()
   let lines: string[] = []

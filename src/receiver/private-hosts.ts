@@ -1,16 +1,16 @@
 import { isIP } from 'node:net'
 
 /**
- * Whether the private listener answers to a `Host`. The page of a stranger can lead its own name here (DNS rebinding): then
- * the browser of somebody in this network asks for it and lets the page read the answer. Neither an address nor localhost
- * can be such a name.
+ * Decides whether the private listener answers to a `Host`. An attacker's page can point its own name to this address
+ * (DNS rebinding): a browser in this network then sends the request and lets the page read the answer. An IP address or
+ * localhost cannot be such a name.
  *
- * @param names that it answers to as well, in any case
+ * @param names further names that the listener answers to; case does not matter
  */
 export function createPrivateHosts(names: readonly string[]): (host: string | undefined) => boolean {
   const known = new Set(names.map(normalise))
   return (host) => {
-    // Only HTTP/1.0 allows that, which no browser speaks.
+    // Only HTTP/1.0 allows a request without Host, and no browser uses it.
     if (host === undefined) return true
     const [, address = '', text = ''] = /^(?:\[([^\]]*)\]|([^:]*))(?::\d*)?$/.exec(host) ?? []
     const name = normalise(text)

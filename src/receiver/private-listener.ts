@@ -1,43 +1,43 @@
 import Fastify, { type FastifyInstance } from 'fastify'
-import type { QueueState } from '../queue/queue.ts'
-import { shorten } from '../intake/event.ts'
-import type { RefusalLog } from '../intake/refusal-log.ts'
-import { contentType } from './metrics.ts'
-import { printable } from '../lib/printable.ts'
-import { createPrivateHosts } from './private-hosts.ts'
 import { PrivateRefusal, Refusal, refusalBody } from '../intake/refusal.ts'
+import type { RefusalLog } from '../intake/refusal-log.ts'
+import { printable } from '../lib/printable.ts'
+import { shorten } from '../lib/shorten.ts'
+import type { QueueState } from '../queue/queue.ts'
+import { contentType } from './metrics.ts'
+import { createPrivateHosts } from './private-hosts.ts'
 import type { Supervisor } from './supervisor.ts'
 
-/** What `/readyz` asks: why something does not work, or nothing; and `/metrics`. */
-export interface AdminParts {
+/** The sources for `/readyz`, which say why something does not work, and for `/metrics`. */
+export interface AdminDeps {
   readonly journalTrouble: () => string | undefined
   readonly connectionsTrouble: () => string | undefined
   readonly dispatcherTrouble: () => string | undefined
-  readonly hookTroubles: () => readonly string[]
+  readonly incomingWebhookTroubles: () => readonly string[]
   readonly damagedLines: () => ReturnType<Supervisor['damaged']> | undefined
   /** Why handlers are not loaded while the others run. */
   readonly absentHandlers: () => readonly string[]
-  /** What is wrong and stops no handler. */
+  /** Problems that stop no handler. */
   readonly warnings: () => readonly string[]
   readonly deliveries: () => QueueState | undefined
-  /** In Prometheus' text format. */
+  /** The metrics in Prometheus' text format. */
   readonly metrics: () => Promise<string>
-  /** Names that it answers to, beside localhost. */
+  /** Names that the listener answers to, in addition to localhost. */
   readonly allowedHosts: readonly string[]
   readonly refusals: RefusalLog
-  /** Milliseconds that whoever was refused may go on to send, to read his answer in peace. */
+  /** Milliseconds for which a refused client may keep sending, so that it can read its answer. */
   readonly lingerMs?: number
 }
 
 /**
- * The private listener. `/readyz` is 503 only when posts are refused: a receiver whose handlers do not run still takes
- * every event, so it must not be taken out of service for them.
+ * Creates the private listener. `/readyz` returns 503 only when posts are refused. A receiver whose handlers do not run
+ * still takes every event, so a load balancer must not take it out of service.
  */
-export function createAdminServer(parts: AdminParts): FastifyInstance {
-  // It closes last: whoever has said nothing by then would hold the process.
+export function createAdminServer(deps: AdminDeps): FastifyInstance {
+  // The listener closes last: an idle connection would keep the process alive.
   const app = Fastify({ logger: false, forceCloseConnections: true })
-  const { refusals, lingerMs = 5_000 } = parts
-  const isOurs = createPrivateHosts(parts.allowedHosts)
+  const { refusals, lingerMs = 5_000 } = deps
+  const isOurs = createPrivateHosts(deps.allowedHosts)
   app.addHook('onRequest', (request, _reply, done) => {
     const { host } = request.headers
     if (isOurs(host)) return done()
@@ -48,7 +48,7 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
   app.setErrorHandler((error, request, reply) => {
     if (!(error instanceof Refusal)) return reply.send(error)
     refusals.tell(error, { remote: request.ip })
-    // What else comes of the body is dropped, for a while: a connection that is reset may take the answer with it.
+    // The rest of the body is dropped for a while: a reset of the connection could discard the answer.
     setTimeout(() => {
       if (!request.raw.complete) request.raw.socket.destroy()
     }, lingerMs).unref()
@@ -57,42 +57,44 @@ export function createAdminServer(parts: AdminParts): FastifyInstance {
       .send({ ...refusalBody(error.code), ...(error instanceof PrivateRefusal && error.answer) })
   })
   app.get('/readyz', async (_request, reply) => {
-    const journal = parts.journalTrouble()
-    const connections = parts.connectionsTrouble()
+    const journal = deps.journalTrouble()
+    const connections = deps.connectionsTrouble()
     const isUnavailable = journal !== undefined || connections !== undefined
-    const dispatcher = parts.dispatcherTrouble()
-    const hooks = parts.hookTroubles()
-    const handlers = parts.absentHandlers()
-    const warnings = parts.warnings()
-    const deliveries = parts.deliveries()
-    const damaged = parts.damagedLines()
+    const dispatcher = deps.dispatcherTrouble()
+    const incomingWebhooks = deps.incomingWebhookTroubles()
+    const handlers = deps.absentHandlers()
+    const warnings = deps.warnings()
+    const deliveries = deps.deliveries()
+    const damaged = deps.damagedLines()
     const damage = damaged && tellDamage(damaged)
     const isDegraded =
-      dispatcher !== undefined || hooks.length + handlers.length + warnings.length > 0 || damage !== undefined
+      dispatcher !== undefined ||
+      incomingWebhooks.length + handlers.length + warnings.length > 0 ||
+      damage !== undefined
     if (isUnavailable) reply.code(503)
     return {
       status: isUnavailable ? 'unavailable' : isDegraded ? 'degraded' : 'ready',
       ...(journal !== undefined && { journal }),
       ...(connections !== undefined && { connections }),
       ...(dispatcher !== undefined && { dispatcher }),
-      ...(hooks.length > 0 && { hooks }),
+      ...(incomingWebhooks.length > 0 && { incoming_webhooks: incomingWebhooks }),
       ...(handlers.length > 0 && { handlers }),
       ...(damage !== undefined && { damage }),
       ...(warnings.length > 0 && { warnings }),
       ...(deliveries && { backlog: backlogOf(deliveries) }),
     }
   })
-  app.get('/metrics', async (_request, reply) => reply.type(contentType).send(await parts.metrics()))
+  app.get('/metrics', async (_request, reply) => reply.type(contentType).send(await deps.metrics()))
   return app
 }
 
-/** What is owed, of it what waits for its next try, and what was given up. */
+/** `pending` includes `waiting`, the deliveries that wait for a retry. */
 function backlogOf({ ready, running, waiting, blocked, dead, oldestAt }: QueueState) {
   const oldest = oldestAt === undefined ? undefined : new Date(oldestAt).toISOString()
-  return { owed: ready + running + waiting + blocked, waiting, dead, oldest }
+  return { pending: ready + running + waiting + blocked, waiting, dead, oldest }
 }
 
-/** `undefined` while every line of the journal could be read. */
+/** Returns `undefined` if every line of the journal could be read. */
 export function tellDamage({ count, last }: ReturnType<Supervisor['damaged']>): string | undefined {
   if (last === undefined) return undefined
   const { segment, offset, events } = last

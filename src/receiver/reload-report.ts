@@ -4,13 +4,13 @@ import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
 import { fileMode } from '../lib/private-files.ts'
 
-/** What a receiver made of its settings when it was last told to reload, for `b24-receiver reload`. */
+/** The result of a receiver's last reload of its settings, for `b24-receiver reload`. */
 export interface ReloadReport {
-  /** Unix milliseconds, when it began to read them. */
+  /** When the receiver began to read the settings, in Unix milliseconds. */
   readonly at: number
-  /** Why nothing was reloaded; empty when the new settings hold. */
+  /** Why nothing was reloaded. Empty if the new settings are in effect. */
   readonly problems: readonly string[]
-  /** What holds now and may not have been meant. */
+  /** What is in effect now and may not be intended. */
   readonly warnings: readonly string[]
 }
 
@@ -24,7 +24,7 @@ export function writeReloadReport(dataDir: string, report: ReloadReport): void {
   renameSync(`${path}.next`, path)
 }
 
-/** `undefined` where there is none, or none that can be read. */
+/** Returns `undefined` if there is no report, or its content is not valid. */
 export function readReloadReport(dataDir: string): ReloadReport | undefined {
   try {
     const report: unknown = JSON.parse(readFileSync(pathOf(dataDir), 'utf8'))

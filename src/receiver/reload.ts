@@ -1,14 +1,14 @@
 import type { Logger } from 'pino'
 import type { Alerter } from '../alerts/alerter.ts'
-import { tokensWithoutHook } from '../bitrix24/incoming-webhook.ts'
+import { tokensWithoutIncomingWebhook } from '../bitrix24/incoming-webhook.ts'
 import { type Config, ConfigError, readConfig } from '../config/config.ts'
 import { weakTokens } from '../config/values.ts'
 import type { Tokens } from '../intake/token.ts'
 import { type ReloadReport, writeReloadReport } from './reload-report.ts'
 import type { Supervisor } from './supervisor.ts'
 
-export interface ReloadParts {
-  /** What holds at the start. */
+export interface ReloadDeps {
+  /** The settings at the start. */
   readonly config: Config
   readonly tokens: Tokens
   readonly supervisor: Supervisor | undefined
@@ -17,10 +17,10 @@ export interface ReloadParts {
 }
 
 /**
- * Secrets that come as files are read again, and the handlers are loaded again. Where a setting is wrong nothing is: a
- * dispatcher that reads the same file would not start either.
+ * Reads the secrets that are files again, and loads the handlers again. If a setting is wrong, it does neither: a
+ * dispatcher that reads the same file would not start.
  */
-export function createReload({ config, tokens, supervisor, alerter, log }: ReloadParts): () => Promise<void> {
+export function createReload({ config, tokens, supervisor, alerter, log }: ReloadDeps): () => Promise<void> {
   let current = config
 
   function read(): ReloadReport {
@@ -32,7 +32,7 @@ export function createReload({ config, tokens, supervisor, alerter, log }: Reloa
       current = next
       log.info({ tokens: next.tokens.map((token) => token.name ?? 'unnamed') }, 'reloading')
       for (const warning of warnings) log.warn(warning)
-      warnOfLackingHooks(next, log)
+      warnOfLackingIncomingWebhooks(next, log)
       return { at, problems: [], warnings }
     } catch (error) {
       log.error({ err: error }, 'the settings are wrong: nothing is reloaded, tokens and handlers stay as they were')
@@ -53,7 +53,7 @@ export function createReload({ config, tokens, supervisor, alerter, log }: Reloa
   }
 }
 
-/** Names that are gone, which is what a slip of the pen looks like: events of theirs may still be pending. */
+/** Warns of names that are gone, which may be a typing error. Their events may still be pending. */
 function findRemoved(before: Config, after: Config): string[] {
   const gone = (list: (config: Config) => readonly { readonly name: string | undefined }[]) => {
     const left = new Set(list(after).map(({ name }) => name))
@@ -64,28 +64,31 @@ function findRemoved(before: Config, after: Config): string[] {
     ...gone(({ tokens }) => tokens).map(
       (name) => `B24_APPLICATION_TOKEN has no token ${called(name)} any more: posts with it are refused`,
     ),
-    ...gone(({ hooks }) => hooks).map(
+    ...gone(({ incomingWebhooks }) => incomingWebhooks).map(
       (name) =>
         `B24_HOOK has no incoming webhook ${called(name)} any more: handlers cannot call its portal, also for events that are pending`,
     ),
   ]
 }
 
-/** A name that was misspelt, or left out of one of both. */
-export function warnOfLackingHooks({ hooks, tokens }: Pick<Config, 'hooks' | 'tokens'>, log: Logger): void {
-  for (const token of tokensWithoutHook(hooks, tokens))
+/** Finds a name that is misspelt, or missing in one of the two settings. */
+export function warnOfLackingIncomingWebhooks(
+  { incomingWebhooks, tokens }: Pick<Config, 'incomingWebhooks' | 'tokens'>,
+  log: Logger,
+): void {
+  for (const token of tokensWithoutIncomingWebhook(incomingWebhooks, tokens))
     log.warn({ token }, 'B24_HOOK has no URL of this name: events of this token wait whose handlers call Bitrix24')
 }
 
 /**
- * What means reload. Where somebody sits at the terminal its hang-up means stop; and `b24-receiver reload` cannot know
- * whether somebody does.
+ * Returns the signals that mean reload. At a terminal, SIGHUP means that it was closed, so the receiver stops. SIGUSR2
+ * always means reload, because `b24-receiver reload` cannot know whether there is a terminal.
  */
 export function reloadSignals(): ('SIGHUP' | 'SIGUSR2')[] {
   return process.stdin.isTTY || process.stdout.isTTY ? ['SIGUSR2'] : ['SIGUSR2', 'SIGHUP']
 }
 
-/** A signal that comes before there is anything to reload must not end us: it is done when there is. */
+/** A signal that arrives before a reload is possible must not end the process. The reload runs once it is possible. */
 export function takeSignals(signals: readonly NodeJS.Signals[]): (reload: () => void) => void {
   let isDue = false
   let act = () => {

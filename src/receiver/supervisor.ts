@@ -1,55 +1,57 @@
 import type { ChildProcess } from 'node:child_process'
 import { on, once } from 'node:events'
 import type { Logger } from 'pino'
-import type { DamagedLine, Dead, FromDispatcher, Throttled, ToDispatcher } from '../dispatch/messages.ts'
-import type { QueueState } from '../queue/queue.ts'
-import type { Event } from '../intake/event.ts'
-import { type Child, isAlive, startChild } from '../lib/child-process.ts'
+import type { DamagedLine, Dead, Throttled } from '../alerts/incidents.ts'
+import type { FromDispatcher, ToDispatcher } from '../dispatch/messages.ts'
+import type { Event } from '../events/event.ts'
 
-export interface SupervisorParts {
-  /** Milliseconds that running handlers get when their dispatcher is replaced. */
+import { type Child, isAlive, startChild } from '../lib/child-process.ts'
+import type { QueueState } from '../queue/queue.ts'
+
+export interface SupervisorDeps {
+  /** Milliseconds for which running handlers may go on when their dispatcher is replaced. */
   readonly grace: number
-  /** Milliseconds after which an event loop that does not turn is taken for stuck. */
+  /** Milliseconds after which an event loop that does not turn counts as stuck. */
   readonly stall: number
-  /** Of a dispatcher that only runs handlers, the folder that it has instead of a receiver's. */
+  /** The data folder of a dispatcher that only runs handlers. */
   readonly workerDir?: string
-  /** See forward-mark.ts. */
+  /** See lib/forward-mark.ts. */
   readonly forwarderId?: string
-  /** Events that a dispatcher found missing; resolves when they are on disk. */
+  /** Journals events that a dispatcher found missing. Resolves when they are on disk. */
   readonly append: (events: readonly Event[]) => Promise<void>
-  /** From when on the first dispatcher looks for what was missed; `undefined`: it does not. */
+  /** The time from which the first dispatcher backfills. `undefined`: it does not backfill. */
   readonly backfillSince?: Date | undefined
-  /** What was missed since then is on disk. */
+  /** Called when the events since then are on disk. */
   readonly onBackfilled?: () => void
   readonly log: Logger
 }
 
 export interface Supervisor {
-  /** Why no handler runs; `undefined` when all is well. */
+  /** Why no handler runs; `undefined` if handlers run. */
   trouble(): string | undefined
-  /** Of each hook that does not work, by its label, why. */
-  hookTroubles(): ReadonlyMap<string, string>
-  /** Of each handler that is not loaded while the others run, by its name, why. */
+  /** Why each failing incoming webhook does not work, by its label. */
+  incomingWebhookTroubles(): ReadonlyMap<string, string>
+  /** Why each absent handler is not loaded while the others run, by its name. */
   absentHandlers(): ReadonlyMap<string, string>
-  /** What is wrong and stops no handler. */
+  /** Problems that stop no handler. */
   warnings(): readonly string[]
-  /** How much is owed, as the dispatcher last said; `undefined` until it has. */
+  /** How much is pending, as the dispatcher last reported; `undefined` before its first report. */
   state(): QueueState | undefined
   /** How often a dispatcher ended by itself since the start. */
   ends(): number
-  /** The last delivery that was given up since the start, and how many were. */
+  /** The last dead delivery since the start, and their number. */
   dead(): { readonly count: number; readonly last: Dead | undefined }
-  /** The last line of the journal that could not be read since the start, and how many could not. */
+  /** The last unreadable line of the journal since the start, and their number. */
   damaged(): { readonly count: number; readonly last: DamagedLine | undefined }
-  /** The last failure that came after the end of its run since the start, and how many did. */
+  /** The last failure that came after the end of its run since the start, and their number. */
   late(): { readonly count: number; readonly last: Dead | undefined }
-  /** The last handler that was throttled since the start, and how often one was. */
+  /** The last handler that was throttled since the start, and how often handlers were. */
   throttled(): { readonly count: number; readonly last: Throttled | undefined }
-  /** Those that the dispatcher has, in Prometheus' text format; `undefined` when it does not tell them within a second. */
+  /** The dispatcher's metrics in Prometheus' text format; `undefined` if it does not send them within a second. */
   metrics(): Promise<string | undefined>
-  /** Starts another dispatcher and, when it has loaded every handler, ends the one before. */
+  /** Starts another dispatcher and, when it has loaded every handler, ends the previous one. */
   reload(): Promise<void>
-  /** Resolves when it is gone, after `grace` milliseconds at most. */
+  /** Resolves when the dispatcher is gone, after `grace` milliseconds at most. */
   stop(grace: number): Promise<void>
 }
 
@@ -60,18 +62,17 @@ const starting = 'the dispatcher is starting'
 const shortestPause = 500
 const longestPause = 30_000
 
-/** Milliseconds for one that cannot load its handlers to say why, in lines of its log that are on their way. */
+/** Milliseconds for a dispatcher that cannot load its handlers to flush the log lines that say why. */
 const lastWords = 1_000
 
 /** Milliseconds that a scrape waits for a dispatcher; Prometheus gives up after ten seconds. */
 const scrapePatience = 1_000
 
-/** Of a grace, what a dispatcher has to write down what it did not finish, in milliseconds: at most half of it. */
+/** Milliseconds of the grace for a dispatcher to record unfinished work. At most half of the grace is used for it. */
 const lastMoments = 500
 
 /**
- * Keeps one dispatcher process running. What it does, or fails to do, never reaches the receiver but by its messages and
- * its exit.
+ * Keeps one dispatcher process running. The dispatcher can affect the receiver only by its messages and its exit.
  */
 export function superviseDispatcher({
   grace,
@@ -82,33 +83,33 @@ export function superviseDispatcher({
   backfillSince,
   onBackfilled,
   log,
-}: SupervisorParts): Supervisor {
+}: SupervisorDeps): Supervisor {
   let pause = shortestPause
   let timer: NodeJS.Timeout | undefined
   let trouble: string | undefined = starting
-  /** By hook, as the current dispatcher has found it. */
-  const hookTroubles = new Map<string, string>()
+  /** By label, as the current dispatcher reported. */
+  const incomingWebhookTroubles = new Map<string, string>()
   let absent: ReadonlyMap<string, string> = new Map()
   const warnings = new Map<string, string>()
   let state: QueueState | undefined
   let ends = 0
   let dead: { count: number; last: Dead | undefined } = { count: 0, last: undefined }
-  /** By its place: a dispatcher that died before it kept the position reads on from the one before. */
+  /** By place, to count each line once: a dispatcher that dies before it stores its position reads lines again. */
   const damagedPlaces = new Set<string>()
   let lastDamaged: DamagedLine | undefined
   let late: { count: number; last: Dead | undefined } = { count: 0, last: undefined }
   let throttled: { count: number; last: Throttled | undefined } = { count: 0, last: undefined }
-  /** How the last one ended by itself, for the one that charges what it ran. */
+  /** How the last dispatcher ended by itself. The next one charges the runs of the last one with it. */
   let lastEnd: string | undefined
   const blocked = new WeakSet<ChildProcess>()
   let isBackfilled = false
   let isStopping = false
-  /** Those that run: while one takes the place of another there are two. */
+  /** The running dispatchers. There are two while one replaces the other. */
   const children = new Set<Dispatcher>()
   let loading: Dispatcher | undefined
-  /** Whether the last one that was started ended by itself before it had loaded the handlers. */
+  /** Whether the last dispatcher ended by itself before it had loaded the handlers. */
   let hasEndedLoading = false
-  /** It was told to end: that it did not load the handlers is no fault of theirs. */
+  /** A dispatcher that was killed on purpose: the handlers are not to blame that it did not load them. */
   let unwanted: Dispatcher | undefined
   let reloading = Promise.resolve()
   let isReloadDue = false
@@ -125,7 +126,7 @@ export function superviseDispatcher({
       ...(forwarderId === undefined ? [] : [`--forwarder-id=${forwarderId}`]),
     ]
     const child: Dispatcher = startChild(new URL('../bin/dispatcher.ts', import.meta.url), args, [
-      // A handlers folder needs no package.json, and node:sqlite is no experiment to us.
+      // A handlers folder needs no package.json, and the warning that node:sqlite is experimental is of no use to users.
       '--disable-warning=ExperimentalWarning',
       '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON',
     ])
@@ -134,7 +135,7 @@ export function superviseDispatcher({
     children.add(child)
     watchLoop(child)
     child.channel.events.on('message', (message) => {
-      // Also one that is being replaced: it ends what it runs.
+      // These also count from a dispatcher that is being replaced, because it finishes its runs.
       if (message.type === 'dead') dead = { count: dead.count + 1, last: message.dead }
       if (message.type === 'damaged') {
         lastDamaged = message.line
@@ -151,7 +152,7 @@ export function superviseDispatcher({
       if (child !== current) return
       if (message.type === 'trouble') trouble = message.reason
       if (message.type === 'following') trouble = undefined
-      if (message.type === 'hook') tellHook(message)
+      if (message.type === 'incoming_webhook') tellIncomingWebhook(message)
       if (message.type === 'warning') {
         if (message.text === undefined) warnings.delete(message.about)
         else warnings.set(message.about, message.text)
@@ -160,12 +161,12 @@ export function superviseDispatcher({
       if (message.type === 'state') state = message.state
       if (message.type === 'worked') pause = shortestPause
     })
-    // Who wrote to it may do so again, and what it hides, such as that all is well, is lost.
+    // The handler may write again, and messages that its output garbled, such as `following`, are lost.
     child.channel.events.once('garbage', () => {
       log.error('a handler wrote to the channel of the dispatcher: killed')
       child.process.kill('SIGKILL')
     })
-    // One that could not be started, for want of processes or descriptors, has no exit.
+    // A process that could not be started, for lack of processes or descriptors, has no `exit` event.
     child.process.once('error', (error) => {
       log.error({ err: error }, 'the dispatcher cannot be started')
       if (!isAlive(child)) startAgain(child)
@@ -191,17 +192,17 @@ export function superviseDispatcher({
     child.channel.send({ type: 'appended', request, ...(error !== undefined && { error }) })
   }
 
-  function tellHook({ label, trouble: why }: Extract<FromDispatcher, { type: 'hook' }>): void {
-    if (why === undefined) hookTroubles.delete(label)
-    else hookTroubles.set(label, why)
+  function tellIncomingWebhook({ label, trouble: why }: Extract<FromDispatcher, { type: 'incoming_webhook' }>): void {
+    if (why === undefined) incomingWebhookTroubles.delete(label)
+    else incomingWebhookTroubles.set(label, why)
   }
 
   function startAgain(ended: Dispatcher): void {
     children.delete(ended)
     if (isStopping || ended !== current) return
     ends++
-    hookTroubles.clear()
-    // It may end before it can say why, at each start.
+    incomingWebhookTroubles.clear()
+    // The dispatcher may end at each start before it can report why.
     if (trouble === undefined || trouble === starting) trouble = 'the dispatcher died and is started again: see the log'
     log.info({ in_ms: pause }, 'starting the dispatcher again')
     timer = setTimeout(() => {
@@ -210,20 +211,20 @@ export function superviseDispatcher({
     pause = Math.min(pause * 2, longestPause)
   }
 
-  /** A handler in an endless loop: nobody in that process can say so. */
+  /** Kills a dispatcher whose handler is in an endless loop: its own process cannot report that. */
   function watchLoop({ process: child, channel }: Dispatcher): void {
     const interval = Math.min(1_000, stall / 2)
-    // Not the time of day, which may be put forward.
+    // Not the time of day, because the clock may be put forward.
     let heard = performance.now()
     channel.events.on('message', () => {
       heard = performance.now()
     })
-    // From its first sign on: a process may need longer to start than a handler may block it.
+    // The watch begins with the first message: a process may take longer to start than HANDLER_STALL.
     channel.events.once('message', () => {
       let looked = performance.now()
       const watch = setInterval(() => {
         const now = performance.now()
-        // When our own loop was late, what it says may still lie unread.
+        // If this event loop was late, messages of the dispatcher may be unread.
         const wasLate = now - looked > 2 * interval
         looked = now
         if (wasLate || now - heard <= stall) return
@@ -250,7 +251,8 @@ export function superviseDispatcher({
   async function replace(): Promise<void> {
     isReloadDue = false
     if (isStopping) return
-    // What runs well goes on; what does not may as well be replaced by one that lacks a handler.
+    // A working dispatcher is replaced only by one with all handlers. A failing one may be replaced by one that lacks a
+    // handler.
     const fresh = start(trouble === undefined && isAlive(current))
     loading = fresh
     const isLoaded = await hasLoaded(fresh)
@@ -263,15 +265,15 @@ export function superviseDispatcher({
     clearTimeout(timer)
     const old = current
     current = fresh
-    hookTroubles.clear()
+    incomingWebhookTroubles.clear()
     if (!isAlive(fresh)) startAgain(fresh)
     await end(old, grace)
-    log.info('handlers were loaded anew')
+    log.info('handlers were loaded again')
   }
 
   return {
     trouble: () => trouble,
-    hookTroubles: () => hookTroubles,
+    incomingWebhookTroubles: () => incomingWebhookTroubles,
     absentHandlers: () => absent,
     warnings: () => [...warnings.values()],
     state: () => state,
@@ -287,7 +289,7 @@ export function superviseDispatcher({
       return asking
     },
     reload() {
-      // What still loads may have read a file before it was mended, or wait for something for ever.
+      // A dispatcher that is still loading may have read a file before it was fixed, or may wait for ever.
       unwanted = loading
       loading?.process.kill('SIGKILL')
       if (!isReloadDue) reloading = reloading.then(replace)
@@ -314,7 +316,7 @@ function hasLoaded({ process: child, channel }: Dispatcher): Promise<boolean> {
   })
 }
 
-/** One whose event loop does not turn must not hold the one who asks. */
+/** Gives up after a timeout: a dispatcher whose event loop is blocked must not block the scrape. */
 async function askForMetrics({ channel }: Dispatcher): Promise<string | undefined> {
   if (!channel.isOpen()) return undefined
   try {
@@ -323,7 +325,7 @@ async function askForMetrics({ channel }: Dispatcher): Promise<string | undefine
     for await (const [message] of messages as AsyncIterable<[FromDispatcher]>)
       if (message.type === 'metrics') return message.text
   } catch {
-    // The time is up, or the process is failing, which is told elsewhere.
+    // The timeout passed, or the process is failing, which the receiver reports elsewhere.
   }
   return undefined
 }

@@ -2,17 +2,17 @@ import { watch } from 'node:fs'
 import type { Logger } from 'pino'
 import type { Supervisor } from './supervisor.ts'
 
-export interface WatchParts {
+export interface WatchDeps {
   readonly dir: string
   readonly supervisor: Supervisor
   readonly log: Logger
 }
 
-/** Editors save a file in several steps. */
+/** Milliseconds without a change before a reload, because editors save a file in several steps. */
 const settled = 200
 
-/** Loads the handlers anew when a file of theirs is saved. */
-export function watchHandlers({ dir, supervisor, log }: WatchParts): void {
+/** Loads the handlers again when a file in their folder is saved. */
+export function watchHandlers({ dir, supervisor, log }: WatchDeps): void {
   let timer: NodeJS.Timeout | undefined
   const onChange = () => {
     clearTimeout(timer)

@@ -2,34 +2,34 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import closeWithGrace from 'close-with-grace'
-import { createAdminServer } from './private-listener.ts'
 import { startAlerter } from '../alerts/alerter.ts'
-import { dispatcherSnapshotOf } from './alert-snapshot.ts'
 import type { Config } from '../config/config.ts'
 import { createRefusalLog } from '../intake/refusal-log.ts'
 import { createLog } from '../lib/log.ts'
+import { dispatcherSampleOf } from './alert-sample.ts'
+import { createAdminServer } from './private-listener.ts'
 import { reloadSignals, takeSignals } from './reload.ts'
 import { superviseDispatcher } from './supervisor.ts'
 
-/** What remains of the grace for the exit, in milliseconds. */
+/** Milliseconds of the grace that are reserved for the exit. */
 const lastMoments = 500
 
-/** So much more a slow machine may take before its end counts as failed, in milliseconds. */
+/** Milliseconds that a slow machine may take beyond the grace before the stop counts as failed. */
 const overtime = 1_000
 
-/** It has no journal, and is not asked to look for what it should hold. */
+/** A worker has no journal, and its dispatcher never backfills. */
 const refuse = () => Promise.reject(new Error('a worker has no journal'))
 
 /**
- * A process that runs handlers, and takes no posts: a dispatcher without a journal, kept running. Any number may run on
- * one database. Resolves when it has stopped.
+ * Runs handlers without taking posts, by keeping a dispatcher without a journal running. Any number of workers may share
+ * one database. Resolves when the worker has stopped.
  */
 export async function startWorker(config: Config): Promise<void> {
   const { shutdownGrace: grace } = config
   const signals = reloadSignals()
   const onReload = takeSignals(signals)
   const { log, close: closeLog } = createLog(config.logLevel, 'worker')
-  // Its dispatcher's identity, and the lock that makes it the only one of that identity.
+  // The folder has the dispatcher's identity, and the lock that makes that identity unique.
   const folder = mkdtempSync(join(tmpdir(), 'b24-worker-'))
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
   const stopped = Promise.withResolvers<void>()
@@ -39,26 +39,26 @@ export async function startWorker(config: Config): Promise<void> {
     connectionsTrouble: () => undefined,
     dispatcherTrouble: () => supervisor.trouble(),
     damagedLines: () => undefined,
-    hookTroubles: () => [...supervisor.hookTroubles().values()],
+    incomingWebhookTroubles: () => [...supervisor.incomingWebhookTroubles().values()],
     absentHandlers: () => [...supervisor.absentHandlers().values()],
     warnings: () => supervisor.warnings(),
     deliveries: () => supervisor.state(),
     metrics: async () => (await supervisor.metrics()) ?? '',
     allowedHosts: [config.adminHost, ...config.adminAllowedHosts],
-    // It takes no posts, so nobody shows it a secret of theirs.
+    // A worker takes no posts, so no refused request contains a token.
     refusals: createRefusalLog({ log, secrets: () => [] }),
   })
   try {
     await admin.listen({ port: config.adminPort, host: config.adminHost })
   } catch (error) {
-    // Its dispatcher would run on, and keep this process.
+    // The dispatcher would go on running and keep this process alive.
     await supervisor.stop(0)
     throw error
   }
   const alerter =
     config.alertUrl &&
     startAlerter({
-      snapshot: () => dispatcherSnapshotOf(supervisor),
+      sample: () => dispatcherSampleOf(supervisor),
       log,
     })
   closeWithGrace({ delay: grace + overtime, logger: log, skip: signals }, async ({ signal, err }) => {

@@ -10,7 +10,10 @@ export interface Answer {
   readonly body: string
 }
 
-/** Posts as Bitrix24 does: HTTP/1.1, a connection for every post, no redirect followed. Other `headers` go over its own. */
+/**
+ * Posts as Bitrix24 does: over HTTP/1.1, with a new connection for every post, without following redirects. `headers`
+ * override the defaults.
+ */
 export function post(
   url: string,
   body: string,

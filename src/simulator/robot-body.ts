@@ -5,21 +5,21 @@ export interface RobotPost {
   /** Module, class, id: `['crm', 'CCrmDocumentDeal', 'DEAL_662']`. */
   readonly document: readonly string[]
   readonly portal: Omit<Portal, 'token'>
-  /** Of a robot or an action of one's own, which an application has registered: it sends more, and a token. */
+  /** Set for a robot or action that an application has registered. Such a robot sends more fields, and a token. */
   readonly own?: OwnRobot
 }
 
 export interface OwnRobot {
   readonly code: string
   readonly properties: PhpArray
-  /** With it `bizproc.event.send` lets the workflow go on. */
+  /** `bizproc.event.send` needs it to continue the workflow. */
   readonly eventToken: string
   /** Unix seconds. */
   readonly ts: number
   readonly token: string
 }
 
-/** What a document's class is called, by the type in its id (the portal's source, CCrmBizProcHelper). */
+/** The class name of a document, by the type in its id (from the portal's source, CCrmBizProcHelper). */
 const classes: Readonly<Record<string, string>> = {
   LEAD: 'CCrmDocumentLead',
   DEAL: 'CCrmDocumentDeal',
@@ -27,7 +27,7 @@ const classes: Readonly<Record<string, string>> = {
   COMPANY: 'CCrmDocumentCompany',
 }
 
-/** The document of an id such as `DEAL_662` or `DYNAMIC_147_5`; a number alone is a deal's. */
+/** Returns the document of an id such as `DEAL_662` or `DYNAMIC_147_5`. A number alone is the id of a deal. */
 export function documentOf(id: string | number): readonly string[] {
   const document = /^\d+$/.test(String(id)) ? `DEAL_${id}` : String(id)
   const type = document.slice(0, document.lastIndexOf('_'))
@@ -36,8 +36,9 @@ export function documentOf(id: string | number): readonly string[] {
 }
 
 /**
- * The body of what the robot "Outgoing webhook" posts; its parameters are in the URL. It has no event, no time and no
- * token (bizproc's CBPWebHookActivity and `getEventEmptyAuth` of the authorization server). One of one's own has them.
+ * Returns the body that the robot "Outgoing webhook" posts; its parameters are in the URL. It has no
+ * event, no time and no token (bizproc's CBPWebHookActivity and `getEventEmptyAuth` of the authorization
+ * server). An application's own robot has them.
  */
 export function robotBody({ document, portal, own }: RobotPost): string {
   const auth = addressOf(portal)

@@ -4,17 +4,17 @@ import { type Answer, post } from './post.ts'
 import { documentOf, robotBody } from './robot-body.ts'
 import { type WebhookEvent, webhookBody } from './webhook-body.ts'
 
-/** What Bitrix24 and strangers do to a receiver: so many events, so often each, so many of the posts at once. */
+/** Patterns of posts by Bitrix24 and by attackers: the number of events, of copies of each, and of posts at once. */
 const modes = {
-  /** One event; of several each is about the same object. */
+  /** One event. If there are several, all are about the same object. */
   single: { count: 1, copies: 1, atOnce: 1 },
-  /** As after a bulk edit: objects of consecutive ids. */
+  /** Like after a bulk edit: objects with consecutive ids. */
   burst: { count: 100, copies: 1, atOnce: 16 },
-  /** One event twice, at the same time. */
+  /** The same event twice at the same time. */
   duplicate: { count: 1, copies: 2, atOnce: 2 },
-  /** A stranger, who does not know the token. */
+  /** A sender that does not know the token. */
   'wrong-token': { count: 1, copies: 1, atOnce: 1 },
-  /** Events of one object, a second apart, of which neighbours have changed places on the way. */
+  /** Events of one object, a second apart, with each pair of neighbours swapped. */
   reordered: { count: 4, copies: 1, atOnce: 1 },
 } as const
 
@@ -22,22 +22,22 @@ export type Mode = keyof typeof modes
 
 export interface Simulation extends Omit<WebhookEvent, 'ts'> {
   readonly mode?: Mode
-  /** Events. */
+  /** Number of events. */
   readonly count?: number
-  /** How often each comes, byte for byte. */
+  /** How often each event is posted, byte for byte. */
   readonly copies?: number
-  /** Posts that are on their way at once. */
+  /** Posts under way at once. */
   readonly atOnce?: number
-  /** Events a second, evenly, whatever becomes of the posts; without it the next begins when one ends. */
+  /** Events per second, evenly, whatever the outcome of the posts. Without it, the next post begins when one ends. */
   readonly rate?: number
-  /** Unix seconds of the first event; when it is posted where none is given. */
+  /** Unix seconds of the first event. The default is the time at which it is posted. */
   readonly ts?: number
 }
 
-/** Of the length of a real one. */
+/** As long as a real token. */
 const wrongToken = 'wrong0token0wrong0token0wrong0to'
 
-/** The bodies of a simulation, in the order in which they are posted, each made when it is asked for. */
+/** Yields the bodies of a simulation in the order of posting. Each is made when it is needed. */
 export function* bodiesOf(simulation: Simulation): Generator<string, undefined> {
   const { mode = 'single', copies = modes[mode].copies } = simulation
   for (const body of eventsOf({ ...simulation, mode })) for (let copy = 0; copy < copies; copy++) yield body
@@ -49,7 +49,7 @@ function* eventsOf(simulation: Simulation & { readonly mode: Mode }): Generator<
   const started = ts ?? unixSeconds()
   const sender = mode === 'wrong-token' ? { ...portal, token: wrongToken } : portal
   for (let number = 0; number < count; number++) {
-    // 1, 0, 3, 2; the last of an odd number has no neighbour.
+    // The order is 1, 0, 3, 2, … The last event of an odd number has no neighbour.
     const place = Math.min(number ^ 1, count - 1)
     const one = mode === 'burst' ? following(id, number) : id
     yield event.event === robotEvent
@@ -67,34 +67,34 @@ function unixSeconds(): number {
   return Math.floor(Date.now() / 1000)
 }
 
-/** Not every id is a number: a currency's is `CHE`, a call's `a.b`, a robot's document's `DEAL_662`. */
+/** Not every id is a number: a currency has `CHE`, a call `a.b`, a robot's document `DEAL_662`. */
 function following(id: string | number, number: number): string | number {
   if (Number.isInteger(Number(id))) return Number(id) + number
   const [, start = '', last] = /^(\w+_)(\d+)$/.exec(String(id)) ?? []
   return last === undefined ? `${id}${number}` : `${start}${Number(last) + number}`
 }
 
-/** An answer; without one its status is 0, and `error` says why. */
+/** The answer to a post. Without an answer the status is 0, and `error` says why. */
 export interface Outcome extends Answer {
   readonly error?: unknown
-  /** Milliseconds from when the post was due: one that had to wait for a receiver that is behind has waited for it. */
+  /** Milliseconds since the post was due, not since it was sent: a wait for a slow receiver counts. */
   readonly ms: number
 }
 
 export interface Watch {
-  /** Called with each outcome, as they come. */
+  /** Called with each outcome as it arrives. */
   readonly onOutcome?: (outcome: Outcome) => void
-  /** Nothing more is posted when it aborts; what is on its way is waited for. */
+  /** On abort no more posts are sent. Posts that are under way are awaited. */
   readonly signal?: AbortSignal
 }
 
-/** Posts at once where their rate is given: so much lets a receiver that pauses for a moment catch up. */
+/** Posts at once if a rate is given. The limit is high enough for a receiver to catch up after a short pause. */
 const mostAtOnce = 256
 
-/** Milliseconds after which an answer is not waited for any more. */
+/** Milliseconds after which a post without an answer fails. */
 const patience = 30_000
 
-/** Posts a simulation. What came of each post, in the order of `bodiesOf`. */
+/** Posts a simulation. Returns the outcome of each post, in the order of `bodiesOf`. */
 export async function simulate(url: string, simulation: Simulation, watch: Watch = {}): Promise<Outcome[]> {
   const { mode = 'single', rate, copies = modes[mode].copies } = simulation
   const { atOnce = rate === undefined ? modes[mode].atOnce : mostAtOnce } = simulation
@@ -116,7 +116,7 @@ export async function simulate(url: string, simulation: Simulation, watch: Watch
   for (let index = 0; ; index++) {
     const due = rate === undefined ? 0 : started + (Math.floor(index / copies) * 1000) / rate
     const wait = due - performance.now()
-    // An abort ends the wait, and then the loop.
+    // An abort ends the wait and then the loop.
     if (wait > 1) await sleep(wait, undefined, signal ? { signal } : {}).catch(() => undefined)
     while (underWay.size >= atOnce) await Promise.race(underWay)
     const next = signal?.aborted ? { done: true as const } : bodies.next()

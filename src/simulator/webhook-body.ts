@@ -3,34 +3,34 @@ import { fieldsOf, isOneOf, type Shape } from '../events/shape.ts'
 import type { EventName } from '../events/typed.ts'
 import { httpBuildQuery, type PhpArray, type PhpValue } from '../lib/php-query.ts'
 
-/** Whose webhook it is: what becomes of it is `auth`. */
+/** The portal that owns the webhook. It becomes `auth`. */
 export interface Portal {
   /** Such as `example.bitrix24.com`. */
   readonly domain: string
   readonly memberId: string
   /** The application token of the outgoing webhook. */
   readonly token: string
-  /** Its REST address and that of the authorization server, where they are not the usual ones. */
+  /** The portal's REST address, and that of the authorization server, if they are not the usual ones. */
   readonly clientEndpoint?: string
   readonly serverEndpoint?: string
 }
 
 export interface WebhookEvent {
   readonly event: EventName | (string & {})
-  /** In the order of the wire. Where there is none, as the catalogue has it, about the object of this `id`. */
+  /** In the order in which it is sent. The default is the catalogue's data about the object of this `id`. */
   readonly data?: PhpValue
   readonly id?: string | number
-  /** Set in that `data`, over what the catalogue has. */
+  /** Fields that override the catalogue's in that `data`. */
   readonly fields?: PhpArray
-  /** The subscription's number; `null`: none, as old on-premise portals send. */
+  /** The subscription's number. `null`: the field is missing, as from old on-premise portals. */
   readonly handlerId?: number | null
-  /** Unix seconds, when the portal queued it. */
+  /** When the portal queued the event, in Unix seconds. */
   readonly ts: number
   readonly portal: Portal
 }
 
 /**
- * The body of an outgoing webhook's post, byte for byte: `auth` is last, and has the five keys that a webhook gets
+ * Returns the body of an outgoing webhook's post, byte for byte. `auth` is last, and has the five keys that a webhook gets
  * (https://apidocs.bitrix24.com/api-reference/events/index.html).
  */
 export function webhookBody(webhookEvent: WebhookEvent): string {
@@ -44,7 +44,7 @@ export function webhookBody(webhookEvent: WebhookEvent): string {
   })
 }
 
-/** What `auth` says about the portal itself. */
+/** Returns the keys of `auth` about the portal itself. */
 export function addressOf({
   domain,
   memberId,
@@ -54,7 +54,7 @@ export function addressOf({
   return { domain, client_endpoint: clientEndpoint, server_endpoint: serverEndpoint, member_id: memberId }
 }
 
-/** `data` of the documented shape, with every key that the catalogue names; texts that are no id are `1`. */
+/** Returns `data` of the documented shape, with every key in the catalogue. A text that is not an id is `1`. */
 function documentedData(event: string, id: string): PhpValue {
   const name = event.toUpperCase()
   const entry = entryOf(name)
@@ -72,20 +72,20 @@ function documentedData(event: string, id: string): PhpValue {
 function fill(shape: Shape, path: readonly string[], values: ReadonlyMap<string, string>): PhpValue {
   if (shape === 'nothing') return null
   if (typeof shape === 'string') return values.get(path.join('.')) ?? '1'
-  // Of a task's sides both are there, as in an update.
+  // Both sides of a task are filled, as in an update.
   if (isOneOf(shape)) return fill(shape.at(-1) ?? 'nothing', path, values)
   const { '[]': item, '*': other, ...named } = shape
   if (item !== undefined) return [fill(item, [...path, '0'], values)]
   const fields = fieldsOf(named).map(({ key, shape }): [string, PhpValue] => [key, fill(shape, [...path, key], values)])
-  // Keyed by an id, as bots and commands are.
+  // The keys are ids, as with bots and commands.
   if (fields.length === 0 && other !== undefined) return { '567': fill(other, [...path, '567'], values) }
   return Object.fromEntries(fields)
 }
 
-/** @throws {TypeError} where the data has no such place */
+/** @throws {TypeError} if the data has no such field */
 function setFields(data: PhpValue, fields: PhpArray, path: readonly string[] = ['data']): PhpValue {
   if (Object.keys(fields).length === 0) return data
-  // Of an event that nobody documents nothing is known.
+  // The catalogue has no data for an undocumented event.
   if (data === null) return fields
   if (!isArray(data)) throw new TypeError(`${path.join('.')} is a text or a list in this event, and has no fields`)
   const set = Object.entries(fields).map(([key, value]): [string, PhpValue] => [

@@ -9,29 +9,29 @@ const rules = blockWith('docs/monitoring.md', 'groups:')
 const names = [...rules.matchAll(/alert: (\w+)/g)].map(([, name = '']) => name)
 const hasPromtool = spawnSync('promtool', ['--version']).error === undefined
 
-/** What a scrape says each minute from the start, in promtool's short form; `{}` is filled with what the target is. */
+/** The values of a scrape each minute from the start, in promtool's short form; `{}` gets the labels of the target. */
 type Series = Readonly<Record<string, string>>
 
 const well: Series = {
   'up{}': '1x60',
   'b24_journal_writable{}': '1x60',
-  'b24_refusals_total{code="journal_unavailable"}': '0x60',
-  'b24_refusals_total{code="invalid_application_token"}': '0x60',
-  'b24_refusals_total{code="internal"}': '0x60',
+  'b24_requests_rejected_total{code="journal_unavailable"}': '0x60',
+  'b24_requests_rejected_total{code="invalid_application_token"}': '0x60',
+  'b24_requests_rejected_total{code="internal"}': '0x60',
   'b24_last_event_timestamp_seconds{}': '0+60x60',
   'b24_dispatcher_up{}': '1x60',
-  'b24_dispatcher_ends_total{}': '0x60',
+  'b24_dispatcher_exits_total{}': '0x60',
   'b24_deliveries{state="dead"}': '0x60',
   'b24_oldest_delivery_age_seconds{}': '0x60',
-  'b24_hook_up{}': '1x60',
+  'b24_incoming_webhook_up{}': '1x60',
 }
 
 interface Outage {
   readonly what: string
   readonly says: Series
-  /** The only alert that fires within the hour, if any. */
+  /** The only alert that fires within the hour, if any does. */
   readonly alert?: string
-  /** Of its summary. */
+  /** A part of its summary. */
   readonly through?: string
 }
 
@@ -41,7 +41,7 @@ const outages: readonly Outage[] = [
     what: 'the journal cannot be written, and posts are refused',
     says: {
       'b24_journal_writable{}': '1x9 0x20 1x30',
-      'b24_refusals_total{code="journal_unavailable"}': '0x10 1+1x18 19x30',
+      'b24_requests_rejected_total{code="journal_unavailable"}': '0x10 1+1x18 19x30',
     },
     alert: 'B24JournalUnavailable',
   },
@@ -52,25 +52,25 @@ const outages: readonly Outage[] = [
   },
   {
     what: 'a webhook does not work, and scrapes fail in between',
-    says: { 'b24_hook_up{}': '1x10 0x10 _x2 0x5 stale 0x30' },
-    alert: 'B24HookDown',
+    says: { 'b24_incoming_webhook_up{}': '1x10 0x10 _x2 0x5 stale 0x30' },
+    alert: 'B24IncomingWebhookDown',
   },
   {
-    what: 'the first refusal is a moment’s',
-    says: { 'b24_refusals_total{code="journal_unavailable"}': '0x10 1x48' },
+    what: 'the first refusal lasts a moment',
+    says: { 'b24_requests_rejected_total{code="journal_unavailable"}': '0x10 1x48' },
     alert: 'B24JournalUnavailable',
   },
-  { what: 'two ends of the dispatcher', says: { 'b24_dispatcher_ends_total{}': '0x10 1 2x48' } },
+  { what: 'two exits of the dispatcher', says: { 'b24_dispatcher_exits_total{}': '0x10 1 2x48' } },
   {
-    what: 'three ends of the dispatcher, which is up between them',
-    says: { 'b24_dispatcher_ends_total{}': '0x10 1 2 3x48' },
+    what: 'three exits of the dispatcher, which is up between them',
+    says: { 'b24_dispatcher_exits_total{}': '0x10 1 2 3x48' },
     alert: 'B24DispatcherDown',
   },
   {
-    what: 'a dispatcher that ends again and again and never is up, while deliveries grow old',
+    what: 'a dispatcher that exits again and again and is never up, while deliveries grow old',
     says: {
       'b24_dispatcher_up{}': '1x10 0x48',
-      'b24_dispatcher_ends_total{}': '0x10 1+1x48',
+      'b24_dispatcher_exits_total{}': '0x10 1+1x48',
       'b24_oldest_delivery_age_seconds{}': '3500+60x60',
     },
     alert: 'B24DispatcherDown',
@@ -78,15 +78,15 @@ const outages: readonly Outage[] = [
   { what: 'a start of a minute', says: { 'b24_dispatcher_up{}': '0 1x59' } },
   {
     what: 'an incoming webhook without a name does not work, while deliveries grow old',
-    says: { 'b24_hook_up{}': '1x10 0x48', 'b24_oldest_delivery_age_seconds{}': '3500+60x60' },
-    alert: 'B24HookDown',
+    says: { 'b24_incoming_webhook_up{}': '1x10 0x48', 'b24_oldest_delivery_age_seconds{}': '3500+60x60' },
+    alert: 'B24IncomingWebhookDown',
     through: 'through B24_HOOK;',
   },
   {
     what: 'an incoming webhook with a name does not work',
-    says: { 'b24_hook_up{hook="sales"}': '1x10 0x48' },
-    alert: 'B24HookDown',
-    through: 'through the hook sales;',
+    says: { 'b24_incoming_webhook_up{incoming_webhook="sales"}': '1x10 0x48' },
+    alert: 'B24IncomingWebhookDown',
+    through: 'through the incoming webhook sales;',
   },
   {
     what: 'handlers that are too slow',
@@ -94,7 +94,7 @@ const outages: readonly Outage[] = [
     alert: 'B24DeliveriesLate',
   },
   {
-    what: 'a delivery is dead, and nobody can say what is owed',
+    what: 'a delivery is dead, and the number of pending ones is unknown',
     says: { 'b24_deliveries{state="dead"}': '0x10 1x48', 'b24_oldest_delivery_age_seconds{}': '_x60' },
     alert: 'B24DeadDeliveries',
   },
@@ -104,7 +104,7 @@ const outages: readonly Outage[] = [
 const labels = 'instance="127.0.0.1:9090",job="bitrix24"'
 const ofTarget = (series: string) => series.replace('{', `{${labels},`).replace(',}', '}')
 
-/** What promtool is asked: JSON is YAML. ALERTS and ALERTS_FOR_STATE are Prometheus' own series of what fires, and since when. */
+/** A test for promtool (JSON is YAML). ALERTS and ALERTS_FOR_STATE are Prometheus' own series of what fires, and since when. */
 function unitTest({ says, alert }: Outage) {
   const named = `{alertname="${alert}"}`
   return {
@@ -116,7 +116,7 @@ function unitTest({ says, alert }: Outage) {
         eval_time: '1h',
         exp_samples: alert === undefined ? [] : [{ labels: named, value: 1 }],
       },
-      // One that ended and began again has another time since when.
+      // An alert that ended and began again has another start time.
       ...(alert === undefined
         ? []
         : [
@@ -145,8 +145,8 @@ test.skipIf(!hasPromtool).each(outages.filter(({ through }) => through !== undef
     const folder = temporaryFolder('rules')
     writeFileSync(join(folder, 'rules.yaml'), rules)
     const input = Object.entries(says).map(([name, values]) => ({ series: ofTarget(name), values }))
-    // What is expected is wrong on purpose: promtool prints what came.
-    const wrong = [{ eval_time: '20m', alertname: 'B24HookDown', exp_alerts: [] }]
+    // The expectation is wrong on purpose, so that promtool prints the alert.
+    const wrong = [{ eval_time: '20m', alertname: 'B24IncomingWebhookDown', exp_alerts: [] }]
     const tests = {
       rule_files: ['rules.yaml'],
       tests: [{ interval: '1m', input_series: input, alert_rule_test: wrong }],

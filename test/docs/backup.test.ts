@@ -14,7 +14,7 @@ const nodeCopy = blockWith(page, 'VACUUM INTO')
   .replaceAll('/data/', 'data/')
 const [makeFolder = '', copyQueue = '', copyJournal = ''] = blockWith(page, '.backup').trim().split('\n')
 
-/** With the command of the page; without sqlite3 with the one for the image, which leaves the copy in `data`. */
+/** Uses the command of the page; without sqlite3 the one for the image, which leaves the copy in `data`. */
 function backUpQueue(folder: string): void {
   run(hasSqlite ? copyQueue : `${nodeCopy}\nmv data/copy.db backup/dispatch.db`, folder)
 }
@@ -23,7 +23,7 @@ function run(command: string, cwd: string): void {
   execFileSync('sh', ['-ec', command], { cwd })
 }
 
-/** A folder with a backup of a receiver at work: 1 was handled, 2 is dead, 3 waits; of the journal it has 4, too. */
+/** A folder with a backup of a running receiver: 1 was handled, 2 is dead, 3 waits. The copied journal also has 4. */
 async function backUp() {
   const folder = temporaryFolder('backup')
   const handlers = {
@@ -31,7 +31,7 @@ async function backUp() {
       folder,
       `const { FinalError } = await import('bitrix24-webhook-receiver')
       if (event.object === 'deal:2') throw new FinalError('no such deal')
-      if (event.object === 'deal:3' && !has('mended')) throw new Error('not now')
+      if (event.object === 'deal:3' && !has('fixed')) throw new Error('not now')
       mark('seen', event.object)`,
     ),
   }
@@ -52,16 +52,15 @@ const seenBy = (folder: string) => linesOf(folder, 'seen').sort()
 const deadOf = async (receiver: Receiver) =>
   Reflect.get(Object(Reflect.get(Object(await receiver.readyz()), 'backlog')), 'dead')
 
-test('a backup of a receiver at work, restored: what it owed is handled, what it had not seen as well, what is dead is dead', async () => {
+test('a restored backup handles pending and unread events, and leaves dead deliveries dead', async () => {
   const { folder, handlers, receiver } = await backUp()
   await receiver.post(dealBody(5))
   await until('handled', () => linesOf(folder, 'seen').length === 3)
-  // The machine burns.
   receiver.killGroup('SIGKILL')
   await receiver.exited
   for (const name of ['data', 'seen']) rmSync(join(folder, name), { recursive: true })
   run(blockWith(page, 'cp -a backup/. data/'), folder)
-  run('touch mended', folder)
+  run('touch fixed', folder)
   const restored = await startReceiver({ dataDir: join(folder, 'data'), handlers })
   await until('it is dead there, too', async () => (await deadOf(restored)) === 1)
   await restored.post(dealBody(6))
@@ -71,7 +70,7 @@ test('a backup of a receiver at work, restored: what it owed is handled, what it
   expect(journalled).toEqual([1, 2, 3, 4, 6].map((id) => `deal:${id}`))
 })
 
-test('an older dispatch.db beside the journal as it is now: the events since then are handled again, none is missing', async () => {
+test('with an older dispatch.db the events since then are handled again, and none is missing', async () => {
   const { folder, handlers, receiver } = await backUp()
   await receiver.stop()
   const second = await startReceiver({ dataDir: receiver.dataDir, handlers })
@@ -81,27 +80,27 @@ test('an older dispatch.db beside the journal as it is now: the events since the
   for (const suffix of ['-wal', '-shm']) rmSync(join(folder, `data/dispatch.db${suffix}`), { force: true })
   cpSync(join(folder, 'backup/dispatch.db'), join(folder, 'data/dispatch.db'))
   rmSync(join(folder, 'seen'))
-  run('touch mended', folder)
+  run('touch fixed', folder)
   await startReceiver({ dataDir: receiver.dataDir, handlers })
   await until('all are handled', () => linesOf(folder, 'seen').length === 3)
   expect(seenBy(folder)).toEqual(['deal:3', 'deal:4', 'deal:5'])
 })
 
-test('where only dispatch.db is left, what is owed is handled', async () => {
+test('if only dispatch.db is left, the pending deliveries are handled', async () => {
   const { folder, handlers, receiver } = await backUp()
   receiver.killGroup('SIGKILL')
   await receiver.exited
   for (const name of ['data', 'seen']) rmSync(join(folder, name), { recursive: true })
   mkdirSync(join(folder, 'data'))
   cpSync(join(folder, 'backup/dispatch.db'), join(folder, 'data/dispatch.db'))
-  run('touch mended', folder)
+  run('touch fixed', folder)
   const restored = await startReceiver({ dataDir: join(folder, 'data'), handlers })
   await restored.post(dealBody(6))
   await until('both are handled', () => linesOf(folder, 'seen').length === 2)
   expect(seenBy(folder)).toEqual(['deal:3', 'deal:6'])
 })
 
-test('the copy that Node makes in the image is whole', async () => {
+test('the copy that Node makes in the image is complete', async () => {
   const { folder } = await backUp()
   run(nodeCopy, folder)
   const deliveries = (path: string) => {

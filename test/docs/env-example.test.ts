@@ -6,13 +6,13 @@ import { readText } from '../support/docs.ts'
 interface Entry {
   readonly name: string
   readonly value: string
-  readonly about: string
+  readonly description: string
   readonly isOff: boolean
 }
 
 const example = readText('.env.example')
 const entries: Entry[] = [...example.matchAll(/^# (.*)\n(#?)([A-Z][A-Z0-9_]*)=(.*)$/gm)].map(
-  ([, about = '', off = '', name = '', value = '']) => ({ name, value, about, isOff: off === '#' }),
+  ([, description = '', off = '', name = '', value = '']) => ({ name, value, description, isOff: off === '#' }),
 )
 const ofCompose = [...readText('compose.yaml').matchAll(/\$\{([A-Z0-9_]+)/g)].map(([, name]) => name)
 
@@ -26,12 +26,12 @@ test('.env.example has every setting, in the order of config.ts, and no others b
 })
 
 test.for(Object.entries(settings))(
-  '.env.example says about %s what config.ts says, and has its default',
+  '.env.example says description %s what config.ts says, and has its default',
   ([name, setting]) => {
     expect(entries.find((entry) => entry.name === name)).toEqual({
       name,
       value: setting.default ?? '',
-      about: setting.about,
+      description: setting.description,
       isOff: setting.default !== undefined,
     })
   },

@@ -9,7 +9,7 @@ import { startReceiver, TOKEN, temporaryFolder, until } from '../support/receive
 const pagesWithHandlers = ['README.md', 'docs/handlers.md'] as const
 const checkout = '/srv/bitrix24-webhook-receiver'
 const DEAL = 2
-/** What the handlers shown read from the environment; nobody listens there. */
+/** What the shown handlers read from the environment; nothing listens there. */
 const env = { OLD_PHP_URL: 'http://127.0.0.1:9/hook.php' }
 
 test.for(pagesWithHandlers)('the handlers of %s load', async (page) => {
@@ -32,7 +32,7 @@ test.for(pagesWithHandlers)(
     writeFileSync(join(folder, 'tsconfig.json'), config.replaceAll(checkout, root))
     for (const [name, source] of Object.entries(filesOf(page))) writeFileSync(join(folder, name), source)
     expect(typeErrors(folder)).toBe('')
-    // The types were found, not taken for anything.
+    // The types were found: a wrong use is an error.
     writeFileSync(
       join(folder, 'wrong.ts'),
       `import type { Event } from 'bitrix24-webhook-receiver'\nexport const wrong = (event: Event): number => event.id\n`,
@@ -51,18 +51,18 @@ function typeErrors(folder: string): string {
   }
 }
 
-test('the handler that writes to Bitrix24 does it once, though its own change fires the event again', async () => {
+test('the handler that writes to Bitrix24 does so once, although its own change fires the event again', async () => {
   const portal = await startPortal()
   portal.records.add(DEAL, { title: 'Garden shed' }, 7, 662)
   const receiver = await startReceiver({
     handlers: filesOf('docs/handlers.md'),
-    env: { ...env, ...portal.env, B24_HOOK: portal.hook() },
+    env: { ...env, ...portal.env, B24_HOOK: portal.incomingWebhook() },
   })
   portal.subscribe({ url: receiver.url, token: TOKEN, events: ['ONCRMDEALUPDATE'] })
   portal.edit(DEAL, 662, { title: 'Garden house' })
   const titled = () => receiver.logged('handled').filter((line) => line['handler'] === 'deal-titles')
   await until(
-    () => `handled, and its echo too\n${receiver.output()}`,
+    () => `handled, and its own change too\n${receiver.output()}`,
     () => titled().length === 2,
   )
   await portal.eventsSettled()

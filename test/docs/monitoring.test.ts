@@ -13,7 +13,7 @@ const page = 'docs/monitoring.md'
 const hasPromtool = spawnSync('promtool', ['--version']).error === undefined
 const portal = { domain: 'example.bitrix24.com', memberId: 'a223c6b3710f85df22e9377d6c4f7553', token: TOKEN }
 
-/** Of a receiver that has something to say of everything. */
+/** The metrics of a receiver that has a value for every metric. */
 async function scrape(): Promise<string> {
   const receiver = await startReceiver({
     env: { B24_HOOK: 'https://example.bitrix24.com/rest/1/abc/' },
@@ -21,17 +21,17 @@ async function scrape(): Promise<string> {
   })
   await receiver.post(dealBody(1))
   await receiver.post(webhookBody({ event: 'ONCRMDEALADD', data: { FIELDS: 'none' }, ts: 1736405807, portal }))
-  return until('a run is told', async () => {
+  return until('a run is in the metrics', async () => {
     const text = await receiver.scrape()
     const metrics = parseExposition(text)
-    const isTold =
+    const isComplete =
       readValue(metrics, 'b24_handler_run_seconds_count', { outcome: 'handled' }) &&
       readValue(metrics, 'b24_deliveries', { state: 'dead' }) === 0
-    return isTold ? text : undefined
+    return isComplete ? text : undefined
   })
 }
 
-test('the table of alerts has every kind, and an alert is as it is shown', async () => {
+test('the table of alerts has every kind, and an alert looks like the one shown', async () => {
   expect(tableOf(page, '`kind`', 'when', 'over').map(([kind]) => kind)).toEqual(
     Object.keys(kinds).map((kind) => `\`${kind}\``),
   )
@@ -57,7 +57,7 @@ export default () => { throw new FinalError('no such deal') }`,
 const rules = blockWith(page, 'groups:')
 const expressions = [...rules.matchAll(/^ +expr: (.*)$/gm)].map(([, expression = '']) => expression)
 
-test('the table of metrics is that of a scrape, and the alerts ask for nothing else', async () => {
+test('the table of metrics is that of a scrape, and the alert rules use no other metrics', async () => {
   const text = await scrape()
   const metrics = [...parseExposition(text).values()]
   const labelsOf = ({ samples }: Metric) => {
@@ -69,26 +69,24 @@ test('the table of metrics is that of a scrape, and the alerts ask for nothing e
   const byName = ([a = '']: string[], [b = '']: string[]) => a.localeCompare(b)
   expect(tableOf(page, 'metric', 'type', 'labels', 'what it says').sort(byName)).toEqual(rows.sort(byName))
   const others = metrics.filter(({ name }) => !name.startsWith('b24_'))
-  expect(others.map(labelsOf).filter((labels) => labels !== '' && !labels.includes('`part`'))).toEqual([])
+  expect(others.map(labelsOf).filter((labels) => labels !== '' && !labels.includes('`component`'))).toEqual([])
   for (const named of ['process_resident_memory_bytes', 'nodejs_eventloop_lag_p99_seconds'])
     expect(others.map(({ name }) => name)).toContain(named)
 
   const series = new Set(ours.flatMap(({ name, samples }) => [name, ...samples.map((sample) => sample.name)]))
   const functions = ['increase', 'rate', 'histogram_quantile', 'time', 'max_over_time', 'min_over_time', 'max']
   const keywords = ['or', 'unless', 'by', 'on', 'bool', 'job', 'instance']
-  const words = expressions.flatMap(
-    (expression) => expression.replace(/\{.*?\}|\[.*?\]/g, '').match(/[a-z]\w+/gi) ?? [],
-  )
-  const asked = words.filter((word) => ![...functions, ...keywords].includes(word))
+  const args = expressions.flatMap((expression) => expression.replace(/\{.*?\}|\[.*?\]/g, '').match(/[a-z]\w+/gi) ?? [])
+  const asked = args.filter((word) => ![...functions, ...keywords].includes(word))
   expect(asked.filter((word) => !series.has(word))).toEqual(['up'])
   const matchers = expressions.flatMap((expression) => [...expression.matchAll(/(\w+)\{(\w+)="(.*?)"\}/g)])
   for (const [, name = '', label = '', value = ''] of matchers.filter(([, name]) => name !== 'up'))
     expect(readValue(parseExposition(text), name, { [label]: value }), `${name} ${value}`).toBeDefined()
 })
 
-test.skipIf(!hasPromtool)('the alerts and a scrape are as Prometheus wants them (promtool)', async () => {
+test.skipIf(!hasPromtool)('promtool accepts the alert rules and a scrape', async () => {
   const { stderr } = spawnSync('promtool', ['check', 'metrics'], { input: await scrape(), encoding: 'utf8' })
-  // It does not like the names of some of Node's own.
+  // It complains about the names of some of Node's own metrics.
   expect(stderr.split('\n').filter((line) => line !== '' && !line.startsWith('nodejs_'))).toEqual([])
 
   const folder = temporaryFolder('prometheus')
@@ -101,7 +99,7 @@ test.skipIf(!hasPromtool)('the alerts and a scrape are as Prometheus wants them 
   expect(said).toContain(`SUCCESS: ${expressions.length} rules found`)
 })
 
-test('what a shipper is told to read are the segments, and nothing else', () => {
+test('the patterns for shippers match the segments, and nothing else', () => {
   const folder = temporaryFolder('data')
   mkdirSync(join(folder, 'journal'))
   const files = ['000000000001-2026-11-23.ndjson', '000000000002-2026-11-23.ndjson']

@@ -6,11 +6,11 @@ import { expect, test } from 'vitest'
 import { publishedLists } from '../../src/intake/published-addresses.ts'
 import { listSegments } from '../../src/journal/segments.ts'
 import { blocksOf, blockWith, readText, root, tableOf } from '../support/docs.ts'
-import { dealBody, readSeen, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, readSnapshot, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
 const page = 'docs/operations.md'
 
-test('the files it names are those of a data folder, and its queries say what is there', async () => {
+test('the files that it names are those of a data folder, and its queries return what is there', async () => {
   const receiver = await startReceiver({
     handlers: {
       'ONCRMDEALUPDATE.mjs': `import { FinalError, RetryAfter } from 'bitrix24-webhook-receiver'
@@ -65,7 +65,7 @@ test('the lists of addresses that it names are those that are read', () => {
   expect([...new Set(named)].toSorted()).toEqual(publishedLists.toSorted())
 })
 
-test('its command shows from where the events of the journal came', async () => {
+test('its command shows the addresses that the events of the journal came from', async () => {
   const receiver = await startReceiver({ env: { TRUST_PROXY: '127.0.0.1' } })
   for (const address of ['203.0.113.7', '203.0.113.7', '198.51.100.1'])
     await receiver.post(dealBody(1), { 'x-forwarded-for': address })
@@ -74,7 +74,7 @@ test('its command shows from where the events of the journal came', async () => 
   expect(shown).toMatch(/^ *1 "remote":"198\.51\.100\.1"\n *2 "remote":"203\.0\.113\.7"\n$/)
 })
 
-test('a segment that was followed may be deleted, and what it said is neither handled again nor missed', async () => {
+test('a segment that was read may be deleted: its events are neither handled again nor missed', async () => {
   const seen = join(temporaryFolder('seen'), 'seen')
   const handlers = { 'ONCRMDEALUPDATE.mjs': recorder(seen) }
   const first = await startReceiver({ handlers })
@@ -85,10 +85,10 @@ test('a segment that was followed may be deleted, and what it said is neither ha
   await second.post(dealBody(2))
   await until('handled', () => second.logged('handled').length === 1)
   await second.stop()
-  const [followed] = await listSegments(first.dataDir)
-  rmSync(followed?.path ?? '')
+  const [read] = await listSegments(first.dataDir)
+  rmSync(read?.path ?? '')
   const third = await startReceiver({ dataDir: first.dataDir, handlers })
   await third.post(dealBody(3))
   await until('handled', () => third.logged('handled').length === 1)
-  expect(readSeen(seen).map(({ object }) => object)).toEqual(['deal:1', 'deal:2', 'deal:3'])
+  expect(readSnapshot(seen).map(({ object }) => object)).toEqual(['deal:1', 'deal:2', 'deal:3'])
 })

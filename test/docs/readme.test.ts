@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { existsSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { settings } from '../../src/config/config.ts'
@@ -7,19 +7,53 @@ import { refusals } from '../../src/intake/refusal.ts'
 import { blocksOf, blockWith, codeOf, pages, readText, root, tableOf } from '../support/docs.ts'
 import { startReceiver, TOKEN, temporaryFolder } from '../support/receiver.ts'
 
-test('the table of settings is that of config.ts', () => {
+// With `-u` each of these tests writes its table.
+test('the table in docs/settings.md is that of config.ts', async () => {
   const rows = Object.entries(settings).flatMap(([name, setting]) => {
     const standard =
       setting.default === undefined ? 'required' : setting.default === '' ? '–' : `\`${setting.default}\``
-    const row = [`\`${name}\``, standard, setting.about]
+    const row = [`\`${name}\``, standard, setting.description]
     return 'secret' in setting ? [row, [`\`${name}_FILE\``, '–', 'a file that holds them, for Docker secrets']] : [row]
   })
-  expect(tableOf('README.md', 'variable', 'default', 'meaning')).toEqual(rows)
+  const page = 'docs/settings.md'
+  const written = withTable(page, ['variable', 'default', 'meaning'], rows)
+  await expect(written).toMatchFileSnapshot(join(root, page))
 })
 
-test('the table of refusals is that of refusal.ts', () => {
+test('the table in docs/answers.md is that of refusal.ts', async () => {
   const rows = Object.entries(refusals).map(([code, { status, meaning }]) => [String(status), `\`${code}\``, meaning])
-  expect(tableOf('README.md', 'status', '`error`', 'meaning')).toEqual(rows)
+  const page = 'docs/answers.md'
+  const written = withTable(page, ['status', '`error`', 'meaning'], rows)
+  await expect(written).toMatchFileSnapshot(join(root, page))
+})
+
+test('the README has at most 200 lines', () => {
+  expect(readText('README.md').trimEnd().split('\n').length).toBeLessThanOrEqual(200)
+})
+
+test('the index of decisions has every decision, with its title, date and status', () => {
+  const files = readdirSync(join(root, 'docs/decisions')).filter((name) => /^\d{4}-.*\.md$/.test(name))
+  const rows = files.toSorted().map((file) => {
+    const page = readText(`docs/decisions/${file}`)
+    const [, title] = /^# \d+\. (.*)$/m.exec(page) ?? []
+    const [, date] = /^\* \*\*Date:\*\* (\d{4}-\d\d-\d\d)$/m.exec(page) ?? []
+    const [, status] = /^\* \*\*Status:\*\* (.+)$/m.exec(page) ?? []
+    return [file.slice(0, 4), `[${title}](${file})`, date, status]
+  })
+  expect(tableOf('docs/decisions/README.md', 'number', 'decision', 'date', 'status')).toEqual(rows)
+  expect(new Set(rows.map(([number]) => number)).size).toBe(rows.length)
+})
+
+test('the glossary has at most 40 words, in order and each once', () => {
+  const words = tableOf('docs/glossary.md', 'word', 'meaning').map(([word = '']) => word.replaceAll('*', ''))
+  expect(words.length).toBeLessThanOrEqual(40)
+  expect(words).toEqual([...new Set(words)].toSorted())
+})
+
+test('docs/log.md explains every field of the line that the README shows', () => {
+  const shown = Object.keys(JSON.parse(blockWith('README.md', '"level":30')) as object)
+  const explained = tableOf('docs/log.md', 'field', 'meaning').flatMap(([field = '']) => field.match(/\w+/g))
+  expect(shown.filter((field) => !explained.includes(field))).toEqual([])
 })
 
 describe('the first event', () => {
@@ -46,7 +80,7 @@ describe('the first event', () => {
   })
 })
 
-describe.for(pages)('%s', (page) => {
+describe.for([...pages, 'SECURITY.md', 'CHANGELOG.md'])('%s', (page) => {
   test('names only npm scripts that exist', () => {
     const { scripts } = JSON.parse(readText('package.json')) as { scripts: Record<string, string> }
     const named = [...readText(page).matchAll(/\bnpm (?:run ([\w:-]+)|(start|test))\b/g)].map(
@@ -88,6 +122,15 @@ describe.for(pages)('%s', (page) => {
     for (const { text } of texts) expect(() => JSON.parse(text)).not.toThrow()
   })
 })
+
+/** The page, with these rows in the table that has these heads. */
+function withTable(page: string, heads: readonly string[], rows: readonly (readonly string[])[]): string {
+  const lines = readText(page).split('\n')
+  const start = lines.indexOf(`| ${heads.join(' | ')} |`)
+  if (start === -1) throw new Error(`${page} has no table of ${heads.join(', ')}`)
+  const length = lines.slice(start).findIndex((line) => !line.startsWith('|'))
+  return lines.toSpliced(start + 2, length - 2, ...rows.map((cells) => `| ${cells.join(' | ')} |`)).join('\n')
+}
 
 /** As GitHub makes them of headings. */
 function anchorsOf(page: string): string[] {

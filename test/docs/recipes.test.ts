@@ -32,7 +32,7 @@ async function startRecipe(name: string, env: Record<string, string> = {}) {
   const portal = await startPortal({ limit: { rate: 1000, burst: 1000 } })
   const receiver = await startReceiver({
     handlers: { [name]: (filesOf(page)[name] ?? '').replace("'@bitrix24/b24jssdk'", `'${sdk}'`) },
-    env: { ...portal.env, B24_HOOK: portal.hook(), B24_RATE: '1000', B24_BURST: '1000', ...env },
+    env: { ...portal.env, B24_HOOK: portal.incomingWebhook(), B24_RATE: '1000', B24_BURST: '1000', ...env },
   })
   await until('it is loaded', () => receiver.logged('handler loaded').length === 1)
   portal.subscribe({ url: receiver.url, token: TOKEN })
@@ -63,7 +63,7 @@ test('a new lead is sent to the chat', async () => {
   expect(JSON.stringify(portal.messages)).toContain('New lead: Garden shed, +371')
 })
 
-test('a change of stage is told once, another edit is not', async () => {
+test('a change of stage sends one message, another edit sends none', async () => {
   const { portal, receiver, handled } = await startRecipe('stage-changes.ts')
   portal.records.add(DEAL, { title: 'Garden shed', stageId: 'NEW', assignedById: 7 }, 7, 5)
   await handled(1)
@@ -111,14 +111,14 @@ test('the mirror has what the portal has: added, updated, deleted', async () => 
   db.close()
 })
 
-test('a deal is updated once for each edit, and its own change is an echo', async () => {
+test('a deal is updated once for each edit, and the handler does not run for its own change', async () => {
   const { portal, receiver, handled } = await startRecipe('deal-numbers.ts')
   portal.records.add(DEAL, { title: 'Garden shed' }, 7, 5)
   await handled(1)
-  await until('its own change came back', () => receiver.logged('echo').length === 1)
+  await until('its own change came back', () => receiver.logged('own_change').length === 1)
   portal.edit(DEAL, 5, { title: 'Garden house' })
   await handled(2)
-  await until('its own change came back', () => receiver.logged('echo').length === 2)
+  await until('its own change came back', () => receiver.logged('own_change').length === 2)
   expect(portal.records.get(DEAL, 5)?.fields).toMatchObject({ title: '#5 Garden house' })
 })
 
@@ -131,7 +131,7 @@ test.skipIf(!hasPhp)('a PHP handler gets the post as Bitrix24 wrote it (php)', a
   expect(php.log()).toContain(`[application_token] => ${TOKEN}`)
 })
 
-test('n8n gets the chosen events as JSON, and when it failed again', async () => {
+test('n8n gets the chosen events as JSON, and gets them again after a failure', async () => {
   const bodies: unknown[] = []
   const server = createServer((request, response) => {
     void json(request).then((body) => {
@@ -153,12 +153,12 @@ test('alerts arrive in the chat that ALERT_URL names, which is the URL of a meth
   const [, url = ''] = /ALERT_URL='(.*)'/.exec(blockWith(page, 'im.message.add?DIALOG_ID')) ?? []
   const portal = await startPortal()
   const receiver = await startReceiver({
-    env: { ...portal.env, ALERT_URL: url.replace('https://example.bitrix24.com/rest/1/…/', portal.hook()) },
+    env: { ...portal.env, ALERT_URL: url.replace('https://example.bitrix24.com/rest/1/…/', portal.incomingWebhook()) },
   })
   const command = blockWith(page, 'for i in').replace('localhost:8080', `127.0.0.1:${receiver.port}`)
   expect(execFileSync('sh', ['-c', command], { encoding: 'utf8' })).toContain('invalid_application_token')
   await until(
-    () => `it is told\n${receiver.output()}`,
+    () => `the alert arrives\n${receiver.output()}`,
     () => portal.messages.length > 0,
   )
   expect(portal.messages).toEqual([
@@ -166,12 +166,12 @@ test('alerts arrive in the chat that ALERT_URL names, which is the URL of a meth
   ])
 })
 
-/** What each documents that it takes: a post that it would refuse is refused here. */
+/** What each chat accepts by its documentation; every other post is refused here. */
 const chats = {
   'hooks.slack.com': (_url: URL, { text }: Alert) => text,
   'api.telegram.org': (url: URL, { text }: Alert) =>
     /^\/bot.+\/sendMessage$/.test(url.pathname) && url.searchParams.get('chat_id') === '-1001234567890' && text,
-  // What the expression triggerBody()?['text'] gives.
+  // The result of the expression triggerBody()?['text'].
   'logic.azure.com': (url: URL, { text }: Alert) => url.searchParams.has('sig') && text,
 }
 
@@ -194,7 +194,7 @@ test.each(Object.entries(chats))(
     const receiver = await startReceiver({ env: { ALERT_URL: url } })
     for (let post = 0; post < 10; post++) await receiver.post('event=TEST&auth[application_token]=wrong')
     await until(
-      () => `it is told\n${receiver.output()}`,
+      () => `the alert arrives\n${receiver.output()}`,
       () => receiver.logged('alert sent').length > 0,
     )
     expect(messages).toEqual([expect.stringContaining('10 posts with a wrong token were refused')])

@@ -11,11 +11,11 @@ const page = 'docs/handlers.md'
 const namesIn = (cell = '') => [...cell.matchAll(/`([^`]+)`/g)].map(([, name = '']) => name)
 
 test('the page names every object that has a record, and the method that reads it', () => {
-  const told = tableOf(page, 'object', 'method').flatMap(([objects, method]) =>
+  const listed = tableOf(page, 'object', 'method').flatMap(([objects, method]) =>
     namesIn(objects).map((object): [string, string] => [object, namesIn(method).join()]),
   )
-  expect(new Map(told)).toEqual(recordMethods)
-  expect(told).toHaveLength(recordMethods.size)
+  expect(new Map(listed)).toEqual(recordMethods)
+  expect(listed).toHaveLength(recordMethods.size)
 })
 
 test('the fields that the page names are those of the types', () => {

@@ -2,8 +2,8 @@ import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { ensureWritable } from '../../src/receiver/data-dir.ts'
 import { listSegments, stableName } from '../../src/journal/segments.ts'
+import { ensureWritable } from '../../src/receiver/data-dir.ts'
 import { blockWith, root } from '../support/docs.ts'
 import { feedJournal } from '../support/journal.ts'
 import { idsOf, startReader } from '../support/log-reader.ts'
@@ -14,13 +14,13 @@ const page = 'docs/monitoring.md'
 const events = 3_000
 const all = Array.from({ length: events }, (_, id) => id)
 
-/** Debian lets only one of rsyslog and syslog-ng be installed: .ci/run unpacks this one here. */
+/** Debian allows only one of rsyslog and syslog-ng to be installed: .ci/run unpacks rsyslog here. */
 const rsyslog = ['/usr', '/opt/rsyslog/usr']
   .map((path) => ({ command: join(path, 'sbin/rsyslogd'), modules: join(path, 'lib/x86_64-linux-gnu/rsyslog') }))
   .find(({ command }) => spawnSync(command, ['-v']).status === 0)
 const has = (command: string) => spawnSync(command, ['--version']).status === 0
 
-/** The configuration on the page, of this folder. It writes to `out`. */
+/** The configuration on the page, for this folder. It writes to `out`. */
 function configuration(part: string, folder: string) {
   const out = join(folder, 'out')
   const text = blockWith(page, part)
@@ -41,7 +41,7 @@ interface Shipping {
   readonly shipped: () => readonly number[]
 }
 
-/** Ships many segments, with a restart of whoever ships them. @returns what he said meanwhile */
+/** Ships many segments, with a restart of the shipper. @returns the output of the shipper */
 async function shipOverRestart({ dataDir, start, shipped }: Shipping): Promise<string> {
   const first = start()
   await feedJournal({ dataDir, events: events / 2, hasLong: true })
@@ -122,7 +122,7 @@ test.skipIf(!has('lnav'))('lnav reads the journal and the log by the format that
   expect(filtered.trimEnd()).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} info +E deal:599$/)
 
   const log = join(folder, 'receiver.log')
-  const line = { level: 50, time: '2026-11-23T08:11:20.123Z', part: 'receiver', err: { message: 'ENOSPC' } }
+  const line = { level: 50, time: '2026-11-23T08:11:20.123Z', component: 'receiver', err: { message: 'ENOSPC' } }
   writeFileSync(log, `${JSON.stringify({ ...line, msg: 'the journal cannot be written' })}\n`)
   expect(run('-n', log).trimEnd()).toBe('2026-11-23T08:11:20.123 error   the journal cannot be written')
 })

@@ -11,8 +11,8 @@ const shownId = '019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50'
 const shownTime = '2026-11-23 08:11:20'
 const cli = `'${process.execPath}' --disable-warning=ExperimentalWarning '${join(root, 'src/bin/cli.ts')}'`
 
-test('the session in the README is what a terminal shows, but for the id and the times', async () => {
-  const broken = join(temporaryFolder('ledger'), 'not-mended')
+test('the session in docs/log.md is what a terminal shows, except for the id and the times', async () => {
+  const broken = join(temporaryFolder('ledger'), 'not-fixed')
   const handler = `import { existsSync } from 'node:fs'
 import { FinalError } from 'bitrix24-webhook-receiver'
 export default () => {
@@ -26,7 +26,7 @@ export default () => {
   const id = String((await receiver.journal())[0]?.id)
 
   const env = { ...envOf(receiver), PATH: process.env['PATH'], TZ: 'UTC' }
-  const block = blockWith('README.md', '$ npx --no -- b24-receiver events')
+  const block = blockWith('docs/log.md', '$ npx --no -- b24-receiver events')
   const steps = block.split(/^\$ /m).slice(1)
   expect(steps.length).toBeGreaterThan(3)
   for (const step of steps) {

@@ -8,7 +8,7 @@ import { createRandom } from '../support/random.ts'
 import {
   dealBody,
   type Receiver,
-  readSeen,
+  readSnapshot,
   recorder,
   startReceiver,
   temporaryFolder,
@@ -82,7 +82,7 @@ test(`after any damage each acknowledged event is handled or named, seed ${seed}
 }, async () => {
   const random = createRandom(seed)
   const dataDir = temporaryFolder('data')
-  const seen = join(temporaryFolder('seen'), 'seen')
+  const seen = join(temporaryFolder('snapshot'), 'snapshot')
   const handlers = { 'ONCRMDEALUPDATE.mjs': recorder(seen) }
   const acknowledged: Acknowledged[] = []
   /** Objects and ids that something has named. */
@@ -93,7 +93,7 @@ test(`after any damage each acknowledged event is handled or named, seed ${seed}
 
   const isTold = ({ object, line }: Acknowledged, handled: ReadonlySet<string | undefined>) =>
     handled.has(object) || named.has(object) || (line !== undefined && named.has(idOf(line)))
-  const handledNow = () => new Set(readSeen(seen).map((event) => event.object))
+  const handledNow = () => new Set(readSnapshot(seen).map((event) => event.object))
 
   /** Until nothing is in the way of the handlers: what the product's own messages tell is done. */
   async function followAdvice(): Promise<void> {

@@ -6,7 +6,7 @@ import {
   dealBody,
   type Receiver,
   readJournal,
-  readSeen,
+  readSnapshot,
   recorder,
   startReceiver,
   temporaryFolder,
@@ -30,7 +30,7 @@ test.for(Object.keys(victims) as (keyof typeof victims)[])(
   { timeout: 120_000 + rounds * 10_000 },
   async (victim) => {
     const dataDir = temporaryFolder('data')
-    const seen = join(temporaryFolder('seen'), 'seen')
+    const seen = join(temporaryFolder('snapshot'), 'snapshot')
     const handlers = { 'ONCRMDEALUPDATE.mjs': recorder(seen) }
     const acknowledged: string[] = []
     let id = 0
@@ -58,7 +58,7 @@ test.for(Object.keys(victims) as (keyof typeof victims)[])(
     }
 
     const last = await startReceiver({ dataDir, handlers })
-    const handled = () => new Set(readSeen(seen).map((event) => event.object))
+    const handled = () => new Set(readSnapshot(seen).map((event) => event.object))
     await until(`all ${acknowledged.length} handled`, () => {
       const done = handled()
       return acknowledged.every((object) => done.has(object))
@@ -68,7 +68,7 @@ test.for(Object.keys(victims) as (keyof typeof victims)[])(
     for (const { object } of await readJournal(dataDir)) times.set(object, (times.get(object) ?? 0) + 1)
     const lost = acknowledged.filter((object) => !times.has(object))
     const doubled = acknowledged.filter((object) => (times.get(object) ?? 0) > 1)
-    const runs = readSeen(seen).length
+    const runs = readSnapshot(seen).length
     // What `npm run test:crash` is run for: the figures.
     process.stdout.write(
       `${victim}: ${acknowledged.length} acknowledged over ${rounds} kills, ${lost.length} lost, ` +

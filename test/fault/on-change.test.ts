@@ -37,12 +37,12 @@ interface Mark {
 test('when the dispatcher is killed under edits no change of stage is missed, and only what was killed is told twice', {
   timeout: 120_000 + rounds * 15_000,
 }, async () => {
-  const seen = join(temporaryFolder('seen'), 'seen')
+  const seen = join(temporaryFolder('snapshot'), 'snapshot')
   const portal = await startPortal({ limit: { rate: 1000, burst: 1000 } })
   for (const id of ids) portal.records.add(DEAL, { title: '', stageId: 'NEW' }, 7, id)
   const receiver = await startReceiver({
     handlers: { 'moves.mjs': moves(seen) },
-    env: { ...portal.env, B24_HOOK: portal.hook(), B24_RATE: '1000', B24_BURST: '1000' },
+    env: { ...portal.env, B24_HOOK: portal.incomingWebhook(), B24_RATE: '1000', B24_BURST: '1000' },
   })
   portal.subscribe({ url: receiver.url, token: TOKEN })
   const marks = () =>
@@ -109,14 +109,14 @@ test.skipIf(!canTrace)(
 import { writeSync } from 'node:fs'
 const queue = openSqliteQueue({ path: ${JSON.stringify(join(folder, 'dispatch.db'))} })
 const deliveries = ['1', '2'].map((id) => ({
-  handler: 'h', segment: 1, order: 'object', settle: 0, event: { id, event: 'ONCRMDEALUPDATE', object: 'deal:5', remote: '' },
+  handler: 'h', segment: 1, order: 'object', debounce: 0, event: { id, event: 'ONCRMDEALUPDATE', object: 'deal:5', remote: '' },
 }))
 const claim = () => queue.claim([{ handler: 'h', limit: 1, coalesce: false }], 1)[0]
 queue.add(deliveries, { segment: 1, offset: 0 })
 queue.done(claim(), { stageId: '"NEW"' })
 const delivery = claim()
 writeSync(1, 'before the run')
-queue.doubt(delivery)
+queue.markDirty(delivery)
 writeSync(1, 'the handler runs')
 queue.done(delivery, { stageId: '"WON"' })
 writeSync(1, 'behind the run')

@@ -27,7 +27,7 @@ test.each([
       postgres,
       handlers: { 'ONCRMDEALUPDATE.mjs': marking(folder, 'await sleep(Math.random() * 30)') },
     })
-    const receiver = await cluster.startReceiver({ env: { WORKERS: '1' } })
+    const receiver = await cluster.startReceiver({ env: { RUN_HANDLERS: 'on' } })
     const worker = await cluster.startWorker()
     let isOver = false
     let answered = 0

@@ -3,13 +3,14 @@ import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
 import { expect, test } from 'vitest'
-import { follow, oldest, type Position } from '../../src/journal/follow.ts'
+import { follow } from '../../src/journal/follow.ts'
 import { openJournal } from '../../src/journal/journal.ts'
+import { oldest, type Position } from '../../src/journal/position.ts'
 import { journalDir, listSegments } from '../../src/journal/segments.ts'
 import { lostOrDoubled, postMany, startLoad } from '../support/load.ts'
 import {
   makeFolder,
-  readSeen,
+  readSnapshot,
   recorder,
   spawnReceiver,
   startReceiver,
@@ -32,11 +33,11 @@ const remains = {
 
 /** A receiver and its dispatcher, killed under load; then bytes that met no fsync, as the page cache may hold them. */
 async function killUnderLoad() {
-  const seen = join(temporaryFolder('seen'), 'seen')
+  const seen = join(temporaryFolder('snapshot'), 'snapshot')
   const receiver = await startReceiver({ handlers: { 'ONCRMDEALUPDATE.mjs': recorder(seen) } })
   await until('the dispatcher runs', () => receiver.logged('handler loaded').length > 0)
   const load = startLoad(receiver.url)
-  await until('some are handled', () => readSeen(seen).length > 100)
+  await until('some are handled', () => readSnapshot(seen).length > 100)
   receiver.killGroup('SIGKILL')
   await receiver.exited
   await load.stop()
@@ -151,10 +152,10 @@ test('after a power cut under load the next start handles all that was acknowled
   ] as const) {
     const copy = temporaryFolder('copy')
     cpSync(dataDir, copy, { recursive: true })
-    const seenNow = join(temporaryFolder('seen'), 'seen')
+    const seenNow = join(temporaryFolder('snapshot'), 'snapshot')
     copyFileSync(seen, seenNow)
     const handlers = { 'ONCRMDEALUPDATE.mjs': recorder(seenNow) }
-    const handled = () => readSeen(seenNow).map(({ object }) => object)
+    const handled = () => readSnapshot(seenNow).map(({ object }) => object)
     // By itself, so that the journal stays as it is.
     const dispatcher = isFollowed && (await spawnReceiver({ dataDir: copy, handlers, script: dispatcherScript }))
     if (dispatcher) {
@@ -167,11 +168,11 @@ test('after a power cut under load the next start handles all that was acknowled
     const receiver = await startReceiver({ dataDir: copy, handlers })
     const added = Array.from({ length: 5 }, (_, index) => `deal:${2_000_000 + index}`)
     expect(await postMany(receiver.url, 5, { from: 2_000_000, clients: 1 })).toEqual(added.map(() => 200))
-    const owed = [...acknowledged, ...added]
-    await until(`${about}: all handled`, () => lostOrDoubled(owed, handled()).lost.length === 0)
+    const pending = [...acknowledged, ...added]
+    await until(`${about}: all handled`, () => lostOrDoubled(pending, handled()).lost.length === 0)
     await receiver.stop()
     const journalled = (await readOn(copy, oldest)).objects
-    expect(lostOrDoubled(owed, journalled), about).toEqual({ lost: [], doubled: [] })
+    expect(lostOrDoubled(pending, journalled), about).toEqual({ lost: [], doubled: [] })
     expect(lostOrDoubled(added, handled()), about).toEqual({ lost: [], doubled: [] })
     const twice = lostOrDoubled(acknowledged, handled()).doubled.length
     process.stdout.write(`${about}: ${acknowledged.size} acknowledged, none lost, ${twice} handled twice\n`)

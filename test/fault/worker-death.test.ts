@@ -60,7 +60,7 @@ test('a process of handlers that dies is known to be dead as soon as its success
     // So long, and 15 s, others would wait for a sign of it.
     env: { HANDLER_STALL: '10m' },
   })
-  const receiver = await cluster.startReceiver({ env: { WORKERS: '1' } })
+  const receiver = await cluster.startReceiver({ env: { RUN_HANDLERS: 'on' } })
   await receiver.post(dealBody(1))
   await until('its run', () => marksIn(folder).length === 1)
   process.kill(await dispatcherOf(receiver), 'SIGKILL')

@@ -108,22 +108,22 @@ test('a journal that cannot be written is told with the reason, and when it can 
   expect((await receiver.post(dealBody(2))).status).toBe(200)
 })
 
-test('a hook that is dead is told with its portal, never with its code, and when it works again', async () => {
+test('an incoming webhook that is dead is told with its portal, never with its code, and when it works again', async () => {
   const portal = await startPortal({ limit: { rate: 1000, burst: 1000 } })
   const { target, receiver } = await startWithAlerts({
     handlers: { [deals]: "export default (event, { bitrix24 }) => bitrix24.call('profile')" },
     env: {
       ...portal.env,
-      B24_HOOK: portal.hook(),
+      B24_HOOK: portal.incomingWebhook(),
       NODE_OPTIONS: `${preload('quick-clock')} ${preload('quick-probes')}`,
     },
   })
   portal.behaviour.dead = 'expired_token'
   await receiver.post(dealBody(1, { domain: portal.host }))
-  const alert = await target.got('hook_refused')
-  expect(alert.text).toContain(`the hook of ${portal.host} is dead: expired_token`)
+  const alert = await target.got('incoming_webhook_refused')
+  expect(alert.text).toContain(`the incoming webhook of ${portal.host} is dead: expired_token`)
   portal.behaviour.dead = undefined
-  await target.got('hook_refused', 'over')
+  await target.got('incoming_webhook_refused', 'over')
   expect(JSON.stringify(target.took)).not.toContain(portal.code())
 })
 
@@ -134,7 +134,7 @@ test('silence counts from the last event of the journal, whoever journalled it, 
   await first.stop()
   const { target, receiver } = await startWithAlerts({
     dataDir: first.dataDir,
-    env: { SILENCE_ALARM: '2s', NODE_OPTIONS: '' },
+    env: { ALERT_AFTER_SILENCE: '2s', NODE_OPTIONS: '' },
   })
   const alert = await target.got('silence')
   expect(alert.details).toEqual({ last_event: Object(last).time })

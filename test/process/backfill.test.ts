@@ -21,7 +21,7 @@ export default defineHandler('*', ({ event, object, source = 'post' }) => {
 async function start(options: ReceiverOptions & { portal?: Portal } = {}) {
   const portal = options.portal ?? (await startPortal({ limit: plenty }))
   const seen = join(temporaryFolder('seen'), 'seen')
-  const rest = { ...portal.env, B24_HOOK: portal.hook(), B24_RATE: '1000', B24_BURST: '1000' }
+  const rest = { ...portal.env, B24_HOOK: portal.incomingWebhook(), B24_RATE: '1000', B24_BURST: '1000' }
   const receiver = await startReceiver({
     ...options,
     handlers: { 'audit.mjs': audit(seen) },
@@ -201,10 +201,14 @@ describe('backfill', () => {
     portal.behaviour.failing.set('crm.item.list', ['ok', 'INTERNAL_SERVER_ERROR'])
     expect((await cli('backfill', 'deal', '--all')).code).toBe(1)
     const other = await startPortal({ address: '127.0.0.2' })
-    const { code, stderr } = await runCli({ env: { ...env, B24_HOOK: other.hook() } }, 'backfill', '--resume')
+    const { code, stderr } = await runCli(
+      { env: { ...env, B24_HOOK: other.incomingWebhook() } },
+      'backfill',
+      '--resume',
+    )
     expect([code, stderr]).toEqual([
       1,
-      `b24-receiver backfill: that backfill was of ${portal.host}, not of ${other.host}: choose its hook in B24_HOOK\n`,
+      `b24-receiver backfill: that backfill was of ${portal.host}, not of ${other.host}: choose its incoming webhook in B24_HOOK\n`,
     ])
     expect(await cli('backfill', '--resume')).toMatchObject({ code: 0, stdout: '10 records, 10 events journalled\n' })
   })
@@ -245,11 +249,11 @@ describe('BACKFILL_ON_START', () => {
     await until('told', () => again.logged('backfilled: what was missed is journalled').length === 1)
     // A reload is no start.
     again.child.kill('SIGHUP')
-    await until('reloaded', () => again.logged('handlers were loaded anew').length === 1)
+    await until('reloaded', () => again.logged('handlers were loaded again').length === 1)
     expect(again.logged('backfilled: what was missed is journalled')).toHaveLength(1)
   })
 
-  test('is done all the same when the hook is down at first, and when the dispatcher is killed meanwhile', async () => {
+  test('is done all the same when the incoming webhook is down at first, and when the dispatcher is killed meanwhile', async () => {
     const { portal, receiver, seen, env } = await start()
     portal.subscribe({ url: receiver.url, token: TOKEN })
     addDeals(portal, 1)
@@ -302,16 +306,16 @@ describe('BACKFILL_ON_START', () => {
     expect(existsSync(join(receiver.dataDir, 'backfill-since'))).toBe(false)
   })
 
-  test('of two hooks of one portal tells no record twice', async () => {
+  test('of two incoming webhooks of one portal tells no record twice', async () => {
     const { portal, receiver, seen, env } = await start()
     await receiver.post(dealBody(1))
     await until('it was handled', () => seen().length === 1)
     await receiver.stop()
     addDeals(portal, 60, 100)
-    const hooks = `sales=${portal.hook()},support=${portal.hook()}`
+    const incomingWebhooks = `sales=${portal.incomingWebhook()},support=${portal.incomingWebhook()}`
     const again = await startReceiver({
       dataDir: receiver.dataDir,
-      env: { ...env, HANDLERS_DIR: receiver.handlersDir, B24_HOOK: hooks, BACKFILL_ON_START: 'deal' },
+      env: { ...env, HANDLERS_DIR: receiver.handlersDir, B24_HOOK: incomingWebhooks, BACKFILL_ON_START: 'deal' },
     })
     await until('both told', () => again.logged('backfilled: what was missed is journalled').length === 2)
     await until('handlers got them', () => seen().length >= 61)

@@ -3,16 +3,16 @@ import http from 'node:http'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { describe, expect, test } from 'vitest'
+import { listSegments } from '../../src/journal/segments.ts'
 import { openSqliteDeliveries } from '../../src/queue/sqlite/deliveries.ts'
 import { openSqliteQueue, queuePath } from '../../src/queue/sqlite/queue.ts'
-import { listSegments } from '../../src/journal/segments.ts'
 import { dispatcherOf } from '../support/dispatcher.ts'
 import {
   dealBody,
   makeFolder,
   type Receiver,
   readJournal,
-  readSeen,
+  readSnapshot,
   recorder,
   startReceiver,
   TOKEN,
@@ -31,7 +31,7 @@ function ledger() {
     handler: (name: string) => recorder(path(name)),
     /** The deals it saw, each as often as it saw it. */
     seenBy: (name: string) =>
-      readSeen(path(name))
+      readSnapshot(path(name))
         .map((event) => Number(event.object?.slice('deal:'.length)))
         .sort((a, b) => a - b),
   }
@@ -67,7 +67,7 @@ const isReady = (receiver: Receiver) =>
   )
 
 describe('a broken handler file', () => {
-  test('at start: nothing is followed, file and line are named, and once mended every handler gets everything, once', async () => {
+  test('at start: nothing is followed, file and line are named, and once fixed every handler gets everything, once', async () => {
     const { handler, seenBy } = ledger()
     const receiver = await startReceiver({ handlers: { 'good.mjs': handler('good'), 'bad.mjs': broken } })
     const file = join(receiver.handlersDir, 'bad.mjs')
@@ -78,15 +78,15 @@ describe('a broken handler file', () => {
     await postDeals(receiver, 1, 10)
     expect(seenBy('good')).toEqual([])
 
-    put(receiver, { 'bad.mjs': handler('mended') })
-    await until('both handled all', () => seenBy('good').length === 10 && seenBy('mended').length === 10)
+    put(receiver, { 'bad.mjs': handler('fixed') })
+    await until('both handled all', () => seenBy('good').length === 10 && seenBy('fixed').length === 10)
     await isReady(receiver)
     await receiver.stop()
     expect(seenBy('good')).toEqual(deals(1, 10))
-    expect(seenBy('mended')).toEqual(deals(1, 10))
+    expect(seenBy('fixed')).toEqual(deals(1, 10))
   })
 
-  test('at reload: the old handlers go on, file and line are named, and once mended the new ones take over', async () => {
+  test('at reload: the old handlers go on, file and line are named, and once fixed the new ones take over', async () => {
     const { handler, seenBy } = ledger()
     const receiver = await startReceiver({ handlers: { 'one.mjs': handler('old') } })
     await isReady(receiver)
@@ -104,7 +104,7 @@ describe('a broken handler file', () => {
 
     put(receiver, { 'one.mjs': handler('new') })
     reload(receiver)
-    await until('the new one took over', () => receiver.logged('handlers were loaded anew').length === 1)
+    await until('the new one took over', () => receiver.logged('handlers were loaded again').length === 1)
     await postDeals(receiver, 7, 9)
     await until('the new one handles', () => seenBy('new').length === 3)
     expect(seenBy('old')).toEqual(deals(1, 6))
@@ -191,7 +191,7 @@ describe('the handlers folder', () => {
     await isFollowed(receiver)
     put(receiver, { 'one.mjs': handler('one') })
     reload(receiver)
-    await until('loaded', () => receiver.logged('handlers were loaded anew').length === 1)
+    await until('loaded', () => receiver.logged('handlers were loaded again').length === 1)
     await postDeals(receiver, 4, 6)
     await until('handled', () => seenBy('one').length === 3)
     expect(seenBy('one')).toEqual(deals(4, 6))
@@ -204,13 +204,13 @@ describe('the handlers folder', () => {
     await until('handled', () => seenBy('one').length === 3)
     put(receiver, { 'two.mjs': handler('two') })
     reload(receiver)
-    await until('loaded', () => receiver.logged('handlers were loaded anew').length === 1)
+    await until('loaded', () => receiver.logged('handlers were loaded again').length === 1)
     await postDeals(receiver, 4, 6)
     await until('both handled', () => seenBy('one').length === 6 && seenBy('two').length === 3)
     expect(seenBy('two')).toEqual(deals(4, 6))
   })
 
-  test('lacks a handler: what it is owed stays and grows, is reported, and is handled when the file is back', async () => {
+  test('lacks a handler: what is pending for it stays and grows, is reported, and is handled when the file is back', async () => {
     const { handler, seenBy } = ledger()
     const refusing = 'export default () => { throw new Error("not yet") }'
     const first = await startReceiver({
@@ -223,7 +223,7 @@ describe('the handlers folder', () => {
     reload(first)
     const gone = 'a handler is not loaded; its events are kept for it'
     await until('reported', () => first.logged(gone).length === 1)
-    expect(first.logged(gone)).toMatchObject([{ handler: 'ONCRMDEALUPDATE', owed: 3 }])
+    expect(first.logged(gone)).toMatchObject([{ handler: 'ONCRMDEALUPDATE', pending: 3 }])
     await until('it is named', async () =>
       JSON.stringify(await first.readyz()).includes('handlers forget ONCRMDEALUPDATE'),
     )
@@ -232,14 +232,14 @@ describe('the handlers folder', () => {
 
     put(first, { 'ONCRMDEALUPDATE.mjs': handler('two') })
     reload(first)
-    await until('what was owed is handled', () => seenBy('two').length === 5)
+    await until('what was pending is handled', () => seenBy('two').length === 5)
     expect(seenBy('two')).toEqual(deals(1, 5))
     await isReady(first)
   })
 })
 
 describe('a deleted dispatch.db', () => {
-  /** Deals 1 to 3 handled, 4 to 6 owed, then the database is gone. */
+  /** Deals 1 to 3 handled, 4 to 6 pending, then the database is gone. */
   async function lose() {
     const { handler, seenBy } = ledger()
     const first = await startReceiver({ handlers: { 'one.mjs': handler('one') } })
@@ -277,7 +277,7 @@ describe('a deleted dispatch.db', () => {
     expect(seenBy('again')).toEqual(deals(1, 9))
   })
 
-  test('with DISPATCH_FROM=now: what was owed is dropped', async () => {
+  test('with DISPATCH_FROM=now: what was pending is dropped', async () => {
     const { dataDir, handlers, seenBy } = await lose()
     const receiver = await startReceiver({ dataDir, handlers, env: { DISPATCH_FROM: 'now' } })
     await isReady(receiver)
@@ -335,7 +335,7 @@ describe('a journal that is gone while dispatch.db stayed', () => {
     return { dataDir: first.dataDir, handlers, seenBy }
   }
 
-  test('is begun anew: the position in the old one means nothing in the new one', async () => {
+  test('is begun again: the position in the old one means nothing in the new one', async () => {
     const { dataDir, handlers, seenBy } = await lose()
     const off = await startReceiver({ dataDir, env: { DISPATCHER: 'off' } })
     await postDeals(off, 6, 7)

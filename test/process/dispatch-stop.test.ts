@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import { openSqliteQueue, queuePath } from '../../src/queue/sqlite/queue.ts'
 import { deals, dispatcherOf, isGone, linesOf, scripted, spawnDispatcher } from '../support/dispatcher.ts'
 import { postMany } from '../support/load.ts'
-import { dealBody, readSeen, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, readSnapshot, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
 test('a second dispatcher by itself waits for the first, takes over when that ends, and both drain at SIGTERM', async () => {
   const folder = temporaryFolder('talk')
@@ -60,7 +60,7 @@ test('a dispatcher by itself that is told to stop while it starts leaves nothing
     expect(one.output()).not.toContain('cannot go on')
     if (other) continue
     const queue = openSqliteQueue({ path: queuePath(dataDir) })
-    expect(await queue.recover()).toBeUndefined()
+    expect(await queue.reclaim()).toBeUndefined()
     await queue.close()
   }
 })
@@ -160,7 +160,7 @@ test('a reload lets the handlers that run end, and no event is run twice or by n
   await until('the new one is loaded', () => receiver.logged('handler loaded').length === 2)
   for (const id of [2, 3, 1]) expect((await receiver.post(dealBody(id))).status).toBe(200)
   writeFileSync(join(folder, 'go'), '')
-  await until('the new one took over', () => receiver.logged('handlers were loaded anew').length === 1)
+  await until('the new one took over', () => receiver.logged('handlers were loaded again').length === 1)
   expect((await receiver.post(dealBody(4))).status).toBe(200)
   await until('all are handled', () => linesOf(folder, 'ended').includes('new deal:4'))
   await until('all are handled', () => linesOf(folder, 'ended').length >= 5)
@@ -187,7 +187,7 @@ test('a reload that is asked for during another one is not forgotten', async () 
   receiver.child.kill('SIGHUP')
   await until('heard', () => receiver.logged('reloading').length === 2)
   writeFileSync(join(folder, 'go'), '')
-  await until('the third is loaded', () => receiver.logged('handlers were loaded anew').length === 2)
+  await until('the third is loaded', () => receiver.logged('handlers were loaded again').length === 2)
   await receiver.post(dealBody(2))
   await until('handled', () => linesOf(folder, 'versions').length > 0)
   expect(linesOf(folder, 'versions')).toEqual(['third'])
@@ -207,9 +207,9 @@ test('a handler file that never finishes loading holds up neither the next reloa
   await until('it hangs', () => receiver.output().includes('it hangs'))
   put(recorder(seen))
   await reload(2)
-  await until('the mended one is loaded', () => receiver.logged('handlers were loaded anew').length === 1)
+  await until('the fixed one is loaded', () => receiver.logged('handlers were loaded again').length === 1)
   await receiver.post(dealBody(1))
-  await until('handled', () => readSeen(seen).length === 1)
+  await until('handled', () => readSnapshot(seen).length === 1)
 
   put(`console.error('again'); await new Promise(() => {}); export default () => {}`)
   await reload(3)

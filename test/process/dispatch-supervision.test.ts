@@ -9,7 +9,7 @@ import { canTrace, forbidChildren } from '../support/faults.ts'
 import { postMany } from '../support/load.ts'
 import { dealBody, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
-test('while a handler loops for ever over one object, 2,000 posts are answered and handled; mended, it handles the one', {
+test('while a handler loops for ever over one object, 2,000 posts are answered and handled; fixed, it handles the one', {
   timeout: 120_000,
 }, async () => {
   const folder = temporaryFolder('talk')
@@ -36,7 +36,7 @@ test('while a handler loops for ever over one object, 2,000 posts are answered a
   writeFileSync(join(receiver.handlersDir, deals), scripted(folder, `mark('seen', event.object)`))
   receiver.child.kill('SIGHUP')
   await until(
-    () => `the mended one handles it\n${receiver.output().slice(-3_000)}`,
+    () => `the fixed one handles it\n${receiver.output().slice(-3_000)}`,
     () => seen().has('deal:666'),
   )
   const charged = new Set(receiver.logged('failed, will be tried again').map((line) => line['object']))
@@ -83,7 +83,7 @@ test('of several that ran when a handler ended the process only the one that did
         `mark('started')
   if (isGuilty) {
     while (lines('started') < 5) await sleep(20)
-    if (has('mended')) return
+    if (has('fixed')) return
     mark('go')
     process.kill(process.pid, 'SIGKILL')
   }
@@ -94,7 +94,7 @@ test('of several that ran when a handler ended the process only the one that did
   for (const id of [666, 1, 2, 3, 4]) await receiver.post(dealBody(id))
   await until('the innocents are handled', () => receiver.logged('handled').length === 4)
   await until('the guilty is charged', () => receiver.logged('failed, will be tried again').length > 0)
-  writeFileSync(join(folder, 'mended'), '')
+  writeFileSync(join(folder, 'fixed'), '')
   await until('all are handled', () => receiver.logged('handled').length === 5)
   const charges = receiver.logged('failed, will be tried again')
   expect(new Set(charges.map((line) => line['object']))).toEqual(new Set(['deal:666']))

@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { webhookBody } from '../../src/simulator/webhook-body.ts'
-import { dealBody, readSeen, recorder, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, readSnapshot, recorder, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 test('a handler that throws is logged with the event and run again', async () => {
   const receiver = await startReceiver({
@@ -50,9 +50,9 @@ test('what was not handled when the receiver stopped is handled after the next s
   const second = await startReceiver({ dataDir: first.dataDir, handlers: { 'ONCRMDEALUPDATE.mjs': recorder(seen) } })
   await until(
     () => `all handled\n${second.output()}`,
-    () => readSeen(seen).length === 20,
+    () => readSnapshot(seen).length === 20,
   )
-  expect(new Set(readSeen(seen).map((event) => event.object)).size).toBe(20)
+  expect(new Set(readSnapshot(seen).map((event) => event.object)).size).toBe(20)
 })
 
 test.for([
@@ -80,13 +80,13 @@ test('a handler file that cannot be loaded is named, no other handler passes its
   expect(named).toMatchObject({ file: join(receiver.handlersDir, 'broken.mjs') })
   expect((await receiver.post(dealBody(1))).status).toBe(200)
   await receiver.stop()
-  expect(readSeen(seen)).toEqual([])
+  expect(readSnapshot(seen)).toEqual([])
 
   const mended = { 'good.mjs': recorder(seen), 'broken.mjs': recorder(seen) }
   const again = await startReceiver({ dataDir: receiver.dataDir, handlers: mended })
   await until(
     () => `both handled it\n${again.output()}`,
-    () => readSeen(seen).length === 2,
+    () => readSnapshot(seen).length === 2,
   )
 })
 
@@ -96,7 +96,7 @@ test('with --watch a handler that is saved is the one that runs', async () => {
   await until('no handlers yet', () => receiver.logged('no handlers: events are journalled only').length === 1)
   writeFileSync(join(receiver.handlersDir, 'deals.mjs'), recorder(seen))
   // Loaded is not enough: until then the one before, which has none, follows the journal. Twice, where it was read half.
-  await until('it took over', () => receiver.logged('handlers were loaded anew').length > 0)
+  await until('it took over', () => receiver.logged('handlers were loaded again').length > 0)
   await receiver.post(dealBody(7))
   await until('handled', () => receiver.logged('handled').length === 1)
   expect(receiver.logged('handled')).toMatchObject([{ handler: 'deals', object: 'deal:7' }])
@@ -120,10 +120,10 @@ test('an event whose data is not as documented is accepted, marked, counted and 
   expect((await post('private')).status).toBe(200)
   expect((await post(null)).status).toBe(200)
   await receiver.post(dealBody(662))
-  await until('handled', () => readSeen(seen).length === 3)
+  await until('handled', () => readSnapshot(seen).length === 3)
   const journal = await receiver.journal()
   // In the order of the journal: the three are about different objects.
-  const handled = journal.flatMap(({ id }) => readSeen(seen).find((event) => event.id === id) ?? [])
+  const handled = journal.flatMap(({ id }) => readSnapshot(seen).find((event) => event.id === id) ?? [])
   for (const events of [handled, journal])
     expect(events.map(({ shape, object }) => [shape, object])).toEqual([
       ['unexpected', undefined],

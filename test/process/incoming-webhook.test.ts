@@ -11,7 +11,7 @@ import { type Portal, type PortalOptions, startPortal } from '../support/portal.
 import {
   dealBody,
   type Receiver,
-  readSeen,
+  readSnapshot,
   recorder,
   spawnReceiver,
   startReceiver,
@@ -60,7 +60,7 @@ function startWith(portal: Portal, handlers: Record<string, string>, env: Record
     handlers,
     env: {
       ...portal.env,
-      B24_HOOK: portal.hook(),
+      B24_HOOK: portal.incomingWebhook(),
       B24_RATE: String(plenty.rate),
       B24_BURST: String(plenty.burst),
       NODE_OPTIONS: preload('quick-probes'),
@@ -69,7 +69,8 @@ function startWith(portal: Portal, handlers: Record<string, string>, env: Record
   })
 }
 
-const hooksOf = async (receiver: Receiver) => ((await receiver.readyz()) as { hooks?: string[] }).hooks ?? []
+const incomingWebhooksOf = async (receiver: Receiver) =>
+  ((await receiver.readyz()) as { incoming_webhooks?: string[] }).incoming_webhooks ?? []
 
 /** Every byte that a receiver left behind. */
 function leftBehind({ output, dataDir }: Receiver): string {
@@ -86,7 +87,7 @@ function deliveryStates({ dataDir }: Receiver) {
   }
 }
 
-test('a hook that dies under load, and then a portal that is gone: what needs it waits, uncharged, and is handled after, in order', {
+test('an incoming webhook that dies under load, and then a portal that is gone: what needs it waits, uncharged, and is handled after, in order', {
   timeout: 240_000,
 }, async () => {
   const folder = temporaryFolder('seen')
@@ -113,14 +114,14 @@ test('a hook that dies under load, and then a portal that is gone: what needs it
     await until('some are handled', () => readsOf(read).length > edits - 40)
     await down()
     edit(60)
-    await until('it is said', async () => (await hooksOf(receiver)).length > 0)
-    const told = await hooksOf(receiver)
+    await until('it is said', async () => (await incomingWebhooksOf(receiver)).length > 0)
+    const told = await incomingWebhooksOf(receiver)
     expect(await receiver.readyz()).toMatchObject({ status: 'degraded' })
-    await until('the handler that calls nobody goes on', () => readSeen(noted).length === edits)
+    await until('the handler that calls nobody goes on', () => readSnapshot(noted).length === edits)
     await until('what waits has stopped calling', async () => (await queue.state()).running === 0)
     const calls = callsOfRuns()
     edit(9)
-    await until('it still does', () => readSeen(noted).length === edits)
+    await until('it still does', () => readSnapshot(noted).length === edits)
     expect(callsOfRuns()).toBe(calls)
     expect(readsOf(read).length).toBeLessThan(edits - 9)
     await up()
@@ -144,9 +145,9 @@ test('a hook that dies under load, and then a portal that is gone: what needs it
     () => portal.unplug(),
     () => portal.plugIn(),
   )
-  const hook = `the hook of ${portal.host}`
-  expect(dead).toEqual([`${hook} is dead: expired_token (The access token provided has expired)`])
-  expect(gone).toEqual([expect.stringContaining(`${hook} is unreachable: `)])
+  const incomingWebhook = `the incoming webhook of ${portal.host}`
+  expect(dead).toEqual([`${incomingWebhook} is dead: expired_token (The access token provided has expired)`])
+  expect(gone).toEqual([expect.stringContaining(`${incomingWebhook} is unreachable: `)])
 
   const events = await receiver.journal()
   const reads = readsOf(read)
@@ -158,9 +159,13 @@ test('a hook that dies under load, and then a portal that is gone: what needs it
   expect(new Set(reads.map(({ attempt }) => attempt))).toEqual(new Set([1]))
   await until('the last is done', async () => (await queue.state()).running === 0)
   expect(deliveryStates(receiver)).toEqual([{ state: 'done', attempts: 1 }])
-  const said = (msg: string) => receiver.logged(msg).map((line) => [line['level'], line['hook']])
-  expect(said('a hook does not work; what needs it waits')).toEqual([50, 50].map((level) => [level, hook]))
-  expect(said('a hook works again; what waited for it goes on')).toEqual([30, 30].map((level) => [level, hook]))
+  const said = (msg: string) => receiver.logged(msg).map((line) => [line['level'], line['incoming_webhook']])
+  expect(said('an incoming webhook does not work; what needs it waits')).toEqual(
+    [50, 50].map((level) => [level, incomingWebhook]),
+  )
+  expect(said('an incoming webhook works again; what waited for it goes on')).toEqual(
+    [30, 30].map((level) => [level, incomingWebhook]),
+  )
   expect(leftBehind(receiver)).not.toContain(portal.code())
 })
 
@@ -177,7 +182,7 @@ test('of two portals with a deal of the same number each run reads from its own'
     { 'ONCRMDEALUPDATE.mjs': reader(read) },
     {
       B24_APPLICATION_TOKEN: named.map(({ name, token }) => `${name}=${token}`).join(),
-      B24_HOOK: named.map(({ name, portal }) => `${name}=${portal.hook()}`).join(),
+      B24_HOOK: named.map(({ name, portal }) => `${name}=${portal.incomingWebhook()}`).join(),
     },
   )
   for (const { portal, token } of named) portal.subscribe({ url: receiver.url, token })
@@ -190,9 +195,9 @@ test('of two portals with a deal of the same number each run reads from its own'
   }
 })
 
-test('the hook is in nothing that a receiver leaves behind, whatever fails and whatever the portal says', async () => {
+test('the incoming webhook is in nothing that a receiver leaves behind, whatever fails and whatever the portal says', async () => {
   const portal = await startFull()
-  const url = portal.hook()
+  const url = portal.incomingWebhook()
   const code = portal.code()
   const receiver = await startWith(
     portal,
@@ -209,7 +214,7 @@ test('the hook is in nothing that a receiver leaves behind, whatever fails and w
   await until('three are dead', () => receiver.logged('failed for good: this delivery is dead').length === 3)
   portal.changeCode()
   portal.edit(DEAL, 4, { title: 'changed' })
-  await until('it is down', async () => (await hooksOf(receiver)).length === 1)
+  await until('it is down', async () => (await incomingWebhooksOf(receiver)).length === 1)
   await receiver.stop()
   const left = leftBehind(receiver)
   expect(left).toContain('needs the scope')
@@ -218,11 +223,11 @@ test('the hook is in nothing that a receiver leaves behind, whatever fails and w
   expect(left).not.toContain(code)
 })
 
-test('a new hook in B24_HOOK_FILE and a SIGHUP: what waited for the old one is handled at once', async () => {
-  const folder = temporaryFolder('hook')
-  const [file, read] = [join(folder, 'hook'), join(folder, 'read')]
+test('a new incoming webhook in B24_HOOK_FILE and a SIGHUP: what waited for the old one is handled at once', async () => {
+  const folder = temporaryFolder('incoming_webhook')
+  const [file, read] = [join(folder, 'incoming_webhook'), join(folder, 'read')]
   const portal = await startFull()
-  writeFileSync(file, portal.hook())
+  writeFileSync(file, portal.incomingWebhook())
   // With the minute as it is.
   const receiver = await startWith(
     portal,
@@ -232,9 +237,9 @@ test('a new hook in B24_HOOK_FILE and a SIGHUP: what waited for the old one is h
   portal.subscribe({ url: receiver.url, token: TOKEN })
   portal.changeCode()
   for (let id = 1; id <= 9; id++) portal.edit(DEAL, id, { title: 'changed' })
-  await until('they wait', () => receiver.logged('postponed until the hook works').length === 9)
-  expect(await hooksOf(receiver)).toHaveLength(1)
-  writeFileSync(file, portal.hook())
+  await until('they wait', () => receiver.logged('postponed until the incoming webhook works').length === 9)
+  expect(await incomingWebhooksOf(receiver)).toHaveLength(1)
+  writeFileSync(file, portal.incomingWebhook())
   receiver.child.kill('SIGHUP')
   await until(
     () => `handled\n${receiver.output()}`,
@@ -244,21 +249,21 @@ test('a new hook in B24_HOOK_FILE and a SIGHUP: what waited for the old one is h
   expect(await receiver.readyz()).toMatchObject({ status: 'ready' })
 })
 
-test('a dispatcher that dies takes what it said of a hook along, and the next one goes on with what waited', async () => {
+test('a dispatcher that dies takes what it said of an incoming webhook along, and the next one goes on with what waited', async () => {
   const read = join(temporaryFolder('seen'), 'read')
   const portal = await startFull()
   const receiver = await startWith(portal, { 'ONCRMDEALUPDATE.mjs': reader(read) }, { NODE_OPTIONS: '' })
   portal.subscribe({ url: receiver.url, token: TOKEN })
   portal.behaviour.dead = 'expired_token'
   portal.edit(DEAL, 1, { title: 'changed' })
-  await until('it waits', async () => (await hooksOf(receiver)).length === 1)
+  await until('it waits', async () => (await incomingWebhooksOf(receiver)).length === 1)
   portal.behaviour.dead = undefined
   process.kill(await dispatcherOf(receiver), 'SIGKILL')
   await until('handled', () => readsOf(read).length === 1)
   expect(await receiver.readyz()).toMatchObject({ status: 'ready' })
 })
 
-test('a wrong hook is told at the start of the receiver with every other problem, and without its value', async () => {
+test('a wrong incoming webhook is told at the start of the receiver with every other problem, and without its value', async () => {
   const receiver = await spawnReceiver({
     env: { B24_HOOK: 'http://example.bitrix24.com/rest/1/hidden/', CONCURRENCY: '0' },
   })
@@ -267,7 +272,7 @@ test('a wrong hook is told at the start of the receiver with every other problem
   expect(receiver.output()).not.toContain('hidden')
 })
 
-test('without a hook undici is never imported, with one it is before a run needs it, and the SDK is in no case', async () => {
+test('without an incoming webhook undici is never imported, with one it is before a run needs it, and the SDK is in no case', async () => {
   const handlers = { 'ONCRMDEALUPDATE.mjs': 'export default (event, { log }) => log.info("ran")' }
   const options = { handlers, env: { NODE_OPTIONS: preload('tell-imports') } }
   const without = await startReceiver(options)
@@ -275,8 +280,8 @@ test('without a hook undici is never imported, with one it is before a run needs
   await until('handled', () => without.logged('handled').length === 1)
   await without.stop()
   expect(without.output()).not.toContain('is imported')
-  const hook = 'https://example.bitrix24.com/rest/1/abc/'
-  const receiver = await startReceiver({ ...options, env: { ...options.env, B24_HOOK: hook } })
+  const incomingWebhook = 'https://example.bitrix24.com/rest/1/abc/'
+  const receiver = await startReceiver({ ...options, env: { ...options.env, B24_HOOK: incomingWebhook } })
   await until('it is', () => receiver.output().includes('undici is imported'))
   expect(receiver.logged('accepted')).toEqual([])
   await receiver.stop()

@@ -87,7 +87,7 @@ describe.each(['embedded', 'postgres'])('%s engine', (engine) => {
         defined(scripted(folder, `mark('fixed-${name}', event.object)`)),
       )
     receiver.child.kill('SIGHUP')
-    await until('the fixed ones are loaded', () => receiver.logged('handlers were loaded anew').length > 0)
+    await until('the fixed ones are loaded', () => receiver.logged('handlers were loaded again').length > 0)
     await receiver.post(body(11))
     for (const name of names)
       await until(`${name} handles again`, () => linesOf(folder, `fixed-${name}`).includes('deal:11'))
@@ -96,7 +96,7 @@ describe.each(['embedded', 'postgres'])('%s engine', (engine) => {
       () => `all is handled\n${receiver.output().slice(-3_000)}`,
       async () => {
         const { status, backlog } = await readyz(receiver)
-        return status === 'ready' && backlog?.owed === 0 && backlog.dead === 0
+        return status === 'ready' && backlog?.pending === 0 && backlog.dead === 0
       },
     )
     expect(handled()).toHaveLength(11)
@@ -126,7 +126,7 @@ test('whose handler changes what cannot be fixed: its process is replaced, and n
   writeFileSync(join(folder, 'go'), '')
   await until('all is done', async () => {
     const { status, backlog } = await readyz(receiver)
-    return status === 'ready' && backlog?.owed === 0 && backlog.dead === 0
+    return status === 'ready' && backlog?.pending === 0 && backlog.dead === 0
   })
   expect(linesOf(folder, 'ran')).toEqual(['deal:1'])
   expect(linesOf(folder, 'good')).toEqual(['deal:1'])
@@ -148,5 +148,5 @@ function namings(receiver: Receiver, name: string): string[] {
 }
 
 async function readyz(receiver: Receiver) {
-  return (await receiver.readyz()) as { status: string; backlog?: { owed: number; dead: number } }
+  return (await receiver.readyz()) as { status: string; backlog?: { pending: number; dead: number } }
 }

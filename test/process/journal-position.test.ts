@@ -2,15 +2,15 @@ import { copyFileSync, cpSync, readFileSync, renameSync, rmSync, truncateSync, w
 import { basename, join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { queuePath } from '../../src/queue/sqlite/queue.ts'
 import { journalDir, listSegments } from '../../src/journal/segments.ts'
+import { queuePath } from '../../src/queue/sqlite/queue.ts'
 import { envOf, runCli } from '../support/cli.ts'
 import { type Postgres, startPostgres } from '../support/postgres.ts'
 import {
   dealBody,
   type Receiver,
   type ReceiverOptions,
-  readSeen,
+  readSnapshot,
   recorder,
   startReceiver,
   temporaryFolder,
@@ -29,7 +29,7 @@ async function lived(options: ReceiverOptions = {}) {
   const dataDir = temporaryFolder('data')
   const start = (env: Record<string, string> = {}) =>
     startReceiver({ ...options, dataDir, handlers, env: { ...options.env, ...env } })
-  const handled = () => readSeen(seen).map(({ object }) => Number(object?.slice('deal:'.length)))
+  const handled = () => readSnapshot(seen).map(({ object }) => Number(object?.slice('deal:'.length)))
   const allHandled = (wanted: readonly number[]) =>
     until(
       () => `handled: ${wanted.join()}, are: ${handled().join()}`,

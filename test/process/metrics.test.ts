@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { isDeepStrictEqual } from 'node:util'
 import { expect, test } from 'vitest'
-import type { QueueState } from '../../src/queue/queue.ts'
 import { refusals } from '../../src/intake/refusal.ts'
+import type { QueueState } from '../../src/queue/queue.ts'
 import { webhookBody } from '../../src/simulator/webhook-body.ts'
 import { deals, dispatcherOf, linesOf, scripted } from '../support/dispatcher.ts'
 import { type Metric, readValue } from '../support/exposition.ts'
@@ -52,19 +52,17 @@ test('a scrape says what came, what was refused, and what it cost', async () => 
   expect(counted('ONCRMDEALUPDATE', '')).toBe(1)
   expect(counted('ONCRMDYNAMICITEMUPDATE', 'sales')).toBe(2)
   expect(counted('other', 'sales')).toBe(4)
-  const shapes = metrics.get('b24_unexpected_shapes_total')?.samples ?? []
+  const shapes = metrics.get('b24_schema_mismatches_total')?.samples ?? []
   expect(shapes.filter(({ value }) => value > 0)).toHaveLength(1)
-  expect(readValue(metrics, 'b24_unexpected_shapes_total', { event: 'ONCRMDYNAMICITEMUPDATE' })).toBe(1)
-  const refused = metrics.get('b24_refusals_total')?.samples ?? []
+  expect(readValue(metrics, 'b24_schema_mismatches_total', { event: 'ONCRMDYNAMICITEMUPDATE' })).toBe(1)
+  const refused = metrics.get('b24_requests_rejected_total')?.samples ?? []
   expect(refused.filter(({ value }) => value > 0)).toMatchObject([
     { labels: { code: 'invalid_application_token' }, value: 1 },
     { labels: { code: 'method_not_allowed' }, value: 1 },
   ])
-  expect(readValue(metrics, 'b24_answer_seconds_count')).toBe(9)
-  expect(readValue(metrics, 'b24_journal_fsync_lines_sum')).toBe(9)
-  expect(readValue(metrics, 'b24_journal_fsync_seconds_count')).toBe(
-    readValue(metrics, 'b24_journal_fsync_lines_count'),
-  )
+  expect(readValue(metrics, 'b24_request_duration_seconds_count')).toBe(9)
+  expect(readValue(metrics, 'b24_journal_batch_size_sum')).toBe(9)
+  expect(readValue(metrics, 'b24_journal_fsync_seconds_count')).toBe(readValue(metrics, 'b24_journal_batch_size_count'))
   expect(readValue(metrics, 'b24_journal_writable')).toBe(1)
   // A clock that is ahead is no lag, and what is no time is none either.
   expect(readValue(metrics, 'b24_event_lag_seconds_count')).toBe(5)
@@ -73,7 +71,7 @@ test('a scrape says what came, what was refused, and what it cost', async () => 
   const last = (await receiver.journal()).at(-1)
   const journalled = Date.parse(Reflect.get(last ?? {}, 'time')) / 1000
   expect(readValue(metrics, 'b24_last_event_timestamp_seconds')).toBeGreaterThanOrEqual(journalled)
-  expect(readValue(metrics, 'process_start_time_seconds', { part: 'receiver' })).toBeGreaterThan(0)
+  expect(readValue(metrics, 'process_start_time_seconds', { component: 'receiver' })).toBeGreaterThan(0)
 })
 
 test('every series of a counter is there, at 0, before the first event', async () => {
@@ -90,9 +88,9 @@ test('every series of a counter is there, at 0, before the first event', async (
         { event, webhook },
       ]),
     ),
-    ['b24_unexpected_shapes_total', { event: 'ONCRMDEALUPDATE' }],
-    ...Object.keys(refusals).map((code): [string, Record<string, string>] => ['b24_refusals_total', { code }]),
-    ['b24_dispatcher_ends_total', {}],
+    ['b24_schema_mismatches_total', { event: 'ONCRMDEALUPDATE' }],
+    ...Object.keys(refusals).map((code): [string, Record<string, string>] => ['b24_requests_rejected_total', { code }]),
+    ['b24_dispatcher_exits_total', {}],
     ['b24_handler_run_seconds_count', { ...runs, outcome: 'handled' }],
     ['b24_handler_run_seconds_count', { ...runs, outcome: 'dead' }],
   ]
@@ -109,13 +107,13 @@ test('the age of the oldest delivery is absent while nobody can say it', async (
   const receiver = await startReceiver({ handlers: { [deals]: 'export default 1' } })
   const age = async () => (await receiver.metrics()).get('b24_oldest_delivery_age_seconds')?.samples
   await until('one dispatcher has ended', async () => {
-    const ends = readValue(await receiver.metrics(), 'b24_dispatcher_ends_total')
+    const ends = readValue(await receiver.metrics(), 'b24_dispatcher_exits_total')
     return ends !== undefined && ends > 0
   })
   expect(await age()).toEqual([])
   writeFileSync(join(receiver.handlersDir, deals), 'export default () => {}')
   await says(receiver, 'b24_oldest_delivery_age_seconds', {}, 0)
-  // That none was owed is of the past once no dispatcher is there to say so of the next event.
+  // That none was pending is of the past once no dispatcher is there to say so of the next event.
   writeFileSync(join(receiver.handlersDir, deals), 'export default 1')
   process.kill(await dispatcherOf(receiver), 'SIGKILL')
   await until('it is absent', async () => (await age())?.length === 0)
@@ -142,7 +140,7 @@ test('the number of series is not for strangers to choose, nor for those who hol
     expect(events).toContain(`b24_events_total {"event":"${event}","webhook":""}`)
 })
 
-test('a scrape and /readyz say what is owed, what was given up, and what became of the runs', async () => {
+test('a scrape and /readyz say what is pending, what was given up, and what became of the runs', async () => {
   const receiver = await startReceiver({
     handlers: {
       [deals]: `import { FinalError } from 'bitrix24-webhook-receiver'
@@ -153,7 +151,7 @@ export default ({ object }) => {
     },
   })
   expect(await until('it has said so', async () => backlogOf(await receiver.readyz()))).toEqual({
-    owed: 0,
+    pending: 0,
     waiting: 0,
     dead: 0,
   })
@@ -170,15 +168,15 @@ export default ({ object }) => {
   expect(readValue(metrics, 'b24_oldest_delivery_age_seconds')).toBeGreaterThan(0)
   const runs = (outcome: string) =>
     readValue(metrics, 'b24_handler_run_seconds_count', { handler: 'ONCRMDEALUPDATE', outcome })
-  expect(['handled', 'dead', 'retried', 'echo'].map(runs)).toEqual([1, 1, expect.any(Number), 0])
-  expect(readValue(metrics, 'process_start_time_seconds', { part: 'dispatcher' })).toBeGreaterThan(0)
+  expect(['handled', 'dead', 'retried', 'own_change'].map(runs)).toEqual([1, 1, expect.any(Number), 0])
+  expect(readValue(metrics, 'process_start_time_seconds', { component: 'dispatcher' })).toBeGreaterThan(0)
   expect(readValue(metrics, 'b24_dispatcher_up')).toBe(1)
 
   const readyz = await until('the third waits again', async () => {
     const readyz: unknown = await receiver.readyz()
     return Reflect.get(backlogOf(readyz) ?? {}, 'waiting') === 1 ? Object(readyz) : undefined
   })
-  expect(readyz).toEqual({ status: 'ready', backlog: { owed: 2, waiting: 1, dead: 1, oldest: expect.any(String) } })
+  expect(readyz).toEqual({ status: 'ready', backlog: { pending: 2, waiting: 1, dead: 1, oldest: expect.any(String) } })
   const third = (await receiver.journal()).find(({ object }) => object === 'deal:3')
   const came = new Date(Reflect.get(third ?? {}, 'time')).getTime()
   expect(Date.parse(String(Reflect.get(backlogOf(readyz) ?? {}, 'oldest')))).toBeGreaterThanOrEqual(came)
@@ -208,10 +206,10 @@ test('a dispatcher that is stuck holds no scrape: what the receiver knows is tol
 test('the end of a dispatcher is counted, and the next one is asked', async () => {
   const receiver = await startReceiver({ handlers: { [deals]: 'export default () => {}' } })
   await says(receiver, 'b24_dispatcher_up', {}, 1)
-  expect(readValue(await receiver.metrics(), 'b24_dispatcher_ends_total')).toBe(0)
+  expect(readValue(await receiver.metrics(), 'b24_dispatcher_exits_total')).toBe(0)
   const pid = await dispatcherOf(receiver)
   process.kill(pid, 'SIGKILL')
-  await says(receiver, 'b24_dispatcher_ends_total', {}, 1)
+  await says(receiver, 'b24_dispatcher_exits_total', {}, 1)
   const metrics = await says(receiver, 'b24_dispatcher_up', {}, 1)
   expect(metrics.get('process_start_time_seconds')?.samples).toHaveLength(2)
 })
@@ -219,7 +217,7 @@ test('the end of a dispatcher is counted, and the next one is asked', async () =
 test('a dispatcher that cannot load its handlers is not up', async () => {
   const receiver = await startReceiver({ handlers: { [deals]: 'export default 1' } })
   await until('one has ended', async () => {
-    const ends = readValue(await receiver.metrics(), 'b24_dispatcher_ends_total')
+    const ends = readValue(await receiver.metrics(), 'b24_dispatcher_exits_total')
     return ends !== undefined && ends > 0
   })
   expect(readValue(await receiver.metrics(), 'b24_dispatcher_up')).toBe(0)
@@ -257,14 +255,14 @@ test('a disk that takes nothing shows in the journal and in the refusals, until 
   expect((await receiver.post(dealBody(1))).status).toBe(503)
   const metrics = await receiver.metrics()
   expect(readValue(metrics, 'b24_journal_writable')).toBe(0)
-  expect(readValue(metrics, 'b24_refusals_total', { code: 'journal_unavailable' })).toBe(1)
-  expect(readValue(metrics, 'b24_answer_seconds_count')).toBe(0)
+  expect(readValue(metrics, 'b24_requests_rejected_total', { code: 'journal_unavailable' })).toBe(1)
+  expect(readValue(metrics, 'b24_request_duration_seconds_count')).toBe(0)
   expect(readValue(metrics, 'b24_events_total', { event: 'ONCRMDEALUPDATE', webhook: '' })).toBe(0)
   limit('unlimited')
   await says(receiver, 'b24_journal_writable', {}, 1)
 })
 
-test('a hook that does not work is 0, under its name, until it works again', async () => {
+test('an incoming webhook that does not work is 0, under its name, until it works again', async () => {
   const away = await startPortal({ limit: { rate: 1000, burst: 1000 } })
   away.records.add(2, { title: 'A deal' }, 7, 1)
   const receiver = await startReceiver({
@@ -274,18 +272,18 @@ test('a hook that does not work is 0, under its name, until it works again', asy
     env: {
       ...away.env,
       B24_APPLICATION_TOKEN: `sales=${TOKEN}`,
-      B24_HOOK: `sales=${away.hook()}`,
+      B24_HOOK: `sales=${away.incomingWebhook()}`,
       NODE_OPTIONS: quickProbes,
     },
   })
   away.subscribe({ url: receiver.url, token: TOKEN })
-  await says(receiver, 'b24_hook_up', { hook: 'sales' }, 1)
+  await says(receiver, 'b24_incoming_webhook_up', { incoming_webhook: 'sales' }, 1)
   away.behaviour.dead = 'expired_token'
   away.edit(2, 1, { title: 'Another' })
-  const metrics = await says(receiver, 'b24_hook_up', { hook: 'sales' }, 0)
+  const metrics = await says(receiver, 'b24_incoming_webhook_up', { incoming_webhook: 'sales' }, 0)
   expect(JSON.stringify([...metrics.values()])).not.toContain(away.code())
   away.behaviour.dead = undefined
-  await says(receiver, 'b24_hook_up', { hook: 'sales' }, 1)
+  await says(receiver, 'b24_incoming_webhook_up', { incoming_webhook: 'sales' }, 1)
   const labels = { handler: 'ONCRMDEALUPDATE', outcome: 'handled' }
   await says(receiver, 'b24_handler_run_seconds_count', labels, 1)
 })

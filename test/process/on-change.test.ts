@@ -46,7 +46,7 @@ async function start(handlersOf: (folder: string) => Record<string, string>, env
     handlers,
     env: {
       ...portal.env,
-      B24_HOOK: portal.hook(),
+      B24_HOOK: portal.incomingWebhook(),
       B24_RATE: '1000',
       B24_BURST: '1000',
       NODE_OPTIONS: `--import=${quickProbes}`,
@@ -78,7 +78,9 @@ async function start(handlersOf: (folder: string) => Record<string, string>, env
 function rowsOf({ dataDir }: Receiver): unknown[] {
   const db = new DatabaseSync(queuePath(dataDir), { readOnly: true })
   try {
-    return db.prepare('SELECT handler, lane ->> 1 AS object, fields, doubt FROM seen ORDER BY handler, object').all()
+    return db
+      .prepare('SELECT handler, ordering_key ->> 1 AS object, fields, dirty FROM snapshot ORDER BY handler, object')
+      .all()
   } finally {
     db.close()
   }
@@ -173,10 +175,10 @@ test('what is kept goes with the deal, whether a handler hears of the deletion o
   await ended('handled', 4)
   const kept = rowsOf(receiver)
   expect(kept).toEqual([
-    { handler: 'a', object: 'deal:5', fields: '{"stageId":"\\"WON\\""}', doubt: 0 },
-    { handler: 'a', object: 'deal:6', fields: '{"stageId":"\\"WON\\""}', doubt: 0 },
-    { handler: 'b', object: 'deal:5', fields: '{"stageId":"\\"WON\\"","closedate":"null"}', doubt: 0 },
-    { handler: 'b', object: 'deal:6', fields: '{"stageId":"\\"WON\\"","closedate":"null"}', doubt: 0 },
+    { handler: 'a', object: 'deal:5', fields: '{"stageId":"\\"WON\\""}', dirty: 0 },
+    { handler: 'a', object: 'deal:6', fields: '{"stageId":"\\"WON\\""}', dirty: 0 },
+    { handler: 'b', object: 'deal:5', fields: '{"stageId":"\\"WON\\"","closedate":"null"}', dirty: 0 },
+    { handler: 'b', object: 'deal:6', fields: '{"stageId":"\\"WON\\"","closedate":"null"}', dirty: 0 },
   ])
   portal.records.remove(DEAL, 5)
   await ended('handled', 5)
@@ -237,7 +239,7 @@ test('an event that is replayed runs only if its change was not dealt with; one 
   const replay = async () => {
     if (event === undefined) throw new Error('it is not in the journal')
     const whole = { level: 30, time: new Date().toISOString(), msg: '', ...event }
-    await tool.replay([{ handler: 'mover', event: whole, segment: 1, order: 'object', settle: 0 }])
+    await tool.replay([{ handler: 'mover', event: whole, segment: 1, order: 'object', debounce: 0 }])
   }
   await replay()
   await ended('unchanged', 1)
@@ -258,7 +260,7 @@ test('beside ignoreOwnChanges: its own change of the stage does not run it, and 
   }))
   mark('write')
   stage(portal, 'WON')
-  await ended('echo', 1)
+  await ended('own_change', 1)
   unmark('write')
   portal.edit(DEAL, 5, { title: 'Ship' })
   await ended('handled', 2)
@@ -274,7 +276,7 @@ test('beside ignoreOwnChanges: who takes back what the handler has written to a 
   }))
   mark('write')
   stage(portal, 'WON')
-  await ended('echo', 1)
+  await ended('own_change', 1)
   unmark('write')
   stage(portal, 'WON')
   await ended('handled', 2)
@@ -283,7 +285,7 @@ test('beside ignoreOwnChanges: who takes back what the handler has written to a 
   expect(done()).toEqual(['deal:5 first WON 1', 'deal:5 WON WON 1'])
 })
 
-test('a field that the deal does not have ends a delivery at its first run; without a hook it waits, and says why', async () => {
+test('a field that the deal does not have ends a delivery at its first run; without an incoming webhook it waits, and says why', async () => {
   const { portal, receiver, begun, ended } = await start((folder) => ({
     'mover.mjs': mover(folder, "{ onChange: ['stageid', 'title'] }"),
   }))
@@ -299,19 +301,19 @@ test('a field that the deal does not have ends a delivery at its first run; with
     B24_HOOK: '',
   })
   stage(without.portal, 'WON')
-  const postponed = 'postponed until the hook works'
+  const postponed = 'postponed until the incoming webhook works'
   await until('it waits', () => without.receiver.logged(postponed).length === 1)
   expect(without.receiver.logged(postponed)).toMatchObject([{ attempt: 1, reason: 'B24_HOOK is not set' }])
   expect([...begun(), ...without.begun()]).toEqual([])
 })
 
-test('while the hook is down it waits, no attempt is counted, and the change is found when it is back', async () => {
+test('while the incoming webhook is down it waits, no attempt is counted, and the change is found when it is back', async () => {
   const { portal, receiver, done, ended } = await start((folder) => ({
     'mover.mjs': mover(folder, "{ onChange: ['stageId'], retryFor: '0s' }"),
   }))
   portal.behaviour.dead = 'expired_token'
   stage(portal, 'WON')
-  await until('postponed', () => receiver.logged('postponed until the hook works').length > 0)
+  await until('postponed', () => receiver.logged('postponed until the incoming webhook works').length > 0)
   portal.edit(DEAL, 5, { title: 'Ship' })
   portal.behaviour.dead = undefined
   await ended('unchanged', 1)

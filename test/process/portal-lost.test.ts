@@ -8,7 +8,7 @@ import { type Portal, startPortal } from '../support/portal.ts'
 import { type Receiver, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 const DEAL = 2
-const postponed = 'postponed until the hook works'
+const postponed = 'postponed until the incoming webhook works'
 const quickProbes = `--import=${fileURLToPath(new URL('../support/preload/quick-probes.ts', import.meta.url))}`
 
 /** Portals of one account: that of its old name and that of its new one, with the same deals. */
@@ -25,14 +25,17 @@ async function startRenamed() {
   return { before, after, redirect }
 }
 
-/** A receiver whose handler reads its deal, with a hook that comes out of a file; nothing is tried twice. */
+/** A receiver whose handler reads its deal, with an incoming webhook that comes out of a file; nothing is tried twice. */
 async function startWith(
   portal: Portal,
-  hooks: string,
+  incomingWebhooks: string,
   { dataDir = temporaryFolder('data'), tokens = TOKEN, alertUrl = '' } = {},
 ) {
-  const [file, seen] = [join(temporaryFolder('hook'), 'hook'), join(temporaryFolder('seen'), 'seen')]
-  writeFileSync(file, hooks)
+  const [file, seen] = [
+    join(temporaryFolder('incoming_webhook'), 'incoming_webhook'),
+    join(temporaryFolder('seen'), 'seen'),
+  ]
+  writeFileSync(file, incomingWebhooks)
   const receiver = await startReceiver({
     dataDir,
     handlers: {
@@ -44,7 +47,7 @@ export default async ({ object, auth }, { bitrix24, attempt }) => {
     },
     env: {
       ...portal.env,
-      ...(hooks === '' ? {} : { B24_HOOK_FILE: file }),
+      ...(incomingWebhooks === '' ? {} : { B24_HOOK_FILE: file }),
       B24_APPLICATION_TOKEN: tokens,
       B24_RATE: '1000',
       B24_BURST: '1000',
@@ -66,12 +69,13 @@ export default async ({ object, auth }, { bitrix24, attempt }) => {
     give: async (text: string) => {
       writeFileSync(file, text)
       receiver.child.kill('SIGHUP')
-      await until('it has it', () => receiver.logged('handlers were loaded anew').length > 0)
+      await until('it has it', () => receiver.logged('handlers were loaded again').length > 0)
     },
   }
 }
 
-const hooksOf = async (receiver: Receiver) => ((await receiver.readyz()) as { hooks?: string[] }).hooks ?? []
+const incomingWebhooksOf = async (receiver: Receiver) =>
+  ((await receiver.readyz()) as { incoming_webhooks?: string[] }).incoming_webhooks ?? []
 
 function deliveriesOf({ dataDir }: Receiver) {
   const db = new DatabaseSync(join(dataDir, 'dispatch.db'), { readOnly: true })
@@ -94,7 +98,7 @@ test.for([301, 302, 307])(
   'a renamed portal whose old address answers %i: what comes under the new name waits, and goes on with the new URL',
   async (status) => {
     const { before, after, redirect } = await startRenamed()
-    const { receiver, seen, give } = await startWith(before, before.hook())
+    const { receiver, seen, give } = await startWith(before, before.incomingWebhook())
     for (const portal of [before, after]) portal.subscribe({ url: receiver.url, token: TOKEN })
     before.edit(DEAL, 1, { title: 'changed' })
     await until('handled', () => seen().length === 1)
@@ -103,10 +107,10 @@ test.for([301, 302, 307])(
     for (let id = 3; id <= 6; id++) after.edit(DEAL, id, { title: 'changed' })
     await until('they wait', () => receiver.logged(postponed).length >= 5)
     // The member_id of the first event tells that it is the same portal.
-    expect(await hooksOf(receiver)).toEqual([
-      `the hook of ${before.host} is answered by something else than Bitrix24's REST: HTTP_${status} (a redirect to ${after.host}; if the portal was renamed, B24_HOOK needs its new address)`,
+    expect(await incomingWebhooksOf(receiver)).toEqual([
+      `the incoming webhook of ${before.host} is answered by something else than Bitrix24's REST: HTTP_${status} (a redirect to ${after.host}; if the portal was renamed, B24_HOOK needs its new address)`,
     ])
-    await give(after.hook())
+    await give(after.incomingWebhook())
     await until('all are handled', () => seen().length === 6)
     // Of the old name too: the events under the new one have told whose it is.
     expect(seen().map(([object, domain]) => [object, domain])).toContainEqual(['deal:2', before.host])
@@ -117,32 +121,32 @@ test.for([301, 302, 307])(
 
 test('of a renamed portal that was never known before the event waits, and is told', async () => {
   const { before, after } = await startRenamed()
-  const { receiver, seen, give } = await startWith(before, before.hook())
+  const { receiver, seen, give } = await startWith(before, before.incomingWebhook())
   after.subscribe({ url: receiver.url, token: TOKEN })
   after.edit(DEAL, 1, { title: 'changed' })
   await until('it waits', () => receiver.logged(postponed).length > 0)
-  await until('it is told', async () => (await hooksOf(receiver)).length === 1)
-  expect(await hooksOf(receiver)).toEqual([
-    `the hook of ${before.host} is not used for an event of ${after.host}: if the portal was renamed, B24_HOOK needs its new address`,
+  await until('it is told', async () => (await incomingWebhooksOf(receiver)).length === 1)
+  expect(await incomingWebhooksOf(receiver)).toEqual([
+    `the incoming webhook of ${before.host} is not used for an event of ${after.host}: if the portal was renamed, B24_HOOK needs its new address`,
   ])
   expect(before.requests).toEqual([])
-  await give(after.hook())
+  await give(after.incomingWebhook())
   await until('handled', () => seen().length === 1)
   await endsWell(receiver)
 })
 
 test('with the new URL, what waits from under the old name goes on when the first event has told whose it is', async () => {
   const { before, after } = await startRenamed()
-  const { receiver, seen, give } = await startWith(before, before.hook())
+  const { receiver, seen, give } = await startWith(before, before.incomingWebhook())
   for (const portal of [before, after]) portal.subscribe({ url: receiver.url, token: TOKEN })
   before.behaviour.raw = { status: 404, headers: { 'content-type': 'text/html' }, body: '<h1>No such portal</h1>' }
   for (let id = 1; id <= 5; id++) before.edit(DEAL, id, { title: 'changed' })
   await until('they wait', () => receiver.logged(postponed).length === 5)
-  await give(after.hook())
+  await give(after.incomingWebhook())
   await until('they wait again', () => receiver.logged(postponed).length >= 10)
-  await until('it is told', async () => (await hooksOf(receiver)).length === 1)
-  expect(await hooksOf(receiver)).toEqual([
-    expect.stringContaining(`the hook of ${after.host} is not used for an event of ${before.host}`),
+  await until('it is told', async () => (await incomingWebhooksOf(receiver)).length === 1)
+  expect(await incomingWebhooksOf(receiver)).toEqual([
+    expect.stringContaining(`the incoming webhook of ${after.host} is not used for an event of ${before.host}`),
   ])
   expect(seen()).toEqual([])
   after.edit(DEAL, 9, { title: 'changed' })
@@ -159,8 +163,8 @@ test.for<[what: string, wrong: (portal: Portal) => string, told: RegExp, warned:
   ['is not set', () => '', /^B24_HOOK is not set$/, /B24_HOOK is not set: events wait/],
   [
     'has no URL for the name of the token',
-    (portal) => `other=${portal.hook()}`,
-    /^B24_HOOK has no hook for the events of the token "sales"$/,
+    (portal) => `other=${portal.incomingWebhook()}`,
+    /^B24_HOOK has no incoming webhook for the events of the token "sales"$/,
     /B24_HOOK has no URL of this name/,
   ],
 ])('where B24_HOOK %s events wait, which is told, and go on with it', async ([, wrong, told, warned]) => {
@@ -174,12 +178,15 @@ test.for<[what: string, wrong: (portal: Portal) => string, told: RegExp, warned:
   portal.subscribe({ url: receiver.url, token: TOKEN })
   for (let id = 1; id <= 5; id++) portal.edit(DEAL, id, { title: 'changed' })
   await until('they wait', () => receiver.logged(postponed).length === 5)
-  await until('it is told', async () => (await hooksOf(receiver)).length === 1)
-  expect(await receiver.readyz()).toMatchObject({ status: 'degraded', hooks: [expect.stringMatching(told)] })
+  await until('it is told', async () => (await incomingWebhooksOf(receiver)).length === 1)
+  expect(await receiver.readyz()).toMatchObject({
+    status: 'degraded',
+    incoming_webhooks: [expect.stringMatching(told)],
+  })
   await until('it is alerted', () => alerts.took.length > 0)
-  expect(alerts.took[0]).toMatchObject({ kind: 'hook_refused', text: expect.stringContaining('B24_HOOK') })
+  expect(alerts.took[0]).toMatchObject({ kind: 'incoming_webhook_refused', text: expect.stringContaining('B24_HOOK') })
   await receiver.stop()
-  const next = await startWith(portal, `sales=${portal.hook()}`, { dataDir, tokens })
+  const next = await startWith(portal, `sales=${portal.incomingWebhook()}`, { dataDir, tokens })
   await until('all are handled', () => next.seen().length === 5)
   expect(next.receiver.output()).not.toMatch(warned)
   await endsWell(next.receiver)

@@ -107,7 +107,12 @@ test.skipIf(!hasPrometheus)(
     const handler = `export default (event, { bitrix24 }) => bitrix24.call('crm.item.get', { entityTypeId: 2, id: 1 })`
     const receiver = await startReceiver({
       handlers: { [deals]: handler },
-      env: { ...portal.env, B24_APPLICATION_TOKEN: TOKEN, B24_HOOK: portal.hook(), NODE_OPTIONS: quickProbes },
+      env: {
+        ...portal.env,
+        B24_APPLICATION_TOKEN: TOKEN,
+        B24_HOOK: portal.incomingWebhook(),
+        NODE_OPTIONS: quickProbes,
+      },
     })
     portal.subscribe({ url: receiver.url, token: TOKEN })
     await until('the dispatcher is up', async () => /^b24_dispatcher_up 1$/m.test(await receiver.scrape()))
@@ -125,7 +130,7 @@ test.skipIf(!hasPrometheus)(
       )
     // Of the first refusal a counter must have been seen at 0.
     await until('a counter was seen twice', async () => {
-      const [count = 0] = await query('count_over_time(b24_refusals_total{code="journal_unavailable"}[1m])')
+      const [count = 0] = await query('count_over_time(b24_requests_rejected_total{code="journal_unavailable"}[1m])')
       return count > 1
     })
     expect(names()).toEqual([])
@@ -140,10 +145,10 @@ test.skipIf(!hasPrometheus)(
 
     portal.behaviour.dead = 'expired_token'
     portal.edit(2, 1, { title: 'Another' })
-    await heardOf('B24HookDown')
+    await heardOf('B24IncomingWebhookDown')
     expect(outages().at(-1)?.annotations['summary']).toContain('through B24_HOOK;')
     portal.behaviour.dead = undefined
-    await over('B24HookDown')
+    await over('B24IncomingWebhookDown')
 
     // It ends again and again, and each time another is started.
     const path = join(receiver.handlersDir, deals)
@@ -154,7 +159,7 @@ test.skipIf(!hasPrometheus)(
     await over('B24DispatcherDown')
     // A machine that has no time for a scrape is an outage of its own.
     const told = names().filter((name) => name !== 'B24ReceiverDown')
-    expect(told).toEqual(['B24JournalUnavailable', 'B24HookDown', 'B24DispatcherDown'])
+    expect(told).toEqual(['B24JournalUnavailable', 'B24IncomingWebhookDown', 'B24DispatcherDown'])
   },
   4 * long,
 )

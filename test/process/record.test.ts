@@ -14,7 +14,7 @@ async function startAll(handlers: Record<string, string>, env: Record<string, st
   for (let id = 1; id <= 40; id++) portal.records.add(DEAL, { title: `Deal ${id}`, opportunity: 0 }, 7, id)
   const receiver = await startReceiver({
     handlers,
-    env: { ...portal.env, B24_HOOK: portal.hook(), B24_RATE: '1000', B24_BURST: '1000', ...env },
+    env: { ...portal.env, B24_HOOK: portal.incomingWebhook(), B24_RATE: '1000', B24_BURST: '1000', ...env },
   })
   await until(
     'the handlers are loaded',
@@ -69,7 +69,7 @@ export default defineHandler('ONCRMDEAL*', async (event, { record }) => {
 
 test('a thousand updates of 40 deals cost 40 or so runs and reads, and are all in the journal', async () => {
   const seen = join(temporaryFolder('seen'), 'seen')
-  const options = "{ coalesce: true, settle: '2s' }"
+  const options = "{ coalesce: true, debounce: '2s' }"
   const { portal, receiver } = await startAll({ 'teller.mjs': teller(seen, options) }, { HANDLER_STALL: '10m' })
   // It follows them when all are there, so that they are a burst on any machine.
   const dispatcher = await dispatcherOf(receiver)
@@ -94,10 +94,10 @@ test('with ignoreOwnChanges its own write does not run a handler again, and a pe
   portal.subscribe({ url: receiver.url, token: TOKEN })
   const opportunity = () => Number(portal.records.get(DEAL, 5)?.fields['opportunity'])
   portal.edit(DEAL, 5, { title: 'Edited' })
-  await until('its own change came back', () => receiver.logged('echo').length === 1)
+  await until('its own change came back', () => receiver.logged('own_change').length === 1)
   expect(opportunity()).toBe(1)
   portal.edit(DEAL, 5, { title: 'Edited again' })
-  await until('it ran once more', () => receiver.logged('echo').length === 2)
+  await until('it ran once more', () => receiver.logged('own_change').length === 2)
   await portal.eventsSettled()
   expect(opportunity()).toBe(2)
   expect(receiver.logged('handled')).toHaveLength(2)
@@ -109,7 +109,7 @@ test('without it a handler that is run by its own writes is held, not dropped, a
   portal.subscribe({ url: receiver.url, token: TOKEN })
   portal.edit(DEAL, 5, { title: 'Edited' })
   const told = await until('it is held', () => {
-    const lines = receiver.logged('held: perhaps a loop')
+    const lines = receiver.logged('throttled: perhaps a loop')
     return lines[0]
   })
   expect(told).toMatchObject({ handler: 'counter', object: 'deal:5' })

@@ -92,7 +92,7 @@ describe('a handler that returns while its calls are under way', () => {
     const portal = await startPortal({ limit: { rate: 1000, burst: 1000 } })
     portal.records.add(DEAL, { title: 'Garden shed' }, 7, 5)
     const started = await start(body, {
-      env: { ...portal.env, B24_HOOK: portal.hook(), B24_RATE: '1', B24_BURST: '1' },
+      env: { ...portal.env, B24_HOOK: portal.incomingWebhook(), B24_RATE: '1', B24_BURST: '1' },
     })
     return { portal, ...started, post: () => started.receiver.post(dealBody(5, { domain: portal.host })) }
   }

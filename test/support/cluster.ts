@@ -1,11 +1,12 @@
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { Event } from '../../src/intake/event.ts'
+import type { Event } from '../../src/events/event.ts'
+
 import { linesOf } from './dispatcher.ts'
 import type { Postgres } from './postgres.ts'
 import { type Receiver, type ReceiverOptions, spawnReceiver, startReceiver, until } from './receiver.ts'
 
-export interface ClusterParts {
+export interface ClusterDeps {
   readonly postgres: Postgres
   /** File name → source. */
   readonly handlers: Record<string, string>
@@ -13,29 +14,29 @@ export interface ClusterParts {
 }
 
 /** Receivers and workers on a database of their own, with the same handlers. */
-export async function createCluster({ postgres, handlers, env = {} }: ClusterParts) {
+export async function createCluster({ postgres, handlers, env = {} }: ClusterDeps) {
   const database = await postgres.createDatabase()
   const shared = { handlers, env: { DATABASE_URL: postgres.url(database), ...env } }
   return {
     url: postgres.url(database),
     query: (sql: string) => postgres.query(sql, database),
     startReceiver: (more: ReceiverOptions = {}) =>
-      startReceiver({ ...shared, ...more, env: { ...shared.env, WORKERS: '0', ...more.env } }),
+      startReceiver({ ...shared, ...more, env: { ...shared.env, RUN_HANDLERS: 'off', ...more.env } }),
     startWorker: (more: ReceiverOptions = {}) =>
       startWorker({ ...shared, ...more, env: { ...shared.env, ...more.env } }),
-    /** Resolves when nothing is owed any more. */
+    /** Resolves when nothing is pending any more. */
     async drained(count: number, ms?: number): Promise<void> {
       await until(
         `${count} deliveries done`,
         async () => {
-          const [tables] = await postgres.query("SELECT to_regclass('b24_receiver.seen') AS made", database)
+          const [tables] = await postgres.query("SELECT to_regclass('b24_receiver.snapshot') AS made", database)
           if (!tables?.['made']) return false
           const [row] = await postgres.query(
             `SELECT count(*) FILTER (WHERE state IN ('done', 'coalesced')) AS done,
-               count(*) FILTER (WHERE state NOT IN ('done', 'coalesced')) AS owed FROM b24_receiver.delivery`,
+               count(*) FILTER (WHERE state NOT IN ('done', 'coalesced')) AS pending FROM b24_receiver.delivery`,
             database,
           )
-          return Number(row?.['done']) >= count && Number(row?.['owed']) === 0
+          return Number(row?.['done']) >= count && Number(row?.['pending']) === 0
         },
         ms,
       )
@@ -46,7 +47,7 @@ export async function createCluster({ postgres, handlers, env = {} }: ClusterPar
 const cli = fileURLToPath(new URL('../../src/bin/cli.ts', import.meta.url))
 
 async function startWorker(options: ReceiverOptions): Promise<Receiver> {
-  const worker = await spawnReceiver({ ...options, script: cli, args: ['work'] })
+  const worker = await spawnReceiver({ ...options, script: cli, args: ['worker'] })
   await until(
     () => `ready for deliveries\n${worker.output()}`,
     () => {
@@ -110,7 +111,7 @@ export function wrongsOf(marks: readonly Mark[], events: ReadonlyMap<string, rea
     if (first.join() !== ids.filter((id) => first.includes(id)).join()) disordered.push(object)
     let open: Mark | undefined
     for (const mark of ofObject) {
-      // A run that was killed has no end; what begins next is the same event again, or after a death of its suspects.
+      // A run that was killed has no end; what begins next is the same event again, or after a death of its quarantined deliveries.
       if (mark.what === 'end' && open !== undefined && open.id !== mark.id) overlaps.push(`${object} ${mark.id}`)
       if (mark.what === 'begin' && open !== undefined && open.id !== mark.id) overlaps.push(`${object} ${mark.id}`)
       open = mark.what === 'begin' ? mark : undefined

@@ -2,14 +2,15 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { pino } from 'pino'
-import type { AdminParts } from '../../src/receiver/private-listener.ts'
 import type { Config } from '../../src/config/config.ts'
 import type { Token } from '../../src/config/values.ts'
+import type { Event } from '../../src/events/event.ts'
 import { createAllowedAddresses } from '../../src/intake/allowed-addresses.ts'
-import type { Event } from '../../src/intake/event.ts'
-import { createServer, type ServerParts } from '../../src/intake/server.ts'
-import { createTokens } from '../../src/intake/token.ts'
+
 import { Refusal } from '../../src/intake/refusal.ts'
+import { createServer, type ServerDeps } from '../../src/intake/server.ts'
+import { createTokens } from '../../src/intake/token.ts'
+import type { AdminDeps } from '../../src/receiver/private-listener.ts'
 
 const fixtures = join(import.meta.dirname, '../fixtures')
 
@@ -79,7 +80,7 @@ export interface TestServerOptions {
   readonly trustProxy?: Config['trustProxy']
   readonly allowedIps?: readonly string[]
   readonly robotPath?: string
-  readonly timeouts?: ServerParts['timeouts']
+  readonly timeouts?: ServerDeps['timeouts']
   /** Stands before the fake journal; what it throws the journal throws. */
   readonly beforeAppend?: (event: Event) => Promise<void>
 }
@@ -257,10 +258,10 @@ export function catchRefusal(run: () => unknown): Refusal {
 export const untroubled = {
   journalTrouble: () => undefined,
   dispatcherTrouble: () => undefined,
-  hookTroubles: () => [],
+  incomingWebhookTroubles: () => [],
   connectionsTrouble: () => undefined,
   absentHandlers: () => [],
   damagedLines: () => undefined,
   warnings: () => [],
   deliveries: () => undefined,
-} satisfies Partial<AdminParts>
+} satisfies Partial<AdminDeps>

@@ -8,7 +8,7 @@ import { freePort, temporaryFolder, until } from './receiver.ts'
 export const hasPhp = spawnSync('php', ['-v']).status === 0
 
 /** What people paste, and beside it the very bytes, each post on a line, with the key it came with. */
-const hook = `<?php
+const incomingWebhook = `<?php
 file_put_contents(__DIR__ . '/hook.log', print_r($_REQUEST, true), FILE_APPEND);
 $key = $_SERVER['HTTP_IDEMPOTENCY_KEY'] ?? '';
 file_put_contents(__DIR__ . '/posts.log', $key . ' ' . file_get_contents('php://input') . "\\n", FILE_APPEND);
@@ -26,7 +26,7 @@ export interface PhpServer {
 }
 
 /** PHP's own web server with a `hook.php` in a folder of its own; it ends with the test. */
-export async function startPhp(source = hook): Promise<PhpServer> {
+export async function startPhp(source = incomingWebhook): Promise<PhpServer> {
   const folder = temporaryFolder('php')
   const port = await freePort()
   const url = `http://127.0.0.1:${port}/hook.php`

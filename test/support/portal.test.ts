@@ -3,7 +3,8 @@ import { createServer, type IncomingMessage } from 'node:http'
 import { get } from 'node:https'
 import { AjaxError, type AjaxResult, B24Hook, type Result } from '@bitrix24/b24jssdk'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { decodeForm, type Form } from '../../src/intake/form.ts'
+import type { Form } from '../../src/events/form.ts'
+import { decodeForm } from '../../src/intake/form.ts'
 import { createClock } from './clock.ts'
 import { isJsonObject, type JsonObject } from './portal/php.ts'
 import { RestError } from './portal/rest-error.ts'
@@ -15,8 +16,8 @@ const CONTACT = 3
 const SMART_PROCESS = 1220
 
 /** A post without any library between. */
-async function call(portal: Portal, method: string, params: unknown = {}, hook = portal.hook()) {
-  const response = await fetch(`${hook}${method}`, {
+async function call(portal: Portal, method: string, params: unknown = {}, incomingWebhook = portal.incomingWebhook()) {
+  const response = await fetch(`${incomingWebhook}${method}`, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
     body: JSON.stringify(params),
@@ -76,7 +77,7 @@ describe('records', () => {
     expect(portal.records.get(DEAL, 662)?.fields).toMatchObject({ stageId: 'WON' })
   })
 
-  test('the time of a change has whole seconds, and tells a person from the hook', async () => {
+  test('the time of a change has whole seconds, and tells a person from the incoming webhook', async () => {
     const clock = createClock(Date.UTC(2026, 10, 23, 8, 0, 0, 700))
     const portal = await startPortal({ now: clock.now, user: 5 })
     portal.records.add(DEAL, { title: 'Boat' }, 7, 662)
@@ -127,7 +128,7 @@ describe('limits', () => {
   test('each source address has a bucket of its own', async () => {
     const portal = await startPortal({ limit: { rate: 0, burst: 1 } })
     expect((await call(portal, 'server.time')).status).toBe(200)
-    const request = get(`${portal.hook()}server.time`, { localAddress: '127.0.0.9', agent: false })
+    const request = get(`${portal.incomingWebhook()}server.time`, { localAddress: '127.0.0.9', agent: false })
     const [response]: IncomingMessage[] = await once(request, 'response')
     expect(response?.resume().statusCode).toBe(200)
     expect(await call(portal, 'server.time')).toMatchObject({ status: 503, error: 'QUERY_LIMIT_EXCEEDED' })
@@ -197,9 +198,9 @@ describe('batch', () => {
 })
 
 describe('what goes wrong', () => {
-  test('a hook whose code was changed is known no more, and the new one is', async () => {
+  test('an incoming webhook whose code was changed is known no more, and the new one is', async () => {
     const portal = await startPortal()
-    const before = portal.hook()
+    const before = portal.incomingWebhook()
     portal.changeCode()
     expect(await call(portal, 'profile', {}, before)).toMatchObject({ status: 401, error: 'INVALID_CREDENTIALS' })
     expect((await call(portal, 'profile')).result).toMatchObject({ ID: '1' })
@@ -211,7 +212,7 @@ describe('what goes wrong', () => {
     ['ACCESS_DENIED', 401],
     ['OVERLOAD_LIMIT', 401],
     ['INTERNAL_SERVER_ERROR', 500],
-  ] as const)('a dead hook answers everything with %s until it lives again', async (code, status) => {
+  ] as const)('a dead incoming webhook answers everything with %s until it lives again', async (code, status) => {
     const portal = await startPortal()
     portal.behaviour.dead = code
     expect(await call(portal, 'profile')).toMatchObject({ status, error: code })
@@ -219,7 +220,7 @@ describe('what goes wrong', () => {
     expect((await call(portal, 'profile')).status).toBe(200)
   })
 
-  test('a method may need a scope that the hook has not, be forbidden to its user, or be none', async () => {
+  test('a method may need a scope that the incoming webhook has not, be forbidden to its user, or be none', async () => {
     const portal = await startPortal({ scopes: ['crm'] })
     portal.behaviour.forbidden.add('crm.deal.list')
     expect(await call(portal, 'tasks.task.list')).toMatchObject({ status: 401, error: 'insufficient_scope' })
@@ -308,9 +309,9 @@ describe('events', () => {
 
   test('a receiver takes them, and its handler reaches the portal that sent them', async () => {
     const portals = [await startPortal(), await startPortal({ address: '127.0.0.2' })]
-    const hooks = Object.fromEntries(portals.map((portal) => [portal.host, portal.hook()]))
+    const incomingWebhooks = Object.fromEntries(portals.map((portal) => [portal.host, portal.incomingWebhook()]))
     const receiver = await startReceiver({
-      env: { ...portals[0]?.env, HOOKS: JSON.stringify(hooks) },
+      env: { ...portals[0]?.env, HOOKS: JSON.stringify(incomingWebhooks) },
       handlers: {
         'ONCRMDEALADD.mjs': `export default async (event, { log, signal }) => {
           const hook = JSON.parse(process.env.HOOKS)[event.auth.domain]
@@ -331,7 +332,7 @@ describe('events', () => {
 })
 
 describe('the official SDK', () => {
-  const sdkOf = (portal: Portal) => B24Hook.fromWebhookUrl(portal.hook()).actions.v2
+  const sdkOf = (portal: Portal) => B24Hook.fromWebhookUrl(portal.incomingWebhook()).actions.v2
 
   test('calls, and reads all pages of a list', async () => {
     const portal = await startPortal()

@@ -64,7 +64,7 @@ export async function startPortal(options: PortalOptions = {}) {
     /** What a receiver or handler process needs in its environment to trust the portal. */
     env: { NODE_EXTRA_CA_CERTS: caFile },
     /** What B24_HOOK would be; another one after `changeCode`. */
-    hook: () => `https://${host}/rest/${user}/${rest.code()}/`,
+    incomingWebhook: () => `https://${host}/rest/${user}/${rest.code()}/`,
     code: rest.code,
     records,
     messages: rest.messages,

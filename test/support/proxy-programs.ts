@@ -15,7 +15,7 @@ export const hasEchoModule = hasNginx && existsSync(echoModule)
 export const hasApache = hasProgram('apache2', '-v') && existsSync(apacheModules)
 export const hasCaddy = hasProgram('caddy', 'version')
 
-export interface ProxyParts {
+export interface ProxyDeps {
   /** Its own files, such as a log. */
   readonly folder: string
   /** Its configuration, with the ports that it is to have. */
@@ -23,14 +23,14 @@ export interface ProxyParts {
 }
 
 /** Starts HAProxy in the foreground, with a whole configuration. */
-export function startHaproxy({ folder, config }: ProxyParts): ChildProcess {
+export function startHaproxy({ folder, config }: ProxyDeps): ChildProcess {
   const file = fileIn(folder, 'haproxy.cfg')
   writeFileSync(file, config)
   return start(folder, 'haproxy', '-db', '-f', file)
 }
 
 /** Starts nginx in the foreground, with what stands in its `http`. */
-export function startNginx({ folder, config }: ProxyParts): ChildProcess {
+export function startNginx({ folder, config }: ProxyDeps): ChildProcess {
   const file = fileIn(folder, 'nginx.conf')
   const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
     (name) => `${name}_temp_path ${folder}/${name};`,
@@ -49,7 +49,7 @@ export function startNginx({ folder, config }: ProxyParts): ChildProcess {
 }
 
 /** Starts Apache in the foreground, with what stands in its sites, which have the `Listen` of the port. */
-export function startApache({ folder, config }: ProxyParts, port: number): ChildProcess {
+export function startApache({ folder, config }: ProxyDeps, port: number): ChildProcess {
   const file = fileIn(folder, 'apache.conf')
   const modules = ['mpm_event', 'authz_core', 'setenvif', 'proxy', 'proxy_http']
   const main = [

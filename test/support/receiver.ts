@@ -8,7 +8,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
-import type { Event } from '../../src/intake/event.ts'
+import type { Event } from '../../src/events/event.ts'
+
 import { listSegments } from '../../src/journal/segments.ts'
 import { post } from '../../src/simulator/post.ts'
 import { webhookBody } from '../../src/simulator/webhook-body.ts'
@@ -219,7 +220,7 @@ export default defineHandler(${JSON.stringify(events)}, (event) => appendFileSyn
 `
 }
 
-export function readSeen(seen: string): Event[] {
+export function readSnapshot(seen: string): Event[] {
   if (!existsSync(seen)) return []
   // A line that is being written has no end yet.
   const lines = readFileSync(seen, 'utf8').split('\n').slice(0, -1)

@@ -5,24 +5,24 @@ import { backfill, type Place, type Recipient, type Sum } from '../../backfill/b
 import { readJournalled } from '../../backfill/journalled.ts'
 import { parseTargets, type Target, targetNames } from '../../backfill/targets.ts'
 import { createClient } from '../../bitrix24/client.ts'
-import { realClock } from '../../lib/clock.ts'
 import { createLimits } from '../../bitrix24/limits.ts'
 import { readConfig } from '../../config/config.ts'
-import { matcherOf } from '../../lib/pattern.ts'
+import { realClock } from '../../lib/clock.ts'
 import { isObject } from '../../lib/is-object.ts'
+import { matcherOf } from '../../lib/pattern.ts'
 import { fileMode } from '../../lib/private-files.ts'
 import { openAppender } from '../appender.ts'
-import { chooseHook } from './call.ts'
 import { defineCommand } from '../command.ts'
 import { findDataDir, openDeliveries } from '../data.ts'
 import { createNoteLog } from '../note-log.ts'
 import { parseTime } from '../selection.ts'
 import { UsageError } from '../usage-error.ts'
+import { chooseIncomingWebhook } from './call.ts'
 
 /** Milliseconds by which our clock may be ahead of the portal's. */
 const clockSlack = 60_000
 
-/** Repairs a gap: asks the portal what changed, and journals what it never told. */
+/** Repairs a gap: reads from the portal what changed, and journals the changes that came without an event. */
 export const backfillCommand = defineCommand({
   name: 'backfill',
   usage: 'deal,lead,… --since TIME|--all',
@@ -31,21 +31,25 @@ export const backfillCommand = defineCommand({
     `It takes ${targetNames.join(', ')}, several with commas.`,
     'Each event has "source":"backfill"; handlers get it like any other. With --since a record that was made since then, and that the journal does not know, gives its ADD event,',
     'any other its UPDATE; with --all, the first fill of a mirror, each gives an UPDATE. What was deleted is not found, several',
-    'changes become one, and only what the user of the hook may read is seen. It keeps to the limits of the portal, and may be',
+    'changes become one, and only what the user of the incoming webhook may read is seen. It keeps to the limits of the portal, and may be',
     'ended and resumed.',
     'With --handler that handler alone gets an event of every record, also of those that the journal knows: for a handler that is new.',
   ],
   options: {
-    since: { type: 'string', value: 'TIME', about: 'what changed from then on: 2h, 7d ago, or 2026-11-23T08:00:00Z' },
-    all: { type: 'boolean', about: 'all records there are' },
-    resume: { type: 'boolean', about: 'go on with the one that was ended' },
+    since: {
+      type: 'string',
+      value: 'TIME',
+      description: 'what changed from then on: 2h, 7d ago, or 2026-11-23T08:00:00Z',
+    },
+    all: { type: 'boolean', description: 'all records there are' },
+    resume: { type: 'boolean', description: 'go on with the one that was ended' },
     handler: {
       type: 'string',
       value: 'NAME',
-      about: 'give each record to this handler alone, whatever the journal knows',
+      description: 'give each record to this handler alone, whatever the journal knows',
     },
-    hook: { type: 'string', value: 'NAME', about: 'which one, where B24_HOOK has several' },
-    'dry-run': { type: 'boolean', about: 'only say how many events it would make' },
+    hook: { type: 'string', value: 'NAME', description: 'which one, where B24_HOOK has several' },
+    'dry-run': { type: 'boolean', description: 'only say how many events it would make' },
   },
   examples: [
     'backfill deal,lead --since 2h',
@@ -54,31 +58,35 @@ export const backfillCommand = defineCommand({
     'backfill deal --all --handler mirror',
     'backfill --resume',
   ],
-  words: 1,
-  async run({ options, words: [names], print }) {
+  args: 1,
+  async run({ options, args: [names], print }) {
     const config = readConfig(process.env)
     const { rate, burst } = config
     const dataDir = findDataDir()
     const path = join(dataDir, 'backfill.json')
     const plan = options.resume ? resumePlan(path, names, options) : toPlan(names, options)
-    const hook = chooseHook(config.hooks, plan.hook)
-    if (options.resume && plan.host !== hook.host)
-      throw new Error(`that backfill was of ${plan.host}, not of ${hook.host}: choose its hook in B24_HOOK`)
+    const incomingWebhook = chooseIncomingWebhook(config.incomingWebhooks, plan.incomingWebhook)
+    if (options.resume && plan.host !== incomingWebhook.host)
+      throw new Error(
+        `that backfill was of ${plan.host}, not of ${incomingWebhook.host}: choose its incoming webhook in B24_HOOK`,
+      )
     const targets = parse(plan.targets)
     const since = plan.since === undefined ? undefined : new Date(plan.since)
     const only = plan.handler === undefined ? undefined : await findRecipient(dataDir, plan.handler)
     const kinds = new Set(targets.map(({ name }) => name.replace(/:.*/, '')))
-    const journalled = await readJournalled({ dataDir, hook, kinds, since, log: createNoteLog(print) })
+    const journalled = await readJournalled({ dataDir, incomingWebhook, kinds, since, log: createNoteLog(print) })
     if (journalled.origin === undefined)
-      print.note(`the journal has no event of ${hook.host} yet: what is backfilled has no order with its first events`)
+      print.note(
+        `the journal has no event of ${incomingWebhook.host} yet: what is backfilled has no order with its first events`,
+      )
 
     const isDry = options['dry-run']
     const appender = isDry ? undefined : await openAppender(config, createNoteLog(print))
     let sum: Sum
     try {
       sum = await backfill({
-        client: createClient({ hook, limits: createLimits({ rate, burst, clock: realClock }) }),
-        hook,
+        client: createClient({ incomingWebhook, limits: createLimits({ rate, burst, clock: realClock }) }),
+        incomingWebhook,
         targets,
         since,
         journalled,
@@ -86,7 +94,7 @@ export const backfillCommand = defineCommand({
         from: plan.place,
         append: async (events) => appender?.append(events),
         async onPage(place, { records, events }) {
-          if (!isDry) await writePlan(path, { ...plan, host: hook.host, place })
+          if (!isDry) await writePlan(path, { ...plan, host: incomingWebhook.host, place })
           print.progress(`${place.target}: ${records} records, ${events} events`)
         },
       })
@@ -117,14 +125,14 @@ async function findRecipient(dataDir: string, name: string): Promise<Recipient> 
   }
 }
 
-/** What is backfilled, and how far it is; kept while it runs. */
+/** The objects to backfill, and the progress. It is kept on disk while the backfill runs. */
 interface Plan {
   readonly targets: string
   /** ISO 8601. */
   readonly since: string | undefined
-  readonly hook: string | undefined
+  readonly incomingWebhook: string | undefined
   readonly handler: string | undefined
-  /** The portal's, by whose ids the place is one. */
+  /** The portal whose ids the progress refers to. */
   readonly host?: string | undefined
   readonly place?: Place | undefined
 }
@@ -136,11 +144,11 @@ interface PlanOptions {
   readonly handler: string | undefined
 }
 
-function toPlan(targets: string | undefined, { since, all, hook, handler }: PlanOptions): Plan {
+function toPlan(targets: string | undefined, { since, all, hook: incomingWebhook, handler }: PlanOptions): Plan {
   if (targets === undefined) throw new UsageError(`name what to backfill: ${targetNames.join(', ')}`)
   if ((since !== undefined) === all) throw new UsageError('add --since TIME, or --all')
   const time = parseTime('--since', since, new Date())
-  return { targets, hook, handler, since: time && new Date(time.getTime() - clockSlack).toISOString() }
+  return { targets, incomingWebhook, handler, since: time && new Date(time.getTime() - clockSlack).toISOString() }
 }
 
 function parse(names: string): readonly Target[] {
@@ -151,8 +159,12 @@ function parse(names: string): readonly Target[] {
   }
 }
 
-function resumePlan(path: string, names: string | undefined, { since, all, hook, handler }: PlanOptions): Plan {
-  if ([names, since, hook, handler].some((word) => word !== undefined) || all)
+function resumePlan(
+  path: string,
+  names: string | undefined,
+  { since, all, hook: incomingWebhook, handler }: PlanOptions,
+): Plan {
+  if ([names, since, incomingWebhook, handler].some((word) => word !== undefined) || all)
     throw new UsageError('--resume takes nothing beside it but --dry-run')
   return readPlan(path)
 }
@@ -170,7 +182,7 @@ function readPlan(path: string): Plan {
   return {
     targets: plan['targets'],
     since: text(plan['since']),
-    hook: text(plan['hook']),
+    incomingWebhook: text(plan['incomingWebhook']),
     handler: text(plan['handler']),
     host: text(plan['host']),
     place: target !== undefined && after !== undefined ? { target, after } : undefined,

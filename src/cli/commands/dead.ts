@@ -7,20 +7,20 @@ import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
 import { UsageError } from '../usage-error.ts'
 
-/** Lists the deliveries that were given up, and tries them again or drops them. */
+/** Lists the dead deliveries, and retries or drops them. */
 export const dead = defineCommand({
   name: 'dead',
   usage: '[retry|drop [ID …]]',
   summary: 'deliveries that were given up: lists them, tries them again, or drops them',
   notes: [
-    'Retried, a delivery gets all its attempts anew and goes behind what waits for its object. Dropped, it is gone; its event',
+    'Retried, a delivery gets all its attempts again and goes behind what waits for its object. Dropped, it is gone; its event',
     'stays in the journal. Both need ids of events, --handler, --object or --all.',
   ],
   options: {
-    handler: { type: 'string', value: 'NAME', about: 'of this handler' },
-    object: { type: 'string', value: 'OBJECT', about: 'of events about this object, such as deal:662' },
-    all: { type: 'boolean', about: 'all of them' },
-    yes: { type: 'boolean', short: 'y', about: 'do not ask' },
+    handler: { type: 'string', value: 'NAME', description: 'of this handler' },
+    object: { type: 'string', value: 'OBJECT', description: 'of events about this object, such as deal:662' },
+    all: { type: 'boolean', description: 'all of them' },
+    yes: { type: 'boolean', short: 'y', description: 'do not ask' },
   },
   examples: [
     'dead',
@@ -28,7 +28,7 @@ export const dead = defineCommand({
     'dead retry --handler ONCRMLEADADD',
     'dead drop --all --yes',
   ],
-  async run({ options, words: [what = 'list', ...ids], print }) {
+  async run({ options, args: [what = 'list', ...ids], print }) {
     if (what !== 'list' && what !== 'retry' && what !== 'drop')
       throw new UsageError(`dead "${what}": it is dead, dead retry or dead drop`)
     const { handler, object, all, yes } = options
@@ -70,7 +70,7 @@ export const dead = defineCommand({
   },
 })
 
-/** Deliveries of one transaction: a dispatcher at work waits for its end. */
+/** Deliveries in one transaction: a running dispatcher waits for its end. */
 const atOnce = 500
 
 const columns: Record<string, (delivery: DeliveryRecord) => string> = {

@@ -30,11 +30,11 @@ export const demo = defineCommand({
   summary: 'a receiver in a temporary folder, with a few events posted at it',
   options: {},
   examples: ['demo'],
-  words: 0,
+  args: 0,
   run: showDemo,
 })
 
-/** Shows the way of an event: a receiver in a temporary folder, a few posts, its log, its journal. */
+/** Shows the data flow: a receiver in a temporary folder, a few posts, its log, its journal. */
 async function showDemo(): Promise<undefined> {
   const folder = await mkdtemp(join(tmpdir(), 'b24-receiver-demo-'))
   const port = await freePort()
@@ -46,14 +46,14 @@ async function showDemo(): Promise<undefined> {
   say(`Starting a receiver that keeps its data in ${folder}`)
   const receiver = fork(fileURLToPath(new URL('../../bin/receiver.ts', import.meta.url)), {
     env: {
-      // Those that are set, in .env for one, may be a real receiver's: its portal, its database.
+      // Existing settings, for example from .env, may belong to a real receiver, its portal and its database.
       ...withoutSettings(process.env),
       B24_APPLICATION_TOKEN: `demo=${portal.token}`,
       HOST: '127.0.0.1',
       PORT: String(port),
       ADMIN_PORT: '0',
       DATA_DIR: folder,
-      HANDLERS_DIR: fileURLToPath(new URL('../../handlers', import.meta.url)),
+      HANDLERS_DIR: fileURLToPath(new URL('../../../examples/handlers', import.meta.url)),
     },
     stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
   })

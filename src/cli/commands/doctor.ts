@@ -1,34 +1,38 @@
 import { readPublicUrl } from '../../config/config.ts'
 import { printable } from '../../lib/printable.ts'
+import { defineCommand } from '../command.ts'
 import { type Check, type Look, runCheck } from '../doctor/check.ts'
 import { checkFolder, checkQueue, checkSync } from '../doctor/data.ts'
 import { checkHandlers } from '../doctor/handlers.ts'
-import { checkHooks } from '../doctor/incoming-webhooks.ts'
+import { checkIncomingWebhooks } from '../doctor/incoming-webhooks.ts'
 import { checkPublicUrl } from '../doctor/public-url.ts'
 import { checkReceiver } from '../doctor/receiver.ts'
 import { checkSettings } from '../doctor/settings.ts'
-import { defineCommand } from '../command.ts'
 import { exitCodes } from '../exit-codes.ts'
 
-/** Looks whether all is there that a receiver needs, and says what to do where it is not. */
+/** Checks whether everything that a receiver needs is there, and says what to do if it is not. */
 export const doctor = defineCommand({
   name: 'doctor',
   usage: '',
   summary: 'looks whether everything is there that a receiver needs, and says what to do',
   notes: [
-    'The settings, the data folder and its disk, the queue, the receiver, the handlers, the hooks, the clock, and whether',
+    'The settings, the data folder and its disk, the queue, the receiver, the handlers, the incoming webhooks, the clock, and whether',
     'Bitrix24 would take the public address: seen from here, which need not be how Bitrix24 sees it. It loads the handlers in',
     'a process of its own, runs none, and changes nothing. Exits with 1 when any check is FAIL.',
   ],
   options: {
-    url: { type: 'string', value: 'URL', about: 'the public address; without it https://DOMAIN and WEBHOOK_PATH' },
+    url: {
+      type: 'string',
+      value: 'URL',
+      description: 'the public address; without it https://DOMAIN and WEBHOOK_PATH',
+    },
   },
   examples: [
     'doctor',
     'doctor --url https://hooks.example.com/bitrix24',
     'doctor --json | jq \'select(.state == "FAIL")\'',
   ],
-  words: 0,
+  args: 0,
   async run({ options, print }) {
     const checks: readonly (readonly [string, Look])[] = [
       ['settings', checkSettings],
@@ -37,7 +41,7 @@ export const doctor = defineCommand({
       ['queue', checkQueue],
       ['receiver', checkReceiver],
       ['handlers', checkHandlers],
-      ['hook', checkHooks],
+      ['incoming_webhook', checkIncomingWebhooks],
       ['url', () => checkAddress(options.url)],
     ]
     let hasFailed = false

@@ -3,12 +3,12 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { readDatabaseUrl } from '../../config/config.ts'
-import { type Deliveries, type DeliveryRecord, RunNotEnded } from '../../queue/deliveries.ts'
-import { queuePath } from '../../queue/sqlite/queue.ts'
 import { type FoundLines, findLines, overwrite } from '../../journal/erase.ts'
 import { dropErasure, type Erasure, readErasure, writeErasure } from '../../journal/erasure.ts'
-import type { Position } from '../../journal/follow.ts'
 import { findHolder, lockDataDir } from '../../journal/lock.ts'
+import type { Position } from '../../journal/position.ts'
+import { type Deliveries, type DeliveryRecord, RunNotEnded } from '../../queue/deliveries.ts'
+import { queuePath } from '../../queue/sqlite/queue.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
 import { findDataDir, isFollowed, openDeliveries } from '../data.ts'
@@ -16,10 +16,10 @@ import { exitCodes } from '../exit-codes.ts'
 import type { Printer } from '../printer.ts'
 import { UsageError } from '../usage-error.ts'
 
-/** Milliseconds that a run, or a dispatcher that is behind, is waited for. */
+/** Milliseconds: the maximum wait for a run or a dispatcher that is behind, and the time between two checks. */
 const [timeout, interval] = [30_000, 200]
 
-/** Takes what is personal out of one object's events. */
+/** Removes personal data from one object's events. */
 export const erase = defineCommand({
   name: 'erase',
   usage: '[--object OBJECT]',
@@ -31,13 +31,17 @@ export const erase = defineCommand({
     'and the log, is in docs/operations.md.',
   ],
   options: {
-    object: { type: 'string', value: 'OBJECT', about: 'whose events, such as contact:17' },
-    member: { type: 'string', value: 'MEMBER', about: 'of this portal, by member_id or domain, if there are several' },
-    force: { type: 'boolean', about: 'drop what is pending or dead about it' },
-    yes: { type: 'boolean', short: 'y', about: 'do not ask' },
+    object: { type: 'string', value: 'OBJECT', description: 'whose events, such as contact:17' },
+    member: {
+      type: 'string',
+      value: 'MEMBER',
+      description: 'of this portal, by member_id or domain, if there are several',
+    },
+    force: { type: 'boolean', description: 'drop what is pending or dead about it' },
+    yes: { type: 'boolean', short: 'y', description: 'do not ask' },
   },
   examples: ['erase --object contact:17', 'erase --object contact:17 --member a223c6b3710f85df22e9377d6c4f7553 --yes'],
-  words: 0,
+  args: 0,
   async run({ options: { object, member, force, yes }, print }) {
     if (object !== undefined && !/^[a-z]\w*:\S+$/i.test(object))
       throw new UsageError(`--object ${object} is not an object such as contact:17`)
@@ -64,7 +68,7 @@ export const erase = defineCommand({
   },
 })
 
-/** @returns `undefined` when something stands against it, which was said */
+/** @returns `undefined` if something prevents the erasure, which was printed */
 async function prepare(
   dataDir: string,
   target: Pick<Erasure, 'object' | 'member' | 'before'>,
@@ -109,7 +113,7 @@ function isBefore(one: Position, other: Position): boolean {
   return one.segment < other.segment || (one.segment === other.segment && one.offset < other.offset)
 }
 
-/** Copies of the queue that a repair or a move has left. */
+/** Copies of the queue that a repair or a migration has left. */
 async function otherFiles(dataDir: string): Promise<readonly string[]> {
   const names = await readdir(dataDir)
   const isCopy = (name: string) => /^dispatch\.db\.(damaged|moved|salvage|new)/.test(name)
@@ -117,7 +121,7 @@ async function otherFiles(dataDir: string): Promise<readonly string[]> {
   return names.filter((name) => isCopy(name) || (isLeft && name === 'dispatch.db'))
 }
 
-/** From here on it is only done again, never asked again. */
+/** From here on, the erasure may only be completed: it needs no further confirmation. */
 async function finish(dataDir: string, erasure: Erasure, print: Printer): Promise<void> {
   const { object, events, overwrites } = erasure
   print.progress('overwriting')
@@ -137,7 +141,7 @@ async function eraseInQueue(dataDir: string, erasure: Erasure): Promise<number> 
     const end = Date.now() + timeout
     for (;;) {
       const isAtWork = findHolder(dataDir, 'dispatcher') !== undefined
-      // It may have read a line before it was overwritten, and not yet added what it is to run for it.
+      // The dispatcher may have read a line before it was overwritten, without having added its deliveries yet.
       const isBehind = isAtWork && (await notFollowed(deliveries, { places: placesOf(erasure) })) > 0
       try {
         if (!isBehind) return await deliveries.erase(erasure, !isAtWork)

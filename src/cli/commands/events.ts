@@ -7,14 +7,14 @@ import { createNoteLog } from '../note-log.ts'
 import { createProgress } from '../progress.ts'
 import { parseCount, parseSelection, selectionOptions } from '../selection.ts'
 
-/** Finds events, and says what became of them. */
+/** Finds events, and shows the state of their deliveries. */
 export const events = defineCommand({
   name: 'events',
   usage: '',
   summary: 'finds events: their ids, and what became of their deliveries; the newest are the last',
   notes: ['Times are those of this machine; with --json the lines are as they stand in the journal.'],
   options: {
-    lines: { type: 'string', short: 'n', value: 'N', default: '20', about: 'so many of the newest' },
+    lines: { type: 'string', short: 'n', value: 'N', default: '20', description: 'so many of the newest' },
     ...selectionOptions,
   },
   examples: [
@@ -23,7 +23,7 @@ export const events = defineCommand({
     'events --webhook sales --since 2026-11-23T08:00:00Z --until 2026-11-23T09:00:00Z -n 1000',
     'events --object deal:662 --json | jq -r .id',
   ],
-  words: 0,
+  args: 0,
   async run({ options, print }) {
     const selection = parseSelection(options)
     const count = parseCount(options.lines)
@@ -58,7 +58,10 @@ export const events = defineCommand({
   },
 })
 
-/** Such as `dead, done ×2`: the worst first. Of a dead one that was retried only the retry counts. */
+/**
+ * Formats states such as `dead, done ×2`, the worst first. For a dead delivery that was retried only the retry
+ * counts.
+ */
 function statesOf(all: readonly DeliveryRecord[]): string {
   const records = all.filter(({ coalescedInto }) => !all.some(({ key }) => key === coalescedInto))
   const order = ['dead', 'waiting', 'running', 'ready', 'blocked', 'done', 'coalesced'] as const
@@ -67,7 +70,7 @@ function statesOf(all: readonly DeliveryRecord[]): string {
   return told.length === 0 ? '–' : told.join(', ')
 }
 
-/** @param total how many fit; `undefined` where nobody counted */
+/** @param total the number of matching events; `undefined` if they were not counted */
 function countOf(shown: number, total: number | undefined): string {
   const events = (count: number) => `${count} event${count === 1 ? '' : 's'}`
   if (total === undefined) return `the last ${events(shown)}`

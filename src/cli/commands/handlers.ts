@@ -15,12 +15,12 @@ import { UsageError } from '../usage-error.ts'
 export interface HandlerState {
   readonly name: string
   /**
-   * `loaded`: by the last dispatcher; `broken`: it could not load the file; `new`: no dispatcher has loaded it yet, see
-   * `reload`; `gone`: there is no file of that name any more.
+   * `loaded`: the last dispatcher loaded it. `broken`: the dispatcher could not load the file. `new`: no dispatcher
+   * has loaded it yet, see `reload`. `gone`: the file no longer exists.
    */
   readonly state: 'loaded' | 'broken' | 'new' | 'gone'
   readonly events: readonly string[] | undefined
-  /** Of those the names that Bitrix24 does not document, new or misspelt, each with the one that it may mean. */
+  /** The names among them that Bitrix24 does not document, new or misspelt, each with the name that it may mean. */
   readonly unknown: readonly { readonly event: string; readonly nearest: string | undefined }[]
   /** Deliveries that wait or run. */
   readonly waiting: number
@@ -34,14 +34,14 @@ export interface HandlerState {
 export const handlers = defineCommand({
   name: 'handlers',
   usage: '[forget NAME]',
-  summary: 'the handlers: loaded, broken, new or gone, and what each is owed',
+  summary: 'the handlers: loaded, broken, new or gone, and what is pending for each',
   notes: [
-    'What a handler is owed whose file is gone waits for the file to come back; "forget" drops it, with its dead deliveries.',
+    'What a handler is pending whose file is gone waits for the file to come back; "forget" drops it, with its dead deliveries.',
   ],
-  options: { yes: { type: 'boolean', short: 'y', about: 'do not ask' } },
+  options: { yes: { type: 'boolean', short: 'y', description: 'do not ask' } },
   examples: ['handlers', 'handlers --json', 'handlers forget old-crm --yes'],
-  words: 2,
-  async run({ options, words: [what, name], print }) {
+  args: 2,
+  async run({ options, args: [what, name], print }) {
     if (what === undefined) {
       await print.table(await readHandlerStates((reason) => print.note(reason)), columns, 'no handler was ever loaded')
       for (const { file, reason } of readReport(() => undefined)?.leftOut ?? [])
@@ -54,14 +54,14 @@ export const handlers = defineCommand({
     if (found === undefined) throw new Error(`no handler "${name}" was ever loaded`)
     if (found.state !== 'gone')
       throw new Error(`the file of "${name}" is still there: remove it from HANDLERS_DIR first, and reload`)
-    // It would go on to add deliveries, of a handler that nobody knows any more.
+    // The dispatcher would go on adding deliveries for a handler that no longer exists.
     const isOfLastLoad = states.every(({ loadedAt = '' }) => loadedAt <= (found.loadedAt ?? ''))
     if (isOfLastLoad && findHolder(findDataDir(), 'dispatcher'))
       throw new Error(
         `the dispatcher at work still has "${name}": reload first; where it was the last handler, stop the receiver for this`,
       )
-    const owed = found.waiting + found.dead
-    const told = `"${name}" is to be forgotten, and ${owed} ${owed === 1 ? 'delivery' : 'deliveries'} dropped`
+    const pending = found.waiting + found.dead
+    const told = `"${name}" is to be forgotten, and ${pending} ${pending === 1 ? 'delivery' : 'deliveries'} dropped`
     if (!(await confirm(print, told, options.yes))) return exitCodes.failed
     const deliveries = await openDeliveries(findDataDir(), 'write')
     try {
@@ -74,7 +74,7 @@ export const handlers = defineCommand({
   },
 })
 
-/** Without it only what is broken is not known. */
+/** Without the report, only the broken files are unknown. */
 function readReport(onUnreadable: (reason: string) => void): LoadReport | undefined {
   try {
     return readLoadReport(findDataDir())
@@ -84,7 +84,7 @@ function readReport(onUnreadable: (reason: string) => void): LoadReport | undefi
   }
 }
 
-/** Of the files that are there, and of what the dispatcher knows. */
+/** Combines the existing files with the handlers that the dispatcher knows. */
 export async function readHandlerStates(onUnreadable: (reason: string) => void): Promise<HandlerState[]> {
   const { HANDLERS_DIR: dir } = readSettings(process.env, 'HANDLERS_DIR')
   const { files } = existsSync(dir) ? await handlerFiles(dir) : { files: [] }
@@ -105,7 +105,7 @@ export async function readHandlerStates(onUnreadable: (reason: string) => void):
         state: !present.has(name) ? 'gone' : error !== undefined ? 'broken' : loaded,
         events: handler?.events,
         unknown: unknownEvents({ events: handler?.events ?? [] }),
-        waiting: handler?.owed ?? 0,
+        waiting: handler?.pending ?? 0,
         dead: handler?.dead ?? 0,
         loadedAt: handler?.loadedAt === undefined ? undefined : new Date(handler.loadedAt).toISOString(),
         error: present.has(name) ? error : undefined,

@@ -1,12 +1,13 @@
 import { createReadStream } from 'node:fs'
 import type { Logger } from 'pino'
 import { readConfig } from '../../config/config.ts'
+import type { Event } from '../../events/event.ts'
 import { longestLine } from '../../intake/import-route.ts'
-import type { Event } from '../../intake/event.ts'
-import { createRobotPath } from '../../intake/robot.ts'
+import { parseRefusedLines } from '../../intake/refused-line.ts'
+import { createRobotPath } from '../../intake/robot-path.ts'
+
 import { timeOfId } from '../../journal/event-id.ts'
 import { follow, positionBefore } from '../../journal/follow.ts'
-import { parseRefusedLines } from '../../intake/refused-line.ts'
 import { readLines } from '../../lib/lines.ts'
 import { openAppender } from '../appender.ts'
 import { defineCommand } from '../command.ts'
@@ -14,16 +15,16 @@ import { findDataDir } from '../data.ts'
 import { createNoteLog } from '../note-log.ts'
 import { UsageError } from '../usage-error.ts'
 
-/** Events of one request, or of one wait for the disk. */
+/** Events in one request, or in one wait for the disk. */
 const atOnce = 200
 
-/** Characters of them: a receiver refuses what more than 10 MB wait for the disk. */
+/** Their maximum number of characters: a receiver refuses events while more than 10 MB wait for the disk. */
 const mostAtOnce = 2 * 1024 ** 2
 
-/** Milliseconds by which the clock may have been put back between an event and its segment. */
+/** Milliseconds by which the clock may have been set back between an event and its segment. */
 const clockSlack = 3_600_000
 
-/** Brings back events that went to stderr because the journal could not be written, or that were cut from it. */
+/** Imports events that went to stderr because the journal could not be written, or that were cut from it. */
 export const importCommand = defineCommand({
   name: 'import',
   usage: 'FILE|-',
@@ -32,10 +33,10 @@ export const importCommand = defineCommand({
     'FILE is what collected stderr, a .cut beside a segment, or a damaged segment. Lines that are no events are passed over, and so are events that the journal has. It works',
     'through the receiver that runs (ADMIN_HOST, ADMIN_PORT, B24_APPLICATION_TOKEN), or takes the place of one that is stopped.',
   ],
-  options: { 'dry-run': { type: 'boolean', about: 'only say how many' } },
+  options: { 'dry-run': { type: 'boolean', description: 'only say how many' } },
   examples: ['import stderr.log --dry-run', 'import stderr.log', 'import -   # from stdin'],
-  words: 1,
-  async run({ options, words: [file], print }) {
+  args: 1,
+  async run({ options, args: [file], print }) {
     if (file === undefined) throw new UsageError('name the file that holds the lines, or - for stdin')
     const config = readConfig(process.env)
     const dataDir = findDataDir()
@@ -44,7 +45,7 @@ export const importCommand = defineCommand({
     const found = new Map<string, Event>()
     for await (const line of readLines(file === '-' ? process.stdin : createReadStream(file), longest)) {
       if (line === undefined) print.note(`a line of more than ${longest} bytes is no event of BODY_LIMIT: passed over`)
-      // Of a line that joins several each event.
+      // A line may contain several joined lines. Each of their events counts.
       for (const event of line ? parseRefusedLines(line.toString(), held) : []) found.set(event.id, event)
       print.progress(`${found.size} events found`)
     }
@@ -89,7 +90,7 @@ function* batchesOf(events: readonly Event[]): Generator<Event[]> {
   if (batch.length > 0) yield batch
 }
 
-/** Those of them that the journal has. */
+/** Returns the ids of the events that are already in the journal. */
 async function journalled(dataDir: string, events: ReadonlyMap<string, Event>, log: Logger): Promise<Set<string>> {
   const known = new Set<string>()
   if (events.size === 0) return known

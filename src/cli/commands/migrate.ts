@@ -4,8 +4,8 @@ import { defineCommand } from '../command.ts'
 import { findDataDir } from '../data.ts'
 import { UsageError } from '../usage-error.ts'
 
-export const move = defineCommand({
-  name: 'move',
+export const migrate = defineCommand({
+  name: 'migrate',
   usage: 'postgres|embedded',
   summary: 'moves the deliveries into the Postgres of DATABASE_URL, or back into DATA_DIR',
   notes: [
@@ -13,19 +13,19 @@ export const move = defineCommand({
     'receiver, and for the way back every receiver and worker.',
   ],
   options: {},
-  words: 1,
-  examples: ['move postgres', 'move embedded'],
-  async run({ words: [to], print }) {
-    if (to !== 'postgres' && to !== 'embedded') throw new UsageError('it is move postgres, or move embedded')
+  args: 1,
+  examples: ['migrate postgres', 'migrate embedded'],
+  async run({ args: [to], print }) {
+    if (to !== 'postgres' && to !== 'embedded') throw new UsageError('expected: migrate postgres, or migrate embedded')
     const url = readDatabaseUrl(process.env)
     if (url === undefined) throw new ConfigError(['DATABASE_URL is required: the Postgres to move to, or back from'])
     const { HANDLER_STALL: stall } = readSettings(process.env, 'HANDLER_STALL')
     const parts = { dataDir: findDataDir(), url, heartbeat: heartbeatOf(stall) }
-    const { deliveries, owed } =
+    const { deliveries, pending } =
       to === 'postgres'
         ? await (await import('../../queue/migrate/to-postgres.ts')).moveToPostgres(parts)
         : await (await import('../../queue/migrate/to-embedded.ts')).moveToEmbedded(parts)
-    await print.result({ deliveries, owed }, `${deliveries} deliveries moved, ${owed} of them to be run`)
+    await print.result({ deliveries, pending }, `${deliveries} deliveries moved, ${pending} of them to be run`)
     return undefined
   },
 })

@@ -8,23 +8,23 @@ import { defineCommand } from '../command.ts'
 import { findDataDir } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
 
-/** Milliseconds that it may take beyond HANDLER_LOAD_TIMEOUT and the end of those that run. */
+/** Milliseconds that a reload may take in addition to HANDLER_LOAD_TIMEOUT and the end of the current runs. */
 const patience = 15_000
 
 const never: LoadReport = { at: 0, loaded: [], broken: [] }
 
-/** Tells the running receiver to load handlers and secrets anew, and how that went. */
+/** Makes the running receiver load handlers and secrets again, and shows the result. */
 export const reload = defineCommand({
   name: 'reload',
   usage: '',
-  summary: 'lets the running receiver load its handlers and read its secret files anew, as SIGHUP does',
+  summary: 'lets the running receiver load its handlers and read its secret files again, as SIGHUP does',
   notes: [
     'Waits until a dispatcher has loaded them, and exits with 1 when a file is broken: then the old handlers go on. With 1',
     'also when a setting is wrong, such as a secret file that is missing or empty: then everything stays as it was.',
   ],
-  options: { 'no-wait': { type: 'boolean', about: 'only tell it' } },
+  options: { 'no-wait': { type: 'boolean', description: 'only tell it' } },
   examples: ['reload'],
-  words: 0,
+  args: 0,
   async run({ options, print }) {
     const dataDir = findDataDir()
     const settings = readSettings(process.env, 'SHUTDOWN_GRACE', 'HANDLER_LOAD_TIMEOUT', 'DISPATCHER')
@@ -34,7 +34,7 @@ export const reload = defineCommand({
     if (holder.host !== hostname())
       throw new Error(`the receiver runs on ${holder.host}, as pid ${holder.pid}: run this there`)
     const told = Date.now()
-    // Not SIGHUP, which stops a receiver at a terminal: that may be closed.
+    // Not SIGHUP: a terminal sends it when it closes, and it stops the receiver.
     process.kill(holder.pid, 'SIGUSR2')
     if (options['no-wait']) {
       await print.result({ pid: holder.pid }, `pid ${holder.pid} was told`)
@@ -77,7 +77,7 @@ export const reload = defineCommand({
   },
 })
 
-/** What the receiver made of its settings. */
+/** Returns the receiver's report about its new settings. */
 async function settingsOf(dataDir: string, told: number, end: number): Promise<ReloadReport> {
   for (; Date.now() < end; await sleep(50)) {
     const report = readReloadReport(dataDir)

@@ -1,11 +1,11 @@
 import { existsSync, statSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { readDatabaseUrl } from '../../config/config.ts'
+import { DataDirInUse, lockDataDir } from '../../journal/lock.ts'
 import { checkQueueFile } from '../../queue/sqlite/integrity.ts'
+import { queuePath } from '../../queue/sqlite/queue.ts'
 import type { Plan } from '../../queue/sqlite/rebuild.ts'
 import { prepareRepair } from '../../queue/sqlite/repair.ts'
-import { queuePath } from '../../queue/sqlite/queue.ts'
-import { DataDirInUse, lockDataDir } from '../../journal/lock.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
 import { findDataDir } from '../data.ts'
@@ -13,10 +13,13 @@ import { exitCodes } from '../exit-codes.ts'
 import { createNoteLog } from '../note-log.ts'
 import type { Printer } from '../printer.ts'
 
-/** A receiver whose file is damaged starts a dispatcher again and again, each for a moment: milliseconds that its end is awaited. */
+/**
+ * Milliseconds to wait for the lock. A receiver with a damaged file starts a dispatcher again and again, each of them
+ * for a moment.
+ */
 const lockTimeoutMs = 10_000
 
-/** A `dispatch.db` that SQLite calls malformed becomes one that it does not. */
+/** Rebuilds a `dispatch.db` that SQLite calls malformed. */
 export const repair = defineCommand({
   name: 'repair',
   usage: '',
@@ -26,9 +29,9 @@ export const repair = defineCommand({
     'listed. The damaged file stays beside the new one, as dispatch.db.damaged-TIME. The receiver may run meanwhile and',
     'accepts posts; no dispatcher may. Exits with 1 when something cannot be known or brought back.',
   ],
-  options: { yes: { type: 'boolean', short: 'y', about: 'do not ask' } },
+  options: { yes: { type: 'boolean', short: 'y', description: 'do not ask' } },
   examples: ['repair', 'repair --yes', "repair --yes --json | jq -r 'select(.fate) | .event'"],
-  words: 0,
+  args: 0,
   async run({ options, print }) {
     if (readDatabaseUrl(process.env) !== undefined)
       throw new Error('DATABASE_URL is set: the deliveries are in Postgres, which has its own tools for damage')

@@ -1,9 +1,11 @@
 import type { Logger } from 'pino'
-import type { HandlerRecord } from '../../queue/deliveries.ts'
-import { matcherOf } from '../../lib/pattern.ts'
-import type { KnownHandler, NewDelivery } from '../../queue/queue.ts'
+import type { JournalledEvent } from '../../events/event.ts'
 import { timeOfId } from '../../journal/event-id.ts'
-import { follow, type JournalledEvent, oldest, type Position, positionBefore } from '../../journal/follow.ts'
+import { follow, positionBefore } from '../../journal/follow.ts'
+import { oldest, type Position } from '../../journal/position.ts'
+import { matcherOf } from '../../lib/pattern.ts'
+import type { HandlerRecord } from '../../queue/deliveries.ts'
+import type { KnownHandler, NewDelivery } from '../../queue/queue.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
 import { findDataDir, openDeliveries } from '../data.ts'
@@ -12,10 +14,10 @@ import { createNoteLog } from '../note-log.ts'
 import { parseSelection, selectionOptions } from '../selection.ts'
 import { UsageError } from '../usage-error.ts'
 
-/** Deliveries of one transaction: a dispatcher at work waits for its end. */
+/** Deliveries in one transaction: a running dispatcher waits for its end. */
 const atOnce = 500
 
-/** Delivers events again, each to the handlers that are for it. */
+/** Delivers events again, each to its matching handlers. */
 export const replay = defineCommand({
   name: 'replay',
   usage: '[ID …]',
@@ -26,16 +28,16 @@ export const replay = defineCommand({
   ],
   options: {
     ...selectionOptions,
-    handler: { type: 'string', multiple: true, value: 'NAME', about: 'only to this handler; may be given again' },
-    'dry-run': { type: 'boolean', about: 'only say how many' },
-    yes: { type: 'boolean', short: 'y', about: 'do not ask' },
+    handler: { type: 'string', multiple: true, value: 'NAME', description: 'only to this handler; may be given again' },
+    'dry-run': { type: 'boolean', description: 'only say how many' },
+    yes: { type: 'boolean', short: 'y', description: 'do not ask' },
   },
   examples: [
     'replay 019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50',
     'replay --object deal:662 --since 1d --dry-run',
     'replay --event ONCRMLEADADD --since 2026-11-23T08:00:00Z --until 2026-11-23T12:00:00Z --handler leads --yes',
   ],
-  async run({ options, words: ids, print }) {
+  async run({ options, args: ids, print }) {
     const selection = parseSelection(options)
     if (ids.length > 0 && !selection.isAll) throw new UsageError('choose by ids or by options, not by both')
     if (ids.length === 0 && selection.isAll)
@@ -78,7 +80,7 @@ export const replay = defineCommand({
         await print.result({ events, deliveries: runs, handlers: names, added: 0 }, what)
         return undefined
       }
-      // Who named each event needs not be asked.
+      // A user who named each event needs no confirmation.
       if (!(await confirm(print, what, options.yes || ids.length > 0))) return exitCodes.failed
 
       let added = 0
@@ -89,11 +91,11 @@ export const replay = defineCommand({
         waiting = []
         print.progress(`${added} of ${runs}`)
       }
-      // Not what came while we were asked.
+      // Events that arrived during the confirmation are not replayed.
       for await (const { entries } of readAll({ dataDir, from, needle, log, end }))
         for (const { event, at } of entries.filter(({ event }) => matches(event)))
-          for (const { name, order, settle } of handlers.filter((handler) => handler.matches(event)))
-            if (waiting.push({ handler: name, event, segment: at.segment, order, settle }) >= atOnce) await add()
+          for (const { name, order, debounce } of handlers.filter((handler) => handler.matches(event)))
+            if (waiting.push({ handler: name, event, segment: at.segment, order, debounce }) >= atOnce) await add()
       await add()
       const summary = { events, deliveries: runs, handlers: names, added }
       await print.result(summary, `${count(added, 'delivery was', 'deliveries were')} added`)
@@ -108,7 +110,7 @@ interface Target extends Omit<KnownHandler, 'onChange'> {
   readonly matches: (event: JournalledEvent) => boolean
 }
 
-/** Those that were loaded last, or those that are named. */
+/** Returns the handlers of the last load, or the named handlers. */
 function chooseHandlers(known: readonly HandlerRecord[], names: readonly string[]): Target[] {
   const last = Math.max(...known.map(({ loadedAt = 0 }) => loadedAt))
   for (const name of names)
@@ -116,16 +118,16 @@ function chooseHandlers(known: readonly HandlerRecord[], names: readonly string[
       throw new Error(`no handler "${name}" was ever loaded; there are ${known.map((one) => one.name).join(', ')}`)
   return known
     .filter(({ name, loadedAt }) => (names.length > 0 ? names.includes(name) : loadedAt === last))
-    .map(({ name, events, order = 'object', settle = 0 }) => {
+    .map(({ name, events, order = 'object', debounce = 0 }) => {
       if (events === undefined) throw new Error(`what "${name}" handles is not known: let this version load it once`)
       const matches = matcherOf(events)
-      // Who names a handler means it, also for an event that was for another one.
+      // A named handler is chosen on purpose, also for an event that was for another handler.
       const isMeant = ({ handler }: JournalledEvent) => names.length > 0 || handler === undefined || handler === name
-      return { name, events, order, settle, matches: (event) => isMeant(event) && matches(event.event) }
+      return { name, events, order, debounce, matches: (event) => isMeant(event) && matches(event.event) }
     })
 }
 
-/** What was imported stands later than its id says. */
+/** An imported event stands later in the journal than its id suggests, so reading by the id's time finds it. */
 function startOf(dataDir: string, ids: readonly string[], since: Date | undefined): Promise<Position> | Position {
   for (const id of ids) if (!/^[\da-f]{8}-[\da-f]{4}-7/.test(id)) throw new UsageError(`"${id}" is no id of an event`)
   const times = ids.map(timeOfId)
@@ -133,7 +135,7 @@ function startOf(dataDir: string, ids: readonly string[], since: Date | undefine
   return first === undefined ? oldest : positionBefore(dataDir, first)
 }
 
-/** Milliseconds by which the clock may have been put back between an id and its segment. */
+/** Milliseconds by which the clock may have been set back between an id and its segment. */
 const clockSlack = 3_600_000
 
 interface Reading {
@@ -141,7 +143,7 @@ interface Reading {
   readonly from: Position
   readonly needle: string | undefined
   readonly log: Logger
-  /** Only what stands before it. */
+  /** Reading stops at this position. */
   readonly end?: Position
 }
 

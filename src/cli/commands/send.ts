@@ -1,12 +1,12 @@
-import { hookFor } from '../../bitrix24/incoming-webhook.ts'
-import { ConfigError, readHooks, readSettings, readTokens } from '../../config/config.ts'
+import { incomingWebhookFor } from '../../bitrix24/incoming-webhook.ts'
+import { ConfigError, readIncomingWebhooks, readSettings, readTokens } from '../../config/config.ts'
 import { Problem, parseTokens, type Token, weakTokens } from '../../config/values.ts'
-import { codeOf } from '../../lib/error-code.ts'
 import { isDocumented } from '../../events/catalogue.ts'
 import { nearestName } from '../../events/nearest.ts'
 import { robotEvent } from '../../events/robot.ts'
-import { httpBuildQuery, type PhpArray } from '../../lib/php-query.ts'
+import { codeOf } from '../../lib/error-code.ts'
 import { isObject } from '../../lib/is-object.ts'
+import { httpBuildQuery, type PhpArray } from '../../lib/php-query.ts'
 import { printable } from '../../lib/printable.ts'
 import { bodiesOf, type Outcome, type Simulation, simulate } from '../../simulator/simulate.ts'
 import { toUrlHost } from '../admin.ts'
@@ -27,26 +27,31 @@ export const send = defineCommand({
     'ROBOT posts as a robot does: to ROBOT_PATH, about the document --id, such as DEAL_662, with --field as the parameters of its URL.',
   ],
   options: {
-    id: { type: 'string', value: 'ID', about: 'of the object; without it 1, 2, 3, …' },
+    id: { type: 'string', value: 'ID', description: 'of the object; without it 1, 2, 3, …' },
     field: {
       type: 'string',
       multiple: true,
       value: 'KEY=VALUE',
-      about: "set in the event's data, as the parameters of call; may be given again",
+      description: "set in the event's data, as the parameters of call; may be given again",
     },
-    count: { type: 'string', value: 'N', default: '1', about: 'so many events; with --id all about the same object' },
-    rate: { type: 'string', value: 'N', about: 'so many events a second, evenly, whatever becomes of them' },
-    duplicate: { type: 'boolean', about: 'each event twice, at once' },
-    'wrong-token': { type: 'boolean', about: 'with a token that nobody has' },
-    url: { type: 'string', value: 'URL', about: 'instead of HOST, PORT and WEBHOOK_PATH' },
+    count: {
+      type: 'string',
+      value: 'N',
+      default: '1',
+      description: 'so many events; with --id all about the same object',
+    },
+    rate: { type: 'string', value: 'N', description: 'so many events a second, evenly, whatever becomes of them' },
+    duplicate: { type: 'boolean', description: 'each event twice, at once' },
+    'wrong-token': { type: 'boolean', description: 'with a token that nobody has' },
+    url: { type: 'string', value: 'URL', description: 'instead of HOST, PORT and WEBHOOK_PATH' },
     token: {
       type: 'string',
       value: 'TOKEN',
-      about: 'instead of B24_APPLICATION_TOKEN; others on this machine may see it',
+      description: 'instead of B24_APPLICATION_TOKEN; others on this machine may see it',
     },
-    webhook: { type: 'string', value: 'NAME', about: 'with the token of this name, where there are several' },
-    portal: { type: 'string', value: 'DOMAIN', about: "auth.domain; else B24_HOOK's, or example.bitrix24.com" },
-    force: { type: 'boolean', about: 'also an event that Bitrix24 does not document' },
+    webhook: { type: 'string', value: 'NAME', description: 'with the token of this name, where there are several' },
+    portal: { type: 'string', value: 'DOMAIN', description: "auth.domain; else B24_HOOK's, or example.bitrix24.com" },
+    force: { type: 'boolean', description: 'also an event that Bitrix24 does not document' },
   },
   examples: [
     'send ONCRMDEALUPDATE --id 662',
@@ -55,14 +60,14 @@ export const send = defineCommand({
     'send ONCRMDEALUPDATE --wrong-token --url https://hooks.example.com/bitrix24',
     'send ROBOT --id DEAL_662 --field stage=NEW',
   ],
-  words: 1,
-  async run({ options, words: [word], print }) {
+  args: 1,
+  async run({ options, args: [word], print }) {
     const isWrong = options['wrong-token']
     const count = parseNumber('--count', options.count, mostEvents)
     const rate = options.rate === undefined ? undefined : parseNumber('--rate', options.rate, mostEvents)
     const event = parseEvent(word, options.force)
     const isRobot = event === robotEvent
-    // The path is the proof that a robot has instead.
+    // A robot's post has the secret path instead of a token.
     if (isRobot && (isWrong || options.token !== undefined))
       throw new UsageError('a robot sends no token: --token and --wrong-token are not for ROBOT')
     const hasToken = !isWrong && !isRobot
@@ -110,7 +115,7 @@ export const send = defineCommand({
   },
 })
 
-/** Each outcome is kept until the end. */
+/** The limit, because every outcome is kept until the end. */
 const mostEvents = 100_000
 
 function parseNumber(word: string, text: string, most: number): number {
@@ -129,9 +134,9 @@ function parseEvent(word: string | undefined, isForced: boolean): string {
   throw new UsageError(`${name} is not documented: ${meant}With --force it is sent all the same`)
 }
 
-function parseFields(words: readonly string[]): PhpArray {
-  // What a command line or JSON can say, PHP can, too.
-  return parseParameters(words) as PhpArray
+function parseFields(args: readonly string[]): PhpArray {
+  // PHP can represent every value that a command line or JSON can express.
+  return parseParameters(args) as PhpArray
 }
 
 function checkFields(simulation: Simulation): void {
@@ -158,7 +163,7 @@ function chooseToken(given: string | undefined, webhook: string | undefined): To
 }
 
 function domainFor({ name }: Token): string {
-  return hookFor(readHooks(process.env), name)?.host ?? 'example.bitrix24.com'
+  return incomingWebhookFor(readIncomingWebhooks(process.env), name)?.host ?? 'example.bitrix24.com'
 }
 
 function urlOfReceiver(isRobot: boolean): string {
@@ -186,10 +191,10 @@ function parseUrl(text: string): string {
 
 interface Summary {
   readonly posts: number
-  /** The most frequent first; `error` is the receiver's code, or why there was no answer (status 0). */
+  /** The most frequent answer first. `error` is the receiver's code, or why there was no answer (status 0). */
   readonly answers: readonly { readonly status: number; readonly error?: string; readonly count: number }[]
   readonly seconds: number
-  /** Milliseconds; `null` where nothing was posted. */
+  /** Milliseconds; `null` if nothing was posted. */
   readonly p50: number | null
   readonly p99: number | null
 }
@@ -224,7 +229,7 @@ function errorOf({ status, body, error }: Outcome): string | undefined {
     const code = isObject(answer) ? answer['error'] : undefined
     return typeof code === 'string' ? code : undefined
   } catch {
-    // Of somebody else.
+    // The answer is not from a receiver.
     return undefined
   }
 }

@@ -1,7 +1,8 @@
 import { once } from 'node:events'
-import type { Deliveries } from '../../queue/deliveries.ts'
-import type { Position } from '../../journal/follow.ts'
+import type { Position } from '../../journal/position.ts'
+
 import { printable } from '../../lib/printable.ts'
+import type { Deliveries } from '../../queue/deliveries.ts'
 import { defineCommand } from '../command.ts'
 import { findDataDir, openDeliveries, openDeliveriesIfPossible } from '../data.ts'
 import { type DeliveryStory, readStory, storyToJson, storyToText } from '../delivery-story.ts'
@@ -13,7 +14,7 @@ import type { Printer } from '../printer.ts'
 import { createProgress } from '../progress.ts'
 import { UsageError } from '../usage-error.ts'
 
-/** One event, and what became of it. */
+/** Shows one event and its deliveries. */
 export const show = defineCommand({
   name: 'show',
   usage: 'ID',
@@ -23,15 +24,15 @@ export const show = defineCommand({
     'alike. Times are those of this machine, and with --json ISO 8601 in UTC.',
   ],
   options: {
-    raw: { type: 'boolean', about: 'the bytes that a delivery keeps as its event, also where they are not one' },
+    raw: { type: 'boolean', description: 'the bytes that a delivery keeps as its event, also where they are not one' },
   },
   examples: [
     'show 019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50',
     'show 019aaf6e-1c2b',
     'show 019aaf6e-1c2b --json | jq .deliveries',
   ],
-  words: 1,
-  async run({ options, words: [word = ''], print }) {
+  args: 1,
+  async run({ options, args: [word = ''], print }) {
     const id = word.toLowerCase()
     if (!/^[0-9a-f-]{8,36}$/.test(id))
       throw new UsageError('show takes the id of an event, or how it begins, 8 characters or more')
@@ -42,7 +43,7 @@ export const show = defineCommand({
     if (found.count > 1) return listFound(found, id, print)
     const [entry] = found.entries
     const deliveries = await openDeliveriesIfPossible(dataDir, print)
-    // What is owed or dead keeps its event, for longer than the journal does.
+    // The queue keeps the events of pending and dead deliveries for longer than the journal does.
     const event = entry?.event ?? (await deliveries?.keptEvent(id))
     if (event === undefined && (await deliveries?.keptBytes(id)))
       throw new Error(
@@ -66,7 +67,10 @@ export const show = defineCommand({
   },
 })
 
-/** As they are, so that a program may look for what is still good; on a terminal without what would move its cursor. */
+/**
+ * Prints the bytes unchanged, so that a program can search them for readable parts. On a terminal, control characters
+ * are escaped.
+ */
 async function showRaw(dataDir: string, id: string, print: Printer): Promise<number> {
   const deliveries = await openDeliveries(dataDir, 'read')
   try {

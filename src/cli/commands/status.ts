@@ -1,56 +1,58 @@
 import { stat, statfs } from 'node:fs/promises'
-import type { QueueState } from '../../queue/queue.ts'
-import { isObject } from '../../lib/is-object.ts'
-import { type JournalledEvent, lastEvent, type Position } from '../../journal/follow.ts'
+import type { JournalledEvent } from '../../events/event.ts'
+import { lastEvent } from '../../journal/follow.ts'
 import { findHolder, type Holder } from '../../journal/lock.ts'
+import type { Position } from '../../journal/position.ts'
 import { listSegments } from '../../journal/segments.ts'
+import { isObject } from '../../lib/is-object.ts'
 import { printable } from '../../lib/printable.ts'
+import type { QueueState } from '../../queue/queue.ts'
 import { askAdmin } from '../admin.ts'
-import { reasonOf } from '../doctor/check.ts'
 import { defineCommand } from '../command.ts'
 import { explainData, findDataDir, isFollowed, openDeliveries } from '../data.ts'
+import { reasonOf } from '../doctor/check.ts'
 import { exitCodes } from '../exit-codes.ts'
-import { type HandlerState, readHandlerStates } from './handlers.ts'
 import { localTime } from '../local-time.ts'
+import { type HandlerState, readHandlerStates } from './handlers.ts'
 
-/** As the engine counts them. */
-interface Owed extends Omit<QueueState, 'oldestAt'> {
+/** As the queue engine counts them. */
+interface Pending extends Omit<QueueState, 'oldestAt'> {
   /** ISO 8601. */
   readonly oldestAt: string | undefined
 }
 
 interface Status {
   readonly dataDir: string
-  /** `null`: none runs. */
+  /** `null` if none runs. */
   readonly receiver: Holder | null
-  /** As the private listener gave it, or why it did not. */
+  /** The private listener's answer, or the reason why it did not answer; `null` if no receiver runs. */
   readonly readyz: Readonly<Record<string, unknown>> | null
   readonly journal: {
     readonly segments: number
     readonly bytes: number
-    /** Bytes that the dispatcher has not followed; `null` where none ever has. */
+    /** Bytes that the dispatcher has not followed yet; `null` if no dispatcher ever has. */
     readonly behind: number | null
     readonly last: JournalledEvent | null
   }
-  readonly deliveries: Owed | null
-  /** Files that cannot be read, each with what to do; the rest is told all the same. */
+  readonly deliveries: Pending | null
+  /** Unreadable files, each with what to do. The other values are reported anyway. */
   readonly unreadable: readonly string[]
   readonly handlers: readonly HandlerState[]
   readonly disk: { readonly freeBytes: number; readonly bytes: number }
 }
 
-/** How the receiver is, whether it runs or not. */
+/** Shows the state of the receiver, whether it runs or not. */
 export const status = defineCommand({
   name: 'status',
   usage: '',
-  summary: 'how it is: the receiver, its journal, what is owed to the handlers, the disk',
+  summary: 'how it is: the receiver, its journal, what is pending for the handlers, the disk',
   notes: [
     'Exits with 1 when no receiver runs, or /readyz of the one that does is not "ready"; ADMIN_HOST and ADMIN_PORT say where',
     'that is.',
   ],
   options: {},
   examples: ['status', 'status --json'],
-  words: 0,
+  args: 0,
   async run({ print }) {
     const found = await readStatus(findDataDir())
     if (print.json) await print.line(JSON.stringify(found))
@@ -79,7 +81,7 @@ async function readStatus(dataDir: string): Promise<Status> {
   }
 }
 
-/** What is damaged stops only what needs it. */
+/** A damaged file only removes the values that need it. */
 async function orNote<T>(read: () => T | Promise<T>, note: (error: unknown) => void): Promise<T | undefined> {
   try {
     return await read()
@@ -111,7 +113,7 @@ async function readDeliveries(dataDir: string) {
 
 async function readJournal(dataDir: string, position: Position | undefined): Promise<Status['journal']> {
   const segments = await listSegments(dataDir)
-  // One may have been removed meanwhile.
+  // A segment may have been removed meanwhile.
   const sizes = await Promise.all(
     segments.map(({ path }) =>
       stat(path).then(
@@ -166,7 +168,7 @@ function rowsOf({
           ? 'has followed all of it'
           : `has ${toSize(journal.behind)} to follow`,
     ],
-    ...(deliveries ? [pair('deliveries', tellOwed(deliveries))] : []),
+    ...(deliveries ? [pair('deliveries', tellPending(deliveries))] : []),
     ['handlers', handlers.map(({ name, state }) => `${name} (${state})`).join(', ') || 'none'],
     ...unreadable.map((reason) => pair('unreadable', reason)),
     ['disk', `${toSize(disk.freeBytes)} free of ${toSize(disk.bytes)}`],
@@ -177,7 +179,7 @@ function pair(head: string, text: string): [string, string] {
   return [head, text]
 }
 
-function tellOwed({ ready, running, waiting, blocked, dead, oldestAt }: Owed): string {
+function tellPending({ ready, running, waiting, blocked, dead, oldestAt }: Pending): string {
   const oldest = oldestAt === undefined ? '' : `, the oldest from ${localTime(oldestAt)}`
   const counts = `${running} running, ${ready} ready, ${waiting} waiting, ${blocked} behind others of their object`
   return `${counts}${oldest}; ${dead} dead`

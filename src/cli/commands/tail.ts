@@ -1,19 +1,20 @@
-import { follow, type JournalledEvent } from '../../journal/follow.ts'
+import type { JournalledEvent } from '../../events/event.ts'
+import { follow } from '../../journal/follow.ts'
 import { defineCommand } from '../command.ts'
 import { findDataDir } from '../data.ts'
 import { readLastEvents } from '../last-events.ts'
 import { createNoteLog } from '../note-log.ts'
 import { parseCount, parseSelection, selectionOptions, startOf } from '../selection.ts'
 
-/** The last events of the journal, and with `-f` every one that comes until the terminal says stop. */
+/** Shows the last events of the journal. With `-f` it also shows every new one until it is interrupted. */
 export const tail = defineCommand({
   name: 'tail',
   usage: '[-f]',
   summary: 'the last events of the journal, also from the segments before the current one; -f waits for more',
   notes: ['Times are those of this machine; with --json the lines are as they stand in the journal.'],
   options: {
-    follow: { type: 'boolean', short: 'f', about: 'wait for more, until Ctrl-C' },
-    lines: { type: 'string', short: 'n', value: 'N', about: 'so many of them (10; all with --since)' },
+    follow: { type: 'boolean', short: 'f', description: 'wait for more, until Ctrl-C' },
+    lines: { type: 'string', short: 'n', value: 'N', description: 'so many of them (10; all with --since)' },
     ...selectionOptions,
   },
   examples: [
@@ -22,7 +23,7 @@ export const tail = defineCommand({
     'tail --object deal:662 --since 1h',
     'tail -n 1000 --json | jq .data',
   ],
-  words: 0,
+  args: 0,
   async run({ options, print }) {
     const selection = parseSelection(options)
     const count =
@@ -31,7 +32,7 @@ export const tail = defineCommand({
     const stop = new AbortController()
     process.once('SIGINT', () => stop.abort())
     const log = createNoteLog(print)
-    // The other commands start without it.
+    // The other commands start without this module.
     const { createPretty } = await import('../../lib/pretty.ts')
     const pretty = createPretty({
       colorize: process.stdout.isTTY,
@@ -39,11 +40,11 @@ export const tail = defineCommand({
       translateTime: 'SYS:yyyy-mm-dd HH:MM:ss',
     })
     const show = (event: JournalledEvent) =>
-      // A line that no receiver wrote may lack it.
+      // A line that no receiver wrote may lack the field.
       print.pretty(event, pretty({ ...event, msg: event.msg ?? event.event }).trimEnd())
 
     let from = await startOf(dataDir, selection, count)
-    // All that there are need not be kept to know the last.
+    // To find the last events, it is not necessary to keep all of them.
     if (count !== undefined && !selection.isAll) {
       const last = await readLastEvents({ dataDir, selection, count, signal: stop.signal, log })
       for (const event of last.events) await show(event)
@@ -53,7 +54,7 @@ export const tail = defineCommand({
     const { needle } = selection
     for await (const { entries } of follow({ dataDir, from, signal: stop.signal, wait: options.follow, needle, log }))
       for (const { event } of entries) {
-        // Ctrl-C means now, not after the rest of what was read.
+        // Ctrl-C stops at once, before the rest of the current batch.
         if (stop.signal.aborted) return undefined
         if (selection.matches(event)) await show(event)
       }

@@ -1,9 +1,10 @@
 import { existsSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 import { readConfig } from '../../config/config.ts'
-import { matcherOf } from '../../lib/pattern.ts'
+import type { JournalledEvent } from '../../events/event.ts'
 import { isHandlerFile } from '../../handler/loader.ts'
-import type { JournalledEvent } from '../../journal/follow.ts'
+
+import { matcherOf } from '../../lib/pattern.ts'
 import { printable } from '../../lib/printable.ts'
 import { defineCommand } from '../command.ts'
 import { findDataDir, openDeliveriesIfPossible } from '../data.ts'
@@ -17,7 +18,7 @@ import type { FromTry } from '../try/messages.ts'
 import { createReport } from '../try/report.ts'
 import { UsageError } from '../usage-error.ts'
 
-/** Runs a handler once on an event of the journal, and shows what it does. */
+/** Runs a handler once on an event of the journal, and shows the effects. */
 export const tryCommand = defineCommand({
   name: 'try',
   usage: 'HANDLER_FILE',
@@ -26,7 +27,7 @@ export const tryCommand = defineCommand({
     'Shows its log, its calls of Bitrix24, what it returned or threw, and what the receiver would have done then; exits with 1',
     'when it threw. It runs as in the receiver, with the same settings, in a process of its own, and for an event that it does',
     'not handle, too. What it prints itself goes to stderr. Ctrl-C aborts its signal; again, and it is killed.',
-    'With --dry-rest what context.bitrix24 would write is shown and not sent: add gives the id 999999999, all else true or the',
+    'With --dry-run what context.bitrix24 would write is shown and not sent: add gives the id 999999999, all else true or the',
     'given fields. What is not known to read is taken for a write. What a handler does by other means is done.',
   ],
   options: {
@@ -34,17 +35,17 @@ export const tryCommand = defineCommand({
       type: 'string',
       value: 'ID|last',
       default: 'last',
-      about: 'on this event; last is the newest that it handles',
+      description: 'on this event; last is the newest that it handles',
     },
-    'dry-rest': { type: 'boolean', about: 'writes to Bitrix24 are shown, not sent' },
+    'dry-run': { type: 'boolean', description: 'writes to Bitrix24 are shown, not sent' },
   },
   examples: [
     'try handlers/ONCRMDEALUPDATE.ts',
-    'try handlers/ONCRMDEALUPDATE.ts --dry-rest',
+    'try handlers/ONCRMDEALUPDATE.ts --dry-run',
     'try ONCRMDEALUPDATE.ts --event 019aaf6e-1c2b-7a10-8f5e-3b6c1d2e4f50   # from HANDLERS_DIR',
   ],
-  words: 1,
-  async run({ options, words: [word], print }) {
+  args: 1,
+  async run({ options, args: [word], print }) {
     if (word === undefined) throw new UsageError('name the file of a handler')
     const config = readConfig(process.env, 'dispatcher')
     const file = findFile(word, config.handlersDir)
@@ -73,7 +74,7 @@ export const tryCommand = defineCommand({
           print.note(`the documentation does not know ${event}${nearest === undefined ? '' : `: is it ${nearest}?`}`)
         const event = await choose(loaded)
         await report.start(loaded.name, event)
-        return { type: 'run', event, isDry: options['dry-rest'] }
+        return { type: 'run', event, isDry: options['dry-run'] }
       },
       onMessage: (message) => report.message(message),
     })
@@ -96,7 +97,7 @@ async function findEvent(dataDir: string, id: string, print: Printer): Promise<J
   if (count > 1) throw new Error(`${count} events begin with ${id}: name more of its id`)
   const [entry] = entries
   if (entry) return entry.event
-  // What is owed or dead keeps its event, for longer than the journal does.
+  // The queue keeps the events of pending and dead deliveries for longer than the journal does.
   const deliveries = await openDeliveriesIfPossible(dataDir, print)
   try {
     const kept = await deliveries?.keptEvent(id)

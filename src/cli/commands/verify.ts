@@ -6,7 +6,7 @@ import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
 import { createProgress } from '../progress.ts'
 
-/** Whether the journal is as the receiver wrote it. */
+/** Checks whether the journal is as the receiver wrote it. */
 export const verify = defineCommand({
   name: 'verify',
   usage: '',
@@ -17,10 +17,10 @@ export const verify = defineCommand({
   ],
   options: {},
   examples: ['verify', "verify --json | jq -r 'select(.what).what'"],
-  words: 0,
+  args: 0,
   async run({ print }) {
     const dataDir = findDataDir()
-    // Before the segments are listed: it only ever goes forward.
+    // The position is read before the segments are listed, because it only moves forward.
     const deliveries = await openDeliveriesIfPossible(dataDir, print)
     const position = await deliveries?.position()
     if (deliveries && position === undefined)

@@ -1,8 +1,8 @@
 import { ConfigError } from '../../config/config.ts'
 
-/** What `doctor` found. */
+/** A result of `doctor`. */
 export interface Check {
-  /** What was looked at, in a word or two. */
+  /** The subject of the check, in a word or two. */
   readonly name: string
   readonly state: 'ok' | 'warn' | 'FAIL' | 'skipped'
   readonly text: string
@@ -10,7 +10,10 @@ export interface Check {
   readonly advice?: string
 }
 
-/** Looks, and finds one thing or several. What it throws is a `FAIL`, for wrong settings it is passed over. */
+/**
+ * Checks one subject and returns one or several results. An exception becomes a `FAIL`; for wrong settings the check
+ * is skipped.
+ */
 export type Look = () => Promise<readonly Check[]>
 
 export async function runCheck(name: string, look: Look): Promise<readonly Check[]> {
@@ -18,7 +21,7 @@ export async function runCheck(name: string, look: Look): Promise<readonly Check
     return await look()
   } catch (error) {
     if (error instanceof ConfigError)
-      return [{ name, state: 'skipped', text: 'it needs settings that are wrong', advice: 'mend the settings first' }]
+      return [{ name, state: 'skipped', text: 'it needs settings that are wrong', advice: 'fix the settings first' }]
     return [{ name, state: 'FAIL', text: reasonOf(error) }]
   }
 }

@@ -2,17 +2,17 @@ import { accessSync, constants, existsSync } from 'node:fs'
 import { open, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { readDatabaseUrl, readSettings } from '../../config/config.ts'
+import { journalDir } from '../../journal/segments.ts'
+import { codeOf } from '../../lib/error-code.ts'
+import { fileMode, modeForOthers } from '../../lib/private-files.ts'
 import { checkQueueFile } from '../../queue/sqlite/integrity.ts'
 import { queuePath } from '../../queue/sqlite/queue.ts'
-import { codeOf } from '../../lib/error-code.ts'
-import { journalDir } from '../../journal/segments.ts'
-import { fileMode, modeForOthers } from '../../lib/private-files.ts'
 import { explainData, isFollowed, nameOfQueue, openDeliveries } from '../data.ts'
 import { type Check, reasonOf } from './check.ts'
 
 const dataDirOf = () => readSettings(process.env, 'DATA_DIR').DATA_DIR
 
-/** The folder, its file system and its room. */
+/** Checks the folder, its file system and its free space. */
 export async function checkFolder(): Promise<readonly Check[]> {
   const dataDir = dataDirOf()
   if (!existsSync(dataDir))
@@ -62,7 +62,7 @@ function mayWrite(path: string): boolean {
   }
 }
 
-/** Magic numbers of statfs(2), and why the promises do not hold there. */
+/** Magic numbers of statfs(2), and why the durability guarantees do not hold on these file systems. */
 const fileSystems: ReadonlyMap<number, readonly [name: string, why: string]> = new Map([
   [0x6969, ['NFS', 'its locks and syncs are not those of a local disk']],
   [0xff534d42, ['CIFS', 'its locks and syncs are not those of a local disk']],
@@ -78,7 +78,7 @@ const fileSystems: ReadonlyMap<number, readonly [name: string, why: string]> = n
 async function checkFileSystem(dataDir: string): Promise<Check> {
   const name = 'file system'
   const { type } = await statfs(dataDir)
-  // What the number means is a matter of the system.
+  // The meaning of the number depends on the operating system.
   const found = process.platform === 'linux' ? fileSystems.get(type) : undefined
   if (found === undefined) return { name, state: 'ok', text: 'none that is known to break promises' }
   return { name, state: 'warn', text: `${found[0]}: ${found[1]}`, advice: 'put DATA_DIR on a local disk' }
@@ -96,7 +96,7 @@ async function checkRoom(dataDir: string): Promise<Check> {
 
 const samples = 40
 
-/** How long each post waits for the disk: in a file of its own, never in the journal. */
+/** Measures how long each post waits for the disk, with a separate file and never with the journal. */
 export async function checkSync(progress: (text: string) => void): Promise<readonly Check[]> {
   const name = 'fsync'
   const dataDir = dataDirOf()
@@ -136,7 +136,7 @@ export async function checkSync(progress: (text: string) => void): Promise<reado
   }
 }
 
-/** Whether this version reads what is owed. */
+/** Checks whether this version can read the pending deliveries. */
 export async function checkQueue(): Promise<readonly Check[]> {
   const name = 'queue'
   const dataDir = dataDirOf()

@@ -4,17 +4,19 @@ import { fileURLToPath } from 'node:url'
 import { readSettings } from '../../config/config.ts'
 import { underscoreRule } from '../../handler/loader.ts'
 import { noDebugger } from '../../lib/child-process.ts'
-import { findDataDir, isFollowed } from '../data.ts'
 import { type HandlerState, readHandlerStates } from '../commands/handlers.ts'
+import { findDataDir, isFollowed } from '../data.ts'
 import type { Check } from './check.ts'
-import type { FromLoader } from '../../bin/load-handlers-process.ts'
+import type { FromLoader } from './load-messages.ts'
 
 const name = 'handlers'
 
-/** Milliseconds that loading one may take beyond HANDLER_LOAD_TIMEOUT, which the process that loads holds to. */
+/**
+ * Milliseconds that loading may take in addition to HANDLER_LOAD_TIMEOUT, which the loading process itself enforces.
+ */
 const overtime = 15_000
 
-/** Loads them as a dispatcher does, in a process of their own. */
+/** Loads the handlers as a dispatcher does, in a separate process. */
 export async function checkHandlers(): Promise<readonly Check[]> {
   const settings = readSettings(process.env, 'HANDLERS_DIR', 'HANDLER_LOAD_TIMEOUT')
   const { HANDLERS_DIR: dir, HANDLER_LOAD_TIMEOUT } = settings
@@ -37,7 +39,7 @@ export async function checkHandlers(): Promise<readonly Check[]> {
         name,
         state: 'FAIL',
         text: `${message.at}: ${message.error}`,
-        advice: `no handler runs until it is mended; ${underscoreRule}`,
+        advice: `no handler runs until it is fixed; ${underscoreRule}`,
       })
     if (message.type === 'left out')
       leftOut.push({
@@ -66,7 +68,7 @@ export async function checkHandlers(): Promise<readonly Check[]> {
       name,
       state: 'FAIL',
       text: `${loading} ${isLate ? `was not loaded within ${patience / 1000} s` : 'ends the process that loads it'}`,
-      advice: 'no handler runs until it is mended',
+      advice: 'no handler runs until it is fixed',
     })
   found.push(...(await checkGone()))
   if (found.length > 0) return [...found, ...leftOut]
@@ -76,7 +78,7 @@ export async function checkHandlers(): Promise<readonly Check[]> {
   ]
 }
 
-/** What cannot be read, the check of the queue tells. */
+/** The check of the queue reports an unreadable file. */
 async function checkGone(): Promise<readonly Check[]> {
   const states = await readStates().catch(() => [])
   return states

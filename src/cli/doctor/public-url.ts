@@ -7,10 +7,10 @@ import { codeOf } from '../../lib/error-code.ts'
 import { isObject } from '../../lib/is-object.ts'
 import { type Check, reasonOf } from './check.ts'
 
-/** Milliseconds; Bitrix24's own patience is not documented. */
+/** Milliseconds. Bitrix24's own timeout is not documented. */
 const patience = 10_000
 
-/** Whether Bitrix24 would take the address, as far as that is seen from here. */
+/** Checks whether Bitrix24 would accept the address, as far as this machine can see. */
 export async function checkPublicUrl(address: string): Promise<readonly Check[]> {
   if (!URL.canParse(address))
     return [fail('url', `${address} is no URL`, 'it is such as https://hooks.example.com/bitrix24')]
@@ -86,7 +86,7 @@ async function checkServer(url: URL): Promise<readonly Check[]> {
   }
 }
 
-/** A GET, for which the receiver logs one `refused`. A certificate that is wrong is looked at, too. */
+/** Sends a GET, for which the receiver logs one `refused`. A wrong certificate is inspected, too. */
 function get(url: URL): Promise<Seen> {
   const started = performance.now()
   return new Promise((resolve, reject) => {
@@ -96,7 +96,7 @@ function get(url: URL): Promise<Seen> {
       if (!(socket instanceof TLSSocket)) return reject(new Error('no TLS'))
       const ms = Math.round(performance.now() - started)
       const { valid_from: from, valid_to: to } = socket.getPeerCertificate()
-      // @types/node says Error, but it is the code of one.
+      // @types/node declares an Error, but the value is an error code.
       const error = socket.authorized ? undefined : String(socket.authorizationError)
       const certificate = { from: new Date(from), to: new Date(to), error }
       readText(response).then((body) => resolve({ certificate, status, location: headers.location, body, ms }), reject)
@@ -117,7 +117,7 @@ function checkCertificate({ certificate: { from, to, error } }: Seen): Check {
       'Bitrix24 takes only one that a public authority has signed, with its whole chain',
     )
   const text = `valid for ${days} days`
-  // An authority's own clients renew after two thirds of its time at the latest.
+  // The clients of certificate authorities renew after two thirds of the lifetime at the latest.
   const isOld = to.getTime() - Date.now() < (to.getTime() - from.getTime()) / 6
   if (!isOld) return { name, state: 'ok', text }
   return { name, state: 'warn', text, advice: 'is it renewed by itself?' }

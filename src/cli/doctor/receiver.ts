@@ -3,16 +3,16 @@ import { existsSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { hostname } from 'node:os'
 import { readSettings } from '../../config/config.ts'
-import { codeOf } from '../../lib/error-code.ts'
 import { descriptorLimit, lowLimit } from '../../intake/connections.ts'
-import { isObject } from '../../lib/is-object.ts'
 import { findHolder, type Holder } from '../../journal/lock.ts'
+import { codeOf } from '../../lib/error-code.ts'
+import { isObject } from '../../lib/is-object.ts'
 import { askAdmin, toUrlHost } from '../admin.ts'
 import { type Check, reasonOf } from './check.ts'
 
 const name = 'receiver'
 
-/** What the running one says of itself; where none runs, whether one could. */
+/** Reports what the running receiver says about itself. If none runs, it checks whether one could start. */
 export async function checkReceiver(): Promise<readonly Check[]> {
   const { DATA_DIR: dataDir } = readSettings(process.env, 'DATA_DIR')
   const holder = existsSync(dataDir) ? findHolder(dataDir, 'receiver') : undefined
@@ -23,7 +23,10 @@ export async function checkReceiver(): Promise<readonly Check[]> {
   return [await checkReadiness(holder), await checkListener(), ...descriptors]
 }
 
-/** What the running receiver may have open; `undefined` where it is another user's, of another machine, or no Linux. */
+/**
+ * Returns how many descriptors the running receiver may open; `undefined` if it is another user's or on another
+ * machine, or if this is not Linux.
+ */
 function limitOf({ pid, host }: Holder): number | undefined {
   if (host !== hostname()) return undefined
   try {

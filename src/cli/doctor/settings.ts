@@ -1,22 +1,22 @@
-import { tokensWithoutHook } from '../../bitrix24/incoming-webhook.ts'
+import { tokensWithoutIncomingWebhook } from '../../bitrix24/incoming-webhook.ts'
 import { ConfigError, misspeltSettings, readConfig } from '../../config/config.ts'
 import { weakTokens } from '../../config/values.ts'
 import type { Check } from './check.ts'
 
 const name = 'settings'
 
-/** Every problem, as the start of the receiver tells them. */
+/** Reports every problem that the start of the receiver would report. */
 export async function checkSettings(): Promise<readonly Check[]> {
   try {
-    const { tokens, hooks } = readConfig(process.env)
+    const { tokens, incomingWebhooks } = readConfig(process.env)
     const named = (one: { readonly name: string | undefined }) => one.name ?? 'unnamed'
     const list = (all: readonly { readonly name: string | undefined }[]) => all.map(named).join(', ') || 'none'
-    const lacking = tokensWithoutHook(hooks, tokens).map((token): Check => {
+    const lacking = tokensWithoutIncomingWebhook(incomingWebhooks, tokens).map((token): Check => {
       const advice = 'name its URL like the token; until then events wait whose handlers call Bitrix24'
       return { name, state: 'warn', text: `B24_HOOK has no URL for the events of ${token}`, advice }
     })
     return [
-      { name, state: 'ok', text: `tokens: ${list(tokens)}; hooks: ${list(hooks)}` },
+      { name, state: 'ok', text: `tokens: ${list(tokens)}; incoming webhooks: ${list(incomingWebhooks)}` },
       ...lacking,
       ...misspeltSettings(process.env).map(
         (found): Check => ({

@@ -9,29 +9,29 @@ import type { FromTry, ToTry } from './messages.ts'
 /** Milliseconds from the start of its process. */
 const longestLoad = 30_000
 
-interface ChildParts {
+interface ChildDeps {
   readonly file: string
   readonly config: Config
-  /** What it is to run. */
+  /** Returns the message with the run to start. */
   readonly onLoaded: (loaded: Extract<FromTry, { type: 'loaded' }>) => Promise<ToTry>
   readonly onMessage: (message: FromTry) => Promise<void>
 }
 
-/** Runs a handler in a process of its own, which it may block or end. @returns the exit code */
-export async function runInChild({ file, config, onLoaded, onMessage }: ChildParts): Promise<number> {
+/** Runs a handler in a separate process, which the handler may block or end. @returns the exit code */
+export async function runInChild({ file, config, onLoaded, onMessage }: ChildDeps): Promise<number> {
   const child = fork(fileURLToPath(new URL('../../bin/try-process.ts', import.meta.url)), [file], {
-    // As a dispatcher's.
+    // The same options as a dispatcher's.
     execArgv: [noDebugger, '--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
-    // stdout is for what we say of it.
+    // stdout is reserved for the report.
     stdio: ['ignore', 2, 2, 'ipc'],
   })
   const say = (message: ToTry) => void (child.connected && child.send(message, () => undefined))
   let code: number | undefined
   let failure: unknown
-  /** Why it was killed. */
+  /** Why the process was killed. */
   let reason: string | undefined
   let isRunning = false
-  /** From its first sign on: a process may need longer to start than a handler may block it. */
+  /** Set by the first message, because the process may take longer to start than a handler may block it. */
   let heard: number | undefined
   let working = Promise.resolve()
 
@@ -54,7 +54,7 @@ export async function runInChild({ file, config, onLoaded, onMessage }: ChildPar
   let looked = performance.now()
   const watch = setInterval(() => {
     const now = performance.now()
-    // After Ctrl-Z, say, what it has said may still lie unread.
+    // After a pause of this process, for example by Ctrl-Z, messages of the child may still be unread.
     const wasLate = now - looked > 2 * interval
     looked = now
     if (!wasLate && heard !== undefined && now - heard > stall)

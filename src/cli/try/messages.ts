@@ -1,5 +1,6 @@
 import type { Outcome } from '../../dispatch/runner.ts'
-import type { JournalledEvent } from '../../journal/follow.ts'
+import type { JournalledEvent } from '../../events/event.ts'
+
 import type { TracedRequest } from './rest-trace.ts'
 
 export interface Ended {
@@ -8,14 +9,14 @@ export interface Ended {
   readonly ms: number
   /** Milliseconds until the next run. */
   readonly dueIn?: number
-  /** What was thrown, with its stack. */
+  /** The thrown value, with its stack. */
   readonly error?: string
   readonly returned?: unknown
 }
 
-/** What the process that runs a handler for `try` tells. */
+/** The messages of the process that runs a handler for `try`. */
 export type FromTry =
-  /** Its event loop turns. */
+  /** Its event loop is not blocked. */
   | { readonly type: 'alive' }
   | { readonly type: 'broken'; readonly at: string; readonly error: string }
   | {

@@ -1,12 +1,13 @@
-import type { JournalledEvent } from '../../journal/follow.ts'
+import type { JournalledEvent } from '../../events/event.ts'
+
 import { createPretty, onTerminal } from '../../lib/pretty.ts'
 import { printable, printableLines } from '../../lib/printable.ts'
 import { localTime } from '../local-time.ts'
 import type { Printer } from '../printer.ts'
-import type { TracedCommand, TracedRequest } from './rest-trace.ts'
 import type { Ended, FromTry } from './messages.ts'
+import type { TracedCommand, TracedRequest } from './rest-trace.ts'
 
-/** Tells what the process of a handler tells, to people or to programs. @param parts.retryFor milliseconds */
+/** Reports the messages of a handler's process, for people or for programs. @param parts.retryFor milliseconds */
 export function createReport({ print, retryFor }: { readonly print: Printer; readonly retryFor: number }) {
   const pretty = createPretty({ ...onTerminal, colorize: print.isTerminal, ignore: 'id,event,object,handler,attempt' })
 
@@ -48,7 +49,7 @@ function tellCommand({ method, params, sent, result, error }: TracedCommand): st
   return `${method} ${shorten(params)} ${sent ? '→' : 'is not sent, and answered with'} ${end}`
 }
 
-/** Of parameters and results, in characters. */
+/** The maximum length of parameters and results, in characters. */
 const longest = 300
 
 function shorten(value: unknown): string {
@@ -66,7 +67,7 @@ function tellEnd({ outcome, ms, dueIn = 0, error, returned }: Ended, retryFor: n
     gone: `gone: what the event was about is not in the portal any more (${ms} ms)`,
     retried: `failed after ${ms} ms: the receiver would run it again in about ${Math.max(1, Math.round(dueIn / 1000))} s, and then later and later for ${toHours(retryFor)} h`,
     dead: `failed after ${ms} ms, for good: the receiver would not run it again; its delivery would be dead`,
-    postponed: `failed after ${ms} ms, because the hook does not work: the receiver would run it again when it does`,
+    postponed: `failed after ${ms} ms, because the incoming webhook does not work: the receiver would run it again when it does`,
   }
   const value = returned === undefined ? [] : [`returned ${shorten(returned)}, of which the receiver makes nothing`]
   return [...(error === undefined ? [] : [printableLines(error)]), ...value, endings[outcome] ?? outcome].join('\n')

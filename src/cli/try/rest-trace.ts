@@ -1,11 +1,11 @@
 import { readResults } from '../../bitrix24/batch.ts'
 import { Bitrix24Error } from '../../bitrix24/bitrix24-error.ts'
 import { commandsOf, withheldOf, withholdWrites } from '../../bitrix24/dry-run.ts'
-import type { Hook } from '../../bitrix24/incoming-webhook.ts'
+import type { IncomingWebhook } from '../../bitrix24/incoming-webhook.ts'
 import { isRead } from '../../bitrix24/reads.ts'
 import { type Connect, createTransport } from '../../bitrix24/transport.ts'
 
-/** What was asked of the portal, and what came of it. */
+/** A command for the portal, and its outcome. */
 export interface TracedCommand {
   readonly method: string
   readonly params: object
@@ -16,31 +16,31 @@ export interface TracedCommand {
   readonly error?: string
 }
 
-/** One request: a call, or a batch with what was in it. */
+/** One request: a call, or a batch with its commands. */
 export interface TracedRequest {
   readonly ms: number
   readonly call?: TracedCommand
-  /** By key; one without result and error was not reached. */
+  /** By key. A command without result and error was not reached. */
   readonly batch?: Readonly<Record<string, TracedCommand>>
 }
 
-export interface TraceParts {
-  /** What may write is not sent. */
+export interface TraceDeps {
+  /** Requests that may write are not sent. */
   readonly isDry: boolean
   readonly tell: (request: TracedRequest) => void
   readonly connect?: Connect
 }
 
-/** The transport, telling of every request when it is over. */
-export function traceRequests({ isDry, tell, connect = createTransport }: TraceParts): Connect {
-  return (hook, signal) => {
-    const plain = connect(hook, signal)
+/** A transport that reports every request when it has ended. */
+export function traceRequests({ isDry, tell, connect = createTransport }: TraceDeps): Connect {
+  return (incomingWebhook, signal) => {
+    const plain = connect(incomingWebhook, signal)
     const send = isDry ? withholdWrites(plain) : plain
     return async (method, params) => {
       const started = performance.now()
       const told = (ended: { result?: unknown; error?: string }) => {
         const ms = Math.round(performance.now() - started)
-        if (method === 'batch') tell({ ms, batch: readBatch({ hook, params, isDry, ended }) })
+        if (method === 'batch') tell({ ms, batch: readBatch({ incomingWebhook, params, isDry, ended }) })
         else tell({ ms, call: { method, params, sent: !isDry || isRead(method), ...ended } })
       }
       try {
@@ -55,18 +55,18 @@ export function traceRequests({ isDry, tell, connect = createTransport }: TraceP
   }
 }
 
-interface BatchParts {
-  readonly hook: Hook
+interface BatchDeps {
+  readonly incomingWebhook: IncomingWebhook
   readonly params: object
   readonly isDry: boolean
   readonly ended: { readonly result?: unknown; readonly error?: string }
 }
 
-function readBatch({ hook, params, isDry, ended }: BatchParts): Record<string, TracedCommand> {
+function readBatch({ incomingWebhook, params, isDry, ended }: BatchDeps): Record<string, TracedCommand> {
   const commands = commandsOf(params)
   const withheld = isDry ? withheldOf(commands) : new Set<string>()
   const byKey = commands.map((command) => [command.key, command] as const)
-  const { settled } = readResults({ result: ended.result, commands: byKey, hook })
+  const { settled } = readResults({ result: ended.result, commands: byKey, incomingWebhook })
   return Object.fromEntries(
     commands.map(({ key, method, params }) => {
       const one = settled.get(key)

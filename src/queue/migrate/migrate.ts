@@ -1,35 +1,35 @@
 import { pino } from 'pino'
 import { createDatabase } from '../postgres/database.ts'
 
-export interface MoveParts {
+export interface MoveDeps {
   readonly dataDir: string
   readonly url: string
-  /** See identity.ts. */
+  /** Milliseconds, see ../identity.ts. */
   readonly heartbeat: number
 }
 
 export interface Moved {
   readonly deliveries: number
-  /** Of these, what still waits to be run. */
-  readonly owed: number
+  /** The deliveries among these that still wait to run. */
+  readonly pending: number
 }
 
-/** What both engines know of a delivery under the same name. */
+/** The columns that have the same name in both engines. */
 export const columns = [
   'event_id',
   'handler',
   'run',
-  'lane',
+  'ordering_key',
   'name',
   'event',
   'segment',
   'state',
   'attempts',
-  'suspect',
+  'quarantined',
   'coalesced',
   'coalesced_into',
   'postponed',
-  'settle',
+  'debounce',
   'created_at',
   'first_run_at',
   'since',
@@ -40,13 +40,13 @@ export const columns = [
 ] as const
 
 export const inserted = columns.join(', ')
-/** In one of these states it is owed. */
-export const owedStates = ['blocked', 'ready', 'running', 'waiting']
+/** A delivery in one of these states is pending. */
+export const pendingStates = ['blocked', 'ready', 'running', 'waiting']
 
-/** A tool does not wait for a database that is not there. */
+/** A command fails at once if the database is not there. */
 export async function openNow(url: string) {
   const database = createDatabase({ url, log: pino({ level: 'silent' }) })
-  database.hurry()
+  database.failFast()
   await database.persist(() => database.start())
   return database
 }

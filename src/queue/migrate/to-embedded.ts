@@ -2,18 +2,19 @@ import { existsSync, renameSync, rmSync } from 'node:fs'
 import { DatabaseSync, type SQLInputValue } from 'node:sqlite'
 import { lockDataDir } from '../../journal/lock.ts'
 import { readIdentity } from '../identity.ts'
-import { columns, inserted, type Moved, type MoveParts, openNow, owedStates } from './migrate.ts'
-import type { Transaction } from '../postgres/database.ts'
 import { readPosition } from '../postgres/schema.ts'
+import type { Transaction } from '../postgres/session.ts'
 import { openSqliteQueue, queuePath } from '../sqlite/queue.ts'
 import { inTransaction, isCurrent, readPosition as readSqlitePosition } from '../sqlite/schema.ts'
+import { columns, inserted, type MoveDeps, type Moved, openNow, pendingStates } from './migrate.ts'
 
 /**
- * From Postgres into a new `dispatch.db`: of every receiver that forwarded there, for this machine is to be the only one.
+ * Copies everything from Postgres into a new `dispatch.db`, the deliveries of all receivers included, because this
+ * machine will be the only one.
  *
- * @throws when something still runs, and where there is a `dispatch.db`
+ * @throws if a delivery still runs, or if there is a `dispatch.db`
  */
-export async function moveToEmbedded({ dataDir, url }: MoveParts): Promise<Moved> {
+export async function moveToEmbedded({ dataDir, url }: MoveDeps): Promise<Moved> {
   const path = queuePath(dataDir)
   if (existsSync(path) && isInUse(path)) throw new Error(`${path} is there already: it would be overwritten`)
   const identity = readIdentity(dataDir)
@@ -41,8 +42,17 @@ export async function moveToEmbedded({ dataDir, url }: MoveParts): Promise<Moved
       const moved = await fill(db, transaction, { receiver: identity.id, segment: position.segment })
       db.exec('PRAGMA wal_checkpoint(TRUNCATE)')
       db.close()
-      // Everything but what pg-boss keeps, which finds nothing to run.
-      for (const table of ['failure', 'delivery', 'handler', 'seen', 'own_write', 'own_request', 'own_run', 'position'])
+      // The tables of pg-boss stay: pg-boss finds nothing to run.
+      for (const table of [
+        'failure',
+        'delivery',
+        'handler',
+        'snapshot',
+        'own_write',
+        'own_request',
+        'own_run',
+        'position',
+      ])
         await transaction.query(`DELETE FROM b24_receiver.${table}`)
       for (const file of [`${path}-wal`, `${path}-shm`]) rmSync(file, { force: true })
       renameSync(fresh, path)
@@ -54,7 +64,7 @@ export async function moveToEmbedded({ dataDir, url }: MoveParts): Promise<Moved
   }
 }
 
-/** One without a position is what a receiver made that was started without DATABASE_URL before the move. */
+/** A file without a position was made by a receiver that started without DATABASE_URL before the migration. */
 function isInUse(path: string): boolean {
   const db = new DatabaseSync(path)
   try {
@@ -69,7 +79,8 @@ async function fill(
   transaction: Transaction,
   { receiver, segment }: { readonly receiver: string; readonly segment: number },
 ): Promise<Moved> {
-  // What is done of another's journal will not be read again here.
+  // This machine never reads another receiver's journal again, so it does not need the finished deliveries of that
+  // journal.
   const rows = await transaction.query(
     `SELECT key, receiver, ${inserted} FROM b24_receiver.delivery
      WHERE receiver = $1 OR state NOT IN ('done', 'coalesced') ORDER BY key`,
@@ -78,7 +89,7 @@ async function fill(
   const others = {
     failure: await transaction.query('SELECT * FROM b24_receiver.failure ORDER BY at'),
     handler: await transaction.query('SELECT * FROM b24_receiver.handler'),
-    seen: await transaction.query('SELECT * FROM b24_receiver.seen'),
+    snapshot: await transaction.query('SELECT * FROM b24_receiver.snapshot'),
     own_write: await transaction.query('SELECT * FROM b24_receiver.own_write ORDER BY key'),
   }
   const known = new Set(rows.map(({ key }) => Number(key)))
@@ -96,28 +107,34 @@ async function fill(
     for (const { delivery, attempt, at, error } of others.failure)
       if (known.has(Number(delivery))) addFailure.run(...[delivery, attempt, at, error].map(toValue))
     const addHandler = db.prepare(
-      'INSERT INTO handler (name, events, ordered, settle, loaded_at) VALUES (?, ?, ?, ?, ?)',
+      'INSERT INTO handler (name, events, ordered, debounce, loaded_at) VALUES (?, ?, ?, ?, ?)',
     )
-    for (const { name, events, ordered, settle, loaded_at } of others.handler)
-      addHandler.run(...[name, events, ordered, settle, loaded_at].map(toValue))
-    const addSeen = db.prepare('INSERT INTO seen (handler, lane, fields, doubt) VALUES (?, ?, ?, ?)')
-    for (const { handler, lane, fields, doubt } of others.seen)
-      addSeen.run(...[handler, lane, fields, doubt].map(toValue))
+    for (const { name, events, ordered, debounce, loaded_at } of others.handler)
+      addHandler.run(...[name, events, ordered, debounce, loaded_at].map(toValue))
+    const addSnapshot = db.prepare('INSERT INTO snapshot (handler, ordering_key, fields, dirty) VALUES (?, ?, ?, ?)')
+    for (const { handler, ordering_key, fields, dirty } of others.snapshot)
+      addSnapshot.run(...[handler, ordering_key, fields, dirty].map(toValue))
     const addWrite = db.prepare(`
-      INSERT INTO own_write (lane, handler, user, event, sent_at, first, last, certain, content, accounted)
+      INSERT INTO own_write (ordering_key, handler, user, event, sent_at, first, last, certain, content, accounted)
       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
     for (const one of others.own_write)
       addWrite.run(
-        ...[one['lane'], one['handler'], one['hook_user'], one['event'], one['sent_at'], one['first'], one['last']].map(
-          toValue,
-        ),
+        ...[
+          one['ordering_key'],
+          one['handler'],
+          one['webhook_user'],
+          one['event'],
+          one['sent_at'],
+          one['first'],
+          one['last'],
+        ].map(toValue),
         ...[one['certain'], one['content'], JSON.stringify(one['accounted'])].map(toValue),
       )
   })
-  return { deliveries: rows.length, owed: rows.filter(({ state }) => owedStates.includes(String(state))).length }
+  return { deliveries: rows.length, pending: rows.filter(({ state }) => pendingStates.includes(String(state))).length }
 }
 
-/** Postgres gives `bigint` as a text, and SQLite takes no `boolean`. */
+/** Postgres returns `bigint` as text, and SQLite accepts no `boolean`. */
 function toValue(value: unknown): SQLInputValue {
   if (value === null || value === undefined) return null
   if (typeof value === 'boolean') return Number(value)

@@ -1,22 +1,22 @@
 import { existsSync, renameSync } from 'node:fs'
 import { DatabaseSync } from 'node:sqlite'
 import { lockDataDir } from '../../journal/lock.ts'
-import { markKnown, settleIdentity } from '../identity.ts'
-import { inserted, type Moved, type MoveParts, openNow, owedStates } from './migrate.ts'
-import type { Row, Transaction } from '../postgres/database.ts'
+import { initIdentity, markKnown } from '../identity.ts'
 import { createJobs } from '../postgres/jobs.ts'
+import type { Row, Transaction } from '../postgres/session.ts'
 import { queuePath } from '../sqlite/queue.ts'
 import { isCurrent, readPosition as readSqlitePosition } from '../sqlite/schema.ts'
 import { readNames } from '../stored.ts'
+import { inserted, type MoveDeps, type Moved, openNow, pendingStates } from './migrate.ts'
 
 const atOnce = 500
 
 /**
- * From `dispatch.db` into Postgres, where others may be at work already. Doing it again adds nothing.
+ * Copies `dispatch.db` into Postgres, which other workers may already use. A second run adds nothing.
  *
- * @throws when a dispatcher is at work here, or the database cannot be used
+ * @throws if a dispatcher is running here, or the database cannot be used
  */
-export async function moveToPostgres({ dataDir, url, heartbeat }: MoveParts): Promise<Moved> {
+export async function moveToPostgres({ dataDir, url, heartbeat }: MoveDeps): Promise<Moved> {
   const path = queuePath(dataDir)
   if (!existsSync(path)) throw new Error(`${path} is not there: there is nothing to move`)
   const lock = lockDataDir(dataDir, 'dispatcher')
@@ -26,24 +26,24 @@ export async function moveToPostgres({ dataDir, url, heartbeat }: MoveParts): Pr
     if (!isCurrent(db)) throw new Error(`${path} was written by another version of the receiver: start this one once`)
     const position = readSqlitePosition(db)
     if (position === undefined) throw new Error(`${path} does not say how far the journal was followed`)
-    const identity = settleIdentity(dataDir, false)
+    const identity = initIdentity(dataDir, false)
     const jobs = createJobs(database, heartbeat)
     const moved = await database.transaction(async (transaction) => {
-      // Whoever is at work there waits a moment.
+      // Other workers wait until this transaction ends.
       await transaction.query('LOCK TABLE b24_receiver.delivery IN SHARE ROW EXCLUSIVE MODE')
       const keys = new Map<number, number>()
-      let owed = 0
+      let pending = 0
       const rows = db.prepare(`SELECT key, ${inserted} FROM delivery ORDER BY key`).all()
       for (let from = 0; from < rows.length; from += atOnce) {
         const some = rows.slice(from, from + atOnce).map((row) => ({
           ...row,
           ...interrupted(row['state'] === 'running', Number(row['attempts'])),
           postponed: row['postponed'] === 1,
-          ...(row['state'] !== 'running' && { suspect: row['suspect'] === 1 }),
+          ...(row['state'] !== 'running' && { quarantined: row['quarantined'] === 1 }),
         }))
         const added = await insertInto(transaction, some, identity.id)
         for (const row of added) keys.set(Number(row['old']), Number(row['key']))
-        owed += added.filter(({ state }) => owedStates.includes(String(state))).length
+        pending += added.filter(({ state }) => pendingStates.includes(String(state))).length
         await jobs.issue(
           transaction,
           added.filter(({ job }) => job !== null),
@@ -55,7 +55,7 @@ export async function moveToPostgres({ dataDir, url, heartbeat }: MoveParts): Pr
          ON CONFLICT (receiver) DO NOTHING`,
         [identity.id, position.segment, position.offset, position.first ?? null],
       )
-      return { deliveries: keys.size, owed }
+      return { deliveries: keys.size, pending }
     })
     db.exec('PRAGMA wal_checkpoint(TRUNCATE)')
     db.close()
@@ -69,9 +69,9 @@ export async function moveToPostgres({ dataDir, url, heartbeat }: MoveParts): Pr
   }
 }
 
-/** Where its process died it is tried again, alone: nobody knows what killed it. */
+/** A delivery whose process died runs again, in isolation, because the cause of the death is unknown. */
 function interrupted(isRunning: boolean, attempts: number): object {
-  return isRunning ? { state: 'ready', attempts: attempts - 1, suspect: true } : {}
+  return isRunning ? { state: 'ready', attempts: attempts - 1, quarantined: true } : {}
 }
 
 async function insertInto(
@@ -79,28 +79,28 @@ async function insertInto(
   rows: readonly object[],
   receiver: string,
 ): Promise<readonly Row[]> {
-  // Whose object somebody else's delivery is about already waits behind it.
+  // A delivery goes behind another receiver's delivery that already has its ordering key.
   return transaction.query(
     `WITH old AS (
        SELECT * FROM json_to_recordset($1::text::json) AS old (key bigint, event_id text, handler text, run integer,
-         lane text, name text, event text, segment bigint, state text, attempts integer, suspect boolean,
-         coalesced integer, coalesced_into bigint, postponed boolean, settle bigint, created_at bigint,
+         ordering_key text, name text, event text, segment bigint, state text, attempts integer, quarantined boolean,
+         coalesced integer, coalesced_into bigint, postponed boolean, debounce bigint, created_at bigint,
          first_run_at bigint, since bigint, due bigint, ended_at bigint, error text, spent_ms bigint)
      ),
      placed AS (
        SELECT *, state IN ('ready', 'waiting') AND EXISTS (
-         SELECT FROM b24_receiver.delivery AS head WHERE head.handler = old.handler AND head.lane = old.lane
+         SELECT FROM b24_receiver.delivery AS head WHERE head.handler = old.handler AND head.ordering_key = old.ordering_key
            AND head.state IN ('ready', 'running', 'waiting')) AS is_behind
        FROM old
      ),
      added AS (
        INSERT INTO b24_receiver.delivery (${inserted}, receiver, job)
-       SELECT event_id, handler, run, lane, name, event, segment, CASE WHEN is_behind THEN 'blocked' ELSE state END,
-         attempts, suspect, coalesced, NULL, postponed, settle, created_at, first_run_at, since, due, ended_at, error,
+       SELECT event_id, handler, run, ordering_key, name, event, segment, CASE WHEN is_behind THEN 'blocked' ELSE state END,
+         attempts, quarantined, coalesced, NULL, postponed, debounce, created_at, first_run_at, since, due, ended_at, error,
          spent_ms, $2, CASE WHEN state = 'ready' AND NOT is_behind THEN gen_random_uuid() END
        FROM placed ORDER BY key
        ON CONFLICT (event_id, handler, run) DO NOTHING
-       RETURNING key, event_id, handler, run, state, job, suspect
+       RETURNING key, event_id, handler, run, state, job, quarantined
      )
      SELECT added.*, old.key AS old FROM added JOIN old USING (event_id, handler, run) ORDER BY added.key`,
     [JSON.stringify(rows), receiver],
@@ -131,26 +131,26 @@ async function moveTheRest(transaction: Transaction, db: DatabaseSync, keys: Rea
     }),
   )
   await insert(
-    `INSERT INTO b24_receiver.handler (name, events, ordered, settle, loaded_at)
-     SELECT name, coalesce(events, '[]'), coalesce(ordered, 'object'), coalesce(settle, 0), coalesce(loaded_at, 0)
-     FROM json_to_recordset($1::text::json) AS old (name text, events text, ordered text, settle bigint, loaded_at bigint)
+    `INSERT INTO b24_receiver.handler (name, events, ordered, debounce, loaded_at)
+     SELECT name, coalesce(events, '[]'), coalesce(ordered, 'object'), coalesce(debounce, 0), coalesce(loaded_at, 0)
+     FROM json_to_recordset($1::text::json) AS old (name text, events text, ordered text, debounce bigint, loaded_at bigint)
      ON CONFLICT DO NOTHING`,
     of('handler').map(({ events, ...row }) => ({ ...row, events: readNames(events) ? events : null })),
   )
   await insert(
-    `INSERT INTO b24_receiver.seen (handler, lane, fields, doubt)
-     SELECT handler, lane, fields, doubt = 1
-     FROM json_to_recordset($1::text::json) AS old (handler text, lane text, fields text, doubt integer)
+    `INSERT INTO b24_receiver.snapshot (handler, ordering_key, fields, dirty)
+     SELECT handler, ordering_key, fields, dirty = 1
+     FROM json_to_recordset($1::text::json) AS old (handler text, ordering_key text, fields text, dirty integer)
      ON CONFLICT DO NOTHING`,
-    of('seen'),
+    of('snapshot'),
   )
   await insert(
-    `INSERT INTO b24_receiver.own_write (lane, handler, hook_user, event, sent_at, first, last, certain, content, accounted)
-     SELECT lane, handler, "user", event, sent_at, first, last, certain = 1, content,
+    `INSERT INTO b24_receiver.own_write (ordering_key, handler, webhook_user, event, sent_at, first, last, certain, content, accounted)
+     SELECT ordering_key, handler, "user", event, sent_at, first, last, certain = 1, content,
        ARRAY(SELECT json_array_elements_text(accounted::json))
-     FROM json_to_recordset($1::text::json) AS old (lane text, handler text, "user" text, event text, sent_at bigint,
+     FROM json_to_recordset($1::text::json) AS old (ordering_key text, handler text, "user" text, event text, sent_at bigint,
        first bigint, last bigint, certain integer, content text, accounted text)`,
-    // Of one whose subscriptions cannot be read, an echo runs its handler.
+    // A write with unreadable subscriptions is left out, so its own change runs the handler.
     of('own_write').filter(({ accounted }) => readNames(accounted)),
   )
 }

@@ -1,14 +1,14 @@
 import type { Logger } from 'pino'
-import { type Budget, type BudgetParts, createBudget } from '../../bitrix24/budget.ts'
+import { type Budget, type BudgetDeps, createBudget } from '../../bitrix24/budget.ts'
 import { orAborted } from '../../lib/clock.ts'
-import type { Database, Row } from './database.ts'
+import type { Database, Row } from './session.ts'
 
-export interface PgBudgetParts extends BudgetParts {
+export interface PgBudgetDeps extends BudgetDeps {
   readonly database: Database
-  /** Its host. */
+  /** The portal's host. */
   readonly portal: string
   readonly log: Logger
-  /** Unix milliseconds. Without it, as is meant, the database tells the time. */
+  /** Unix milliseconds, for tests. By default the database supplies the time. */
   readonly now?: () => number
 }
 
@@ -18,21 +18,21 @@ interface Turns {
   readonly ms: number
 }
 
-/** Milliseconds after which the database does not answer, and for which it is not asked again then. */
+/** Milliseconds to wait for the database, and then to go without it. */
 const patience = 5_000
 
-/** Milliseconds. What was closed for longer was closed before the clock was put back. */
+/** Milliseconds. A bucket that is closed for longer was closed before the clock was put back. */
 const longestPenalty = 10_000
 
 /**
- * One leaky bucket for each portal and all workers, in Postgres, see docs/decisions/one-limit-for-all-workers.md. All
- * who wait in this process ask for their turns in one statement. Where none is free now one is promised, so that nobody
- * asks twice, and workers take turns.
+ * One leaky bucket in Postgres for each portal and all workers, see docs/decisions/0016-one-limit-for-all-workers.md.
+ * One statement asks for the turns of all requests that wait in this process. If no turn is free, the statement
+ * reserves a later one. So no process asks twice, and workers take turns.
  *
- * Whoever has his turn passes the bucket of this process, which is never the fuller one: it is all there is while the
- * database cannot be asked.
+ * A request with a turn also passes the bucket of this process, which is never fuller than the shared one. It is the
+ * only limit while the database cannot be asked.
  */
-export function openPgBudget({ database, portal, log, now, ...own }: PgBudgetParts): Budget {
+export function openPgBudget({ database, portal, log, now, ...own }: PgBudgetDeps): Budget {
   const { rate, burst, clock } = own
   const local = createBudget(own)
   const at = () => now?.() ?? null
@@ -60,7 +60,7 @@ export function openPgBudget({ database, portal, log, now, ...own }: PgBudgetPar
     } catch (error) {
       if (!isAlone) {
         log.warn({ portal, err: error }, 'the limit of all workers cannot be kept; this one keeps to one of its own')
-        // What the others have sent of the burst is not known.
+        // The share of the burst that other workers have used is unknown.
         local.penalise(0)
       }
       isAlone = true
@@ -117,14 +117,14 @@ export function openPgBudget({ database, portal, log, now, ...own }: PgBudgetPar
       try {
         await orAborted(turn.promise, signal)
       } finally {
-        // Who gave up: his turn is another's.
+        // Another request gets the turn of a cancelled one.
         if (waiting.includes(turn)) waiting.splice(waiting.indexOf(turn), 1)
       }
       await local.take(signal)
     },
     penalise(ms) {
       local.penalise(ms)
-      // The portal will refuse the others, too.
+      // The portal will refuse the other workers too.
       penaliseAll(ms).catch((error: unknown) =>
         log.debug({ portal, err: error }, 'the others do not know of the penalty'),
       )
@@ -136,6 +136,6 @@ export function openPgBudget({ database, portal, log, now, ...own }: PgBudgetPar
 }
 
 function readTurns([row]: readonly Row[]): Turns | undefined {
-  // A timer has whole milliseconds, and what is less than a thousandth of one is an error of the arithmetic.
+  // A timer has whole milliseconds, and less than a thousandth of one is a rounding error.
   return row && { count: Number(row['count']), ms: Math.ceil(Number(row['ms']) - 0.001) }
 }

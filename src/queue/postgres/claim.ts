@@ -1,25 +1,25 @@
 import { isDeletion } from '../../events/catalogue.ts'
-import type { Row, Session, Transaction } from './database.ts'
-import type { Job } from './jobs.ts'
 import type { Wanted } from '../queue.ts'
+import type { Job } from './jobs.ts'
+import type { Row, Session, Transaction } from './session.ts'
 
 /** What may be claimed now. */
 export interface Plan {
-  /** Something waits no longer, see `wakeDue`. */
+  /** A waiting delivery is due, see `wakeDue`. */
   readonly isDue: boolean
-  /** The handler of the first suspect. */
-  readonly suspect: string | undefined
-  /** How many of which handler, were the oldest taken. Others may be faster. */
+  /** The handler of the first quarantined delivery. */
+  readonly quarantined: string | undefined
+  /** How many deliveries of each handler to claim, the oldest first. Another worker may claim them sooner. */
   readonly counts: readonly { readonly handler: string; readonly count: number }[]
 }
 
-export interface PlanParts {
+export interface PlanDeps {
   readonly wanted: readonly Wanted[]
   readonly limit: number
   readonly at: number | null
 }
 
-export async function planRuns(session: Session, { wanted, limit, at }: PlanParts): Promise<Plan> {
+export async function planRuns(session: Session, { wanted, limit, at }: PlanDeps): Promise<Plan> {
   const [row] = await session.query('SELECT * FROM b24_receiver.plan_runs($1, $2, $3)', [
     JSON.stringify(wanted.map(({ handler, limit: most }) => ({ handler, most: Math.max(0, most) }))),
     limit,
@@ -27,12 +27,14 @@ export async function planRuns(session: Session, { wanted, limit, at }: PlanPart
   ])
   return {
     isDue: row?.['is_due'] === true,
-    suspect: typeof row?.['suspect'] === 'string' ? row['suspect'] : undefined,
+    quarantined: typeof row?.['quarantined'] === 'string' ? row['quarantined'] : undefined,
     counts: Array.isArray(row?.['counts']) ? row['counts'] : [],
   }
 }
 
-/** A wait that began in the future began before the clock was put back. Gives those that may run now. */
+/**
+ * Makes due deliveries ready, and returns them. A wait that began in the future began before the clock was put back.
+ */
 export function wakeDue(transaction: Transaction, at: number | null): Promise<readonly Row[]> {
   return transaction.query(
     `UPDATE b24_receiver.delivery SET state = 'ready', since = NULL, due = NULL, job = gen_random_uuid()
@@ -40,24 +42,25 @@ export function wakeDue(transaction: Transaction, at: number | null): Promise<re
        SELECT key FROM b24_receiver.delivery
        WHERE state = 'waiting' AND (due <= b24_receiver.at($1) OR since > b24_receiver.at($1))
        ORDER BY key LIMIT 1000 FOR UPDATE SKIP LOCKED)
-     RETURNING handler, key, job, suspect`,
+     RETURNING handler, key, job, quarantined`,
     [at],
   )
 }
 
-export interface StartParts {
+export interface StartDeps {
   readonly jobs: readonly Job[]
-  /** For each handler, see `Wanted`. */
+  /** By handler, see `Wanted`. */
   readonly coalesce: ReadonlyMap<string, boolean | 'object'>
   readonly worker: string
   readonly at: number | null
 }
 
 /**
- * The runs of the deliveries whose jobs were taken begin: of each, or of the newest of those that it is one with. Gives
- * the deliveries, with `head`, the key of the first, and `spent_ms`, see `Delivery`; in the order of heads.
+ * Starts the runs of the deliveries whose jobs were taken. Of coalesced deliveries only the newest runs.
+ *
+ * @returns the deliveries in the order of `head`, the key of the first; for `spent_ms` see `Delivery`
  */
-export async function startRuns(transaction: Transaction, { jobs, coalesce, worker, at }: StartParts): Promise<Row[]> {
+export async function startRuns(transaction: Transaction, { jobs, coalesce, worker, at }: StartDeps): Promise<Row[]> {
   if (jobs.length === 0) return []
   const keys = jobs.map(({ key }) => key)
   const ids = jobs.map(({ id }) => id)
@@ -71,7 +74,7 @@ export async function startRuns(transaction: Transaction, { jobs, coalesce, work
     at,
   ])
   const again = rows.filter(({ attempts }) => Number(attempts) > 1).map(({ key }) => key)
-  // Few are: `start_runs`, which those of an older version call, too, stays as it is.
+  // Few deliveries run again. `start_runs` must stay unchanged, because workers of an older version call it too.
   const spent = again.length > 0 ? await readSpent(transaction, again) : new Map<number, number>()
   return rows
     .map((row) => ({ ...row, spent_ms: spent.get(Number(row['key'])) ?? 0 }))
@@ -86,7 +89,7 @@ async function readSpent(transaction: Transaction, keys: readonly unknown[]): Pr
   return new Map(rows.map((row) => [Number(row['key']), Number(row['spent_ms'])]))
 }
 
-interface MergeParts {
+interface MergeDeps {
   readonly keys: readonly number[]
   readonly ids: readonly string[]
   readonly merging: readonly string[]
@@ -100,10 +103,10 @@ interface Merged {
   readonly coalesced: number
 }
 
-/** What waits behind each head becomes one with it; the head gives way to the newest of them. */
+/** Coalesces each head with the deliveries that wait behind it. The newest of them replaces the head. */
 async function mergeLines(
   transaction: Transaction,
-  { keys, ids, merging, coalesce, at }: MergeParts,
+  { keys, ids, merging, coalesce, at }: MergeDeps,
 ): Promise<Merged[]> {
   const lines = await transaction.query(
     `SELECT head.key AS head, head.handler, head.name AS first, head.coalesced AS standing, behind.key, behind.name,
@@ -111,7 +114,7 @@ async function mergeLines(
      FROM unnest($1::bigint[], $2::uuid[]) AS taken (key, job)
      JOIN b24_receiver.delivery AS head ON head.key = taken.key AND head.job = taken.job AND head.state = 'ready'
      JOIN b24_receiver.delivery AS behind
-       ON behind.handler = head.handler AND behind.lane = head.lane AND behind.state = 'blocked'
+       ON behind.handler = head.handler AND behind.ordering_key = head.ordering_key AND behind.state = 'blocked'
      WHERE head.handler = ANY($3) AND head.run = 1
      ORDER BY behind.key
      FOR UPDATE`,
@@ -122,10 +125,10 @@ async function mergeLines(
   for (const [head, behind] of Map.groupBy(lines, (row) => Number(row['head']))) {
     const [line] = behind
     const isOfOneName = coalesce.get(String(line?.['handler'])) === true
-    // What came after an event of another name must not overtake it. A replay is the last in its lane and not the newest:
-    // what came after its event would be taken for done.
+    // A later event must not overtake an event of another name. A replay comes last in its ordering key but is not the
+    // newest: coalescing into it would count later events as done.
     const end = behind.findIndex(({ name, run }, at) => {
-      // Nor a deletion: of a record that is gone its handler may hear by no other event.
+      // A later event must not replace a deletion: the handler may learn of the deleted record from no other event.
       const before = String(at === 0 ? line?.['first'] : behind[at - 1]?.['name'])
       const isAfterDeletion = isDeletion(before) && !isDeletion(String(name))
       return run !== 1 || isAfterDeletion || (isOfOneName && name !== line?.['first'])

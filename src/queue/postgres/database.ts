@@ -2,84 +2,63 @@ import type { EventEmitter } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Db, PgBoss } from 'pg-boss'
 import type { Logger } from 'pino'
+import { isConflict, isConnectionLimit, type Ownership, reasonOf } from './errors.ts'
 import { createListener, type Listener } from './listener.ts'
 import { bossSchema, checkVersion, migrate, refuseForeign } from './schema.ts'
 import { inspectServer } from './server.ts'
-import { isConflict, isConnectionLimit, type Ownership, reasonOf } from './errors.ts'
+import type { Database, Row } from './session.ts'
 
-/** A row as Postgres gives it: `bigint` is a text, JSON is parsed. */
-export type Row = Readonly<Record<string, unknown>>
-
-export interface Session {
-  /** Several statements in one give no rows. */
-  query(text: string, values?: readonly unknown[]): Promise<readonly Row[]>
-}
-
-export interface Transaction extends Session {
-  /** For what pg-boss is to do within the transaction. */
-  readonly db: Db
-}
-
-export interface DatabaseParts {
+export interface DatabaseDeps {
   readonly url: string
   readonly log: Logger
-  /** Why the database cannot be used, again whenever the reason is another; `undefined` once it can. */
+  /**
+   * Called with the reason why the database cannot be used, again whenever the reason changes, and with `undefined`
+   * once it can.
+   */
   readonly onTrouble?: (reason: string | undefined) => void
 }
 
-/** A pool of connections to Postgres, with pg-boss in it and our schema beside it. */
-export interface Database extends Session {
-  readonly boss: PgBoss
-  transaction<T>(work: (transaction: Transaction) => Promise<T>): Promise<T>
-  /**
-   * Does it again until the database was there for it: it must not matter whether what failed was done.
-   *
-   * @throws what is no trouble of the database, and anything once `hurry` was called
-   */
-  persist<T>(work: () => Promise<T>): Promise<T>
-  /** Nothing waits for the database any more. */
-  hurry(): void
-  /** Calls back when somebody has spoken on the channel, and after every gap in listening. */
-  listen(channel: string, heard: () => void): void
-  close(): Promise<void>
-}
-
-/** The receiver's work, and a tool's, needs a few at a time; one more listens. */
+/** The receiver and the tools use a few connections at a time. The listener has one more. */
 const connections = 4
 
-/** Milliseconds, as are all of these. A database that does not answer for so long is taken for gone. */
+/** Milliseconds, like all of these. A database that does not answer for this long counts as gone. */
 const longestQuery = 60_000
 const longestConnect = 5_000
 const shortestPause = 100
 const longestPause = 5_000
-/** Waiting for an answer so long is told, though it may still come. */
+/** An answer that takes longer than this is logged, though it may still come. */
 const silenceMs = 10_000
 
 /** Resolves when both schemas are there, however long the database is not. */
-export async function openDatabase({ url, log, onTrouble = () => undefined }: DatabaseParts): Promise<Database> {
+export async function openDatabase({ url, log, onTrouble = () => undefined }: DatabaseDeps): Promise<Database> {
   const database = createDatabase({ url, log, onTrouble })
   await database.persist(() => database.start())
   return database
 }
 
 export interface StartableDatabase extends Database {
-  /** Makes or migrates both schemas. */
+  /** Creates or migrates both schemas. */
   start(): Promise<void>
-  /** Makes nothing. @throws {SchemaError} where the schema is not there, or of another version */
+  /**
+   * Creates nothing.
+   *
+   * @throws {SchemaError} if the schema is missing, or is of another version
+   */
   startAsIs(): Promise<void>
 }
 
-/** As `openDatabase`, but nothing is asked of the database before `start`. */
-export function createDatabase({ url, log, onTrouble = () => undefined }: DatabaseParts): StartableDatabase {
-  // Some are no options of pg-boss; it passes them on to pg.
+/** Does the same as `openDatabase`, but sends nothing to the database before `start`. */
+export function createDatabase({ url, log, onTrouble = () => undefined }: DatabaseDeps): StartableDatabase {
+  // Some of these are not options of pg-boss, which passes them on to pg.
   const connection = {
     connectionString: url,
     application_name: 'b24-receiver',
     connectionTimeoutMillis: longestConnect,
     query_timeout: longestQuery,
     keepAlive: true,
-    // An answer and the server's last words may come in one packet: then nobody else listens to the connection yet, and
-    // the error would end the process. Whoever takes it learns of its end from the statement that fails.
+    // An answer and the server's final error may arrive in one packet, before pg-boss listens for errors of the
+    // connection. Without this listener the error would end the process. The next user of the connection gets the error
+    // from its failed statement.
     onConnect: (client: EventEmitter) => void client.on('error', () => undefined),
   }
   const options = {
@@ -87,21 +66,21 @@ export function createDatabase({ url, log, onTrouble = () => undefined }: Databa
     schema: bossSchema,
     max: connections,
     schedule: false,
-    // Told to, when it is certain that those who do not beat are dead.
+    // `supervise()` is called explicitly, once processes without a heartbeat are certain to be dead.
     supervise: false,
     registerInstance: false,
     monitorIntervalSeconds: monitorInterval / 1_000,
     openTelemetry: { enabled: false },
   }
   const boss = new PgBoss(options)
-  // Each is told by the call that failed.
+  // The call that failed reports the error as well.
   boss.on('error', ({ message }) => log.debug({ reason: message }, 'the database'))
   const db = boss.getDb()
   const hurried = new AbortController()
   let trouble: string | undefined
   let listener: Listener | undefined
   let ownership: Ownership | undefined
-  /** Calls that had no answer yet, or a bad one: it is over when it is over for all of them. */
+  /** Calls that failed or have no answer yet. The trouble is over when this set is empty. */
   const troubled = new Set<symbol>()
   let answeredAt = Number.NEGATIVE_INFINITY
   let isLimitTold = false
@@ -114,7 +93,7 @@ export function createDatabase({ url, log, onTrouble = () => undefined }: Databa
     onTrouble(reason)
   }
 
-  /** With some of its connections a process works; to say with each of the others that it cannot would be untrue. */
+  /** A process works with some of its connections, so an error for each missing one would be wrong. */
   function tellLimit(reason: string): void {
     if (!isLimitTold) log.warn({ reason }, 'fewer connections than a process takes: it goes on with those it has')
     isLimitTold = true
@@ -137,7 +116,8 @@ export function createDatabase({ url, log, onTrouble = () => undefined }: Databa
   async function connect(): Promise<void> {
     if (!('open' in db) || typeof db.open !== 'function') throw new TypeError('pg-boss cannot be opened')
     if (!('opened' in db && db.opened === true)) await db.open()
-    // In a transaction: PgBouncer in statement mode lets scripts through, as that which makes the schema of pg-boss.
+    // PgBouncer in statement mode refuses a transaction. It accepts scripts such as the one that creates the schema of
+    // pg-boss, so only a transaction reveals it.
     ownership = await database.transaction(inspectServer)
   }
 
@@ -145,7 +125,7 @@ export function createDatabase({ url, log, onTrouble = () => undefined }: Databa
     boss,
     async start() {
       await connect()
-      // Before pg-boss makes its own beside what is not ours.
+      // pg-boss must not create its schema beside tables that are not ours.
       await refuseForeign(database)
       await boss.start()
       await database.transaction(migrate)
@@ -193,7 +173,7 @@ export function createDatabase({ url, log, onTrouble = () => undefined }: Databa
         troubled.delete(call)
       }
     },
-    hurry: () => hurried.abort(),
+    failFast: () => hurried.abort(),
     listen(channel, heard) {
       listener = createListener({ config: connection, channel, heard, log })
     },
@@ -205,7 +185,7 @@ export function createDatabase({ url, log, onTrouble = () => undefined }: Databa
   return database
 }
 
-/** How often, at the most, some process looks for jobs whose heart does not beat any more. */
+/** The minimum time in milliseconds between two searches for jobs without a heartbeat. */
 export const monitorInterval = 5_000
 
 async function rowsOf(db: Db, text: string, values: readonly unknown[] = []): Promise<readonly Row[]> {

@@ -1,44 +1,39 @@
 import { pino } from 'pino'
-import type { JournalledEvent } from '../../journal/follow.ts'
+import type { JournalledEvent } from '../../events/event.ts'
 import type { Deliveries, DeliveryRecord } from '../deliveries.ts'
-import { channel } from './queue.ts'
-import { createDatabase, type Row, type Transaction } from './database.ts'
+import type { NewDelivery } from '../queue.ts'
+import { eventIn, readNames, readOrderingKey, readStoredEvent, type Stored } from '../stored.ts'
+import { createDatabase } from './database.ts'
 import { erasePg, rowsAbout } from './erase.ts'
 import { createJobs } from './jobs.ts'
 import { addDeliveries } from './ordering.ts'
+import { channel } from './queue.ts'
 import { readPosition, readState } from './schema.ts'
-import type { NewDelivery } from '../queue.ts'
-import { eventIn, readLane, readNames, readStoredEvent, type Stored } from '../stored.ts'
+import type { Row, Transaction } from './session.ts'
 
-export interface PgDeliveriesParts {
+export interface PgDeliveriesDeps {
   readonly url: string
-  /** `read` makes and migrates nothing, and works with a standby. */
+  /** `read` creates and migrates nothing, and works with a standby. */
   readonly mode: 'read' | 'write'
-  /** Of this data directory; its position, and its journal for a replay. */
+  /** The id of this data directory, for its position, and for its journal in a replay. */
   readonly receiver: string
-  /** See pg-boss-queue.ts. */
+  /** See postgres/queue.ts. */
   readonly heartbeat: number
   /** Unix milliseconds; for tests. */
   readonly now?: () => number
 }
 
-/** Deliveries of one statement. */
+/** Deliveries per statement. */
 const atOnce = 1_000
 
 /**
- * The deliveries in Postgres, for tools, whatever receivers and workers do meanwhile.
+ * The deliveries in Postgres, for tools. Receivers and workers may run meanwhile.
  *
- * @throws when the database is not there, at once
+ * @throws at once if the database is not there
  */
-export async function openPgDeliveries({
-  url,
-  mode,
-  receiver,
-  heartbeat,
-  now,
-}: PgDeliveriesParts): Promise<Deliveries> {
+export async function openPgDeliveries({ url, mode, receiver, heartbeat, now }: PgDeliveriesDeps): Promise<Deliveries> {
   const database = createDatabase({ url, log: pino({ level: 'silent' }) })
-  database.hurry()
+  database.failFast()
   try {
     await database.persist(() => (mode === 'read' ? database.startAsIs() : database.start()))
   } catch (error) {
@@ -54,8 +49,8 @@ export async function openPgDeliveries({
   }
 
   /**
-   * The number of the run that is free, for each; the first is for the event when it is followed, whenever that is.
-   * Whoever else looks for one waits until this transaction is over.
+   * Adds a free run number to each delivery. Run 1 is reserved for the event when it is followed. Another caller waits
+   * until this transaction ends.
    */
   async function withRuns<T extends NewDelivery>(
     transaction: Transaction,
@@ -78,10 +73,14 @@ export async function openPgDeliveries({
     })
   }
 
-  /** With their jobs, which would be taken before those that are added later. @returns whether some may be left */
+  /**
+   * Deletes the jobs as well, which would otherwise be taken before jobs that are added later.
+   *
+   * @returns whether some deliveries may be left
+   */
   const forgetSome = (handler: string) =>
     database.transaction(async (transaction) => {
-      // Whoever keeps events for a handler that is not loaded holds its row, and adds none when it is gone.
+      // `Queue.add` locks this row for a handler that is not loaded, and adds nothing once the row is gone.
       await transaction.query('SELECT FROM b24_receiver.handler WHERE name = $1 FOR UPDATE', [handler])
       const gone = await transaction.query(
         `DELETE FROM b24_receiver.delivery WHERE key IN (
@@ -93,7 +92,7 @@ export async function openPgDeliveries({
         "SELECT FROM b24_receiver.delivery WHERE handler = $1 AND state = 'running' LIMIT 1",
         [handler],
       )
-      // It would go on, and the next of its object start beside it.
+      // The run would go on, and the next delivery of its object would start beside it.
       if (running) throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
       const tickets = gone.filter(({ job }) => job !== null)
       await jobs.remove(
@@ -101,7 +100,7 @@ export async function openPgDeliveries({
         tickets.map(({ job }) => jobs.addressOf(handler, String(job))),
       )
       if (gone.length === atOnce) return true
-      for (const table of ['own_write', 'own_run', 'seen'])
+      for (const table of ['own_write', 'own_run', 'snapshot'])
         await transaction.query(`DELETE FROM b24_receiver.${table} WHERE handler = $1`, [handler])
       await transaction.query('DELETE FROM b24_receiver.handler WHERE name = $1', [handler])
       return false
@@ -120,7 +119,7 @@ export async function openPgDeliveries({
       const rows = await database.query(`
         SELECT known.*,
           (SELECT count(*) FROM b24_receiver.delivery
-           WHERE handler = known.name AND state IN ('blocked', 'ready', 'running', 'waiting')) AS owed,
+           WHERE handler = known.name AND state IN ('blocked', 'ready', 'running', 'waiting')) AS pending,
           (SELECT count(*) FROM b24_receiver.delivery WHERE handler = known.name AND state = 'dead') AS dead
         FROM b24_receiver.handler AS known ORDER BY known.name COLLATE "C"`)
       return rows.map((row) => {
@@ -128,9 +127,9 @@ export async function openPgDeliveries({
           name: String(row['name']),
           events: readNames(row['events']),
           order: row['ordered'] === 'none' ? ('none' as const) : ('object' as const),
-          settle: Number(row['settle']),
+          debounce: Number(row['debounce']),
           loadedAt: Number(row['loaded_at']),
-          owed: Number(row['owed']),
+          pending: Number(row['pending']),
           dead: Number(row['dead']),
         }
       })
@@ -149,7 +148,7 @@ export async function openPgDeliveries({
     },
     async keptBytes(id) {
       const rows = await keptOf(id)
-      // Of several those that cannot be read are the ones that are asked for.
+      // If there are several rows, the unreadable one is of interest.
       const row = rows.find((one) => readableOf(one) === undefined) ?? rows[0]
       return row?.['bytes'] instanceof Uint8Array ? row['bytes'] : undefined
     },
@@ -184,13 +183,13 @@ export async function openPgDeliveries({
           rows.flatMap((row) => {
             const event = readableOf(row)
             if (event === undefined) return []
-            const order = row['lane'] === null ? ('none' as const) : ('object' as const)
+            const order = row['ordering_key'] === null ? ('none' as const) : ('object' as const)
             const [key, segment] = [Number(row['key']), Number(row['segment'])]
-            return [{ key, handler: String(row['handler']), event, segment, order, settle: 0 }]
+            return [{ key, handler: String(row['handler']), event, segment, order, debounce: 0 }]
           }),
         )
         await add(transaction, again)
-        // They went into the later ones: what they failed of stays with them.
+        // The dead deliveries keep their failures.
         await transaction.query(
           `UPDATE b24_receiver.delivery AS old SET state = 'coalesced', coalesced_into = new.key, event = NULL
            FROM unnest($1::bigint[], $2::integer[]) AS again (key, run), b24_receiver.delivery AS new
@@ -210,12 +209,12 @@ export async function openPgDeliveries({
       database.transaction(async (transaction) => add(transaction, await withRuns(transaction, deliveries))),
     async forget(handler) {
       const [row] = await database.query(
-        `SELECT count(*) AS owed FROM b24_receiver.delivery
+        `SELECT count(*) AS pending FROM b24_receiver.delivery
          WHERE handler = $1 AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`,
         [handler],
       )
       while (await forgetSome(handler));
-      return Number(row?.['owed'])
+      return Number(row?.['pending'])
     },
     ofObject: async (about) => (await rowsAbout(database, about)).map(toRecord),
     erase: (about) => erasePg({ database, jobs, about, at: at() }),
@@ -230,7 +229,7 @@ function toRecord(row: Row): DeliveryRecord {
     handler: String(row['handler']),
     event: String(row['event_id']),
     name: String(row['name']),
-    object: stored && 'event' in stored ? stored.event.object : readLane(row['lane'])[1],
+    object: stored && 'event' in stored ? stored.event.object : readOrderingKey(row['ordering_key'])[1],
     run: Number(row['run']),
     state: row['state'] as DeliveryRecord['state'],
     postponed: row['postponed'] === true,
@@ -245,14 +244,14 @@ function toRecord(row: Row): DeliveryRecord {
   }
 }
 
-/** `undefined` where none is kept, as of what is done. */
+/** Returns `undefined` if no event is stored, as for a finished delivery. */
 function storedOf(row: Row): Stored | undefined {
   const { event = null } = row
   if (event === null) return undefined
-  const lane = typeof row['lane'] === 'string' ? row['lane'] : null
+  const orderingKey = typeof row['ordering_key'] === 'string' ? row['ordering_key'] : null
   const read = eventIn(event)
   if (read) return { event: read }
-  return readStoredEvent(event, { id: String(row['event_id']), name: String(row['name']), lane })
+  return readStoredEvent(event, { id: String(row['event_id']), name: String(row['name']), orderingKey })
 }
 
 function readableOf(row: Row): JournalledEvent | undefined {

@@ -1,33 +1,33 @@
 import { setImmediate as tick } from 'node:timers/promises'
 import type { Logger } from 'pino'
+import { orderingKeyOf } from '../../events/ordering-key.ts'
 import { boundError, mostFailures } from '../../lib/error-text.ts'
-import { laneOf } from '../../events/ordering-key.ts'
-import type { Database, Transaction } from './database.ts'
+import type { Delivery, SnapshotFields } from '../queue.ts'
 import type { Job, Jobs } from './jobs.ts'
 import { textOf } from './ordering.ts'
-import { keepSeen } from './snapshots.ts'
-import type { Delivery, SeenFields } from '../queue.ts'
+import type { Database, Transaction } from './session.ts'
+import { keepSnapshots } from './snapshots.ts'
 
-/** What became of a run. */
+/** The result of a run. */
 interface End {
   readonly delivery: Delivery
-  /** The job by which it was claimed; the end counts only if it still is. */
+  /** The job of the claim. The end counts only if the delivery still has this job. */
   readonly job: string
   readonly how: 'done' | 'dead' | 'retry' | 'postponed' | 'released'
-  /** Milliseconds until it is due, where it waits. */
+  /** Milliseconds until the delivery is due, if it waits. */
   readonly delay?: number
   readonly error?: string
   /** See `Retry`. */
   readonly spentMs?: number
   readonly alone?: boolean
   /** See `Queue`. */
-  readonly seen?: SeenFields | null | undefined
+  readonly snapshot?: SnapshotFields | null | undefined
 }
 
-export interface EnderParts {
+export interface EnderDeps {
   readonly database: Database
   readonly jobs: Jobs
-  /** What this process has claimed; what ended is taken out. */
+  /** The claims of this process. A claim is removed when its run ends. */
   readonly held: Map<number, Job>
   readonly worker: string
   readonly at: () => number | null
@@ -36,21 +36,21 @@ export interface EnderParts {
 
 export interface Ender {
   end(delivery: Delivery, how: Omit<End, 'delivery' | 'job'>): Promise<void>
-  /** Resolves when nothing is being written down any more. */
+  /** Resolves when all ends are written. */
   idle(): Promise<void>
 }
 
-/** So many at once: each holds the lock of its object. */
+/** Ends per transaction. Each takes the lock of its ordering key. */
 const most = 256
 
-/** What ends while others are being written down is written down with the next. */
-export function createEnder({ database, jobs, held, worker, at, log }: EnderParts): Ender {
+/** Ends that arrive during a write go into the next write. */
+export function createEnder({ database, jobs, held, worker, at, log }: EnderDeps): Ender {
   let writing: Promise<void> | undefined
-  let pending: (End & { readonly settle: PromiseWithResolvers<void> })[] = []
+  let pending: (End & { readonly deferred: PromiseWithResolvers<void> })[] = []
 
   async function write(): Promise<void> {
     while (pending.length > 0) {
-      // Those that end in the same turn go together.
+      // Ends of the same event loop turn share a transaction.
       await tick()
       const ends = pending.slice(0, most)
       pending = pending.slice(most)
@@ -66,15 +66,15 @@ export function createEnder({ database, jobs, held, worker, at, log }: EnderPart
             return ended
           }),
         )
-        for (const { delivery, settle } of ends) {
+        for (const { delivery, deferred } of ends) {
           const { key, handler, event } = delivery
           held.delete(key)
           if (!ours.has(key))
             log.warn({ handler, id: event.id }, 'another worker has this delivery: this run does not count')
-          settle.resolve()
+          deferred.resolve()
         }
       } catch (error) {
-        for (const { settle } of ends) settle.reject(error)
+        for (const { deferred } of ends) deferred.reject(error)
       }
     }
     writing = undefined
@@ -84,24 +84,24 @@ export function createEnder({ database, jobs, held, worker, at, log }: EnderPart
     end(delivery, how) {
       const claim = held.get(delivery.key)
       if (claim === undefined) return Promise.resolve()
-      const settle = Promise.withResolvers<void>()
-      pending.push({ delivery, job: claim.id, ...how, settle })
+      const deferred = Promise.withResolvers<void>()
+      pending.push({ delivery, job: claim.id, ...how, deferred })
       writing ??= write()
-      return settle.promise
+      return deferred.promise
     },
     idle: async () => writing,
   }
 }
 
-interface EndParts {
+interface EndDeps {
   readonly ends: readonly End[]
   readonly jobs: Jobs
   readonly worker: string
   readonly at: number | null
 }
 
-/** Ends runs, and lets who waits behind them go. Gives the keys of those that were still ours. */
-async function endRuns(transaction: Transaction, { ends, jobs, worker, at }: EndParts): Promise<ReadonlySet<number>> {
+/** Ends runs, and unblocks the deliveries behind them. Returns the keys of the runs that were still ours. */
+async function endRuns(transaction: Transaction, { ends, jobs, worker, at }: EndDeps): Promise<ReadonlySet<number>> {
   const rows = ends.map(({ delivery, job, how, delay = null, error, alone = false }) => ({
     key: delivery.key,
     job,
@@ -111,7 +111,7 @@ async function endRuns(transaction: Transaction, { ends, jobs, worker, at }: End
     error: error === undefined ? null : textOf(boundError(error)),
     attempt: delivery.attempt,
     handler: textOf(delivery.handler),
-    lane: laneOf(delivery.event),
+    ordering_key: orderingKeyOf(delivery.event),
   }))
   const changed = await transaction.query('SELECT * FROM b24_receiver.end_runs($1, $2, $3)', [
     JSON.stringify(rows),
@@ -123,10 +123,10 @@ async function endRuns(transaction: Transaction, { ends, jobs, worker, at }: End
     transaction,
     ends.filter(({ delivery }) => ours.has(delivery.key)),
   )
-  await keepSeen(
+  await keepSnapshots(
     transaction,
-    ends.flatMap(({ delivery, seen }) =>
-      ours.has(delivery.key) && seen !== undefined ? [{ about: delivery, seen }] : [],
+    ends.flatMap(({ delivery, snapshot }) =>
+      ours.has(delivery.key) && snapshot !== undefined ? [{ about: delivery, snapshot }] : [],
     ),
   )
   await jobs.issue(
@@ -136,7 +136,10 @@ async function endRuns(transaction: Transaction, { ends, jobs, worker, at }: End
   return ours
 }
 
-/** What `end_runs` does not: few runs fail, and those of an older version call it, too. */
+/**
+ * Does what `end_runs` cannot: workers of an older version call that function too. Few runs fail, so the extra
+ * statements are rare.
+ */
 async function noteFailures(transaction: Transaction, ends: readonly End[]): Promise<void> {
   const spent = ends.flatMap(({ delivery: { key }, how, spentMs = how === 'postponed' ? 0 : undefined }) =>
     spentMs === undefined ? [] : [{ key, spentMs }],

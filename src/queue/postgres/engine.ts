@@ -1,41 +1,42 @@
 import { existsSync } from 'node:fs'
 import { misfitOf } from '../../journal/fit.ts'
-import { oldest } from '../../journal/follow.ts'
+import { oldest } from '../../journal/position.ts'
+
 import { isJournalEmpty } from '../../journal/segments.ts'
-import type { Engine, EngineParts } from '../engine.ts'
-import { heartbeatOf, markKnown, settleIdentity } from '../identity.ts'
-import { openPgBossQueue } from './queue.ts'
+import type { Engine, EngineDeps } from '../engine.ts'
+import { heartbeatOf, initIdentity, markKnown } from '../identity.ts'
+import { queuePath } from '../sqlite/queue.ts'
 import { openPgBudget } from './budget.ts'
 import { openDatabase } from './database.ts'
 import { openPgLoopBreaker } from './loop-breaker.ts'
-import { openPgOwnWrites } from './own-changes.ts'
-import { queuePath } from '../sqlite/queue.ts'
+import { openPgOwnChanges } from './own-changes.ts'
+import { openPgBossQueue } from './queue.ts'
 
 export async function openPostgresEngine({
   url,
   config,
   log,
   onTrouble,
-}: EngineParts & { readonly url: string }): Promise<Engine> {
+}: EngineDeps & { readonly url: string }): Promise<Engine> {
   const { dataDir, handlerStall } = config
-  const identity = settleIdentity(dataDir, await isJournalEmpty(dataDir))
+  const identity = initIdentity(dataDir, await isJournalEmpty(dataDir))
   const database = await openDatabase({ url, log, onTrouble })
   const queue = openPgBossQueue({
     database,
     receiver: identity.id,
-    // The lock on the data directory is ours: the process before us is dead.
+    // This process has the lock on the data directory, so the previous process of this name is dead.
     worker: identity.id,
     heartbeat: heartbeatOf(handlerStall),
     log,
   })
   return {
     queue,
-    ownWrites: openPgOwnWrites({ database }),
+    ownChanges: openPgOwnChanges({ database }),
     loopBreaker: openPgLoopBreaker({ database }),
-    openBudget: (parts) => openPgBudget({ ...parts, database, log }),
+    openBudget: (deps) => openPgBudget({ ...deps, database, log }),
     async startPosition() {
       if (existsSync(queuePath(dataDir)))
-        return { lost: `${queuePath(dataDir)} still has the deliveries: run "b24-receiver move postgres" first` }
+        return { lost: `${queuePath(dataDir)} still has the deliveries: run "b24-receiver migrate postgres" first` }
       const position = identity.isNew ? undefined : await queue.position()
       const misfit = position && (await misfitOf(dataDir, position))
       if (position && misfit === undefined) return { from: position }

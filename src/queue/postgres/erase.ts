@@ -1,34 +1,36 @@
 import { type ObjectSelection, RunNotEnded } from '../deliveries.ts'
-import { channel } from './queue.ts'
-import type { Database, Row, Session } from './database.ts'
+import { isAbout, isOrderingKeyOf, needlesOf } from '../stored.ts'
 import type { Jobs } from './jobs.ts'
-import { isAbout, isLaneOf, needlesOf } from '../stored.ts'
+import { channel } from './queue.ts'
+import type { Database, Row, Session } from './session.ts'
 
-export interface ErasePgParts {
+export interface ErasePgDeps {
   readonly database: Database
   readonly jobs: Jobs
   readonly about: ObjectSelection
   readonly at: number | null
 }
 
-/** Of the deliveries about an object. */
 export async function rowsAbout(session: Session, about: ObjectSelection): Promise<readonly Row[]> {
-  const { inLane, inEvent } = needlesOf(about.object)
+  const { inOrderingKey, inEvent } = needlesOf(about.object)
   const rows = await session.query(
     `SELECT * FROM b24_receiver.delivery
-     WHERE strpos(lane, $1) > 0 OR strpos(event, $2) > 0 OR event_id = ANY($3) ORDER BY key`,
-    [inLane, inEvent, about.events],
+     WHERE strpos(ordering_key, $1) > 0 OR strpos(event, $2) > 0 OR event_id = ANY($3) ORDER BY key`,
+    [inOrderingKey, inEvent, about.events],
   )
   return rows.filter((row) => isAbout(row, about))
 }
 
-/** @returns how many were dropped @throws {RunNotEnded} */
-export async function erasePg({ database, jobs, about, at }: ErasePgParts): Promise<number> {
+/**
+ * @returns how many deliveries were dropped
+ * @throws {RunNotEnded}
+ */
+export async function erasePg({ database, jobs, about, at }: ErasePgDeps): Promise<number> {
   const count = await database.transaction(async (transaction) => {
-    const laned = (await rowsAbout(transaction, about)).filter(({ lane }) => lane !== null)
+    const laned = (await rowsAbout(transaction, about)).filter(({ ordering_key }) => ordering_key !== null)
     await transaction.query(
-      "SELECT b24_receiver.lock_lanes((SELECT array_agg(handler || ' ' || lane) FROM unnest($1::text[], $2::text[]) AS one (handler, lane)))",
-      [laned.map(({ handler }) => handler), laned.map(({ lane }) => lane)],
+      "SELECT b24_receiver.lock_ordering_keys((SELECT array_agg(handler || ' ' || ordering_key) FROM unnest($1::text[], $2::text[]) AS one (handler, ordering_key)))",
+      [laned.map(({ handler }) => handler), laned.map(({ ordering_key }) => ordering_key)],
     )
     const keys = (await rowsAbout(transaction, about)).map(({ key }) => key)
     const rows = await transaction.query(
@@ -49,26 +51,29 @@ export async function erasePg({ database, jobs, about, at }: ErasePgParts): Prom
     await transaction.query('UPDATE b24_receiver.delivery SET error = NULL WHERE key = ANY($1::bigint[])', [
       keysOf(ended),
     ])
-    for (const table of ['seen', 'own_write']) {
+    for (const table of ['snapshot', 'own_write']) {
       const found = await transaction.query(
-        `SELECT DISTINCT lane FROM b24_receiver.${table} WHERE strpos(lane, $1) > 0`,
-        [needlesOf(about.object).inLane],
+        `SELECT DISTINCT ordering_key FROM b24_receiver.${table} WHERE strpos(ordering_key, $1) > 0`,
+        [needlesOf(about.object).inOrderingKey],
       )
-      const lanes = found.map(({ lane }) => lane).filter((lane) => isLaneOf(lane, about))
-      await transaction.query(`DELETE FROM b24_receiver.${table} WHERE lane = ANY($1)`, [lanes])
+      const orderingKeys = found
+        .map(({ ordering_key }) => ordering_key)
+        .filter((orderingKey) => isOrderingKeyOf(orderingKey, about))
+      await transaction.query(`DELETE FROM b24_receiver.${table} WHERE ordering_key = ANY($1)`, [orderingKeys])
     }
-    // What came after it may wait behind what is gone.
-    const freed = dropped.filter(({ lane }) => lane !== null)
+    // Later deliveries may wait behind a deleted one.
+    const freed = dropped.filter(({ ordering_key }) => ordering_key !== null)
     const ready = await transaction.query('SELECT * FROM b24_receiver.promote($1, $2, $3)', [
       freed.map(({ handler }) => handler),
-      freed.map(({ lane }) => lane),
+      freed.map(({ ordering_key }) => ordering_key),
       at,
     ])
     await jobs.issue(transaction, ready)
     await transaction.query(`NOTIFY ${channel}`)
     return dropped.length
   })
-  // Of rows that are gone the table's file still has the text until then.
-  for (const table of ['delivery', 'failure', 'seen', 'own_write']) await database.query(`VACUUM b24_receiver.${table}`)
+  // The table's file keeps the text of deleted rows until a VACUUM.
+  for (const table of ['delivery', 'failure', 'snapshot', 'own_write'])
+    await database.query(`VACUUM b24_receiver.${table}`)
   return count
 }

@@ -1,18 +1,18 @@
 import { codeOf } from '../../lib/error-code.ts'
 
-/** What the server lets its user do, as it was at the last look. */
+/** What the server allows its user, as of the last check. */
 export interface Ownership {
-  /** Schemas of ours that belong to somebody else, or in which somebody else has a table. */
+  /** Our schemas that belong to another role, or that contain another role's table. */
   readonly foreign: readonly { readonly schema: string; readonly owner: string }[]
   readonly user: string
 }
 
-/** Two transactions stood in each other's way, and Postgres has ended one: https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html */
+/** Postgres ended one of two conflicting transactions: https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html */
 export function isConflict(error: unknown): boolean {
   return codeOf(error)?.startsWith('40') === true
 }
 
-/** The server has no connection left for us; those that we have go on. */
+/** The server has no free connection. Open connections still work. */
 export function isConnectionLimit(error: unknown): boolean {
   return codeOf(error) === '53300' || (error instanceof Error && /no more connections allowed/.test(error.message))
 }
@@ -41,10 +41,11 @@ const advices: ReadonlyMap<string, string> = new Map([
 ])
 
 /**
- * Why the database cannot be used now; `undefined` where the statement, or we, are wrong. What a person can fix outside
- * of this process, such as a right or a password, will pass too.
+ * Why the database cannot be used now; `undefined` if the statement or our code is wrong. A cause that a person can fix
+ * outside of this process, such as a missing right or a wrong password, is temporary too.
  *
- * Classes of https://www.postgresql.org/docs/current/errcodes-appendix.html: wrong are 0A, 21, 22, 23, 42 and the like.
+ * Error classes: https://www.postgresql.org/docs/current/errcodes-appendix.html. A statement is wrong in 0A, 21, 22,
+ * 23, 42 and the like.
  */
 export function reasonOf(error: unknown, ownership?: Ownership): string | undefined {
   if (!(error instanceof Error) || error instanceof TypeError || error.name === 'AssertionError') return undefined

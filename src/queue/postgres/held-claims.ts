@@ -1,33 +1,34 @@
 import type { Logger } from 'pino'
-import { type Database, monitorInterval, type Row, type Transaction } from './database.ts'
+import { monitorInterval } from './database.ts'
 import type { Job, Jobs } from './jobs.ts'
+import type { Database, Row, Transaction } from './session.ts'
 
-export interface ClaimsParts {
+export interface ClaimsDeps {
   readonly database: Database
   readonly jobs: Jobs
-  /** This process. */
+  /** The id of this process. */
   readonly worker: string
-  /** Milliseconds without a sign after which a process counts as dead. */
+  /** Milliseconds without a heartbeat after which a process counts as dead. */
   readonly heartbeat: number
   readonly log: Logger
 }
 
-/** A claim, and whether it is of one that runs alone. */
+/** A claim, and whether its delivery runs in isolation. */
 export interface Claim extends Job {
-  readonly suspect: boolean
+  readonly quarantined: boolean
 }
 
-/** What this process has claimed, and the heart that beats for it. */
+/** The claims of this process, and their heartbeat. */
 export interface Claims {
   readonly held: Map<number, Claim>
-  /** Begins to beat, and to look whether others do; then it calls back. */
+  /** Starts the heartbeat and the search for dead processes. Calls back after each search. */
   start(looked: () => void): void
   /**
-   * One that a process ran alone when it died is given, claimed by us; of several each is ready again, as a suspect.
-   * `undefined` when nobody died, or nobody else.
+   * Takes over the deliveries of a dead process. If the process ran only one, this process claims and returns it. If it
+   * ran several, each is ready again and quarantined. Returns `undefined` if no other process died.
    */
   takeOver(transaction: Transaction): Promise<Row | undefined>
-  /** Gives back what we were given and do not know of, because the answer was lost. */
+  /** Releases claims that this process does not know of because the answer was lost. */
   reconcile(transaction: Transaction): Promise<void>
   stop(): void
 }
@@ -35,10 +36,13 @@ export interface Claims {
 /** Milliseconds. */
 const beatInterval = 2_000
 
-/** So often must our own heart have been heard before we say of another that it was not: the database was there for all. */
+/**
+ * How many heartbeats in a row must succeed before this process declares another one dead. They show that the database
+ * was there for all processes.
+ */
 const certainBeats = 3
 
-export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsParts): Claims {
+export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsDeps): Claims {
   const held = new Map<number, Claim>()
   let timer: NodeJS.Timeout | undefined
   let beats = 0
@@ -47,7 +51,7 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
   async function beat(looked: () => void): Promise<void> {
     try {
       await jobs.beat([...held.values()])
-      // After its own start, too, nobody has had time to say that he is alive.
+      // After a start of the database, the other processes need time for a heartbeat.
       const [database_] = await database.query(
         "SELECT pg_postmaster_start_time() < now() - $1 * interval '1 millisecond' AS settled",
         [heartbeat],
@@ -59,13 +63,13 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
       await jobs.lapse()
       looked()
     } catch (error) {
-      // Whoever needs the database now says so; what could not be said now is said in a moment.
+      // Calls that need the database report the error themselves. The next heartbeat follows soon.
       beats = 0
       log.debug({ err: error }, 'no heartbeat')
     }
   }
 
-  /** Of a process that is dead. */
+  /** The running deliveries of a dead process. */
   const runningOf = (transaction: Transaction, dead: string) =>
     transaction.query(
       `SELECT key, handler, job, coalesced, attempts, event, first_run_at FROM b24_receiver.delivery
@@ -73,13 +77,13 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
       [dead, dead === worker ? [...held.keys()] : []],
     )
 
-  /** They are ready again, and their attempts were none. */
-  async function giveBack(transaction: Transaction, rows: readonly Row[], suspect: boolean): Promise<void> {
+  /** Makes the deliveries ready again, and does not count their attempts. */
+  async function giveBack(transaction: Transaction, rows: readonly Row[], quarantined: boolean): Promise<void> {
     const ready = await transaction.query(
       `UPDATE b24_receiver.delivery
-       SET state = 'ready', attempts = attempts - 1, suspect = $2, worker = NULL, job = gen_random_uuid()
-       WHERE key = ANY($1::bigint[]) RETURNING handler, key, job, suspect`,
-      [rows.map(({ key }) => key), suspect],
+       SET state = 'ready', attempts = attempts - 1, quarantined = $2, worker = NULL, job = gen_random_uuid()
+       WHERE key = ANY($1::bigint[]) RETURNING handler, key, job, quarantined`,
+      [rows.map(({ key }) => key), quarantined],
     )
     await jobs.remove(
       transaction,
@@ -91,10 +95,10 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
   async function adopt(transaction: Transaction, row: Row, job: Job): Promise<Row | undefined> {
     const [mine] = await transaction.query(
       `UPDATE b24_receiver.delivery SET worker = $2, job = $3 WHERE key = $1
-       RETURNING key, handler, event, attempts, coalesced, suspect, job, spent_ms`,
+       RETURNING key, handler, event, attempts, coalesced, quarantined, job, spent_ms`,
       [row['key'], worker, job.id],
     )
-    held.set(job.key, { ...job, suspect: true })
+    held.set(job.key, { ...job, quarantined: true })
     return mine
   }
 
@@ -107,7 +111,7 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
       }, beatInterval)
     },
     async takeOver(transaction) {
-      // Ours by name, and we do not know of them: the process before this one was called the same.
+      // Running deliveries with our name that we do not know of belong to the previous process of this name.
       const before = await runningOf(transaction, worker)
       const [only] = before
       if (only && before.length === 1) {
@@ -120,7 +124,7 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
         if (job === undefined) return undefined
         await jobs.remove(transaction, [job.lapsed])
         const [row] = await transaction.query(
-          // By its own id where it was taken over by this job, and whoever took it died, too.
+          // The row has `job.id` if another process took the delivery over with this job and then died too.
           `SELECT worker FROM b24_receiver.delivery WHERE key = $1 AND job IN ($2, $3) AND state = 'running'`,
           [job.key, job.lapsed.id, job.id],
         )
@@ -128,15 +132,16 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsP
         const ours = held.get(job.key)
         if (typeof dead !== 'string') await jobs.remove(transaction, [job])
         else if (dead === worker && ours) {
-          // We were taken for dead, and it still runs here.
+          // Others took this process for dead, but the delivery still runs here.
           await adopt(transaction, { key: job.key }, job)
-          held.set(job.key, { ...job, suspect: ours.suspect })
+          held.set(job.key, { ...job, quarantined: ours.quarantined })
         } else {
           const all = await runningOf(transaction, dead)
           const others = all.filter(({ key }) => Number(key) !== job.key)
           const beating = others.map((one) => jobs.addressOf(String(one['handler']), String(one['job'])))
           if (await jobs.areActive(transaction, beating)) {
-            // All of a dead process stop together, within a few seconds. One that lives gives back what it does not know of.
+            // The heartbeats of a dead process stop within a few seconds of each other. A live process releases the
+            // deliveries that it does not know of.
             await jobs.putBack(transaction, job)
             return undefined
           }

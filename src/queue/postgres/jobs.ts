@@ -1,74 +1,80 @@
-import type { Database, Row, Transaction } from './database.ts'
+import type { Database, Row, Transaction } from './session.ts'
 
-/** In pg-boss. */
+/** The place of a job in pg-boss. */
 interface Address {
   readonly queue: string
   readonly id: string
 }
 
-/** A claim on a delivery: a job of pg-boss that is ours until we end it, or our heart stops beating. */
+/** A claim on a delivery: a job of pg-boss that is ours until we end it or our heartbeat stops. */
 export interface Job extends Address {
-  /** pg-boss counts the fetches of a job: the next one's is not ours. */
+  /** pg-boss counts the fetches of a job. A later fetch belongs to another claim. */
   readonly retryCount: number
-  /** The delivery's. */
+  /** The delivery's key. */
   readonly key: number
 }
 
-/** A job whose heart stopped beating. */
+/** A job whose heartbeat stopped. */
 export interface LapsedJob extends Job {
-  /** Where it was before, and under which id. */
+  /** The job's former queue and id. */
   readonly lapsed: Address
 }
 
 /**
- * Jobs are tickets: one for each delivery that may run, in a queue for each handler. pg-boss gives each to one process
- * alone, and takes it away when that is dead; what waits behind another, for its retry or for quiet has none.
+ * Jobs are leases: one for each delivery that is ready or runs, in one queue per handler. pg-boss gives a job to
+ * exactly one process, and takes it away when that process is dead. A delivery that waits behind another, for its retry
+ * or for quiet has no job.
  */
 export interface Jobs {
-  /** @param ready of a statement that made them so: `handler`, `key`, `job` and `suspect` */
+  /** @param ready rows of the statement that made the deliveries ready: `handler`, `key`, `job` and `quarantined` */
   issue(transaction: Transaction, ready: readonly Row[]): Promise<void>
-  take(transaction: Transaction, wanted: { handler: string; count: number; suspect?: boolean }): Promise<Job[]>
+  take(transaction: Transaction, wanted: { handler: string; count: number; quarantined?: boolean }): Promise<Job[]>
   takeLapsed(transaction: Transaction): Promise<LapsedJob | undefined>
-  /** It is there again, for whoever takes it next. */
+  /** Makes the job available to the next process that asks. */
   putBack(transaction: Transaction, job: LapsedJob): Promise<void>
-  /** Some process has them, and was not found dead. */
+  /** Whether a process that is not known to be dead has one of these jobs. */
   areActive(transaction: Transaction, jobs: readonly Address[]): Promise<boolean>
   remove(transaction: Transaction, jobs: readonly Address[]): Promise<void>
-  /** Where the job of a delivery is that is ready or runs. */
+  /** The place of the job of a delivery that is ready or runs. */
   addressOf(handler: string, id: string): Address
-  /** They are not lapsed. */
+  /** Keeps the jobs from lapsing. */
   beat(jobs: readonly Job[]): Promise<void>
-  /** Takes away the jobs of those that do not beat. */
+  /** Takes jobs away from processes without a heartbeat. */
   lapse(): Promise<void>
 }
 
-/** Where pg-boss puts what it takes away. No file is called so: it would begin with a dot. */
+/**
+ * The queue into which pg-boss moves lapsed jobs. No handler's file can have this name, because it begins with a dot.
+ */
 const lapsedQueue = '.lapsed'
 
-/** Seconds. For pg-boss everything ends some day; for us a run ends by its own time, and what is owed is never dropped. */
+/**
+ * Seconds. pg-boss lets every job expire. Here a run ends by its own timeout, and a pending delivery is never dropped.
+ */
 const tenYears = 315_360_000
 
-/** A job that was given back because its process died is not lost when the next one dies with it. */
+/** A job of a dead process must not get lost if the next process dies with it. */
 const countless = 1_000_000
 
 /**
- * The oldest first, however often it was ready before; suspects above 0, the others not. A priority has 32 bits, so that
- * once in a thousand million deliveries new ones go before old ones, of other objects.
+ * The oldest delivery comes first, even if it was ready before. Quarantined deliveries have a priority above 0, the
+ * others do not. A priority has 32 bits, so once in a thousand million deliveries new ones go before old ones of other
+ * objects.
  */
-function priorityOf(key: number, isSuspect: boolean): number {
+function priorityOf(key: number, isQuarantined: boolean): number {
   const rank = key % 2 ** 30
-  return isSuspect ? 2 ** 30 - rank : -rank
+  return isQuarantined ? 2 ** 30 - rank : -rank
 }
 
-/** @param heartbeat milliseconds without a sign after which a process counts as dead */
+/** @param heartbeat milliseconds without a heartbeat after which a process counts as dead */
 export function createJobs({ boss }: Database, heartbeat: number): Jobs {
   const known = new Map<string, Promise<unknown>>()
 
-  /** A handler may be called anything, a queue of pg-boss not. */
+  /** A handler may have any name, but a queue of pg-boss may not. */
   const nameOf = (handler: string) =>
     handler.replaceAll(/[^\w.-]/gu, (character) => `/${character.codePointAt(0)?.toString(16)}/`)
 
-  /** A queue exists when it is told so; the first answer is kept. */
+  /** Creates the queue once, and caches the result. */
   async function ensure(queue: string): Promise<string> {
     let made = known.get(queue)
     if (made === undefined) {
@@ -97,11 +103,11 @@ export function createJobs({ boss }: Database, heartbeat: number): Jobs {
     async issue(transaction, ready) {
       for (const [handler, rows] of Map.groupBy(ready, ({ handler }) => String(handler))) {
         const queue = await ensure(nameOf(handler))
-        const jobs = rows.map(({ key, job, suspect }) => ({
+        const jobs = rows.map(({ key, job, quarantined }) => ({
           id: String(job),
           data: { key: Number(key) },
-          priority: priorityOf(Number(key), suspect === true),
-          // It is not pg-boss that tries again.
+          priority: priorityOf(Number(key), quarantined === true),
+          // The queue retries deliveries itself, so pg-boss must not.
           retryLimit: 0,
           deadLetter: lapsedQueue,
           heartbeatSeconds: Math.ceil(heartbeat / 1_000),
@@ -111,9 +117,9 @@ export function createJobs({ boss }: Database, heartbeat: number): Jobs {
         await boss.insert(queue, jobs, { db: transaction.db })
       }
     },
-    async take(transaction, { handler, count, suspect = false }) {
+    async take(transaction, { handler, count, quarantined = false }) {
       const queue = await ensure(nameOf(handler))
-      const which = suspect ? { minPriority: 1 } : { maxPriority: 0 }
+      const which = quarantined ? { minPriority: 1 } : { maxPriority: 0 }
       const jobs = await boss.fetch<{ key: number }>(queue, { ...which, batchSize: count, db: transaction.db })
       return jobs.map(({ id, retryCount, data }) => ({ queue, id, retryCount, key: data.key }))
     },

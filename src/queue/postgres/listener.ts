@@ -2,10 +2,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type ClientConfig, default as pg } from 'pg'
 import type { Logger } from 'pino'
 
-export interface ListenerParts {
+export interface ListenerDeps {
   readonly config: ClientConfig
   readonly channel: string
-  /** Called when somebody has spoken on the channel, and after every gap in listening. */
+  /** Called on each notification, and after every gap in listening. */
   readonly heard: () => void
   readonly log: Logger
 }
@@ -14,22 +14,23 @@ export interface Listener {
   close(): Promise<void>
 }
 
-/** Milliseconds, as are all of these. */
+/** Milliseconds, like all of these. */
 const heartbeatMs = 10_000
 const minPauseMs = 1_000
 const maxPauseMs = 30_000
 
 /**
- * One connection that listens, and comes back by itself.
+ * One connection that listens, and reconnects by itself.
  *
- * Not pg-boss's own: that takes its `error` listener away at the first error. PgBouncer passes on Postgres's last words
- * (57P01) and adds its own (08P01), so that a second error comes, and one that nobody listens to ends the process.
+ * The listener of pg-boss is not usable: it removes its `error` listener at the first error. PgBouncer passes on
+ * Postgres's final error (57P01) and adds its own (08P01). That second error has no listener, and would end the
+ * process.
  */
-export function createListener({ config, channel, heard, log }: ListenerParts): Listener {
+export function createListener({ config, channel, heard, log }: ListenerDeps): Listener {
   const closing = new AbortController()
   const { signal } = closing
 
-  /** Resolves to why it listens no more; calls back once it listens. */
+  /** Resolves to the reason why listening ended. Calls back once it listens. */
   async function listenOnce(listening: () => void): Promise<string> {
     const client = new pg.Client(config)
     const lost = Promise.withResolvers<string>()
@@ -57,7 +58,7 @@ export function createListener({ config, channel, heard, log }: ListenerParts): 
     } finally {
       clearInterval(heartbeat)
       signal.removeEventListener('abort', close)
-      // One that is frozen never says that it has ended.
+      // A frozen connection never reports its end.
       client.end().catch(() => undefined)
     }
   }

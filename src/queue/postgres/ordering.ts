@@ -1,36 +1,37 @@
-import { laneOf } from '../../events/ordering-key.ts'
-import type { Row, Transaction } from './database.ts'
+import { orderingKeyOf } from '../../events/ordering-key.ts'
 import type { NewDelivery } from '../queue.ts'
+import type { Row, Transaction } from './session.ts'
 
-export interface AddParts {
+export interface AddDeps {
   readonly deliveries: readonly (NewDelivery & { readonly run?: number })[]
-  /** Whose journal they stand in. */
+  /** The receiver whose journal has the events. */
   readonly receiver: string
-  /** Unix milliseconds, where it is not the database that tells the time. */
+  /** Unix milliseconds, or `null` if the database supplies the time. */
   readonly at: number | null
 }
 
 /**
- * Keeps those that are not there yet, and gives those that may run now, which need a job each: rows of `handler`, `key`,
- * `job` and `suspect`.
+ * Adds new deliveries, and skips existing ones. Returns the deliveries that may run now and need a job each, as rows of
+ * `handler`, `key`, `job` and `quarantined`.
  *
- * Whoever adds to a lane, or ends its head, holds the lane's lock until it commits. Without it an end that does not see
- * what is being added, and an addition that still sees the head, would leave the lane without one for ever. The keys of a
- * lane are given under its lock, so their order is that of the commits.
+ * A transaction that adds to an ordering key, or ends its head, takes the lock of the ordering key until it commits.
+ * Without the lock, an end may miss the delivery that is being added, while the addition still sees the head: the
+ * ordering key would then stay without a head forever. The keys of an ordering key are assigned under its lock, so
+ * their order is the order of the commits.
  */
 export function addDeliveries(
   transaction: Transaction,
-  { deliveries, receiver, at }: AddParts,
+  { deliveries, receiver, at }: AddDeps,
 ): Promise<readonly Row[]> {
-  const rows = deliveries.map(({ handler, event, segment, order, settle, run = 1 }) => ({
+  const rows = deliveries.map(({ handler, event, segment, order, debounce, run = 1 }) => ({
     id: event.id,
     handler: textOf(handler),
     run,
-    lane: order === 'none' ? null : laneOf(event),
+    ordering_key: order === 'none' ? null : orderingKeyOf(event),
     name: textOf(event.event),
     event: JSON.stringify(event),
     segment,
-    settle,
+    debounce,
   }))
   return transaction.query('SELECT * FROM b24_receiver.add_deliveries($1, $2, $3)', [
     JSON.stringify(rows),
@@ -39,17 +40,19 @@ export function addDeliveries(
   ])
 }
 
-/** As the functions do that change lanes. */
-export async function lockLanes(
+/** Takes the same locks as the SQL functions that change ordering keys. */
+export async function lockOrderingKeys(
   transaction: Transaction,
-  lanes: readonly { readonly handler: string; readonly lane: string | null }[],
+  orderingKeys: readonly { readonly handler: string; readonly orderingKey: string | null }[],
 ): Promise<void> {
-  const names = new Set(lanes.flatMap(({ handler, lane }) => (lane === null ? [] : [`${handler} ${lane}`])))
+  const names = new Set(
+    orderingKeys.flatMap(({ handler, orderingKey }) => (orderingKey === null ? [] : [`${handler} ${orderingKey}`])),
+  )
   if (names.size === 0) return
-  await transaction.query('SELECT b24_receiver.lock_lanes($1)', [[...names]])
+  await transaction.query('SELECT b24_receiver.lock_ordering_keys($1)', [[...names]])
 }
 
-/** Postgres keeps no NUL and no half of a surrogate pair in a text. */
+/** A text in Postgres can contain neither a NUL nor half of a surrogate pair. */
 export function textOf(text: string): string {
   return text.toWellFormed().replaceAll('\0', '\uFFFD')
 }

@@ -1,72 +1,75 @@
 import type { Logger } from 'pino'
 import { boundError } from '../../lib/error-text.ts'
+import type { Delivery, NewDelivery, Queue, Wanted } from '../queue.ts'
+import { eventIn, readNames, readStoredEvent, standInFor } from '../stored.ts'
 import { planRuns, startRuns, wakeDue } from './claim.ts'
-import { createClaims } from './held-claims.ts'
-import type { Database, Row, Session, Transaction } from './database.ts'
 import { createEnder } from './ends.ts'
+import { createClaims } from './held-claims.ts'
 import { createJobs } from './jobs.ts'
 import { addDeliveries, textOf } from './ordering.ts'
 import { readPosition, readState } from './schema.ts'
-import { doubtSeen, keepSeen, readSeen } from './snapshots.ts'
-import type { Delivery, NewDelivery, Queue, Wanted } from '../queue.ts'
-import { eventIn, readNames, readStoredEvent, standInFor } from '../stored.ts'
+import type { Database, Row, Session, Transaction } from './session.ts'
+import { keepSnapshots, markDirty, readSnapshot } from './snapshots.ts'
 
-export interface PgBossQueueParts {
+export interface PgBossQueueDeps {
   readonly database: Database
-  /** Whose journal it follows; the name of its position. */
+  /** The receiver whose journal is followed, which is the name of the position. */
   readonly receiver: string
-  /** This process: what one of the same name ran before is dead. */
+  /** The id of this process. Runs of a previous process with this id are dead. */
   readonly worker: string
-  /** Milliseconds without a sign after which a process counts as dead; more than an event loop may be blocked. */
+  /**
+   * Milliseconds without a heartbeat after which a process counts as dead. It must exceed the time for which an event
+   * loop may be blocked.
+   */
   readonly heartbeat: number
   readonly log: Logger
-  /** Unix milliseconds. Without it, as is meant, the database tells the time. */
+  /** Unix milliseconds, for tests. By default the database supplies the time. */
   readonly now?: () => number
 }
 
-/** So many at once: each holds locks, of which Postgres has some thousands for all. */
+/** Deliveries per transaction. Each takes locks, and Postgres has some thousands of them for all connections. */
 const longestAdd = 256
 
-/** Milliseconds between two looks for what others have made ready, or left behind. */
+/** Milliseconds between two checks for deliveries that other processes made ready or left behind. */
 const watchInterval = 1_000
 
-/** Where whoever adds something speaks. */
+/** The channel on which additions are notified. */
 export const channel = 'b24_receiver'
 
 /**
  * The distributed engine: any number of receivers add, any number of workers claim.
  *
- * What waits for what is in our tables (pg-lanes.ts); what may run is a job of pg-boss (pg-jobs.ts). Both change in one
- * transaction. Every call waits for the database as long as it takes.
+ * Our tables keep what waits for what (ordering.ts). Each delivery that may run has a job of pg-boss (jobs.ts). Both
+ * change in one transaction. Every call waits for the database for as long as it takes.
  */
-export function openPgBossQueue({ database, receiver, worker, heartbeat, log, now }: PgBossQueueParts): Queue {
+export function openPgBossQueue({ database, receiver, worker, heartbeat, log, now }: PgBossQueueDeps): Queue {
   const jobs = createJobs(database, heartbeat)
   const claims = createClaims({ database, jobs, worker, heartbeat, log })
   const { held } = claims
   const at = () => now?.() ?? null
   const ender = createEnder({ database, jobs, held, worker, at, log })
-  /** In the clock of this process. */
+  /** The clock of this process. */
   const local = now ?? Date.now
-  let isInDoubt = false
+  let isDirty = false
   let watching: NodeJS.Timeout | undefined
 
   const inTransaction = <T>(work: (transaction: Transaction) => Promise<T>) =>
     database.persist(() => database.transaction(work))
 
-  /** What a transaction has claimed counts when it is committed; whether it is, is not known when that fails. */
+  /** The claims of a transaction count once it is committed. After a failure it is unknown whether it was. */
   async function claiming<T>(work: (transaction: Transaction) => Promise<T>): Promise<T> {
     return database.persist(async () => {
       const before = new Set(held.keys())
       try {
         const result = await database.transaction(async (transaction) => {
-          if (isInDoubt) await claims.reconcile(transaction)
+          if (isDirty) await claims.reconcile(transaction)
           return work(transaction)
         })
-        isInDoubt = false
+        isDirty = false
         return result
       } catch (error) {
         for (const key of held.keys()) if (!before.has(key)) held.delete(key)
-        isInDoubt = true
+        isDirty = true
         throw error
       }
     })
@@ -81,17 +84,17 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       await inTransaction(async (transaction) => jobs.issue(transaction, await wakeDue(transaction, at())))
       planned = await plan(wanted, limit)
     }
-    const { suspect, counts } = planned
-    const isAlone = [...held.values()].some((one) => one.suspect)
-    if (suspect !== undefined || isAlone) {
-      if (suspect === undefined || held.size > 0) return []
-      return start([{ handler: suspect, count: 1, suspect: true }], wanted)
+    const { quarantined, counts } = planned
+    const isAlone = [...held.values()].some((one) => one.quarantined)
+    if (quarantined !== undefined || isAlone) {
+      if (quarantined === undefined || held.size > 0) return []
+      return start([{ handler: quarantined, count: 1, quarantined: true }], wanted)
     }
     return counts.length > 0 && limit > 0 ? start(counts, wanted) : []
   }
 
   async function start(
-    counts: readonly { readonly handler: string; readonly count: number; readonly suspect?: boolean }[],
+    counts: readonly { readonly handler: string; readonly count: number; readonly quarantined?: boolean }[],
     wanted: readonly Wanted[],
   ): Promise<Delivery[]> {
     const coalesce = new Map(wanted.map((one) => [one.handler, one.coalesce]))
@@ -102,16 +105,20 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       const byId = new Map(taken.map((job) => [job.id, job]))
       for (const row of rows) {
         const job = byId.get(String(row['job']))
-        if (job) held.set(Number(row['key']), { ...job, key: Number(row['key']), suspect: row['suspect'] === true })
+        if (job)
+          held.set(Number(row['key']), { ...job, key: Number(row['key']), quarantined: row['quarantined'] === true })
         byId.delete(String(row['job']))
       }
-      // Of deliveries that are no more, such as those that an operator dropped.
+      // These jobs belong to deliveries that no longer exist, such as those that an operator dropped.
       await jobs.remove(transaction, [...byId.values()])
       return toDeliveries(transaction, rows)
     })
   }
 
-  /** What was claimed does not say what it is about. That is asked only where an event cannot be read: each claim would pay. */
+  /**
+   * The rows of a claim lack the columns that describe the event. A second query reads them only for unreadable events,
+   * so that normal claims do not pay for it.
+   */
   async function toDeliveries(session: Session, rows: readonly Row[]): Promise<Delivery[]> {
     const read = rows.map((row) => ({ row, value: eventIn(row['event']) }))
     const damaged = read.filter(({ value }) => value === undefined).map(({ row }) => row['key'])
@@ -119,7 +126,7 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       (damaged.length === 0
         ? []
         : await session.query(
-            'SELECT key, event_id, name, lane, event, created_at FROM b24_receiver.delivery WHERE key = ANY($1::bigint[])',
+            'SELECT key, event_id, name, ordering_key, event, created_at FROM b24_receiver.delivery WHERE key = ANY($1::bigint[])',
             [damaged],
           )
       ).map((row) => [Number(row['key']), row]),
@@ -138,7 +145,7 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
 
   return {
     position: () => database.persist(() => readPosition(database, receiver)),
-    async add(deliveries, position, unseen = []) {
+    async add(deliveries, position, droppedSnapshots = []) {
       for (let from = 0; from === 0 || from < deliveries.length; from += longestAdd) {
         const chunk = deliveries.slice(from, from + longestAdd)
         const isLast = from + longestAdd >= deliveries.length
@@ -149,9 +156,9 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
           await jobs.issue(transaction, ready)
           if (ready.length > 0) await transaction.query(`NOTIFY ${channel}`)
           if (!isLast) return
-          await keepSeen(
+          await keepSnapshots(
             transaction,
-            unseen.map((about) => ({ about, seen: null })),
+            droppedSnapshots.map((about) => ({ about, snapshot: null })),
           )
           await transaction.query(
             `INSERT INTO b24_receiver.position (receiver, segment, "offset", first) VALUES ($1, $2, $3, $4)
@@ -163,9 +170,9 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       }
     },
     claim,
-    done: (delivery, seen) => ender.end(delivery, { how: 'done', seen }),
-    seen: (delivery) => database.persist(() => readSeen(database, delivery)),
-    doubt: (delivery) => database.persist(() => doubtSeen(database, delivery)),
+    done: (delivery, snapshot) => ender.end(delivery, { how: 'done', snapshot }),
+    snapshot: (delivery) => database.persist(() => readSnapshot(database, delivery)),
+    markDirty: (delivery) => database.persist(() => markDirty(database, delivery)),
     dead: (delivery, error) => ender.end(delivery, { how: 'dead', error }),
     async noteFailure({ key, attempt }, error) {
       await database.persist(() =>
@@ -185,16 +192,16 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       ender.end(delivery, { how: 'retry', delay: until(due), alone, ...more }),
     postpone: (delivery, { due, error }) => ender.end(delivery, { how: 'postponed', delay: until(due), error }),
     release: (delivery) => ender.end(delivery, { how: 'released' }),
-    async resume() {
+    async resumePostponed() {
       await inTransaction(async (transaction) => {
         const ready = await transaction.query(
           `UPDATE b24_receiver.delivery SET state = 'ready', since = NULL, due = NULL, job = gen_random_uuid()
-           WHERE state = 'waiting' AND postponed RETURNING handler, key, job, suspect`,
+           WHERE state = 'waiting' AND postponed RETURNING handler, key, job, quarantined`,
         )
         await jobs.issue(transaction, ready)
       })
     },
-    async recover() {
+    async reclaim() {
       return claiming(async (transaction) => {
         const row = await claims.takeOver(transaction)
         return row && (await toDeliveries(transaction, [row]))[0]
@@ -210,45 +217,45 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
         database.query(
           `SELECT known.name,
              (SELECT count(*) FROM b24_receiver.delivery
-              WHERE handler = known.name AND state IN ('blocked', 'ready', 'running', 'waiting')) AS owed
+              WHERE handler = known.name AND state IN ('blocked', 'ready', 'running', 'waiting')) AS pending
            FROM b24_receiver.handler AS known ORDER BY known.name COLLATE "C"`,
         ),
       )
-      return new Map(rows.map((row) => [String(row['name']), Number(row['owed'])]))
+      return new Map(rows.map((row) => [String(row['name']), Number(row['pending'])]))
     },
-    async remembered() {
+    async registeredHandlers() {
       const rows = await database.persist(() =>
-        database.query('SELECT name, events, ordered, settle FROM b24_receiver.handler ORDER BY name COLLATE "C"'),
+        database.query('SELECT name, events, ordered, debounce FROM b24_receiver.handler ORDER BY name COLLATE "C"'),
       )
       return rows.map((row) => ({
         name: String(row['name']),
         events: readNames(row['events']),
         order: row['ordered'] === 'none' ? 'none' : 'object',
-        settle: Number(row['settle']),
+        debounce: Number(row['debounce']),
       }))
     },
-    async remember(handlers) {
+    async registerHandlers(handlers) {
       await inTransaction(async (transaction) => {
         await transaction.query(
-          `INSERT INTO b24_receiver.handler (name, events, ordered, settle, loaded_at)
-           SELECT name, events, ordered, settle, b24_receiver.at($2)
-           FROM json_to_recordset($1::text::json) AS known (name text, events text, ordered text, settle bigint)
+          `INSERT INTO b24_receiver.handler (name, events, ordered, debounce, loaded_at)
+           SELECT name, events, ordered, debounce, b24_receiver.at($2)
+           FROM json_to_recordset($1::text::json) AS known (name text, events text, ordered text, debounce bigint)
            ORDER BY name
            ON CONFLICT (name) DO UPDATE SET events = excluded.events, ordered = excluded.ordered,
-             settle = excluded.settle, loaded_at = excluded.loaded_at`,
+             debounce = excluded.debounce, loaded_at = excluded.loaded_at`,
           [
             JSON.stringify(
-              handlers.map(({ name, events, order, settle }) => ({
+              handlers.map(({ name, events, order, debounce }) => ({
                 name,
                 events: JSON.stringify(events),
                 ordered: order,
-                settle,
+                debounce,
               })),
             ),
             at(),
           ],
         )
-        await transaction.query('DELETE FROM b24_receiver.seen WHERE handler = ANY($1)', [
+        await transaction.query('DELETE FROM b24_receiver.snapshot WHERE handler = ANY($1)', [
           handlers.filter(({ onChange }) => !onChange).map(({ name }) => name),
         ])
       })
@@ -257,10 +264,10 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     watch({ changed, died }) {
       claims.start(died)
       watching = setInterval(changed, watchInterval)
-      // Without it everything comes as well, up to a second later.
+      // Without notifications, changes are noticed up to a second later.
       database.listen(channel, changed)
     },
-    hurry: () => database.hurry(),
+    failFast: () => database.failFast(),
     async prune(segment) {
       await database.persist(() =>
         database.query(
@@ -278,7 +285,10 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
   }
 }
 
-/** Of those for handlers that are not loaded only what is not forgotten, which nobody can forget before this is over. */
+/**
+ * Removes the deliveries whose handler is neither loaded nor registered. A handler cannot be forgotten until this
+ * transaction ends.
+ */
 async function withoutForgotten(
   transaction: Transaction,
   deliveries: readonly NewDelivery[],
@@ -297,7 +307,7 @@ function whatIsKnown(row: Row): Pick<Delivery, 'event' | 'unreadable'> {
   const about = {
     id: String(row['event_id']),
     name: String(row['name']),
-    lane: typeof row['lane'] === 'string' ? row['lane'] : null,
+    orderingKey: typeof row['ordering_key'] === 'string' ? row['ordering_key'] : null,
   }
   const stored = readStoredEvent(row['event'], about)
   return {

@@ -1,11 +1,11 @@
-import type { Session } from './database.ts'
-import { bossSchema, SchemaError } from './schema.ts'
 import type { Ownership } from './errors.ts'
+import { bossSchema, SchemaError } from './schema.ts'
+import type { Session } from './session.ts'
 
 /**
- * What has to be true of any server and database, before anything is made there.
+ * Checks the requirements for a server and database, before anything is created there.
  *
- * @throws {SchemaError} where it is not, and nothing but another database helps
+ * @throws {SchemaError} if only another database helps
  */
 export async function inspectServer(session: Session): Promise<Ownership> {
   const [facts] = await session.query(
@@ -13,7 +13,7 @@ export async function inspectServer(session: Session): Promise<Ownership> {
        current_setting('server_version_num')::integer AS version, current_setting('server_version') AS version_name`,
   )
   const encoding = String(facts?.['encoding'])
-  // What it cannot keep would come one day, in the title of a deal, and stop everything behind it.
+  // Otherwise an unsupported character, for example in the title of a deal, would one day stop everything behind it.
   if (encoding !== 'UTF8')
     throw new SchemaError(
       `the database "${String(facts?.['database'])}" has the encoding ${encoding}, and Bitrix24's texts need UTF8: make another one (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0), and set DATABASE_URL to it`,

@@ -1,57 +1,57 @@
-import type { JournalledEvent } from '../../journal/follow.ts'
-import { laneOf } from '../../events/ordering-key.ts'
-import type { Session, Transaction } from './database.ts'
+import type { JournalledEvent } from '../../events/event.ts'
+import { orderingKeyOf } from '../../events/ordering-key.ts'
+import type { Snapshot, SnapshotFields } from '../queue.ts'
+import { readSnapshotFields } from '../stored.ts'
 import { textOf } from './ordering.ts'
-import type { Seen, SeenFields } from '../queue.ts'
-import { readSeenFields } from '../stored.ts'
+import type { Session, Transaction } from './session.ts'
 
-/** What is kept of an object for a handler with `onChange`, see `Queue`. */
+/** The key of a snapshot that a handler with `onChange` has of an object, see `Queue`. */
 export interface About {
   readonly handler: string
   readonly event: JournalledEvent
 }
 
-export async function readSeen(session: Session, { handler, event }: About): Promise<Seen | undefined> {
-  const [row] = await session.query('SELECT fields, doubt FROM b24_receiver.seen WHERE handler = $1 AND lane = $2', [
-    textOf(handler),
-    laneOf(event),
-  ])
+export async function readSnapshot(session: Session, { handler, event }: About): Promise<Snapshot | undefined> {
+  const [row] = await session.query(
+    'SELECT fields, dirty FROM b24_receiver.snapshot WHERE handler = $1 AND ordering_key = $2',
+    [textOf(handler), orderingKeyOf(event)],
+  )
   if (row === undefined) return undefined
-  const fields = readSeenFields(row['fields'])
-  // What nobody can read is not taken for unchanged.
-  return { fields: fields ?? {}, isInDoubt: fields === undefined || row['doubt'] === true }
+  const fields = readSnapshotFields(row['fields'])
+  // An unreadable snapshot does not count as unchanged.
+  return { fields: fields ?? {}, isDirty: fields === undefined || row['dirty'] === true }
 }
 
-export async function doubtSeen(session: Session, { handler, event }: About): Promise<void> {
-  await session.query('UPDATE b24_receiver.seen SET doubt = true WHERE handler = $1 AND lane = $2', [
+export async function markDirty(session: Session, { handler, event }: About): Promise<void> {
+  await session.query('UPDATE b24_receiver.snapshot SET dirty = true WHERE handler = $1 AND ordering_key = $2', [
     textOf(handler),
-    laneOf(event),
+    orderingKeyOf(event),
   ])
 }
 
-/** @param told of each the fields, or `null` where nothing is to be kept */
-export async function keepSeen(
+/** @param told the fields of each snapshot, or `null` to drop it */
+export async function keepSnapshots(
   transaction: Transaction,
-  told: readonly { readonly about: About; readonly seen: SeenFields | null }[],
+  told: readonly { readonly about: About; readonly snapshot: SnapshotFields | null }[],
 ): Promise<void> {
   if (told.length === 0) return
-  const rows = told.map(({ about: { handler, event }, seen }) => ({
+  const rows = told.map(({ about: { handler, event }, snapshot }) => ({
     handler: textOf(handler),
-    lane: laneOf(event),
-    fields: seen && JSON.stringify(seen),
+    ordering_key: orderingKeyOf(event),
+    fields: snapshot && JSON.stringify(snapshot),
   }))
   await transaction.query(
     `WITH told AS (
-       SELECT * FROM json_to_recordset($1::text::json) AS told (handler text, lane text, fields text)
-       WHERE lane IS NOT NULL
+       SELECT * FROM json_to_recordset($1::text::json) AS told (handler text, ordering_key text, fields text)
+       WHERE ordering_key IS NOT NULL
      ),
      dropped AS (
-       DELETE FROM b24_receiver.seen USING told
-       WHERE seen.handler = told.handler AND seen.lane = told.lane AND told.fields IS NULL
+       DELETE FROM b24_receiver.snapshot USING told
+       WHERE snapshot.handler = told.handler AND snapshot.ordering_key = told.ordering_key AND told.fields IS NULL
      )
-     INSERT INTO b24_receiver.seen (handler, lane, fields)
-     SELECT handler, lane, fields FROM told WHERE fields IS NOT NULL
-     ON CONFLICT (handler, lane) DO UPDATE SET fields = excluded.fields, doubt = false`,
+     INSERT INTO b24_receiver.snapshot (handler, ordering_key, fields)
+     SELECT handler, ordering_key, fields FROM told WHERE fields IS NOT NULL
+     ON CONFLICT (handler, ordering_key) DO UPDATE SET fields = excluded.fields, dirty = false`,
     [JSON.stringify(rows)],
   )
 }

@@ -4,43 +4,46 @@ import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import type { Deliveries, DeliveryRecord, ObjectSelection } from '../deliveries.ts'
-import { explainQueueFile } from './integrity.ts'
+import { isAbout, needlesOf, readNames, readOrderingKey, readStoredEvent, type Stored } from '../stored.ts'
 import { eraseRows, scrub } from './erase.ts'
-import { createLanes } from './ordering.ts'
+import { explainQueueFile } from './integrity.ts'
+import { createOrderingKeys } from './ordering.ts'
 import { inTransaction, isCurrent, readPosition, readState } from './schema.ts'
-import { isAbout, needlesOf, readLane, readNames, readStoredEvent, type Stored } from '../stored.ts'
 
-export interface SqliteDeliveriesParts {
+export interface SqliteDeliveriesDeps {
   readonly path: string
-  /** To change something, where the file may be written. */
+  /** `write` requires the right to write to the file. */
   readonly mode: 'read' | 'write'
   readonly now?: () => number
 }
 
-/** Milliseconds that a dispatcher at work is waited for. */
+/** Milliseconds to wait for the lock of a running dispatcher. */
 const patience = 5_000
 
-/** Deliveries of one transaction, and the milliseconds between two in which a dispatcher at work gets its turn. */
+/**
+ * Deliveries per transaction, and milliseconds between two transactions, in which a running dispatcher gets its turn.
+ */
 const atOnce = 1_000
 const breath = 5
 
 /**
- * The deliveries of the embedded engine, for tools. Beside a dispatcher each change is one short transaction.
+ * The deliveries of the embedded engine, for tools. Each change is one short transaction, because a dispatcher may be
+ * running.
  *
- * @throws {Error} when there is no such file, this user may not read it, or another version wrote it
+ * @throws {Error} if there is no such file, this user may not read it, or another version wrote it
  */
-export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliveriesParts): Deliveries {
+export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliveriesDeps): Deliveries {
   const db = named(() => (mode === 'write' ? openToWrite(path) : openToRead(path)), path)
   if (!named(() => isCurrent(db), path)) {
     db.close()
     throw new Error(`${path} was written by another version of the receiver: use its tools, or start this one`)
   }
-  const lanes = createLanes(db, now)
+  const orderingKeys = createOrderingKeys(db, now)
   const sql = {
     handlers: db.prepare(`
       SELECT known.*,
         (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'blocked') +
-        (SELECT count(*) FROM delivery WHERE handler = known.name AND state IN ('ready', 'running', 'waiting')) AS owed,
+        (SELECT count(*) FROM delivery WHERE handler = known.name AND state IN ('ready', 'running', 'waiting')) AS pending,
         (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'dead') AS dead
       FROM handler AS known ORDER BY known.name`),
     ofEvent: db.prepare('SELECT * FROM delivery WHERE event_id = ? ORDER BY key'),
@@ -59,21 +62,21 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
       SELECT max(key) AS last, count(*) AS count FROM (SELECT key FROM delivery WHERE handler = ? AND key > ? ORDER BY key LIMIT ${atOnce})`),
     forgetSome: db.prepare('DELETE FROM delivery WHERE handler = ? AND key > ? AND key <= ?'),
     forgetWrites: db.prepare('DELETE FROM own_write WHERE handler = ?'),
-    forgetSeen: db.prepare('DELETE FROM seen WHERE handler = ?'),
+    forgetSeen: db.prepare('DELETE FROM snapshot WHERE handler = ?'),
     about: db.prepare(`
       SELECT * FROM delivery
-      WHERE instr(lane, ?) > 0 OR instr(event, ?) > 0 OR event_id IN (SELECT value FROM json_each(?)) ORDER BY key`),
-    owed: db.prepare(`
-      SELECT count(*) AS owed FROM delivery
+      WHERE instr(ordering_key, ?) > 0 OR instr(event, ?) > 0 OR event_id IN (SELECT value FROM json_each(?)) ORDER BY key`),
+    pending: db.prepare(`
+      SELECT count(*) AS pending FROM delivery
       WHERE handler = ? AND state IN ('blocked', 'ready', 'running', 'waiting', 'dead')`),
   }
 
   function rowsAbout(about: ObjectSelection) {
-    const { inLane, inEvent } = needlesOf(about.object)
-    return sql.about.all(inLane, inEvent, JSON.stringify(about.events)).filter((row) => isAbout(row, about))
+    const { inOrderingKey, inEvent } = needlesOf(about.object)
+    return sql.about.all(inOrderingKey, inEvent, JSON.stringify(about.events)).filter((row) => isAbout(row, about))
   }
 
-  /** The first is for the event when it is followed, whenever that is. */
+  /** Run 1 is reserved for the event when it is followed, whenever that is. */
   const nextRun = (event: string, handler: string) => Number(sql.lastRun.get(event, handler)?.['run'] ?? 1) + 1
 
   return {
@@ -84,9 +87,9 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
         name: String(row['name']),
         events: readNames(row['events']),
         order: row['ordered'] === 'none' ? 'none' : row['ordered'] === 'object' ? 'object' : undefined,
-        settle: numberOf(row['settle']),
+        debounce: numberOf(row['debounce']),
         loadedAt: numberOf(row['loaded_at']),
-        owed: Number(row['owed']),
+        pending: Number(row['pending']),
         dead: Number(row['dead']),
       })),
     ofEvent: (id) => sql.ofEvent.all(id).map(toRecord),
@@ -103,7 +106,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
     },
     keptBytes: (id) => {
       const rows = sql.kept.all(id)
-      // Of several those that cannot be read are the ones that are asked for.
+      // If there are several rows, the unreadable one is of interest.
       const row = rows.find((one) => 'unreadable' in (storedOf(one, bytesOf(one)) ?? {})) ?? rows[0]
       return row && bytesOf(row)
     },
@@ -130,17 +133,17 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
           const stored = storedOf(row, bytesOf(sql.kept.all(id).find((one) => one['key'] === key) ?? {}))
           if (!stored || !('event' in stored)) continue
           const run = nextRun(String(id), String(handler))
-          lanes.add(
+          orderingKeys.add(
             {
               handler: String(handler),
               event: stored.event,
               segment: Number(row['segment']),
-              order: row['lane'] === null ? 'none' : 'object',
-              settle: 0,
+              order: row['ordering_key'] === null ? 'none' : 'object',
+              debounce: 0,
             },
             run,
           )
-          // It went into the later one: what it failed of stays with it.
+          // The dead delivery keeps its failures.
           sql.retried.run(sql.keyOf.get(id, handler, run)?.['key'] ?? null, key)
           count++
         }
@@ -149,34 +152,36 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
     drop: (dead) => inTransaction(db, () => dead.reduce((sum, { key }) => sum + Number(sql.drop.run(key).changes), 0)),
     replay: (deliveries) =>
       inTransaction(db, () => {
-        for (const delivery of deliveries) lanes.add(delivery, nextRun(delivery.event.id, delivery.handler))
+        for (const delivery of deliveries) orderingKeys.add(delivery, nextRun(delivery.event.id, delivery.handler))
       }),
     async forget(handler) {
-      const owed = Number(sql.owed.get(handler)?.['owed'])
-      /** @returns the last of those that were forgotten, while some may be left */
+      const pending = Number(sql.pending.get(handler)?.['pending'])
+      /** @returns the last deleted key, while some deliveries may be left */
       const forgetSome = (from: number) =>
         inTransaction(db, () => {
-          // What it runs would go on, and the next of its object start beside it.
+          // The run would go on, and the next delivery of its object would start beside it.
           if (sql.isRunning.get(handler))
             throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
           const { last = null, count } = sql.some.get(handler, from) ?? {}
           sql.forgetSome.run(handler, from, last)
           if (count === atOnce) return Number(last)
-          // With the last of them, because a dispatcher may keep events for it until it is not known any more; and at the
-          // end, so that one that is cut off can be done again.
+          // The handler is deleted together with its last deliveries, because a dispatcher may add events for it as
+          // long as it is registered. It is deleted at the end, so that an interrupted call can be repeated.
           sql.forgetWrites.run(handler)
           sql.forgetSeen.run(handler)
           sql.forgetHandler.run(handler)
           return undefined
         })
       for (let last = forgetSome(0); last !== undefined; last = forgetSome(last)) await sleep(breath)
-      return owed
+      return pending
     },
     ofObject: (about) => rowsAbout(about).map(toRecord),
     async erase(about, isAbandoned) {
-      // What is freed is overwritten.
+      // SQLite overwrites the freed bytes.
       db.exec('PRAGMA secure_delete = ON')
-      const dropped = inTransaction(db, () => eraseRows(db, { about, isAbandoned, rows: rowsAbout(about), lanes }))
+      const dropped = inTransaction(db, () =>
+        eraseRows(db, { about, isAbandoned, rows: rowsAbout(about), orderingKeys }),
+      )
       await scrub(db)
       return dropped
     },
@@ -184,7 +189,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
   }
 }
 
-/** What SQLite throws names no file. */
+/** SQLite's errors do not name the file. */
 function named<T>(open: () => T, path: string): T {
   try {
     return open()
@@ -210,8 +215,8 @@ const SQLITE_CANTOPEN = 14
 const SQLITE_READONLY = 8
 
 /**
- * A WAL database is read through files beside it, which a user who may only read cannot make. When its last writer closed
- * it they are gone, and nobody writes: then it may be read as it is.
+ * SQLite reads a WAL database through files beside it, which a read-only user cannot create. They are missing after the
+ * last writer has closed the database. With no writer left, the file may be opened as immutable.
  */
 function openToRead(path: string): DatabaseSync {
   if (!existsSync(path)) throw new Error(`${path} is not there: no handler has run yet`)
@@ -230,14 +235,14 @@ function openToRead(path: string): DatabaseSync {
 }
 
 function toRecord(row: Record<string, SQLOutputValue>): DeliveryRecord {
-  const { lane = null } = row
+  const { ordering_key: orderingKey = null } = row
   const stored = storedOf(row)
   return {
     key: Number(row['key']),
     handler: String(row['handler']),
     event: String(row['event_id']),
     name: String(row['name']),
-    object: stored && 'event' in stored ? stored.event.object : readLane(lane)[1],
+    object: stored && 'event' in stored ? stored.event.object : readOrderingKey(orderingKey)[1],
     run: Number(row['run']),
     state: row['state'] as DeliveryRecord['state'],
     postponed: row['postponed'] === 1,
@@ -252,11 +257,15 @@ function toRecord(row: Record<string, SQLOutputValue>): DeliveryRecord {
   }
 }
 
-/** `undefined` where none is kept, as of what is done. */
+/** Returns `undefined` if no event is stored, as for a finished delivery. */
 function storedOf(row: Record<string, SQLOutputValue>, bytes?: Uint8Array): Stored | undefined {
-  const { event = null, lane = null } = row
+  const { event = null, ordering_key: orderingKey = null } = row
   if (event === null) return undefined
-  const about = { id: String(row['event_id']), name: String(row['name']), lane: typeof lane === 'string' ? lane : null }
+  const about = {
+    id: String(row['event_id']),
+    name: String(row['name']),
+    orderingKey: typeof orderingKey === 'string' ? orderingKey : null,
+  }
   return readStoredEvent(event, about, () => bytes)
 }
 

@@ -1,19 +1,24 @@
 import type { DatabaseSync, SQLOutputValue } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type ObjectSelection, RunNotEnded } from '../deliveries.ts'
-import type { Lanes } from './ordering.ts'
-import { isLaneOf, needlesOf } from '../stored.ts'
+import { isOrderingKeyOf, needlesOf } from '../stored.ts'
+import type { OrderingKeys } from './ordering.ts'
 
-export interface EraseParts {
+export interface EraseDeps {
   readonly about: ObjectSelection
   readonly isAbandoned: boolean
-  /** Of the deliveries about it. */
+  /** The deliveries about the object. */
   readonly rows: readonly Record<string, SQLOutputValue>[]
-  readonly lanes: Lanes
+  readonly orderingKeys: OrderingKeys
 }
 
-/** Inside the caller's transaction. @returns how many were dropped @throws {RunNotEnded} */
-export function eraseRows(db: DatabaseSync, { about, isAbandoned, rows, lanes }: EraseParts): number {
+/**
+ * Runs inside the caller's transaction.
+ *
+ * @returns how many deliveries were dropped
+ * @throws {RunNotEnded}
+ */
+export function eraseRows(db: DatabaseSync, { about, isAbandoned, rows, orderingKeys }: EraseDeps): number {
   const running = rows.find(({ state }) => state === 'running')
   if (running && !isAbandoned)
     throw new RunNotEnded({ handler: String(running['handler']), event: String(running['event_id']) })
@@ -26,34 +31,35 @@ export function eraseRows(db: DatabaseSync, { about, isAbandoned, rows, lanes }:
     db.prepare('UPDATE delivery SET error = NULL WHERE key = ?'),
   ]
   for (const { key = null } of ended) for (const statement of forget) statement.run(key)
-  for (const table of ['seen', 'own_write']) {
-    const found = db.prepare(`SELECT DISTINCT lane FROM ${table} WHERE instr(lane, ?) > 0`)
-    const remove = db.prepare(`DELETE FROM ${table} WHERE lane = ?`)
-    for (const { lane = null } of found.all(needlesOf(about.object).inLane)) if (isLaneOf(lane, about)) remove.run(lane)
+  for (const table of ['snapshot', 'own_write']) {
+    const found = db.prepare(`SELECT DISTINCT ordering_key FROM ${table} WHERE instr(ordering_key, ?) > 0`)
+    const remove = db.prepare(`DELETE FROM ${table} WHERE ordering_key = ?`)
+    for (const { ordering_key: orderingKey = null } of found.all(needlesOf(about.object).inOrderingKey))
+      if (isOrderingKeyOf(orderingKey, about)) remove.run(orderingKey)
   }
-  unblock(db, dropped, lanes)
+  unblock(db, dropped, orderingKeys)
   return dropped.length
 }
 
-/** What came after it may wait behind what is gone. */
-function unblock(db: DatabaseSync, dropped: EraseParts['rows'], lanes: Lanes): void {
+/** Later deliveries may wait behind a deleted one. */
+function unblock(db: DatabaseSync, dropped: EraseDeps['rows'], orderingKeys: OrderingKeys): void {
   const head = db.prepare(
-    "SELECT 1 FROM delivery WHERE handler = ? AND lane = ? AND state IN ('ready', 'running', 'waiting')",
+    "SELECT 1 FROM delivery WHERE handler = ? AND ordering_key = ? AND state IN ('ready', 'running', 'waiting')",
   )
-  for (const { handler, lane } of dropped)
-    if (typeof lane === 'string' && typeof handler === 'string' && head.get(handler, lane) === undefined)
-      lanes.unblock(handler, lane)
+  for (const { handler, ordering_key: orderingKey } of dropped)
+    if (typeof orderingKey === 'string' && typeof handler === 'string' && head.get(handler, orderingKey) === undefined)
+      orderingKeys.unblock(handler, orderingKey)
 }
 
-/** A reader of the WAL keeps it for as long as it reads: tries, with the milliseconds between two. */
+/** Tries, and milliseconds between two. A reader keeps the WAL for as long as it reads. */
 const [tries, interval] = [100, 100]
 
 /**
- * Rewrites the file without what was freed in it, by this process or by others that do not overwrite what they free, and
- * empties the WAL, which has the old pages.
+ * Rewrites the file without its freed bytes, and empties the WAL, which has the old pages. Other processes may have
+ * freed bytes without overwriting them.
  */
 export async function scrub(db: DatabaseSync): Promise<void> {
-  // Else the copy that VACUUM makes would be a file in the folder for temporary ones.
+  // Without this, VACUUM would write its copy to a file in the folder for temporary files.
   db.exec('PRAGMA temp_store = MEMORY; VACUUM')
   const checkpoint = db.prepare('PRAGMA wal_checkpoint(TRUNCATE)')
   for (let left = tries; Number(checkpoint.get()?.['busy']) !== 0; left--) {

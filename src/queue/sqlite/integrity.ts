@@ -2,7 +2,7 @@ import { accessSync, constants, existsSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { Worker } from 'node:worker_threads'
 
-/** `dispatch.db` cannot be used; the message names the file, says what is wrong with it and what to do. */
+/** `dispatch.db` cannot be used. The message names the file, the problem and the way out. */
 export class QueueFileError extends Error {
   override readonly name = 'QueueFileError'
 }
@@ -12,13 +12,17 @@ const SQLITE_CORRUPT = 11
 const SQLITE_CANTOPEN = 14
 const SQLITE_NOTADB = 26
 
-/** The words of `PRAGMA integrity_check` that a message has room for. */
+/** The maximum number of findings of `PRAGMA integrity_check` in a message. */
 const maxWords = 3
 
-/** What SQLite has thrown, where the file is to blame for it, with the file's name and the way out; anything else as it is. */
+/**
+ * If the file caused SQLite's error, returns an error with the file's name and the way out. Returns any other error
+ * unchanged.
+ */
 export function explainQueueFile(error: unknown, path: string): unknown {
   if (!(error instanceof Error) || !('errcode' in error)) return error
-  // Extended codes have the kind in their last byte: https://www.sqlite.org/rescode.html#primary_result_codes_versus_extended_result_codes
+  // The last byte of an extended code is its primary code:
+  // https://www.sqlite.org/rescode.html#primary_result_codes_versus_extended_result_codes
   const code = Number(error.errcode) & 0xff
   if (code === SQLITE_READONLY || code === SQLITE_CANTOPEN) {
     if (!mayWrite(path))
@@ -26,7 +30,7 @@ export function explainQueueFile(error: unknown, path: string): unknown {
         `${path} may not be written by user ${process.getuid?.()}: give the file and its folder to the receiver's user, chown -R. Posts are accepted meanwhile, no handler runs`,
         { cause: error },
       )
-    // SQLite writes to no file whose header names a later format.
+    // SQLite does not write to a file whose header names a later format.
     if (code === SQLITE_READONLY) return damaged(path, error.message, error)
   }
   return code === SQLITE_CORRUPT || code === SQLITE_NOTADB ? damaged(path, error.message, error) : error
@@ -50,8 +54,8 @@ function mayWrite(path: string): boolean {
 }
 
 /**
- * Compares every table with its indexes: a delivery that an index has lost would never run, and nobody would say so. In a
- * thread of its own, because a large file takes longer than an event loop may stand still.
+ * Compares every table with its indexes: a delivery that is missing from an index would silently never run. The check
+ * has a thread of its own, because for a large file it takes longer than an event loop may be blocked.
  *
  * @throws {QueueFileError}
  */
@@ -61,7 +65,7 @@ export async function checkQueueFile(path: string): Promise<void> {
   if (words.length > 0) throw damaged(path, words.slice(0, maxWords).join('; '))
 }
 
-/** What `PRAGMA integrity_check` says, or why it could not be asked; nothing where all is well. */
+/** Returns the findings of `PRAGMA integrity_check`, or the reason why it failed; nothing if the file is intact. */
 function lookInThread(path: string): Promise<readonly string[]> {
   return new Promise((resolve, reject) => {
     const thread = new Worker(new URL('../../bin/integrity-check-thread.ts', import.meta.url), { workerData: path })

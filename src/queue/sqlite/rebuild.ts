@@ -1,13 +1,15 @@
 import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
-import type { JournalledEvent, Position } from '../../journal/follow.ts'
-import { laneOf } from '../../events/ordering-key.ts'
-import { matcherOf } from '../../lib/pattern.ts'
-import type { Named, Row, Salvage } from './salvage.ts'
-import { openSqliteQueue } from './queue.ts'
-import { inTransaction } from './schema.ts'
-import { readNames, readSeenFields, readStoredEvent } from '../stored.ts'
+import type { JournalledEvent } from '../../events/event.ts'
+import { orderingKeyOf } from '../../events/ordering-key.ts'
+import type { Position } from '../../journal/position.ts'
 
-/** An event of the journal, and its place in the order of all. */
+import { matcherOf } from '../../lib/pattern.ts'
+import { readNames, readSnapshotFields, readStoredEvent } from '../stored.ts'
+import { openSqliteQueue } from './queue.ts'
+import type { Named, Row, Salvage } from './salvage.ts'
+import { inTransaction } from './schema.ts'
+
+/** An event of the journal, and its place in the order of all events. */
 export interface Placed {
   readonly event: JournalledEvent
   readonly at: Position
@@ -16,9 +18,9 @@ export interface Placed {
 
 export interface JournalIndex {
   readonly places: ReadonlyMap<string, { readonly order: number; readonly at: Position; readonly name: string }>
-  /** By order. */
+  /** Reads the events with these orders. */
   readonly read: (orders: ReadonlySet<number>) => Promise<ReadonlyMap<number, Placed>>
-  /** Whether a line begins there, or the journal ends there. */
+  /** Whether a line begins at the position, or the journal ends there. */
   readonly isPlace: (position: Position) => Promise<boolean>
 }
 
@@ -26,26 +28,26 @@ export interface JournalIndex {
 export interface Uncertain {
   readonly event: string
   readonly handler: string
-  /** Why it is not known. */
+  /** Why its state is unknown. */
   readonly why: string
 }
 
-/** What a repaired file holds, and what nobody can know. */
+/** The contents of a repaired file, and what cannot be known. */
 export interface Plan {
   readonly rows: readonly PlannedRow[]
-  /** Where following goes on; `undefined`: nobody knows, DISPATCH_FROM must say it. */
+  /** Where following continues. If it is `undefined`, DISPATCH_FROM must say it. */
   readonly position: Position | undefined
   readonly isPositionRead: boolean
-  /** May have run already, and will run again. */
+  /** Deliveries that may have run already, and will run again. */
   readonly again: readonly Uncertain[]
-  /** Their event is in no journal and no row: nothing can be run. */
+  /** Deliveries that cannot run, because neither the journal nor a row has their event. */
   readonly gone: readonly Uncertain[]
 }
 
 export interface PlannedRow {
-  /** By which they are ordered; a row that is made between two others has a fraction. */
+  /** The sort key of the row. A row that is inserted between two others has a fraction. */
   readonly place: number
-  /** Its key in the damaged file, where it had one. */
+  /** The row's key in the damaged file, if it had one. */
   readonly key: number | undefined
   readonly values: Readonly<Record<string, SQLOutputValue>>
 }
@@ -54,22 +56,22 @@ const states = new Set(['blocked', 'ready', 'running', 'waiting', 'done', 'coale
 const endStates = new Set(['done', 'coalesced', 'dead'])
 
 /**
- * Decides what the new file holds. A delivery is done only if its row can be read, says so, and its index does not name
- * another in its place; whatever else was owed is pending again.
+ * Plans the contents of the new file. A delivery is done only if its readable row says so and its index does not name
+ * another delivery in its place. Any other delivery that was pending is pending again.
  */
 export async function planRebuild(found: Salvage, journal: JournalIndex): Promise<Plan> {
   const again: Uncertain[] = []
   const gone: Uncertain[] = []
   const rows: PlannedRow[] = []
   const missing = new Map<number, Named>()
-  /** Row and index name two deliveries, of which either may be meant. */
+  /** Rows whose index names another delivery, if either of the two may be right. */
   const disputed: { readonly key: number; readonly row: Row; readonly named: Named }[] = []
-  /** What such a row names, where nothing tells that it is the damaged one. */
+  /** The deliveries that such rows name, if the row may be the intact part. */
   const doubtful: (readonly [key: number, named: Named])[] = []
-  /** Keys of which not even the index says whose they were. */
+  /** Keys that no row and no index assigns to a delivery. */
   const nameless: number[] = []
-  const handlers = found.handlers.flatMap(({ name, events, ordered, settle }) =>
-    typeof name === 'string' ? [{ name, events: readNames(events), ordered, settle: Number(settle ?? 0) }] : [],
+  const handlers = found.handlers.flatMap(({ name, events, ordered, debounce }) =>
+    typeof name === 'string' ? [{ name, events: readNames(events), ordered, debounce: Number(debounce ?? 0) }] : [],
   )
   const handlerNames = new Set(handlers.map(({ name }) => name))
 
@@ -86,7 +88,7 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
   const sure = new Set(rows.map(({ values }) => idIn(namedBy(values))))
   for (const { key, row, named } of disputed) {
     const isOwn = !sure.has(idIn(namedBy(row)))
-    // The index names a delivery that stands in a row of its own: it is the index that is damaged.
+    // Another row has the delivery that the index names, so the index is damaged.
     if (sure.has(idIn(named)) && isOwn) rows.push({ place: key, key, values: keepRow(row) })
     else {
       missing.set(key, named)
@@ -98,21 +100,21 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
     if (named) missing.set(key, named)
     else nameless.push(key)
   }
-  // Keys are given without a gap: rows between others may have gone with a page of which SQLite says nothing. Of those that
-  // were deleted on purpose the events are not in the journal any more, or their handler is not known; a dead one that was
-  // dropped is named with those that run again.
+  // Keys have no gaps, so a missing row may have been on a lost page that SQLite does not report. A row that was
+  // deleted on purpose has no event in the journal any more, or its handler is not registered. A dead delivery that was
+  // dropped counts as one that runs again.
   const lastKey = [...found.deliveries.keys()].reduce((most, key) => Math.max(most, key), 0)
   const lost = new Set(found.lost)
   for (let key = 1; key < lastKey; key++)
     if (!found.deliveries.has(key) && !found.named.has(key) && !lost.has(key)) nameless.push(key)
-  // An index may hold what the table has lost without a word.
+  // An index may have entries for rows that the table silently lost.
   for (const [key, named] of found.named) if (!found.deliveries.has(key) && !missing.has(key)) missing.set(key, named)
 
   function isKnown({ event, handler }: Named): boolean {
     return journal.places.has(event) && (handlerNames.size === 0 || handlerNames.has(handler))
   }
 
-  /** The last event of which a delivery is known: so far at least the journal was followed. */
+  /** The last event with a known delivery. The journal was followed at least up to it. */
   const last = rows.reduce(
     (most, { values }) =>
       values['run'] === 1 ? Math.max(most, journal.places.get(String(values['event_id']))?.order ?? -1) : most,
@@ -121,7 +123,7 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
   const told = positionOf(found.position)
   const isPositionRead = told !== undefined && (await journal.isPlace(told))
   const readPosition = isPositionRead ? told : undefined
-  /** What lies behind it is followed, or followed again, after the repair. */
+  /** Events behind this place are followed after the repair, again if necessary. */
   const followed = readPosition === undefined ? last : orderBefore(readPosition)
 
   function orderBefore({ segment, offset }: Position): number {
@@ -149,8 +151,8 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
   for (const one of inGaps()) want(one.named, one.place, 'its row cannot be read, nor what its index said')
 
   /**
-   * Of the deliveries that no index names, only between which others they stood is known: in the order of the journal, so
-   * that each handler's events between the neighbours' are meant.
+   * For a delivery that no index names, only its neighbours are known. Rows are in the order of the journal, so the
+   * candidates are each handler's events between the neighbours' events.
    */
   function inGaps(): { named: Named; place: number }[] {
     if (nameless.length === 0) return []
@@ -184,7 +186,7 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
     )
   }
 
-  /** Of a handler whose patterns cannot be read, the names that it was owed. */
+  /** If a handler's patterns cannot be read, the event names of its known deliveries replace them. */
   function patternsOf() {
     const names = new Map<string, Set<string>>()
     for (const { values } of rows) {
@@ -213,22 +215,22 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
   }
 
   function newRow({ event, at }: Placed, { handler, run }: Named): Record<string, SQLOutputValue> {
-    const { ordered, settle = 0 } = handlers.find(({ name }) => name === handler) ?? {}
+    const { ordered, debounce = 0 } = handlers.find(({ name }) => name === handler) ?? {}
     return {
       event_id: event.id,
       handler,
       run,
-      lane: ordered === 'none' ? null : laneOf(event),
+      orderingKey: ordered === 'none' ? null : orderingKeyOf(event),
       name: event.event,
       event: JSON.stringify(event),
       segment: at.segment,
       state: 'ready',
       attempts: 0,
-      suspect: 0,
+      quarantined: 0,
       coalesced: 1,
       coalesced_into: null,
       postponed: 0,
-      settle,
+      debounce,
       created_at: Date.parse(event.time) || 0,
       first_run_at: null,
       since: null,
@@ -238,59 +240,59 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
     }
   }
 
-  /** As it is; its run, if one was under way, counts as not begun. */
+  /** Keeps the row. A run that was under way counts as not begun. */
   function keepRow(row: Row): Record<string, SQLOutputValue> {
     const { key: _, ...values } = row
     const isRunning = row['state'] === 'running'
     return {
       ...values,
-      ...(isRunning && { state: 'ready', attempts: Math.max(0, Number(row['attempts']) - 1), suspect: 1 }),
-      ...(!endStates.has(String(row['state'])) && { lane: laneFor(row), ended_at: null }),
+      ...(isRunning && { state: 'ready', attempts: Math.max(0, Number(row['attempts']) - 1), quarantined: 1 }),
+      ...(!endStates.has(String(row['state'])) && { ordering_key: orderingKeyFor(row), ended_at: null }),
     }
   }
 
   rows.sort((a, b) => a.place - b.place)
   let position = readPosition
   if (position === undefined && last >= 0) {
-    // Adding again what is there adds nothing.
+    // Adding an existing delivery again adds nothing.
     for (const { order, at } of journal.places.values()) if (order === last) position = at
   }
-  return { rows: orderLanes(rows), position, isPositionRead, again, gone }
+  return { rows: orderOrderingKeys(rows), position, isPositionRead, again, gone }
 }
 
-/** The order of a delivery's object is that of its event, whatever a damaged column says. */
-function laneFor(row: Row): SQLOutputValue {
-  if (row['lane'] === null) return null
-  const about = { id: String(row['event_id']), name: String(row['name']), lane: null }
+/** The ordering key comes from the event, because the column may be damaged. */
+function orderingKeyFor(row: Row): SQLOutputValue {
+  if (row['ordering_key'] === null) return null
+  const about = { id: String(row['event_id']), name: String(row['name']), orderingKey: null }
   const stored = readStoredEvent(row['event'], about)
-  return 'event' in stored ? laneOf(stored.event) : String(row['lane'])
+  return 'event' in stored ? orderingKeyOf(stored.event) : String(row['ordering_key'])
 }
 
-/** Of each lane the first may go and the others wait behind it, see sqlite-schema.ts. */
-function orderLanes(rows: readonly PlannedRow[]): readonly PlannedRow[] {
+/** Makes the first delivery of each ordering key the head, and blocks the others behind it; see schema.ts. */
+function orderOrderingKeys(rows: readonly PlannedRow[]): readonly PlannedRow[] {
   const taken = new Set<string>()
   return rows.map((row) => {
-    const { state, lane, handler } = row.values
+    const { state, ordering_key: orderingKey, handler } = row.values
     if (endStates.has(String(state))) return row
-    const id = JSON.stringify([handler, lane])
-    const isHead = typeof lane !== 'string' || !taken.has(id)
-    if (typeof lane === 'string') taken.add(id)
+    const id = JSON.stringify([handler, orderingKey])
+    const isHead = typeof orderingKey !== 'string' || !taken.has(id)
+    if (typeof orderingKey === 'string') taken.add(id)
     if (isHead && state !== 'blocked') return row
     return { ...row, values: { ...row.values, state: isHead ? 'ready' : 'blocked', since: null, due: null } }
   })
 }
 
 function isRow(row: Row): boolean {
-  const { key, event_id, handler, run, name, segment, state, event = null, lane = null } = row
+  const { key, event_id, handler, run, name, segment, state, event = null, ordering_key: orderingKey = null } = row
   const areNumbers = [key, run, segment, row['attempts'], row['created_at']].every((value) =>
     Number.isSafeInteger(value),
   )
   const areTexts = [event_id, handler, name].every((value) => typeof value === 'string' && value !== '')
   if (!areNumbers || !areTexts || !states.has(String(state))) return false
   if (event !== null && typeof event !== 'string') return false
-  // What is done gave its event back to the journal; what is not needs it.
+  // A finished delivery has no event, because the journal has it. Any other delivery needs its event.
   const isEnded = state === 'done' || state === 'coalesced'
-  return (lane === null || typeof lane === 'string') && isEnded === (event === null)
+  return (orderingKey === null || typeof orderingKey === 'string') && isEnded === (event === null)
 }
 
 function isSame(row: Row, { event, handler, run }: Named): boolean {
@@ -314,7 +316,7 @@ function positionOf(row: Row | undefined): Position | undefined {
   return { segment: Number(row['segment']), offset: Number(row['offset']) }
 }
 
-/** Writes what was planned, and what else could be read, into a new file. */
+/** Writes the plan, and the other readable data, into a new file. */
 export function writeRebuilt(path: string, plan: Plan, found: Salvage): void {
   const { position } = plan
   const queue = openSqliteQueue({ path })
@@ -329,12 +331,12 @@ export function writeRebuilt(path: string, plan: Plan, found: Salvage): void {
   }
 }
 
-/** What an older version did not write yet. */
+/** Values of columns that an older version does not have. */
 const defaults: Readonly<Record<string, SQLOutputValue>> = {
-  suspect: 0,
+  quarantined: 0,
   coalesced: 1,
   postponed: 0,
-  settle: 0,
+  debounce: 0,
   spent_ms: 0,
 }
 
@@ -362,25 +364,25 @@ function fill(db: DatabaseSync, { rows, again }: Plan, found: Salvage): void {
       addFailure.run(owner, attempt, at, error)
   }
   const addHandler = db.prepare(
-    'INSERT INTO handler (name, events, ordered, settle, loaded_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING',
+    'INSERT INTO handler (name, events, ordered, debounce, loaded_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING',
   )
-  for (const { name, events, ordered, settle, loaded_at } of found.handlers)
+  for (const { name, events, ordered, debounce, loaded_at } of found.handlers)
     if (typeof name === 'string' && name !== '')
       addHandler.run(
         name,
         readNames(events) ? String(events) : null,
         ordered === 'object' || ordered === 'none' ? ordered : null,
-        Number.isSafeInteger(settle) ? Number(settle) : null,
+        Number.isSafeInteger(debounce) ? Number(debounce) : null,
         Number.isSafeInteger(loaded_at) ? Number(loaded_at) : null,
       )
-  // Whose file is gone must be named still.
+  // A handler without a file must still be listed.
   for (const { values } of rows) addHandler.run(values['handler'] ?? null, null, null, null, null)
-  const addSeen = db.prepare(
-    'INSERT INTO seen (handler, lane, fields, doubt) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING',
+  const addSnapshot = db.prepare(
+    'INSERT INTO snapshot (handler, ordering_key, fields, dirty) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING',
   )
-  // What runs again may have changed since: no handler is to take it for unchanged.
+  // Deliveries that run again may have changed the object, so a snapshot must not count as unchanged.
   const isDoubtful = again.length > 0 || Object.values(found.whole).includes(false)
-  for (const { handler, lane, fields, doubt } of found.seen)
-    if (typeof handler === 'string' && typeof lane === 'string' && readSeenFields(fields))
-      addSeen.run(handler, lane, String(fields), isDoubtful || doubt !== 0 ? 1 : 0)
+  for (const { handler, ordering_key: orderingKey, fields, dirty } of found.snapshot)
+    if (typeof handler === 'string' && typeof orderingKey === 'string' && readSnapshotFields(fields))
+      addSnapshot.run(handler, orderingKey, String(fields), isDoubtful || dirty !== 0 ? 1 : 0)
 }

@@ -14,35 +14,40 @@ import {
 } from 'node:fs'
 import { dirname } from 'node:path'
 import type { Logger } from 'pino'
-import { follow, oldest, type Position } from '../../journal/follow.ts'
+import { follow } from '../../journal/follow.ts'
+import { oldest, type Position } from '../../journal/position.ts'
 import { listSegments } from '../../journal/segments.ts'
+import { openSqliteQueue } from './queue.ts'
 import { type JournalIndex, type Placed, type Plan, planRebuild, writeRebuilt } from './rebuild.ts'
 import { type Salvage, salvage } from './salvage.ts'
-import { openSqliteQueue } from './queue.ts'
 
-export interface RepairParts {
-  /** `dispatch.db`. */
+export interface RepairDeps {
+  /** The path of `dispatch.db`. */
   readonly path: string
   readonly dataDir: string
   readonly log: Logger
 }
 
-/** What was found, and what would be written. */
+/** The result of the search, and the plan for the new file. */
 export interface Repair {
-  /** `undefined`: nothing of the file is readable, and the next start needs DISPATCH_FROM. */
+  /** `undefined` if nothing in the file is readable. Then the next start needs DISPATCH_FROM. */
   readonly plan: Plan | undefined
-  /** Puts the new file in the place of the damaged one, which stays beside it. @returns the name that it has now */
+  /**
+   * Replaces the damaged file by the new one, and keeps the damaged one beside it.
+   *
+   * @returns the new name of the damaged file
+   */
   readonly write: () => string
 }
 
-/** Reads all that can be read; the damaged file itself is not touched. To be called while no dispatcher runs. */
-export async function prepareRepair({ path, dataDir, log }: RepairParts): Promise<Repair> {
+/** Reads all that can be read, and does not change the damaged file. Call it while no dispatcher runs. */
+export async function prepareRepair({ path, dataDir, log }: RepairDeps): Promise<Repair> {
   const copy = `${path}.salvage`
   const fresh = `${path}.new`
   try {
     for (const file of [copy, fresh]) removeDatabase(file)
     copyFileSync(path, copy)
-    // What it holds is committed. A frame that is damaged ends it, which SQLite knows by a checksum.
+    // The WAL has committed data. SQLite recognises a damaged frame by its checksum, and stops reading there.
     if (existsSync(`${path}-wal`)) copyFileSync(`${path}-wal`, `${copy}-wal`)
     const found = readAround(copy, fresh)
     const plan = found && (await planRebuild(found, await indexJournal(dataDir, log)))
@@ -52,7 +57,7 @@ export async function prepareRepair({ path, dataDir, log }: RepairParts): Promis
   }
 }
 
-/** A file whose header is damaged is read with that of a new one: the rest does not depend on it. */
+/** Reads a file with a damaged header through the header of a new file, because the rest does not depend on it. */
 function readAround(copy: string, fresh: string): Salvage | undefined {
   const found = salvageIfPossible(copy)
   if (found) return found
@@ -71,7 +76,7 @@ function salvageIfPossible(copy: string): Salvage | undefined {
 }
 
 const headerSize = 100
-/** Where the header says how many pages there are, and the page size: https://www.sqlite.org/fileformat2.html#the_database_header */
+/** Offsets of the page count and the page size in the header: https://www.sqlite.org/fileformat2.html#the_database_header */
 const pagesAt = 28
 const pageSizeAt = 16
 
@@ -79,9 +84,9 @@ function graftHeader(copy: string, fresh: string): void {
   const header = readFileSync(fresh).subarray(0, headerSize)
   const pageSize = header.readUInt16BE(pageSizeAt)
   header.writeUInt32BE(Math.ceil(statSync(copy).size / pageSize), pagesAt)
-  // Nothing is free: a list of free pages from elsewhere would be wrong.
+  // The file has no free pages: the new file's list of free pages would be wrong here.
   header.fill(0, 32, 40)
-  // The number of pages counts only where these two agree.
+  // The page count is valid only if these two numbers agree.
   header.copy(header, 92, 24, 28)
   const file = openSync(copy, 'r+')
   try {
@@ -110,7 +115,7 @@ async function indexJournal(dataDir: string, log: Logger): Promise<JournalIndex>
       const segments = await listSegments(dataDir)
       const own = segments.find(({ number }) => number === segment)
       const newest = segments.at(-1)?.number ?? 0
-      // Of one that the retention has removed, the next is meant.
+      // If the retention has removed the segment, following continues with the next one.
       if (own === undefined) return segment <= newest
       if (offset === 0) return true
       return offset > 0 && byteAt(own.path, offset - 1) === '\n'.charCodeAt(0)
@@ -135,8 +140,8 @@ function byteAt(path: string, offset: number): number | undefined {
 }
 
 /**
- * At every moment the name means a whole file or the damaged one, never none: of a file that is missing nobody would know
- * that it was there. The damaged one loses its -wal first, which would be applied to the new one.
+ * At every moment the name means an intact file or the damaged one, never a missing one: a missing file would look like
+ * one that never existed. The damaged file loses its -wal first, because SQLite would apply it to the new file.
  */
 function replace(
   path: string,
@@ -150,7 +155,7 @@ function replace(
   try {
     linkSync(path, kept)
   } catch {
-    // A file system without hard links.
+    // Some file systems have no hard links.
     copyFileSync(path, kept)
     sync(kept)
   }

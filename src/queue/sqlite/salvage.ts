@@ -2,37 +2,43 @@ import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
 
 export type Row = Readonly<Record<string, SQLOutputValue>>
 
-/** What of a delivery its index repeats; an index is another place of the file, so one of the two may outlive the other. */
+/**
+ * The columns of a delivery that its index repeats. An index is in another place of the file, so either of the two may
+ * survive the other.
+ */
 export interface Named {
   readonly event: string
   readonly handler: string
   readonly run: number
 }
 
-/** What is still readable of a damaged `dispatch.db`. */
+/** The readable data of a damaged `dispatch.db`. */
 export interface Salvage {
   readonly version: number
   /** By key. */
   readonly deliveries: ReadonlyMap<number, Row>
   /** By key, from the index of all deliveries. */
   readonly named: ReadonlyMap<number, Named>
-  /** Keys that stand, or may stand, on pages that cannot be read. */
+  /** Keys that are, or may be, on unreadable pages. */
   readonly lost: readonly number[]
   readonly position: Row | undefined
-  /** Which of the tables could be read whole; a table that is `false` gave what it could. */
-  readonly whole: Readonly<Record<'delivery' | 'handler' | 'failure' | 'seen', boolean>>
+  /** Whether each table could be read completely. A table that is `false` is incomplete. */
+  readonly whole: Readonly<Record<'delivery' | 'handler' | 'failure' | 'snapshot', boolean>>
   readonly handlers: readonly Row[]
   readonly failures: readonly Row[]
-  readonly seen: readonly Row[]
+  readonly snapshot: readonly Row[]
 }
 
-/** Keys of one query: one that fails is halved until the bad page is found. */
+/** Keys per query. A query that fails is halved until the damaged page is found. */
 const rangeSize = 4_096
 
-/** So many keys are looked for behind the last that is known, where nothing says how many there were: some pages of rows. */
+/** How many keys to try behind the last known one if their number is unknown: some pages of rows. */
 const keysBehind = 1_000
 
-/** @param path of a copy: reading may write to it. `undefined` when not even the list of tables can be read */
+/**
+ * @param path of a copy, because reading may write to it
+ * @returns `undefined` if not even the list of tables can be read
+ */
 export function salvage(path: string): Salvage | undefined {
   const db = new DatabaseSync(path)
   try {
@@ -42,13 +48,18 @@ export function salvage(path: string): Salvage | undefined {
     const last = Math.max(
       0,
       Number(attempt(() => db.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'delivery'").get())?.['seq'] ?? 0),
-      // Not Math.max(…keys): it takes no more than some 100,000.
+      // Math.max(…keys) accepts only some 100,000 arguments.
       [...named.keys()].reduce((most, key) => Math.max(most, key), 0),
     )
     const deliveries = readTable(db, 'delivery', 'key', last)
     const failures = readTable(db, 'failure', 'rowid')
     const handlers = readTable(db, 'handler', 'rowid')
-    const seen = readOrdered(db, 'seen', 'handler, lane', ['handler', 'lane', 'fields', 'doubt'])
+    const snapshot = readOrdered(db, 'snapshot', 'handler, ordering_key', [
+      'handler',
+      'ordering_key',
+      'fields',
+      'dirty',
+    ])
     return {
       version,
       deliveries: new Map(deliveries.rows.map((row) => [Number(row['key']), row])),
@@ -59,18 +70,18 @@ export function salvage(path: string): Salvage | undefined {
         delivery: deliveries.lost.length === 0,
         handler: handlers.lost.length === 0,
         failure: failures.lost.length === 0,
-        seen: seen.isWhole,
+        snapshot: snapshot.isWhole,
       },
       handlers: handlers.rows,
       failures: failures.rows,
-      seen: seen.rows,
+      snapshot: snapshot.rows,
     }
   } finally {
     db.close()
   }
 }
 
-/** What cannot be read throws in many ways: SQLite's own, and a number that is too large to be one. */
+/** Unreadable data throws different errors: those of SQLite, and one for a number that is too large. */
 function attempt<T>(read: () => T): T | undefined {
   try {
     return read()
@@ -79,7 +90,7 @@ function attempt<T>(read: () => T): T | undefined {
   }
 }
 
-/** All rows that can be read, around those that cannot. */
+/** Reads all readable rows, around the unreadable ones. */
 function readTable(db: DatabaseSync, table: string, key: string, known = 0): { rows: Row[]; lost: number[] } {
   const rows: Row[] = []
   const lost: number[] = []
@@ -107,14 +118,17 @@ function readTable(db: DatabaseSync, table: string, key: string, known = 0): { r
   }
 
   const start = Number.isNaN(first) ? 1 : first
-  // Where the last page cannot be read nothing says what stands on it.
+  // If the last page cannot be read, its rows are unknown.
   let limit = Math.max(known, Number.isNaN(last) ? 0 : last)
   if (Number.isNaN(last) && known === 0) limit = start + keysBehind
   for (let from = start; from <= limit; from += rangeSize) scan(from, Math.min(limit, from + rangeSize - 1))
   return { rows, lost }
 }
 
-/** The index by itself holds these columns, so its table is not read. It is read from both ends, as far as it goes. */
+/**
+ * Reads the index alone, which has all of these columns, so the table is not needed. Reads from both ends, as far as
+ * possible.
+ */
 function readIndex(db: DatabaseSync): Map<number, Named> {
   const index = attempt(() =>
     db.prepare("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'delivery' AND sql IS NULL").get(),
@@ -135,7 +149,7 @@ function readIndex(db: DatabaseSync): Map<number, Named> {
   return found
 }
 
-/** A table without row numbers, from both ends, as far as it goes. */
+/** Reads a table without row numbers from both ends, as far as possible. */
 function readOrdered(db: DatabaseSync, table: string, key: string, columns: readonly string[]) {
   const found = new Map<string, Row>()
   let isWhole = true
@@ -143,7 +157,7 @@ function readOrdered(db: DatabaseSync, table: string, key: string, columns: read
     const by = key.split(', ').map((column) => `${column} ${order}`)
     const isRead = attempt(() => {
       const rows = db.prepare(`SELECT ${columns.join(', ')} FROM ${table} ORDER BY ${by.join(', ')}`).iterate()
-      for (const row of rows) found.set(JSON.stringify([row['handler'], row['lane']]), { ...row })
+      for (const row of rows) found.set(JSON.stringify([row['handler'], row['ordering_key']]), { ...row })
       return true
     })
     isWhole &&= isRead === true

@@ -32,7 +32,7 @@ async function run(env: Record<string, string>, ...args: string[]) {
 async function start() {
   const portal = await startPortal()
   secrets.push(portal.code())
-  return { portal, call: (...args: string[]) => run({ ...portal.env, B24_HOOK: portal.hook() }, ...args) }
+  return { portal, call: (...args: string[]) => run({ ...portal.env, B24_HOOK: portal.incomingWebhook() }, ...args) }
 }
 
 const never = { B24_HOOK: 'https://127.0.0.1:9/rest/1/c0dec0dec0dec0de/' }
@@ -93,16 +93,16 @@ describe('a call', () => {
     expect(rows.map((row): unknown => JSON.parse(row).ID)).toEqual(Array.from({ length: 120 }, (_, at) => `${at + 1}`))
   })
 
-  test('takes the hook from a file', async () => {
+  test('takes the incoming webhook from a file', async () => {
     const { portal } = await start()
-    const file = join(temporaryFolder('hook'), 'hook')
-    writeFileSync(file, `${portal.hook()}\n`)
+    const file = join(temporaryFolder('incoming_webhook'), 'incoming_webhook')
+    writeFileSync(file, `${portal.incomingWebhook()}\n`)
     expect(await run({ ...portal.env, B24_HOOK_FILE: file }, 'profile')).toMatchObject({ code: 0, stderr: '' })
   })
 
   test('takes the one of several that it is told', async () => {
     const { portal } = await start()
-    const env = { ...portal.env, B24_HOOK: `sales=${never.B24_HOOK},support=${portal.hook()}` }
+    const env = { ...portal.env, B24_HOOK: `sales=${never.B24_HOOK},support=${portal.incomingWebhook()}` }
     expect(await run(env, 'profile', '--hook', 'support')).toMatchObject({ code: 0, stderr: '' })
   })
 })
@@ -110,7 +110,7 @@ describe('a call', () => {
 describe('a call that fails says why on one line, with the code, and exits with 1', () => {
   test('of the portal', async () => {
     const { portal, call } = await start()
-    portal.behaviour.failing.set('profile', [new RestError('ERROR_CORE', `one\ntwo ${portal.hook()}`)])
+    portal.behaviour.failing.set('profile', [new RestError('ERROR_CORE', `one\ntwo ${portal.incomingWebhook()}`)])
     expect(await call('profile')).toEqual({
       code: 1,
       stdout: '',
@@ -118,13 +118,13 @@ describe('a call that fails says why on one line, with the code, and exits with 
     })
   })
 
-  test('of a hook that is dead', async () => {
+  test('of an incoming webhook that is dead', async () => {
     const { portal, call } = await start()
     portal.behaviour.dead = 'expired_token'
     const { code, stderr } = await call('crm.deal.list', '--all')
     expect([code, stderr]).toEqual([
       1,
-      expect.stringMatching(/^b24-receiver call: the hook of .* is dead: expired_token .*\n$/),
+      expect.stringMatching(/^b24-receiver call: the incoming webhook of .* is dead: expired_token .*\n$/),
     ])
   })
 
@@ -137,7 +137,7 @@ describe('a call that fails says why on one line, with the code, and exits with 
   })
 
   test.each([
-    ['no hook', {}, 'B24_HOOK is not set'],
+    ['no incoming webhook', {}, 'B24_HOOK is not set'],
     [
       'a wrong one',
       { B24_HOOK: 'https://127.0.0.1/rest/c0dec0dec0dec0de' },
@@ -153,15 +153,20 @@ describe('a call that fails says why on one line, with the code, and exits with 
   })
 })
 
-describe('words that are wrong exit with 64', () => {
+describe('wrong arguments exit with 64', () => {
   const two = { B24_HOOK: `a=${never.B24_HOOK},b=${never.B24_HOOK}` }
   test.each<[string, Record<string, string>, string[], string]>([
     ['no method', never, [], 'name a method first, such as crm.contact.get'],
     ['the URL for a method', never, [never.B24_HOOK], 'name a method first'],
     ['a parameter without a value', never, ['profile', 'ID'], 'parameter 1 is not of the form'],
     ['an option that there is not', never, ['profile', '--everything'], "Unknown option '--everything'"],
-    ['several hooks and none chosen', two, ['profile'], 'choose with --hook one of a, b'],
-    ['a hook that there is not', two, ['profile', '--hook', 'c'], 'B24_HOOK has none of that name; it has a, b'],
+    ['several incoming webhooks and none chosen', two, ['profile'], 'choose with --hook one of a, b'],
+    [
+      'an incoming webhook that there is not',
+      two,
+      ['profile', '--hook', 'c'],
+      'B24_HOOK has none of that name; it has a, b',
+    ],
   ])('%s', async (_, env, args, message) => {
     const { code, stdout, stderr } = await run(env, ...args)
     expect([code, stdout]).toEqual([64, ''])
@@ -187,7 +192,7 @@ test('the examples of --help are such that are called', async () => {
   expect(shown).toHaveLength(3)
   for (const line of shown) {
     const args = [...line.matchAll(/'([^']*)'|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain ?? '')
-    const { code, stderr } = await run({ ...portal.env, B24_HOOK: portal.hook() }, ...args.slice(1))
+    const { code, stderr } = await run({ ...portal.env, B24_HOOK: portal.incomingWebhook() }, ...args.slice(1))
     expect([line, code, stderr]).toEqual([line, 0, ''])
   }
 })

@@ -37,7 +37,7 @@ describe('doctor', () => {
     const portal = await startPortal({ scopes: ['crm', 'task'] })
     const { receiver, env } = await start()
     const before = readdirSync(receiver.dataDir, { recursive: true })
-    const { code, states, of } = await look({ ...env, ...portal.env, B24_HOOK: portal.hook() })
+    const { code, states, of } = await look({ ...env, ...portal.env, B24_HOOK: portal.incomingWebhook() })
     expect(code).toBe(0)
     expect(states).toEqual({
       settings: 'ok',
@@ -52,13 +52,13 @@ describe('doctor', () => {
       listener: 'ok',
       descriptors: expect.stringMatching(/ok|warn/),
       handlers: 'ok',
-      hook: 'ok',
+      incoming_webhook: 'ok',
       clock: 'ok',
       url: 'skipped',
     })
     expect(of('receiver')).toMatchObject([{ text: expect.stringContaining(`pid ${receiver.child.pid} on `) }])
-    expect(of('hook')).toMatchObject([
-      { text: `the hook of ${portal.host} answers: user 1, "User 1", an administrator; scopes crm, task` },
+    expect(of('incoming_webhook')).toMatchObject([
+      { text: `the incoming webhook of ${portal.host} answers: user 1, "User 1", an administrator; scopes crm, task` },
     ])
     expect(of('fsync')).toMatchObject([{ text: expect.stringMatching(/^[\d.]+ ms; /) }])
     expect(readdirSync(receiver.dataDir, { recursive: true })).toEqual(before)
@@ -71,7 +71,7 @@ describe('doctor', () => {
     const { env } = await start()
     const { code, stdout, stderr } = await runCli({ env }, 'doctor')
     expect([code, stderr]).toEqual([0, ''])
-    expect(stdout).toMatch(/^ok {7}settings {5}tokens: unnamed; hooks: none\n/)
+    expect(stdout).toMatch(/^ok {7}settings {5}tokens: unnamed; incoming webhooks: none\n/)
     expect(stdout).toMatch(/^skipped {2}url {10}the public address is not known\n {22}name it: --url https:/m)
   })
 
@@ -149,7 +149,7 @@ describe('doctor', () => {
       { state: 'FAIL', text: expect.stringMatching(/^PORT must be a whole number .* got "80a"$/) },
     ])
     expect(of('folder')).toMatchObject([{ state: 'ok' }])
-    expect(of('hook')).toMatchObject([{ state: 'skipped' }])
+    expect(of('incoming_webhook')).toMatchObject([{ state: 'skipped' }])
     expect(JSON.stringify(of('settings'))).not.toContain('c0dec0de')
   })
 
@@ -246,7 +246,7 @@ describe('the handlers', () => {
   })
 })
 
-describe('a hook', () => {
+describe('an incoming webhook', () => {
   test.each([
     [302, 'HTTP_302 (a redirect to new.bitrix24.com; if the portal was renamed, B24_HOOK needs its new address)'],
     [404, 'HTTP_404 (the answer is not that of a REST API)'],
@@ -256,8 +256,8 @@ describe('a hook', () => {
       const portal = await startPortal()
       portal.behaviour.raw = { status, headers: { location: 'https://new.bitrix24.com/' }, body: '<h1>Portal</h1>' }
       const env = { ...portal.env, B24_APPLICATION_TOKEN: TOKEN, DATA_DIR: temporaryFolder('data') }
-      const { of } = await look({ ...env, B24_HOOK: portal.hook() })
-      expect(of('hook')).toMatchObject([
+      const { of } = await look({ ...env, B24_HOOK: portal.incomingWebhook() })
+      expect(of('incoming_webhook')).toMatchObject([
         {
           state: 'FAIL',
           text: expect.stringContaining(`is answered by something else than Bitrix24's REST: ${why}`),
@@ -270,7 +270,7 @@ describe('a hook', () => {
   test('that a token has no URL for is told', async () => {
     const portal = await startPortal()
     const env = { ...portal.env, B24_APPLICATION_TOKEN: `sales=${TOKEN}`, DATA_DIR: temporaryFolder('data') }
-    const { of } = await look({ ...env, B24_HOOK: `sails=${portal.hook()}` })
+    const { of } = await look({ ...env, B24_HOOK: `sails=${portal.incomingWebhook()}` })
     expect(of('settings')).toMatchObject([
       { state: 'ok' },
       { state: 'warn', text: 'B24_HOOK has no URL for the events of the token "sales"' },
@@ -285,11 +285,11 @@ describe('a hook', () => {
     const env = {
       ...base,
       ...portal.env,
-      B24_HOOK: `sales=${portal.hook()},support=https://127.0.0.1:9/rest/1/c0dec0de/`,
+      B24_HOOK: `sales=${portal.incomingWebhook()},support=https://127.0.0.1:9/rest/1/c0dec0de/`,
     }
     const { code, of, checks } = await look(env)
     expect(code).toBe(1)
-    expect(of('hook')).toMatchObject([
+    expect(of('incoming_webhook')).toMatchObject([
       { state: 'FAIL', text: expect.stringContaining('expired_token'), advice: expect.stringContaining('make a new') },
       { state: 'FAIL', text: expect.stringContaining('ECONNREFUSED'), advice: expect.stringContaining('be reached') },
     ])
@@ -302,7 +302,7 @@ describe('a hook', () => {
     [-60_000, 'warn', /is [56]\d\.\d s behind this machine$/],
   ])("whose portal's clock is %d ms off is told", async (offset, state, text) => {
     const portal = await startPortal({ now: () => Date.now() + offset })
-    const { of } = await look({ ...base, ...portal.env, B24_HOOK: portal.hook() })
+    const { of } = await look({ ...base, ...portal.env, B24_HOOK: portal.incomingWebhook() })
     expect(of('clock')).toMatchObject([{ state, text: expect.stringMatching(text) }])
   })
 })

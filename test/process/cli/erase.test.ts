@@ -2,9 +2,9 @@ import { appendFileSync, readdirSync, readFileSync, statSync, writeFileSync } fr
 import { join } from 'node:path'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
+import { listSegments } from '../../../src/journal/segments.ts'
 import { openSqliteDeliveries } from '../../../src/queue/sqlite/deliveries.ts'
 import { queuePath } from '../../../src/queue/sqlite/queue.ts'
-import { listSegments } from '../../../src/journal/segments.ts'
 import { webhookBody } from '../../../src/simulator/webhook-body.ts'
 import { jsonLines, runCli, spawnCli } from '../../support/cli.ts'
 import { type Receiver, startReceiver, TOKEN, temporaryFolder, until } from '../../support/receiver.ts'
@@ -105,9 +105,12 @@ test('beside a receiver that never stops writing no other line changes, and none
   const { dataDir } = receiver
   let isOver = false
   let posted = 0
-  const posting = [1, 2, 3].map(async (lane) => {
+  const posting = [1, 2, 3].map(async (orderingKey) => {
     for (let at = 0; !isOver; at++) {
-      await post(receiver, contactBody(at % 5 === 0 ? 17 : lane, at % 5 === 0 ? person : `Else-${lane}-${at}`))
+      await post(
+        receiver,
+        contactBody(at % 5 === 0 ? 17 : orderingKey, at % 5 === 0 ? person : `Else-${orderingKey}-${at}`),
+      )
       posted++
     }
   })

@@ -1,7 +1,7 @@
 import { appendFileSync, rmSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { queuePath } from '../../../src/queue/sqlite/queue.ts'
 import { listSegments } from '../../../src/journal/segments.ts'
+import { queuePath } from '../../../src/queue/sqlite/queue.ts'
 import { jsonLines, linesOf, runCli } from '../../support/cli.ts'
 import { idOf, writeJournal } from '../../support/journal.ts'
 import { dealBody, startReceiver, until } from '../../support/receiver.ts'

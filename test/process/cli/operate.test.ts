@@ -4,9 +4,9 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
+import { findHolder } from '../../../src/journal/lock.ts'
 import { openSqliteDeliveries } from '../../../src/queue/sqlite/deliveries.ts'
 import { queuePath } from '../../../src/queue/sqlite/queue.ts'
-import { findHolder } from '../../../src/journal/lock.ts'
 import { envOf, jsonLines, runCli } from '../../support/cli.ts'
 import { deals, linesOf, scripted } from '../../support/dispatcher.ts'
 import {
@@ -358,7 +358,7 @@ export default () => {}`,
     expect([code, stdout]).toEqual([1, expect.stringContaining('late.mjs: TypeError: its default export')])
   })
 
-  test('forget drops what a handler is owed whose file was removed, and only then', async () => {
+  test('forget drops what a handler is pending whose file was removed, and only then', async () => {
     const { receiver, cli, put, ran } = await start()
     put('refuse')
     await post(receiver, 1)

@@ -196,7 +196,7 @@ describe('an answer that is not the expected one makes it exit with 1', () => {
   })
 })
 
-describe('words that are wrong', () => {
+describe('wrong arguments', () => {
   const B24_APPLICATION_TOKEN = TOKEN
   test.each<[string, Record<string, string>, string[], number, string]>([
     ['no event', {}, [], 64, 'name an event, such as ONCRMDEALUPDATE'],

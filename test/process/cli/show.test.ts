@@ -1,13 +1,13 @@
 import { rmSync } from 'node:fs'
 import { DatabaseSync } from 'node:sqlite'
 import { describe, expect, test } from 'vitest'
+import { listSegments } from '../../../src/journal/segments.ts'
 import { openSqliteDeliveries } from '../../../src/queue/sqlite/deliveries.ts'
 import { openSqliteQueue, queuePath } from '../../../src/queue/sqlite/queue.ts'
-import { listSegments } from '../../../src/journal/segments.ts'
 import { linesOf, runCli } from '../../support/cli.ts'
 import { idOf, writeJournal } from '../../support/journal.ts'
-import { deliveryOf, eventOf, want } from '../../unit/queue/queue-contract.ts'
 import { dealBody, startReceiver, until } from '../../support/receiver.ts'
+import { deliveryOf, eventOf, want } from '../../unit/queue/queue-contract.ts'
 
 const show = (dataDir: string, ...args: string[]) => runCli({ env: { DATA_DIR: dataDir } }, 'show', ...args)
 
@@ -110,7 +110,7 @@ export default (_, { attempt }) => {
     const handlers = ['retried', 'postponed', 'quiet', 'running', 'ready']
     await queue.add(
       [
-        ...handlers.map((handler) => deliveryOf(event(1), { handler, settle: handler === 'quiet' ? 30_000 : 0 })),
+        ...handlers.map((handler) => deliveryOf(event(1), { handler, debounce: handler === 'quiet' ? 30_000 : 0 })),
         deliveryOf(event(2), { handler: 'ready' }),
       ],
       { segment: 1, offset: 1 },
@@ -122,7 +122,8 @@ export default (_, { attempt }) => {
     for (const delivery of claimed) {
       const due = Date.parse('2026-11-23T09:00:00Z')
       if (delivery.handler === 'retried') await queue.retry(delivery, { due, error: 'Error: not now' })
-      if (delivery.handler === 'postponed') await queue.postpone(delivery, { due, error: 'the hook is dead' })
+      if (delivery.handler === 'postponed')
+        await queue.postpone(delivery, { due, error: 'the incoming webhook is dead' })
     }
     const created = '  created    2026-11-23 08:00:01'
     const ran = '  first run  2026-11-23 08:00:01'
@@ -138,7 +139,7 @@ export default (_, { attempt }) => {
         'postponed: waiting for what its handler needs',
         created,
         '  due        2026-11-23 09:00:00',
-        '  because    the hook is dead',
+        '  because    the incoming webhook is dead',
       ],
       ['quiet: waiting until its object is quiet', created, '  due        2026-11-23 08:00:31'],
       ['running: running, attempt 1', created, ran],

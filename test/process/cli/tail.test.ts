@@ -81,7 +81,7 @@ describe('tail', () => {
     ['a count that is none', ['-n', 'ten'], '-n takes a whole number'],
     ['a time that is none', ['--since', 'yesterday'], '--since takes how long ago, such as 30m'],
     ['a pattern that is none', ['--event', 'ON CRM'], '--event ON CRM is no name or pattern'],
-    ['a word too many', ['deal:1'], '"deal:1" is one word too many'],
+    ['a word too many', ['deal:1'], '"deal:1" is an unexpected argument'],
     ['an option that there is not', ['--objekt', 'deal:1'], "Unknown option '--objekt'"],
   ])('exits with 64 and one line for %s', async (_, args, message) => {
     const { code, stdout, stderr } = await runCli({ env: { DATA_DIR: temporaryFolder('none') } }, 'tail', ...args)

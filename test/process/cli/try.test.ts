@@ -25,10 +25,10 @@ async function start(body: string, { name = 'ONCRMDEALUPDATE.mjs', env = {} as R
     `import { defineHandler, FinalError, RetryAfter } from 'bitrix24-webhook-receiver'
      ${body.includes('export') ? body : `export default async (event, { log, bitrix24, record, signal, ...rest }) => { ${body} }`}`,
   )
-  const all = { ...envOf(receiver), ...portal.env, B24_HOOK: portal.hook(), ...env }
+  const all = { ...envOf(receiver), ...portal.env, B24_HOOK: portal.incomingWebhook(), ...env }
   const attempt = async (...args: string[]) => {
     const ended = await runCli({ env: all }, 'try', file, ...args)
-    if (`${ended.stdout}${ended.stderr}`.includes(portal.code())) throw new Error('it printed the hook')
+    if (`${ended.stdout}${ended.stderr}`.includes(portal.code())) throw new Error('it printed the incoming webhook')
     return ended
   }
   return { portal, receiver, post, file, env: all, attempt }
@@ -161,13 +161,13 @@ describe('what a handler asks of Bitrix24', () => {
     expect(stdout).toMatch(/^handled in/m)
   })
 
-  test('is not sent with --dry-rest where it may write, and the handler goes on with what might have come', async () => {
+  test('is not sent with --dry-run where it may write, and the handler goes on with what might have come', async () => {
     const { attempt, portal } = await start(`
       const deal = await record()
       const { item } = await bitrix24.call('crm.item.update', { entityTypeId: 2, id: deal.id, fields: { title: 'Ship' } })
       const both = await bitrix24.batch({ a: ['crm.deal.get', { id: 662 }], b: ['im.message.add', { MESSAGE: 'hi' }] })
       return { title: item.title, read: both.a.TITLE, sent: both.b }`)
-    const { code, stdout } = await attempt('--dry-rest')
+    const { code, stdout } = await attempt('--dry-run')
     expect(code).toBe(0)
     expect(stdout).toContain(
       'REST crm.item.update {"entityTypeId":2,"id":662,"fields":{"title":"Ship"}} is not sent, and answered with {"item":{"title":"Ship","id":662}}',
@@ -224,18 +224,18 @@ describe('a run that fails exits with 1, and tells what the receiver would have 
     expect((await attempt()).stdout).toMatch(/would run it again in about (300|299) s,/)
   })
 
-  test('of a hook that does not work', async () => {
+  test('of an incoming webhook that does not work', async () => {
     const { attempt, portal } = await start(`await bitrix24.call('crm.deal.get', { id: 662 })`)
     portal.behaviour.dead = 'expired_token'
     const { code, stdout } = await attempt()
     expect(code).toBe(1)
     expect(stdout).toMatch(/^REST crm\.deal\.get \{"id":662\} → expired_token \(.*\)/m)
-    expect(stdout).toMatch(/because the hook does not work: the receiver would run it again when it does$/m)
+    expect(stdout).toMatch(/because the incoming webhook does not work: the receiver would run it again when it does$/m)
   })
 
-  test('of the portal, without the hook', async () => {
+  test('of the portal, without the incoming webhook', async () => {
     const { attempt, portal } = await start(`await bitrix24.call('crm.deal.get', { id: 662 })`)
-    portal.behaviour.failing.set('crm.deal.get', [new RestError('ERROR_CORE', `see ${portal.hook()}`)])
+    portal.behaviour.failing.set('crm.deal.get', [new RestError('ERROR_CORE', `see ${portal.incomingWebhook()}`)])
     expect((await attempt()).stdout).toMatch(/^Bitrix24Error: crm\.deal\.get: ERROR_CORE \(see https:.*…\/\)$/m)
   })
 
@@ -348,7 +348,7 @@ describe('a stopped receiver, and a user who may only read', () => {
   })
 })
 
-describe('words that are wrong', () => {
+describe('wrong arguments', () => {
   test.each([
     ['no file', [], 64, 'name the file of a handler'],
     ['a file that there is not', ['nowhere.ts'], 64, 'there is no file nowhere.ts, here or in '],

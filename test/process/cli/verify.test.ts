@@ -1,7 +1,7 @@
 import { appendFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { queuePath } from '../../../src/queue/sqlite/queue.ts'
 import { listSegments } from '../../../src/journal/segments.ts'
+import { queuePath } from '../../../src/queue/sqlite/queue.ts'
 import { jsonLines, runCli } from '../../support/cli.ts'
 import { writeJournal } from '../../support/journal.ts'
 import { dealBody, recorder, startReceiver, temporaryFolder, until } from '../../support/receiver.ts'

@@ -18,8 +18,8 @@ test('a worker whose ADMIN_PORT is taken says so and ends: it runs no handlers, 
     HANDLERS_DIR: temporaryFolder('handlers'),
     ADMIN_PORT: String(port),
   }
-  const { code, stdout, stderr } = await runCli({ env }, 'work')
+  const { code, stdout, stderr } = await runCli({ env }, 'worker')
   expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
-  expect(stderr).toBe(`b24-receiver work: listen EADDRINUSE: address already in use 127.0.0.1:${port}\n`)
+  expect(stderr).toBe(`b24-receiver worker: listen EADDRINUSE: address already in use 127.0.0.1:${port}\n`)
   expect(readdirSync(folder)).toEqual([])
 })

@@ -6,7 +6,15 @@ import { lostOrDoubled } from '../../support/load.ts'
 import { clientAddress, postFrom } from '../../support/post-from.ts'
 import { apacheHaproxy, haproxy, nginxHold, nginxPlain, type ProxySetup } from '../../support/proxies.ts'
 import { stopProxy } from '../../support/proxy-programs.ts'
-import { dealBody, freePort, post, type Receiver, startReceiver, temporaryFolder, until } from '../../support/receiver.ts'
+import {
+  dealBody,
+  freePort,
+  post,
+  type Receiver,
+  startReceiver,
+  temporaryFolder,
+  until,
+} from '../../support/receiver.ts'
 
 describe.for([haproxy, nginxHold, apacheHaproxy])('behind $name (skipped where a program is missing)', (proxy) => {
   const { isThere } = proxy

@@ -5,7 +5,15 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { blockWith, root } from '../../support/docs.ts'
 import { clientAddress, postFrom } from '../../support/post-from.ts'
 import { hasCaddy, startCaddy, stopProxy } from '../../support/proxy-programs.ts'
-import { dealBody, freePort, post, type Receiver, startReceiver, temporaryFolder, until } from '../../support/receiver.ts'
+import {
+  dealBody,
+  freePort,
+  post,
+  type Receiver,
+  startReceiver,
+  temporaryFolder,
+  until,
+} from '../../support/receiver.ts'
 
 const caddyfile = join(root, 'Caddyfile')
 const program = 'caddy'

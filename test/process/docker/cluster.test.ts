@@ -31,7 +31,7 @@ test('every receiver has a journal of its own, and none runs handlers', () => {
 test('it runs this version, three workers, and nobody but Caddy is reachable', () => {
   const { version } = JSON.parse(readText('package.json')) as { version: string }
   expect(compose).toContain(`image: bitrix24-webhook-receiver:${version}\n`)
-  expect(compose).toMatch(/command: \[b24-receiver, work\]\n {4}deploy:\n {6}replicas: 3\n/)
+  expect(compose).toMatch(/command: \[b24-receiver, worker\]\n {4}deploy:\n {6}replicas: 3\n/)
   expect(compose.match(/^ *ports: .*$/gm)).toEqual(["    ports: ['80:80', '443:443']"])
 })
 

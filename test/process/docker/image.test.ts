@@ -42,6 +42,7 @@ describe('a container, as far as a folder can be one', () => {
 
   test('it holds what is needed to run and nothing that is needed to develop', () => {
     expect(readdirSync(image.inside('/app')).sort()).toEqual([
+      'examples',
       'node_modules',
       'package-lock.json',
       'package.json',

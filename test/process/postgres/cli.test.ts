@@ -23,7 +23,7 @@ async function start(options: ReceiverOptions = {}) {
      if (has('refuse')) throw Object.assign(new Error('the CRM said no'), { [Symbol.for('bitrix24-webhook-receiver.final')]: true })`,
   )
   const cluster = await createCluster({ postgres, handlers: { [deals]: handler } })
-  const receiver = await cluster.startReceiver({ ...options, env: { WORKERS: '1', ...options.env } })
+  const receiver = await cluster.startReceiver({ ...options, env: { RUN_HANDLERS: 'on', ...options.env } })
   const env = { ...envOf(receiver), DATABASE_URL: cluster.url }
   return {
     cluster,
@@ -120,8 +120,8 @@ test('a reload says what it made of the handlers of this machine, also when othe
   ] as const) {
     worker.child.kill(signal)
     await until(
-      () => `loaded anew\n${worker.output()}`,
-      () => worker.logged('handlers were loaded anew').length === count,
+      () => `loaded again\n${worker.output()}`,
+      () => worker.logged('handlers were loaded again').length === count,
     )
   }
   expect(await worker.stop()).toMatchObject({ code: 0 })

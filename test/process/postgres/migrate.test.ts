@@ -33,14 +33,14 @@ ${marking(
   })
   const url = (await createCluster({ postgres, handlers: {} })).url
   const move = (to: string) =>
-    execFileSync(process.execPath, [cli, 'move', to], {
+    execFileSync(process.execPath, [cli, 'migrate', to], {
       env: { PATH: process.env['PATH'], DATA_DIR: dataDir, DATABASE_URL: url },
       encoding: 'utf8',
     })
   const start = (open: string, env: Record<string, string> = {}) =>
     startReceiver({ dataDir, handlers: handlers(open), env: { SHUTDOWN_GRACE: '3s', ...env } })
   /** Resolves when so much waits, with what was there before. */
-  const postAll = async (receiver: Receiver, expected: { readonly owed: number; readonly dead: number }) => {
+  const postAll = async (receiver: Receiver, expected: { readonly pending: number; readonly dead: number }) => {
     for (const deal of [1, 2, 1, 2, 1, 8, 9, 8]) expect((await receiver.post(dealBody(deal))).status).toBe(200)
     await until('failures', () => receiver.logged('failed, will be tried again').length > 1)
     await until('a death', () => receiver.logged('failed for good: this delivery is dead').length > 0)
@@ -49,12 +49,12 @@ ${marking(
   }
 
   const embedded = await start('never')
-  await postAll(embedded, { owed: 7, dead: 1 })
+  await postAll(embedded, { pending: 7, dead: 1 })
   await embedded.stop()
 
   const refused = await start('never', { DATABASE_URL: url })
   await expect.poll(refused.readyz).toMatchObject({
-    dispatcher: expect.stringContaining('still has the deliveries: run "b24-receiver move postgres" first'),
+    dispatcher: expect.stringContaining('still has the deliveries: run "b24-receiver migrate postgres" first'),
   })
   expect((await refused.post(dealBody(1))).status).toBe(200)
   await refused.stop()
@@ -69,7 +69,7 @@ ${marking(
     )
     return Number(row?.['count']) === 9
   })
-  await postAll(distributed, { owed: 15, dead: 2 })
+  await postAll(distributed, { pending: 15, dead: 2 })
   await distributed.stop()
 
   const lost = await start('never')

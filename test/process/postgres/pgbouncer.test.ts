@@ -19,7 +19,7 @@ async function start(mode: 'session' | 'transaction') {
   const cluster = await createCluster({ postgres, handlers: { 'ONCRMDEALUPDATE.mjs': marking(folder) } })
   const bouncer = await startPgBouncer({ postgres, mode })
   const env = { DATABASE_URL: bouncer.url(new URL(cluster.url).pathname.slice(1)) }
-  const receiver = await cluster.startReceiver({ env: { ...env, WORKERS: '1' } })
+  const receiver = await cluster.startReceiver({ env: { ...env, RUN_HANDLERS: 'on' } })
   const worker = await cluster.startWorker({ env })
   let posted = 0
   const postSome = async () => {
@@ -82,7 +82,7 @@ test.skipIf(!hasPgBouncer)(
     const env = { DATABASE_URL: bouncer.url(new URL(cluster.url).pathname.slice(1)) }
     const receiver = await cluster.startReceiver({ env })
     await expect.poll(receiver.readyz, { timeout: 30_000 }).toMatchObject({ status: 'ready' })
-    const other = await cluster.startReceiver({ env: { ...env, WORKERS: '1' } })
+    const other = await cluster.startReceiver({ env: { ...env, RUN_HANDLERS: 'on' } })
     for (let deal = 0; deal < 20; deal++) expect((await receiver.post(dealBody(deal))).status).toBe(200)
     const readiness = async () => JSON.stringify([await receiver.readyz(), await other.readyz()])
     await expect.poll(readiness, { timeout: 60_000 }).toMatch(/no answer for 10 s: .*PgBouncer's pool is smaller/)

@@ -29,7 +29,7 @@ async function startFull(options: PortalOptions): Promise<Portal> {
 /** What every process needs that is to call the portal. */
 const envOf = (portal: Portal, { rate = 5, burst = 10 } = {}) => ({
   ...portal.env,
-  B24_HOOK: portal.hook(),
+  B24_HOOK: portal.incomingWebhook(),
   B24_RATE: String(rate),
   B24_BURST: String(burst),
 })
@@ -67,7 +67,7 @@ export default async (event, { bitrix24 }) => {
     },
     env: envOf(portal),
   })
-  const receiver = await cluster.startReceiver({ env: { WORKERS: '1' } })
+  const receiver = await cluster.startReceiver({ env: { RUN_HANDLERS: 'on' } })
   await receiver.post(dealBody(1, { domain: portal.host }))
   await until('its first call', () => portal.requests.length === 1)
   await postgres.end('SIGINT')

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a database may be like, with each major version of Postgres: on demand, for it downloads them.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../../.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 chmod 755 "$folder"

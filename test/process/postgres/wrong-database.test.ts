@@ -229,7 +229,7 @@ test.skipIf(!canMount)('a database whose disk is full, until there is room', asy
   onTestFinished(() => small.end('SIGKILL').catch(() => undefined))
   const folder = temporaryFolder('full')
   const cluster = await createCluster({ postgres: small, handlers: { 'ONCRMDEALUPDATE.mjs': marking(folder) } })
-  const receiver = await cluster.startReceiver({ env: { WORKERS: '1' } })
+  const receiver = await cluster.startReceiver({ env: { RUN_HANDLERS: 'on' } })
   await receiver.post(dealBody(1))
   await cluster.drained(1)
   const { bavail, bsize } = statfsSync(disk)

@@ -7,7 +7,7 @@ import { taskMethods } from './tasks.ts'
 export interface Call {
   readonly params: JsonObject
   readonly records: Records
-  /** The hook's. */
+  /** The incoming webhook's. */
   readonly user: number
   readonly scopes: readonly string[]
   readonly now: number
@@ -53,7 +53,7 @@ function sendMessage({ params, messages, user }: Call): Answer {
   return { result: messages.length }
 }
 
-/** What a hook must be granted to call the method; `undefined` for what every hook may. */
+/** What an incoming webhook must be granted to call the method; `undefined` for what every incoming webhook may. */
 export function scopeOf(method: string): string | undefined {
   const scopes = { crm: 'crm', tasks: 'task', im: 'im', user: 'user' }
   const first = method.split('.')[0] ?? ''

@@ -49,7 +49,7 @@ export class RestError extends Error {
   }
 }
 
-/** The hook's user may not: a method's own error (crm.item.get, "Possible Error Codes"). */
+/** The incoming webhook's user may not: a method's own error (crm.item.get, "Possible Error Codes"). */
 export function accessDenied(): RestError {
   return new RestError('ACCESS_DENIED', 'Access denied')
 }

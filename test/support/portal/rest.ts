@@ -9,7 +9,7 @@ import type { Records } from './records.ts'
 import { accessDenied, RestError, type SystemError } from './rest-error.ts'
 
 export interface RestOptions {
-  /** The hook's user. */
+  /** The incoming webhook's user. */
   readonly user?: number
   readonly scopes?: readonly string[]
   /** For each source address; 2 a second and 50 unless told. */
@@ -31,11 +31,11 @@ export interface PortalRequest {
 
 /** What a test may switch while the portal runs. */
 export interface Behaviour {
-  /** Every call is answered so: the hook is dead. */
+  /** Every call is answered so: the incoming webhook is dead. */
   dead: SystemError | RestError | undefined
   /** Methods that are answered so, for each call the first of the list; `'ok'` lets one through. */
   readonly failing: Map<string, (SystemError | RestError | 'ok')[]>
-  /** Methods that the hook's user may not call. */
+  /** Methods that the incoming webhook's user may not call. */
   readonly forbidden: Set<string>
   /** Seconds that a call of the method takes by the portal's count; 0.01 unless told. */
   readonly seconds: Map<string, number>
@@ -47,15 +47,15 @@ export interface Behaviour {
   raw: { status: number; headers: Record<string, string>; body: string } | undefined
 }
 
-export interface RestParts extends RestOptions {
+export interface RestDeps extends RestOptions {
   readonly records: Records
   readonly now: () => number
   readonly user: number
 }
 
-export function createRest(parts: RestParts) {
-  const { records, now, user, operating = 480, scopes = ['crm', 'task', 'im', 'user'] } = parts
-  const buckets = createBuckets(parts.limit ?? { rate: 2, burst: 50 }, now)
+export function createRest(deps: RestDeps) {
+  const { records, now, user, operating = 480, scopes = ['crm', 'task', 'im', 'user'] } = deps
+  const buckets = createBuckets(deps.limit ?? { rate: 2, burst: 50 }, now)
   const times = createOperatingTime(operating === 'untold' ? Number.POSITIVE_INFINITY : operating, now)
   const requests: PortalRequest[] = []
   const messages: Message[] = []
@@ -105,11 +105,12 @@ export function createRest(parts: RestParts) {
 
   /** The path is `/rest/<user>/<code>/<method>`; what Bitrix24 checks first is checked first. */
   function answer(path: readonly string[], request: PortalRequest, address: string): JsonObject {
-    const [, root, userId, hookCode] = path
+    const [, root, userId, incomingWebhookCode] = path
     if (!buckets.enter(address)) throw RestError.system('QUERY_LIMIT_EXCEEDED')
     if (behaviour.dead) throw toError(behaviour.dead)
-    if (root !== 'rest' || userId === undefined || hookCode === undefined) throw RestError.system('NO_AUTH_FOUND')
-    if (userId !== String(user) || hookCode !== code) throw RestError.system('INVALID_CREDENTIALS')
+    if (root !== 'rest' || userId === undefined || incomingWebhookCode === undefined)
+      throw RestError.system('NO_AUTH_FOUND')
+    if (userId !== String(user) || incomingWebhookCode !== code) throw RestError.system('INVALID_CREDENTIALS')
     const { method, params } = request
     if (method !== 'batch') {
       const whole: JsonObject = { ...run(method, params) }
@@ -149,7 +150,7 @@ export function createRest(parts: RestParts) {
     messages,
     behaviour,
     code: () => code,
-    /** An administrator edits the hook of another user: the code is a new one and the old one is none. */
+    /** An administrator edits the incoming webhook of another user: the code is a new one and the old one is none. */
     changeCode(): void {
       code = newCode()
     },
@@ -177,9 +178,9 @@ function newCode(): string {
 }
 
 async function readBody(incoming: IncomingMessage): Promise<string> {
-  const parts: Buffer[] = []
-  for await (const part of incoming) parts.push(part)
-  return Buffer.concat(parts).toString('utf8')
+  const deps: Buffer[] = []
+  for await (const part of incoming) deps.push(part)
+  return Buffer.concat(deps).toString('utf8')
 }
 
 function decode(text: string, contentType: string): JsonObject {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { type Condition, createConditions, type Disk } from '../../../src/alerts/conditions.ts'
-import type { Snapshot } from '../../../src/alerts/snapshot.ts'
+import type { Sample } from '../../../src/alerts/sample.ts'
 
 const second = 1_000
 const minute = 60 * second
@@ -9,12 +9,12 @@ const start = Date.parse('2026-11-23T08:00:00.000Z')
 const MB = 1024 ** 2
 
 /** Looks every second, as the alerter does, and says what held. */
-function watch({ silenceAlarm }: { silenceAlarm?: number } = {}) {
-  const look = createConditions({ silenceAlarm })
+function watch({ alertAfterSilence }: { alertAfterSilence?: number } = {}) {
+  const look = createConditions({ alertAfterSilence })
   let at = start
   let held: readonly Condition[] = []
-  const see = (snapshot: Snapshot, disk?: Disk): string[] => {
-    held = look(snapshot, disk, at)
+  const see = (sample: Sample, disk?: Disk): string[] => {
+    held = look(sample, disk, at)
     at += second
     return held.map(({ kind }) => kind)
   }
@@ -22,8 +22,8 @@ function watch({ silenceAlarm }: { silenceAlarm?: number } = {}) {
     now: () => at,
     see,
     /** The same for so long; gives what held at the end. */
-    stay: (ms: number, snapshot: Snapshot): string[] => {
-      for (const end = at + ms; at < end; ) see(snapshot)
+    stay: (ms: number, sample: Sample): string[] => {
+      for (const end = at + ms; at < end; ) see(sample)
       return held.map(({ kind }) => kind)
     },
     move: (ms: number) => {
@@ -33,12 +33,12 @@ function watch({ silenceAlarm }: { silenceAlarm?: number } = {}) {
   }
 }
 
-const journal = (more: Partial<NonNullable<Snapshot['journal']>> = {}): Snapshot => ({
+const journal = (more: Partial<NonNullable<Sample['journal']>> = {}): Sample => ({
   journal: { lastEventAt: start, trouble: undefined, refused: 0, ...more },
 })
 
 test('where nothing is known nothing is wrong', () => {
-  expect(watch({ silenceAlarm: 1 }).see({})).toEqual([])
+  expect(watch({ alertAfterSilence: 1 }).see({})).toEqual([])
 })
 
 test('a throttled handler is told until it may run again, with its event and its object', () => {
@@ -97,7 +97,7 @@ describe('a dead delivery', () => {
 
 describe('silence', () => {
   test('begins when no event came for so long and ends with the next one', () => {
-    const { stay, see, held, now } = watch({ silenceAlarm: 2 * hour })
+    const { stay, see, held, now } = watch({ alertAfterSilence: 2 * hour })
     expect(stay(2 * hour, journal())).toEqual([])
     expect(see(journal())).toEqual(['silence'])
     expect(held()?.text).toBe('no event for 2 h, since 2026-11-23T08:00:00.000Z')
@@ -127,7 +127,7 @@ describe('the journal', () => {
 })
 
 describe('a dispatcher', () => {
-  const ended = (ends: number, trouble?: string): Snapshot => ({ dispatcher: { ends, trouble } })
+  const ended = (ends: number, trouble?: string): Sample => ({ dispatcher: { ends, trouble } })
 
   test('that ends three times within ten minutes is told, with what is wrong, until ten minutes went well', () => {
     const { stay, see, held } = watch()
@@ -167,44 +167,44 @@ describe('a handler that is not loaded', () => {
   })
 })
 
-describe('a hook', () => {
-  const one = { a: 'the hook of a.example is dead: expired_token' }
-  const two = { b: 'the hook of b.example is unreachable' }
+describe('an incoming webhook', () => {
+  const one = { a: 'the incoming webhook of a.example is dead: expired_token' }
+  const two = { b: 'the incoming webhook of b.example is unreachable' }
 
   test('that does not work is told, and for a minute more: a dispatcher that was replaced has to find it out again', () => {
     const { stay, see, held } = watch()
-    see({ hooks: {} })
-    expect(see({ hooks: one })).toEqual(['hook_refused'])
+    see({ incomingWebhooks: {} })
+    expect(see({ incomingWebhooks: one })).toEqual(['incoming_webhook_refused'])
     const news = held()?.news
-    expect(stay(minute - 2 * second, { hooks: {} })).toEqual(['hook_refused'])
-    see({ hooks: one })
+    expect(stay(minute - 2 * second, { incomingWebhooks: {} })).toEqual(['incoming_webhook_refused'])
+    see({ incomingWebhooks: one })
     expect(held()?.news).toBe(news)
-    expect(stay(minute, { hooks: {} })).toEqual([])
+    expect(stay(minute, { incomingWebhooks: {} })).toEqual([])
   })
 
   test('is news when it is another one', () => {
     const { see, held } = watch()
-    see({ hooks: one })
+    see({ incomingWebhooks: one })
     const news = held()?.news ?? 0
-    see({ hooks: { ...one, ...two } })
-    expect(held()).toMatchObject({ news: news + 1, details: { hooks: [one.a, two.b] } })
+    see({ incomingWebhooks: { ...one, ...two } })
+    expect(held()).toMatchObject({ news: news + 1, details: { incoming_webhooks: [one.a, two.b] } })
   })
 
   test('is no news when it fails for another reason, and is told with that alone', () => {
     const { see, held } = watch()
-    see({ hooks: one })
+    see({ incomingWebhooks: one })
     const news = held()?.news
-    const reason = 'the hook of a.example is unreachable: ECONNREFUSED'
-    see({ hooks: {} })
-    see({ hooks: { a: reason } })
-    expect(held()).toMatchObject({ news, details: { hooks: [reason] } })
+    const reason = 'the incoming webhook of a.example is unreachable: ECONNREFUSED'
+    see({ incomingWebhooks: {} })
+    see({ incomingWebhooks: { a: reason } })
+    expect(held()).toMatchObject({ news, details: { incoming_webhooks: [reason] } })
   })
 
   test('that has worked for a minute is not among those that do not', () => {
     const { see, stay, held } = watch()
-    see({ hooks: { ...one, ...two } })
-    stay(minute, { hooks: two })
-    expect(held()?.details).toEqual({ hooks: [two.b] })
+    see({ incomingWebhooks: { ...one, ...two } })
+    stay(minute, { incomingWebhooks: two })
+    expect(held()?.details).toEqual({ incoming_webhooks: [two.b] })
   })
 })
 
@@ -233,13 +233,13 @@ test('a clock that is put back keeps nothing wrong for longer', () => {
 test('what was wrong earlier is not given as the reason of what is wrong now', () => {
   const { stay, see, held } = watch()
   see({
-    hooks: { one: 'one is dead' },
+    incomingWebhooks: { one: 'one is dead' },
     dispatcher: { ends: 0, trouble: 'a.ts is broken' },
     ...journal({ trouble: 'ENOSPC' }),
   })
-  stay(10 * minute, { hooks: {}, dispatcher: { ends: 0, trouble: undefined }, ...journal() })
-  see({ hooks: { two: 'two is dead' } })
-  expect(held()?.details).toEqual({ hooks: ['two is dead'] })
+  stay(10 * minute, { incomingWebhooks: {}, dispatcher: { ends: 0, trouble: undefined }, ...journal() })
+  see({ incomingWebhooks: { two: 'two is dead' } })
+  expect(held()?.details).toEqual({ incoming_webhooks: ['two is dead'] })
   see(journal({ refused: 1 }))
   expect(held()?.details).toEqual({ reason: 'see the log' })
   see({ dispatcher: { ends: 3, trouble: undefined } })
@@ -247,7 +247,7 @@ test('what was wrong earlier is not given as the reason of what is wrong now', (
 })
 
 describe('the disk', () => {
-  const disk = (free: number, size: number): [Snapshot, Disk] => [{}, { free: free * MB, size: size * MB }]
+  const disk = (free: number, size: number): [Sample, Disk] => [{}, { free: free * MB, size: size * MB }]
 
   test('is nearly full below 500 MB, of a small one below a twentieth, until twice as much is free', () => {
     const { see, held } = watch()

@@ -1,12 +1,12 @@
 import { expect, test } from 'vitest'
 import { backfill } from '../../../src/backfill/backfill.ts'
 import { parseTargets } from '../../../src/backfill/targets.ts'
-import { parseHooks } from '../../../src/bitrix24/incoming-webhook.ts'
-import type { Event } from '../../../src/intake/event.ts'
+import { parseIncomingWebhooks } from '../../../src/bitrix24/incoming-webhook.ts'
+import type { Event } from '../../../src/events/event.ts'
 
 test('a portal that gives the same page again and again is not journalled without end', async () => {
-  const [hook] = parseHooks('https://one.bitrix24.com/rest/1/abc/')
-  if (hook === undefined) throw new Error('no hook')
+  const [incomingWebhook] = parseIncomingWebhooks('https://one.bitrix24.com/rest/1/abc/')
+  if (incomingWebhook === undefined) throw new Error('no incoming webhook')
   const time = '2026-11-23T08:00:00+00:00'
   const items = Array.from({ length: 50 }, (_, at) => ({ id: at + 1, createdTime: time, updatedTime: time }))
   const journalled: Event[] = []
@@ -18,7 +18,7 @@ test('a portal that gives the same page again and again is not journalled withou
         return Promise.resolve({ items } as T)
       },
     },
-    hook,
+    incomingWebhook,
     targets: parseTargets('deal'),
     since: undefined,
     journalled: { newest: () => undefined, origin: undefined },

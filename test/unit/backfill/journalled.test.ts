@@ -3,11 +3,11 @@ import { join } from 'node:path'
 import { pino } from 'pino'
 import { expect, test } from 'vitest'
 import { readJournalled } from '../../../src/backfill/journalled.ts'
-import { parseHooks } from '../../../src/bitrix24/incoming-webhook.ts'
+import { parseIncomingWebhooks } from '../../../src/bitrix24/incoming-webhook.ts'
 import { journalDir } from '../../../src/journal/segments.ts'
 import { temporaryFolder } from '../../support/receiver.ts'
 
-const [hook] = parseHooks('https://one.bitrix24.com/rest/1/abc/')
+const [incomingWebhook] = parseIncomingWebhooks('https://one.bitrix24.com/rest/1/abc/')
 const kinds = new Set(['deal', 'task', 'item'])
 const log = pino({ level: 'silent' })
 
@@ -45,9 +45,9 @@ function journal(...segments: { readonly hours: number; readonly lines: readonly
 }
 
 function read(dataDir: string, hours?: number) {
-  if (hook === undefined) throw new Error('no hook')
+  if (incomingWebhook === undefined) throw new Error('no incoming webhook')
   const since = hours === undefined ? undefined : new Date(Date.now() - hours * 3_600_000)
-  return readJournalled({ dataDir, hook, kinds, since, log })
+  return readJournalled({ dataDir, incomingWebhook, kinds, since, log })
 }
 
 test('a portal that was silent for longer than is backfilled is known all the same, so its objects keep their order', async () => {

@@ -5,10 +5,11 @@ import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
 import { Bitrix24Error } from '../../../src/bitrix24/bitrix24-error.ts'
 import type { Rate } from '../../../src/bitrix24/budget.ts'
-import { type Client, createClient, type Params } from '../../../src/bitrix24/client.ts'
-import { realClock } from '../../../src/lib/clock.ts'
-import { parseHooks } from '../../../src/bitrix24/incoming-webhook.ts'
+import { type Client, createClient } from '../../../src/bitrix24/client.ts'
+import type { Params } from '../../../src/bitrix24/commands.ts'
+import { parseIncomingWebhooks } from '../../../src/bitrix24/incoming-webhook.ts'
 import { createLimits } from '../../../src/bitrix24/limits.ts'
+import { realClock } from '../../../src/lib/clock.ts'
 import { createClock } from '../../support/clock.ts'
 import { asText, type Json, type JsonObject } from '../../support/portal/php.ts'
 import type { SystemError } from '../../support/portal/rest-error.ts'
@@ -19,10 +20,10 @@ import { until } from '../../support/receiver.ts'
 const DEAL = 2
 const CONTACT = 3
 
-function hookOf(portal: Portal) {
-  const [hook] = parseHooks(portal.hook())
-  if (!hook) throw new Error('no hook')
-  return hook
+function incomingWebhookOf(portal: Portal) {
+  const [incomingWebhook] = parseIncomingWebhooks(portal.incomingWebhook())
+  if (!incomingWebhook) throw new Error('no incoming webhook')
+  return incomingWebhook
 }
 
 /** A portal and a client, both by one clock that stands until it is moved. */
@@ -30,9 +31,9 @@ async function startBoth(options: PortalOptions & { readonly ours?: Rate } = {})
   const clock = createClock()
   const portal = await startPortal({ now: () => Date.UTC(2026, 10, 23, 8) + clock.now(), ...options })
   const limits = createLimits({ rate: 2, burst: 50, clock, ...options.ours })
-  const hook = hookOf(portal)
-  const another = (signal?: AbortSignal) => createClient({ hook, limits, signal })
-  return { clock, portal, limits, hook, client: another(), another }
+  const incomingWebhook = incomingWebhookOf(portal)
+  const another = (signal?: AbortSignal) => createClient({ incomingWebhook, limits, signal })
+  return { clock, portal, limits, incomingWebhook, client: another(), another }
 }
 
 async function failureOf(work: Promise<unknown>): Promise<Bitrix24Error> {
@@ -82,16 +83,16 @@ describe('a call', () => {
     })
   })
 
-  test('names the scope that the hook lacks', async () => {
+  test('names the scope that the incoming webhook lacks', async () => {
     const { portal, client } = await startBoth({ scopes: ['crm'] })
     const { message, code, trouble } = await failureOf(client.call('tasks.task.list'))
     expect([code, trouble]).toEqual(['insufficient_scope', undefined])
     expect(message).toBe(
-      `tasks.task.list needs the scope "task", which the hook of ${portal.host} does not have (insufficient_scope)`,
+      `tasks.task.list needs the scope "task", which the incoming webhook of ${portal.host} does not have (insufficient_scope)`,
     )
   })
 
-  test("names the hook's user, who may not", async () => {
+  test("names the incoming webhook's user, who may not", async () => {
     const { portal, client } = await startBoth({ user: 17 })
     portal.behaviour.forbidden.add('crm.deal.list')
     const { message, trouble } = await failureOf(client.call('crm.deal.list'))
@@ -111,7 +112,7 @@ describe('a call', () => {
 
   test('does not follow a redirect, which may lead anywhere', async () => {
     const { portal, client } = await startBoth()
-    portal.behaviour.raw = { status: 302, headers: { location: `${portal.hook()}server.time` }, body: '' }
+    portal.behaviour.raw = { status: 302, headers: { location: `${portal.incomingWebhook()}server.time` }, body: '' }
     expect(await failureOf(client.call('profile'))).toMatchObject({
       code: 'HTTP_302',
       status: 302,
@@ -121,7 +122,7 @@ describe('a call', () => {
   })
 })
 
-describe('the trouble of a hook', () => {
+describe('the trouble of an incoming webhook', () => {
   test.each<SystemError>([
     'expired_token',
     'NO_AUTH_FOUND',
@@ -131,11 +132,11 @@ describe('the trouble of a hook', () => {
     'OVERLOAD_LIMIT',
     'PORTAL_DELETED',
   ])('%s means that it is dead', async (code) => {
-    const { portal, client, hook } = await startBoth()
+    const { portal, client, incomingWebhook } = await startBoth()
     portal.behaviour.dead = code
     const { trouble, message } = await failureOf(client.call('profile'))
     expect(trouble).toBe('dead')
-    expect(message).toContain(`${hook.label} is dead: ${code}`)
+    expect(message).toContain(`${incomingWebhook.label} is dead: ${code}`)
   })
 
   test.each(['INVALID_CREDENTIALS', 'ACCESS_DENIED'] as const)(
@@ -165,28 +166,32 @@ describe('the secret', () => {
     [
       'an error whose words have the URL',
       (portal, client) => {
-        portal.behaviour.failing.set('profile', [new RestError(portal.hook(), `no ${portal.hook()}profile`, 500)])
+        portal.behaviour.failing.set('profile', [
+          new RestError(portal.incomingWebhook(), `no ${portal.incomingWebhook()}profile`, 500),
+        ])
         return client.call('profile')
       },
     ],
     [
       'an error of a command whose words have the URL',
       (portal, client) => {
-        portal.behaviour.failing.set('profile', [new RestError(portal.hook(), `no ${portal.hook()}profile`, 500)])
+        portal.behaviour.failing.set('profile', [
+          new RestError(portal.incomingWebhook(), `no ${portal.incomingWebhook()}profile`, 500),
+        ])
         return client.batch({ me: ['profile'] })
       },
     ],
     [
       'a page instead of an answer',
       (portal, client) => {
-        portal.behaviour.raw = { status: 200, headers: {}, body: portal.hook() }
+        portal.behaviour.raw = { status: 200, headers: {}, body: portal.incomingWebhook() }
         return client.call('profile')
       },
     ],
     [
       'a redirect',
       (portal, client) => {
-        portal.behaviour.raw = { status: 301, headers: { location: portal.hook() }, body: '' }
+        portal.behaviour.raw = { status: 301, headers: { location: portal.incomingWebhook() }, body: '' }
         return client.call('profile')
       },
     ],
@@ -290,10 +295,10 @@ describe('the limits', () => {
   })
 
   test('a wait for a turn is told to whoever keeps the time of a run', async () => {
-    const { clock, limits, hook } = await startBoth({ ours: { rate: 1, burst: 1 } })
+    const { clock, limits, incomingWebhook } = await startBoth({ ours: { rate: 1, burst: 1 } })
     const waited: number[] = []
     const client = createClient({
-      hook,
+      incomingWebhook,
       limits,
       whileWaiting: async (wait) => {
         const from = clock.now()
@@ -521,17 +526,17 @@ test('in a process of its own, which is not a test, nothing is printed but what 
   const src = fileURLToPath(new URL('../../../src/bitrix24/', import.meta.url))
   const script = `
     import { createClient } from '${src}client.ts'
-    import { realClock } from '${src}clock.ts'
-    import { parseHooks } from '${src}hook.ts'
+    import { realClock } from '${src}../lib/clock.ts'
+    import { parseIncomingWebhooks } from '${src}incoming-webhook.ts'
     import { createLimits } from '${src}limits.ts'
-    const [hook] = parseHooks(process.env.HOOK)
-    const client = createClient({ hook, limits: createLimits({ rate: 2, burst: 50, clock: realClock }) })
+    const [hook] = parseIncomingWebhooks(process.env.HOOK)
+    const client = createClient({ incomingWebhook: hook, limits: createLimits({ rate: 2, burst: 50, clock: realClock }) })
     const { ID } = await client.call('profile')
     const { code } = await client.call('crm.deal.get', { id: 1 }).catch((error) => error)
     console.log(ID, code)
   `
   const { stdout, stderr } = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', script], {
-    env: { ...portal.env, HOOK: portal.hook() },
+    env: { ...portal.env, HOOK: portal.incomingWebhook() },
   })
   expect([stdout, stderr]).toEqual(['1 NO_CODE\n', ''])
 })
@@ -539,7 +544,7 @@ test('in a process of its own, which is not a test, nothing is printed but what 
 test('by the real clock what is above the burst comes later', async () => {
   const portal = await startPortal({ limit: { rate: 20, burst: 2 } })
   const limits = createLimits({ rate: 20, burst: 2, clock: realClock })
-  const client = createClient({ hook: hookOf(portal), limits })
+  const client = createClient({ incomingWebhook: incomingWebhookOf(portal), limits })
   await Promise.all(Array.from({ length: 6 }, () => client.call('server.time')))
   expect(statusesOf(portal)[200]).toBe(6)
 })

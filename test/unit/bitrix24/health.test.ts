@@ -1,8 +1,8 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { Bitrix24Error } from '../../../src/bitrix24/bitrix24-error.ts'
 import { createClient } from '../../../src/bitrix24/client.ts'
-import { parseHooks } from '../../../src/bitrix24/incoming-webhook.ts'
-import { createHookHealth } from '../../../src/bitrix24/health.ts'
+import { createIncomingWebhookHealth } from '../../../src/bitrix24/health.ts'
+import { parseIncomingWebhooks } from '../../../src/bitrix24/incoming-webhook.ts'
 import { createLimits } from '../../../src/bitrix24/limits.ts'
 import { createTransport } from '../../../src/bitrix24/transport.ts'
 import { createClock } from '../../support/clock.ts'
@@ -13,12 +13,12 @@ import { until } from '../../support/receiver.ts'
 async function start({ patience = 10_000 } = {}) {
   const clock = createClock()
   const portal = await startPortal({ now: () => Date.UTC(2026, 10, 23, 8) + clock.now() })
-  const [hook] = parseHooks(portal.hook())
-  if (!hook) throw new Error('no hook')
+  const [incomingWebhook] = parseIncomingWebhooks(portal.incomingWebhook())
+  if (!incomingWebhook) throw new Error('no incoming webhook')
   const limits = createLimits({ rate: 2, burst: 50, clock })
   const changes: (string | undefined)[] = []
-  const health = createHookHealth({
-    hook,
+  const health = createIncomingWebhookHealth({
+    incomingWebhook,
     limits,
     clock,
     patience,
@@ -26,8 +26,8 @@ async function start({ patience = 10_000 } = {}) {
   })
   onTestFinished(health.stop)
   let doubts = 0
-  const send = health.guard(createTransport(hook, undefined), () => void doubts++)
-  const client = createClient({ hook, limits, send })
+  const send = health.guard(createTransport(incomingWebhook, undefined), () => void doubts++)
+  const client = createClient({ incomingWebhook, limits, send })
   return { clock, portal, health, changes, client, doubts: () => doubts }
 }
 
@@ -38,7 +38,7 @@ const failure = (work: Promise<unknown>) =>
   )
 
 test.each<SystemError>(['expired_token', 'NO_AUTH_FOUND', 'INVALID_CREDENTIALS', 'ACCESS_DENIED', 'OVERLOAD_LIMIT'])(
-  'a hook whose calls and whose probe are answered with %s is down: nothing more is sent, and each call says why',
+  'an incoming webhook whose calls and whose probe are answered with %s is down: nothing more is sent, and each call says why',
   async (code) => {
     const { portal, health, changes, client, doubts } = await start()
     portal.behaviour.dead = code
@@ -50,13 +50,13 @@ test.each<SystemError>(['expired_token', 'NO_AUTH_FOUND', 'INVALID_CREDENTIALS',
     const error = await failure(client.call('crm.deal.get', { id: 1 }))
     expect(error).toBeInstanceOf(Bitrix24Error)
     expect(error).toMatchObject({ code, trouble: 'dead', method: 'crm.deal.get' })
-    expect(String(error)).toContain(`the hook of ${portal.host} is dead: ${code}`)
+    expect(String(error)).toContain(`the incoming webhook of ${portal.host} is dead: ${code}`)
     expect(doubts()).toBe(2)
     expect(portal.called()).toEqual(['profile', 'scope'])
   },
 )
 
-test('a hook that is down is probed once a minute, and is up when the portal answers', async () => {
+test('an incoming webhook that is down is probed once a minute, and is up when the portal answers', async () => {
   const { clock, portal, health, changes, client } = await start()
   portal.behaviour.dead = 'expired_token'
   await health.examine()
@@ -84,7 +84,7 @@ test('a portal that is not there is unreachable until it is', async () => {
   await until('it is up', () => changes.length === 2)
 })
 
-test('a failure that the probe does not share was no trouble of the hook', async () => {
+test('a failure that the probe does not share was no trouble of the incoming webhook', async () => {
   const { portal, health, changes, client, doubts } = await start()
   for (const answer of [RestError.system('NO_AUTH_FOUND'), RestError.system('ACCESS_DENIED', 403)]) {
     portal.behaviour.failing.set('profile', [answer])
@@ -123,7 +123,7 @@ test('a portal that does not answer the probe is unreachable', async () => {
   portal.behaviour.held = never.promise
   expect(await health.examine()).toMatchObject({
     trouble: 'unreachable',
-    message: `the hook of ${portal.host} is unreachable: ETIMEDOUT (no answer in 0.1 s)`,
+    message: `the incoming webhook of ${portal.host} is unreachable: ETIMEDOUT (no answer in 0.1 s)`,
   })
   never.resolve()
 })

@@ -1,10 +1,11 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { type Client, createClient, type Params } from '../../../src/bitrix24/client.ts'
-import { realClock } from '../../../src/lib/clock.ts'
-import { parseHooks } from '../../../src/bitrix24/incoming-webhook.ts'
+import { type Client, createClient } from '../../../src/bitrix24/client.ts'
+import type { Params } from '../../../src/bitrix24/commands.ts'
+import { parseIncomingWebhooks } from '../../../src/bitrix24/incoming-webhook.ts'
 import { createLimits } from '../../../src/bitrix24/limits.ts'
 import { isFinal } from '../../../src/handler/handler.ts'
+import { realClock } from '../../../src/lib/clock.ts'
 import { type Portal, startPortal } from '../../support/portal.ts'
 
 const DEAL = 2
@@ -12,9 +13,9 @@ const plenty = { rate: 1e6, burst: 1e6 }
 
 async function start(): Promise<{ portal: Portal; client: Client }> {
   const portal = await startPortal({ limit: plenty })
-  const [hook] = parseHooks(portal.hook())
-  if (!hook) throw new Error('no hook')
-  return { portal, client: createClient({ hook, limits: createLimits({ ...plenty, clock: realClock }) }) }
+  const [incomingWebhook] = parseIncomingWebhooks(portal.incomingWebhook())
+  if (!incomingWebhook) throw new Error('no incoming webhook')
+  return { portal, client: createClient({ incomingWebhook, limits: createLimits({ ...plenty, clock: realClock }) }) }
 }
 
 async function thrownBy(work: () => unknown): Promise<Error> {

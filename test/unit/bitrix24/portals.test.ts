@@ -1,18 +1,18 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { realClock } from '../../../src/lib/clock.ts'
-import { parseHooks } from '../../../src/bitrix24/incoming-webhook.ts'
+import { parseIncomingWebhooks } from '../../../src/bitrix24/incoming-webhook.ts'
 import { openMembers } from '../../../src/bitrix24/members.ts'
 import { createPortals, type Origin } from '../../../src/bitrix24/portals.ts'
+import { realClock } from '../../../src/lib/clock.ts'
 import { temporaryFolder } from '../../support/receiver.ts'
 
 const one = 'https://one.bitrix24.com/rest/1/abc/'
 const two = 'https://two.bitrix24.com/rest/1/def/'
 
-function portalsOf(hooks: string) {
+function portalsOf(incomingWebhooks: string) {
   return createPortals({
-    hooks: hooks === '' ? [] : parseHooks(hooks),
+    incomingWebhooks: incomingWebhooks === '' ? [] : parseIncomingWebhooks(incomingWebhooks),
     rate: 2,
     burst: 50,
     clock: realClock,
@@ -20,31 +20,35 @@ function portalsOf(hooks: string) {
   })
 }
 
-function chosen(hooks: string, event: Origin): string {
-  const access = portalsOf(hooks).accessFor(event)
-  return 'refusal' in access ? access.refusal : access.hook.label
+function chosen(incomingWebhooks: string, event: Origin): string {
+  const access = portalsOf(incomingWebhooks).accessFor(event)
+  return 'refusal' in access ? access.refusal : access.incomingWebhook.label
 }
 
 const from = (domain: string, webhook?: string): Origin => ({ webhook, auth: { domain } })
 
-test('the only hook is for all events of its portal, whatever the name of their token', () => {
-  expect(chosen(one, from('one.bitrix24.com'))).toBe('the hook of one.bitrix24.com')
-  expect(chosen(one, from('ONE.bitrix24.com', 'sales'))).toBe('the hook of one.bitrix24.com')
+test('the only incoming webhook is for all events of its portal, whatever the name of their token', () => {
+  expect(chosen(one, from('one.bitrix24.com'))).toBe('the incoming webhook of one.bitrix24.com')
+  expect(chosen(one, from('ONE.bitrix24.com', 'sales'))).toBe('the incoming webhook of one.bitrix24.com')
 })
 
 test('of several the one of the name of the token is used', () => {
-  const hooks = `sales=${one},support=${two}`
-  expect(chosen(hooks, from('one.bitrix24.com', 'sales'))).toBe('the hook "sales" of one.bitrix24.com')
-  expect(chosen(hooks, from('two.bitrix24.com', 'support'))).toBe('the hook "support" of two.bitrix24.com')
+  const incomingWebhooks = `sales=${one},support=${two}`
+  expect(chosen(incomingWebhooks, from('one.bitrix24.com', 'sales'))).toBe(
+    'the incoming webhook "sales" of one.bitrix24.com',
+  )
+  expect(chosen(incomingWebhooks, from('two.bitrix24.com', 'support'))).toBe(
+    'the incoming webhook "support" of two.bitrix24.com',
+  )
 })
 
-test('a robot has no token: its hook is the only one of its portal', () => {
+test('a robot has no token: its incoming webhook is the only one of its portal', () => {
   const robotOf = (domain: string): Origin => ({ event: 'ROBOT', auth: { domain } })
-  expect(chosen(one, robotOf('one.bitrix24.com'))).toBe('the hook of one.bitrix24.com')
+  expect(chosen(one, robotOf('one.bitrix24.com'))).toBe('the incoming webhook of one.bitrix24.com')
   expect(chosen(`sales=${one},support=${two}`, robotOf('TWO.bitrix24.com'))).toBe(
-    'the hook "support" of two.bitrix24.com',
+    'the incoming webhook "support" of two.bitrix24.com',
   )
-  const none = 'B24_HOOK has no hook for the robots of this portal, or several'
+  const none = 'B24_HOOK has no incoming webhook for the robots of this portal, or several'
   expect(chosen(one, robotOf('two.bitrix24.com'))).toBe(none)
   expect(chosen(`a=${one},b=https://one.bitrix24.com/rest/2/ghi/`, robotOf('one.bitrix24.com'))).toBe(none)
   expect(chosen(one, { event: 'ROBOT' })).toBe(none)
@@ -56,51 +60,56 @@ test.each<[string, string, Origin, string]>([
     'there is none of its name',
     `sales=${one}`,
     from('two.bitrix24.com', 'support'),
-    'B24_HOOK has no hook for the events of the token "support"',
+    'B24_HOOK has no incoming webhook for the events of the token "support"',
   ],
   [
-    'its token has no name and the hooks have',
+    'its token has no name and the incoming webhooks have',
     `sales=${one}`,
     from('one.bitrix24.com'),
-    'B24_HOOK has no hook for the events of a token without a name',
+    'B24_HOOK has no incoming webhook for the events of a token without a name',
   ],
   [
-    'the hook is of another portal',
+    'the incoming webhook is of another portal',
     one,
     from('two.bitrix24.com'),
-    'the hook of one.bitrix24.com is not used for an event of two.bitrix24.com: if the portal was renamed, B24_HOOK needs its new address',
+    'the incoming webhook of one.bitrix24.com is not used for an event of two.bitrix24.com: if the portal was renamed, B24_HOOK needs its new address',
   ],
   [
     'its portal is another one by the name of its token too',
     `sales=${one},support=${two}`,
     from('two.bitrix24.com', 'sales'),
-    'the hook "sales" of one.bitrix24.com is not used for an event of two.bitrix24.com: if the portal was renamed, B24_HOOK needs its new address',
+    'the incoming webhook "sales" of one.bitrix24.com is not used for an event of two.bitrix24.com: if the portal was renamed, B24_HOOK needs its new address',
   ],
-  ['it has no auth', one, {}, 'the hook of one.bitrix24.com is not used for an event that names no portal'],
+  ['it has no auth', one, {}, 'the incoming webhook of one.bitrix24.com is not used for an event that names no portal'],
   [
     'its domain is no text',
     one,
     { auth: { domain: ['one.bitrix24.com'] } },
-    'the hook of one.bitrix24.com is not used for an event that names no portal',
+    'the incoming webhook of one.bitrix24.com is not used for an event that names no portal',
   ],
-])('an event gets no hook where %s, and the reason is told', (_, hooks, event, reason) => {
-  expect(chosen(hooks, event)).toBe(reason)
+])('an event gets no incoming webhook where %s, and the reason is told', (_, incomingWebhooks, event, reason) => {
+  expect(chosen(incomingWebhooks, event)).toBe(reason)
 })
 
 test('a renamed portal is known by its member_id, by either name, in a later process too, and no other portal is', () => {
   const folder = temporaryFolder('members')
-  const open = (hooks: string) => {
+  const open = (incomingWebhooks: string) => {
     const told: [string, string | undefined][] = []
     const members = openMembers(folder, (error) => {
       throw error
     })
     const onLack = (...lack: [string, string | undefined]) => void told.push(lack)
     const parts = { rate: 2, burst: 50, clock: realClock, onChange: () => undefined }
-    const portals = createPortals({ ...parts, hooks: parseHooks(hooks), members, onLack })
+    const portals = createPortals({
+      ...parts,
+      incomingWebhooks: parseIncomingWebhooks(incomingWebhooks),
+      members,
+      onLack,
+    })
     const labelFor = (event: Origin) => {
       const access = portals.accessFor(event)
       portals.waitFor(event)
-      return 'refusal' in access ? undefined : access.hook.label
+      return 'refusal' in access ? undefined : access.incomingWebhook.label
     }
     return { told, labelFor }
   }
@@ -110,18 +119,18 @@ test('a renamed portal is known by its member_id, by either name, in a later pro
   })
   const before = open(one)
   expect(before.labelFor(of('new.bitrix24.com', 'm1'))).toBeUndefined()
-  expect(before.labelFor(of('one.bitrix24.com', 'm1'))).toBe('the hook of one.bitrix24.com')
+  expect(before.labelFor(of('one.bitrix24.com', 'm1'))).toBe('the incoming webhook of one.bitrix24.com')
   expect(before.told.map(([lacks, refusal]) => [lacks, refusal !== undefined])).toEqual([
-    ['the portal of the hook of one.bitrix24.com', true],
-    ['the portal of the hook of one.bitrix24.com', false],
+    ['the portal of the incoming webhook of one.bitrix24.com', true],
+    ['the portal of the incoming webhook of one.bitrix24.com', false],
   ])
   const later = open(`sales=${one},support=${two}`)
-  expect(later.labelFor(of('new.bitrix24.com', 'm1', 'sales'))).toBe('the hook "sales" of one.bitrix24.com')
+  expect(later.labelFor(of('new.bitrix24.com', 'm1', 'sales'))).toBe('the incoming webhook "sales" of one.bitrix24.com')
   expect(later.labelFor({ ...of('new.bitrix24.com', 'm1'), event: 'ROBOT' })).toBe(
-    'the hook "sales" of one.bitrix24.com',
+    'the incoming webhook "sales" of one.bitrix24.com',
   )
   expect(later.labelFor(of('new.bitrix24.com', 'm2', 'sales'))).toBeUndefined()
-  // Whoever has the token of one portal says whatever he likes, but not for the hook of another name.
+  // Whoever has the token of one portal says whatever he likes, but not for the incoming webhook of another name.
   expect(later.labelFor(of('new.bitrix24.com', 'm1', 'support'))).toBeUndefined()
 })
 
@@ -135,7 +144,7 @@ test('a file of portals that cannot be read costs what it knew, and nothing else
   expect(openMembers(folder, (error) => void errors.push(error)).of('one.bitrix24.com')).toBe('m1')
 })
 
-test('hooks of one portal share its limits, those of others do not', () => {
+test('incoming webhooks of one portal share its limits, those of others do not', () => {
   const { accessFor } = portalsOf(`a=${one},b=https://one.bitrix24.com/rest/2/ghi/,c=${two}`)
   const limitsOf = (event: Origin) => {
     const access = accessFor(event)

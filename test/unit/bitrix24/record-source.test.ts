@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { Bitrix24Error } from '../../../src/bitrix24/bitrix24-error.ts'
-import { parseHooks } from '../../../src/bitrix24/incoming-webhook.ts'
+import { parseIncomingWebhooks } from '../../../src/bitrix24/incoming-webhook.ts'
 import { sourceOf } from '../../../src/bitrix24/record-source.ts'
 import { isObject, readFixture } from '../../support/intake.ts'
 
@@ -8,11 +8,18 @@ const objects = readFixture('objects.json')
 if (!isObject(objects)) throw new Error('an object of objects')
 const sampled = Object.values(objects).filter((object) => typeof object === 'string')
 
-const [hook] = parseHooks('https://example.bitrix24.com/rest/1/abc/')
-if (!hook) throw new Error('no hook')
+const [incomingWebhook] = parseIncomingWebhooks('https://example.bitrix24.com/rest/1/abc/')
+if (!incomingWebhook) throw new Error('no incoming webhook')
 
 const refusal = (object: string, code: string, description: string) =>
-  new Bitrix24Error({ hook, method: sourceOf(object).method, code, description, status: 200, command: 'record0' })
+  new Bitrix24Error({
+    incomingWebhook,
+    method: sourceOf(object).method,
+    code,
+    description,
+    status: 200,
+    command: 'record0',
+  })
 
 function hasRecord(object: string): boolean {
   try {

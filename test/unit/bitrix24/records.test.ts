@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import type { Rate } from '../../../src/bitrix24/budget.ts'
-import { parseHooks } from '../../../src/bitrix24/incoming-webhook.ts'
+import { parseIncomingWebhooks } from '../../../src/bitrix24/incoming-webhook.ts'
 import { createLimits } from '../../../src/bitrix24/limits.ts'
 import { createRecords, type Records } from '../../../src/bitrix24/records.ts'
 import { createClock } from '../../support/clock.ts'
@@ -15,10 +15,10 @@ async function startBoth(options: PortalOptions & { readonly ours?: Rate } = {})
   const clock = createClock()
   const portal = await startPortal({ now: () => Date.UTC(2026, 10, 23, 8) + clock.now(), ...options })
   const limits = createLimits({ rate: 2, burst: 50, clock, ...options.ours })
-  const [hook] = parseHooks(portal.hook())
-  if (!hook) throw new Error('no hook')
+  const [incomingWebhook] = parseIncomingWebhooks(portal.incomingWebhook())
+  if (!incomingWebhook) throw new Error('no incoming webhook')
   const stop = new AbortController()
-  return { clock, portal, limits, stop, records: createRecords({ hook, limits, signal: stop.signal }) }
+  return { clock, portal, limits, stop, records: createRecords({ incomingWebhook, limits, signal: stop.signal }) }
 }
 
 /** As `startBoth`, and the next request has no turn before the clock moves. */
@@ -94,7 +94,7 @@ describe('the record', () => {
     expect(portal.requests).toEqual([])
   })
 
-  test('that the hook may not read names what it lacks, and is not gone', async () => {
+  test('that the incoming webhook may not read names what it lacks, and is not gone', async () => {
     const { portal, records } = await startBoth({ scopes: ['crm'], user: 17 })
     portal.behaviour.forbidden.add('crm.item.get')
     const [task, deal] = await outcomes([records.get('task:17'), records.get('deal:662')])
@@ -294,7 +294,7 @@ describe('a limit', () => {
   })
 })
 
-test('a dead hook, or a portal that is not there, fails all that were wanted, and its secret is in none of it', async () => {
+test('a dead incoming webhook, or a portal that is not there, fails all that were wanted, and its secret is in none of it', async () => {
   const { portal, records } = await startBoth()
   portal.behaviour.dead = 'INVALID_CREDENTIALS'
   const dead = await outcomes([records.get('deal:1'), records.get('deal:2')])

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { gzipSync } from 'node:zlib'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { parseHooks } from '../../../src/bitrix24/incoming-webhook.ts'
+import { parseIncomingWebhooks } from '../../../src/bitrix24/incoming-webhook.ts'
 import { createTransport } from '../../../src/bitrix24/transport.ts'
 import { portalCertificate } from '../../support/portal/certificate.ts'
 import { startPortal } from '../../support/portal.ts'
@@ -12,13 +12,13 @@ import { freePort, until } from '../../support/receiver.ts'
 
 async function start() {
   const portal = await startPortal()
-  return { portal, send: sendTo(portal.hook()) }
+  return { portal, send: sendTo(portal.incomingWebhook()) }
 }
 
 function sendTo(url: string) {
-  const [hook] = parseHooks(url)
-  if (!hook) throw new Error('no hook')
-  return createTransport(hook, undefined)
+  const [incomingWebhook] = parseIncomingWebhooks(url)
+  if (!incomingWebhook) throw new Error('no incoming webhook')
+  return createTransport(incomingWebhook, undefined)
 }
 
 const failureOf = (work: Promise<unknown>) =>
@@ -33,7 +33,11 @@ describe('a write is sent once', () => {
     'when it is answered with %i and a page',
     async (status) => {
       const { portal, send } = await start()
-      const headers = { 'content-type': 'text/html', location: `${portal.hook()}crm.deal.add`, 'retry-after': '0' }
+      const headers = {
+        'content-type': 'text/html',
+        location: `${portal.incomingWebhook()}crm.deal.add`,
+        'retry-after': '0',
+      }
       portal.behaviour.raw = { status, headers, body: status === 204 ? '' : '<h1>A page</h1>' }
       const code = `HTTP_${status}`
       expect(await failureOf(send('crm.deal.add', { fields: {} }))).toMatchObject({ code, status })
@@ -109,19 +113,19 @@ test('what a handler does to fetch, or to the global dispatcher of undici, does 
   const src = fileURLToPath(new URL('../../../src/bitrix24/', import.meta.url))
   const script = `
     import { MockAgent, setGlobalDispatcher } from 'undici'
-    import { parseHooks } from '${src}hook.ts'
+    import { parseIncomingWebhooks } from '${src}incoming-webhook.ts'
     import { createTransport } from '${src}transport.ts'
     globalThis.fetch = () => { throw new Error('patched') }
     const mock = new MockAgent()
     mock.disableNetConnect()
     setGlobalDispatcher(mock)
-    const [hook] = parseHooks(process.env.HOOK)
+    const [hook] = parseIncomingWebhooks(process.env.HOOK)
     const send = createTransport(hook, undefined)
     console.log((await send('profile', {})).result.ID)
   `
   const { stdout, stderr } = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', script], {
     cwd: fileURLToPath(new URL('../../../', import.meta.url)),
-    env: { ...portal.env, HOOK: portal.hook() },
+    env: { ...portal.env, HOOK: portal.incomingWebhook() },
   })
   expect([stdout, stderr]).toEqual(['1\n', ''])
 })
@@ -143,15 +147,15 @@ test('HTTPS_PROXY is used, and NO_PROXY kept to', async () => {
     })
     await new Promise((resolve) => proxy.listen(0, '127.0.0.1', resolve))
     process.env.HTTPS_PROXY = 'http://127.0.0.1:' + proxy.address().port
-    const { parseHooks } = await import('${src}hook.ts')
+    const { parseIncomingWebhooks } = await import('${src}incoming-webhook.ts')
     const { createTransport } = await import('${src}transport.ts')
-    const [hook] = parseHooks(process.env.HOOK)
+    const [hook] = parseIncomingWebhooks(process.env.HOOK)
     await createTransport(hook, undefined)('profile', {})
     console.log(tunnels.length)
     process.exit()
   `
   const run = async (env: Record<string, string>) => {
-    const options = { env: { ...portal.env, HOOK: portal.hook(), ...env } }
+    const options = { env: { ...portal.env, HOOK: portal.incomingWebhook(), ...env } }
     return (await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', script], options)).stdout
   }
   expect(await run({})).toBe('1\n')

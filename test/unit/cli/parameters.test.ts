@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { parseParameters } from '../../../src/cli/parameters.ts'
 import { UsageError } from '../../../src/cli/usage-error.ts'
 
-test.each<[words: string[], parameters: Record<string, unknown>]>([
+test.each<[args: string[], parameters: Record<string, unknown>]>([
   [[], {}],
   [['ID=42'], { ID: '42' }],
   [['text='], { text: '' }],
@@ -15,9 +15,9 @@ test.each<[words: string[], parameters: Record<string, unknown>]>([
   [['rows[][price]=5', 'rows[][price]=6'], { rows: [{ price: '5' }, { price: '6' }] }],
   [['a[2]=x'], { a: { 2: 'x' } }],
   [['filter:={"ID":[1,2]}', 'fields[on]:=true', 'n:=null'], { filter: { ID: [1, 2] }, fields: { on: true }, n: null }],
-])('%j', (words, parameters) => expect(parseParameters(words)).toEqual(parameters))
+])('%j', (args, parameters) => expect(parseParameters(args)).toEqual(parameters))
 
-test.each<[words: string[], message: string]>([
+test.each<[args: string[], message: string]>([
   [['ID'], 'parameter 1 is not of the form KEY=VALUE or KEY:=JSON'],
   [['ID=1', '=5'], 'parameter 2 is not of the form'],
   [['[a]=5'], 'parameter 1 is not of the form'],
@@ -27,9 +27,9 @@ test.each<[words: string[], message: string]>([
   [['a[b]=2', 'a=1'], 'a is set twice'],
   [['a:={"b":1}', 'a[c]=2'], 'a[c] is set in another that has a value'],
   [['filter:={ID:1}'], 'what filter is set to is no JSON'],
-])('%j is refused', (words, message) => {
-  expect(() => parseParameters(words)).toThrow(UsageError)
-  expect(() => parseParameters(words)).toThrow(message)
+])('%j is refused', (args, message) => {
+  expect(() => parseParameters(args)).toThrow(UsageError)
+  expect(() => parseParameters(args)).toThrow(message)
 })
 
 test('a name such as __proto__ is a name like any other', () => {

@@ -9,14 +9,15 @@ import {
   misspeltSettings,
   readConfig,
   readDatabaseUrl,
-  readHooks,
+  readIncomingWebhooks,
   readSettings,
   readTokens,
   settings,
 } from '../../../src/config/config.ts'
-import { parseDuration, weakTokens } from '../../../src/config/values.ts'
+import { weakTokens } from '../../../src/config/values.ts'
 import { createServer } from '../../../src/intake/server.ts'
 import { createTokens } from '../../../src/intake/token.ts'
+import { parseDuration } from '../../../src/lib/duration.ts'
 
 const secret = 'geheimgeheimgeheimgeheimgeheim01'
 const enough = { B24_APPLICATION_TOKEN: secret }
@@ -55,7 +56,7 @@ function fileOf(name: string, content: string): string {
 test('a token is all that must be set; everything else has a default', () => {
   expect(readConfig(enough)).toEqual({
     tokens: [{ name: undefined, value: secret }],
-    hooks: [],
+    incomingWebhooks: [],
     rate: 2,
     burst: 50,
     port: 8080,
@@ -63,7 +64,7 @@ test('a token is all that must be set; everything else has a default', () => {
     webhookPath: '/bitrix24',
     robotPath: undefined,
     dataDir: resolve('data'),
-    handlersDir: resolve('src/handlers'),
+    handlersDir: resolve('examples/handlers'),
     bodyLimit: 1024 ** 2,
     trustProxy: [],
     allowedIps: undefined,
@@ -84,7 +85,7 @@ test('a token is all that must be set; everything else has a default', () => {
     databaseUrl: undefined,
     worker: true,
     alertUrl: undefined,
-    silenceAlarm: undefined,
+    alertAfterSilence: undefined,
   })
 })
 
@@ -118,12 +119,12 @@ test('every setting can be set', () => {
     HANDLER_LOAD_TIMEOUT: '6s',
     DISPATCH_FROM: 'oldest',
     DATABASE_URL: 'postgresql://b24:secret@db.example:5433/b24?sslmode=require',
-    WORKERS: '0',
+    RUN_HANDLERS: 'off',
     ALERT_URL: 'https://example.bitrix24.com/rest/1/abc/im.message.add?DIALOG_ID=chat42',
-    SILENCE_ALARM: '2h',
+    ALERT_AFTER_SILENCE: '2h',
   })
   expect(config).toEqual({
-    hooks: [
+    incomingWebhooks: [
       expect.objectContaining({ name: 'sales', host: 'a.bitrix24.com', user: '1' }),
       expect.objectContaining({ name: 'support', host: 'b.bitrix24.com', user: '7' }),
     ],
@@ -159,7 +160,7 @@ test('every setting can be set', () => {
     databaseUrl: 'postgresql://b24:secret@db.example:5433/b24?sslmode=require',
     worker: false,
     alertUrl: new URL('https://example.bitrix24.com/rest/1/abc/im.message.add?DIALOG_ID=chat42'),
-    silenceAlarm: 7_200_000,
+    alertAfterSilence: 7_200_000,
   })
 })
 
@@ -191,7 +192,7 @@ describe('a text that is not as it looks', () => {
       expect(problem?.includes(`, got ${JSON.stringify(value)}`), name).toBe(!isSecret)
     }
     expect(() => readSettings({ DATA_DIR: value }, 'DATA_DIR')).toThrow(why)
-    expect(() => readHooks({ B24_HOOK: value })).toThrow(why)
+    expect(() => readIncomingWebhooks({ B24_HOOK: value })).toThrow(why)
     expect(() => readTokens({ B24_APPLICATION_TOKEN: value })).toThrow(why)
     expect(() => readDatabaseUrl({ DATABASE_URL: value })).toThrow(why)
   })
@@ -209,7 +210,7 @@ describe('a text that is not as it looks', () => {
     const told = 'DATA_DIR is not read, because .env begins with a byte-order mark'
     expect(problemsOf({ ...enough, ...env })).toEqual([expect.stringContaining(told)])
     expect(() => readSettings(env, 'PORT')).toThrow(told)
-    expect(() => readHooks(env)).toThrow(told)
+    expect(() => readIncomingWebhooks(env)).toThrow(told)
     expect(() => readTokens({ ...enough, ...env })).toThrow(told)
     expect(() => readDatabaseUrl(env)).toThrow(told)
   })
@@ -354,7 +355,7 @@ describe('tokens', () => {
   })
 })
 
-describe('the hook', () => {
+describe('the incoming webhook', () => {
   const url = (host: string) => `https://${host}/rest/1/${secret}/`
 
   test('is refused with all other problems when it is wrong, by the receiver too, and the problem does not print it', () => {
@@ -380,20 +381,23 @@ describe('the hook', () => {
   })
 
   test('may come from a file, and is not printed when that is wrong', () => {
-    const B24_HOOK_FILE = fileOf('hook', `${url('a.example')}\n`)
-    expect(readConfig({ ...enough, B24_HOOK_FILE }).hooks).toMatchObject([{ host: 'a.example' }])
+    const B24_HOOK_FILE = fileOf('incoming_webhook', `${url('a.example')}\n`)
+    expect(readConfig({ ...enough, B24_HOOK_FILE }).incomingWebhooks).toMatchObject([{ host: 'a.example' }])
     const problems = problemsOf({ ...enough, B24_HOOK_FILE: fileOf('no-hook', `x${url('a.example')}`) })
     expect(problems).toEqual([expect.stringMatching(/^B24_HOOK /)])
     expect(problems.join()).not.toContain(secret)
   })
 
   test('is what a dispatcher reads, which needs no token', () => {
-    expect(readConfig({ B24_HOOK: url('a.example') }, 'dispatcher').hooks).toMatchObject([{ host: 'a.example' }])
+    expect(readConfig({ B24_HOOK: url('a.example') }, 'dispatcher').incomingWebhooks).toMatchObject([
+      { host: 'a.example' },
+    ])
   })
 
   test('shows its secret in nothing that prints the settings', () => {
     const config = readConfig({ ...enough, B24_HOOK: url('a.example') })
-    const printed = inspect(config.hooks, { depth: 20, showHidden: true }) + JSON.stringify(config.hooks)
+    const printed =
+      inspect(config.incomingWebhooks, { depth: 20, showHidden: true }) + JSON.stringify(config.incomingWebhooks)
     expect(printed).not.toContain(secret)
   })
 })
@@ -451,15 +455,15 @@ describe('where alerts go', () => {
   })
 
   test('has to be set where silence is an alarm: nobody would hear it', () => {
-    expect(problemOf('SILENCE_ALARM', '2h')).toBe('is set, but nobody would hear it: set ALERT_URL too')
-    expect(problemsOf({ ...enough, SILENCE_ALARM: '2h', ALERT_URL: url })).toEqual([])
+    expect(problemOf('ALERT_AFTER_SILENCE', '2h')).toBe('is set, but nobody would hear it: set ALERT_URL too')
+    expect(problemsOf({ ...enough, ALERT_AFTER_SILENCE: '2h', ALERT_URL: url })).toEqual([])
   })
 })
 
 describe('BACKFILL_ON_START', () => {
   const backfilling = { ...enough, B24_HOOK: 'https://a.example/rest/1/abc/', BACKFILL_ON_START: 'deal,lead' }
 
-  test('needs a hook, and a dispatcher that the receiver starts', () => {
+  test('needs an incoming webhook, and a dispatcher that the receiver starts', () => {
     expect(problemsOf(backfilling)).toEqual([])
     expect(problemOf('BACKFILL_ON_START', 'deal')).toMatch(/^needs B24_HOOK/)
     const problems = problemsOf({ ...backfilling, DISPATCHER: 'off' })
@@ -497,7 +501,7 @@ describe('refused, with what is allowed', () => {
     ['SHUTDOWN_GRACE', time, ['61m', '2h', '8']],
     ['LOG_LEVEL', /^must be one of trace, debug, info, warn, error, fatal, silent/, ['INFO', 'verbose', '30']],
     ['DISPATCHER', /^must be one of on, off/, ['true', 'false', '0', 'ON', 'no']],
-    ['WORKERS', /^must be a whole number from 0 to 1/, ['on', '2', '-1']],
+    ['RUN_HANDLERS', /^must be one of on, off/, ['1', '0', 'yes']],
     ['TRUST_PROXY', proxies, ['true', '1', 'loopback', 'caddy', '10.0.0', '10.0.0.256', '10.0.0.5:80', '*', '::g']],
     ['TRUST_PROXY', proxies, ['10.0.0.0/33', '10.0.0.0/-1', '10.0.0.0/', '10.0.0.0/x', '10.0.0.0/8/8', '::/129']],
     ['TRUST_PROXY', proxies, ['10.0.0.5 10.0.0.6', '10.0.0.5;10.0.0.6', '10.0.0.5,x']],

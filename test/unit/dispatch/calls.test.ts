@@ -3,28 +3,28 @@ import { Writable } from 'node:stream'
 import { pino } from 'pino'
 import { beforeAll, expect, onTestFinished, test } from 'vitest'
 import type { Rate } from '../../../src/bitrix24/budget.ts'
-import { realClock } from '../../../src/lib/clock.ts'
-import { parseHooks } from '../../../src/bitrix24/incoming-webhook.ts'
+import { parseIncomingWebhooks } from '../../../src/bitrix24/incoming-webhook.ts'
 import { createPortals } from '../../../src/bitrix24/portals.ts'
 import { loadTransport } from '../../../src/bitrix24/transport.ts'
 import { startDispatcher } from '../../../src/dispatch/dispatcher.ts'
 import { defaultOptions, FinalError, type Handler } from '../../../src/handler/handler.ts'
-import { openOwnWrites } from '../../../src/queue/own-changes.ts'
-import { openSqliteQueue, queuePath } from '../../../src/queue/sqlite/queue.ts'
-import { oldest } from '../../../src/journal/follow.ts'
 import { openJournal } from '../../../src/journal/journal.ts'
+import { oldest } from '../../../src/journal/position.ts'
+import { realClock } from '../../../src/lib/clock.ts'
+import { openOwnChanges } from '../../../src/queue/own-changes.ts'
+import { openSqliteQueue, queuePath } from '../../../src/queue/sqlite/queue.ts'
 import { RestError } from '../../support/portal/rest-error.ts'
 import { type Portal, startPortal } from '../../support/portal.ts'
-import { eventOf } from '../queue/queue-contract.ts'
 import { temporaryFolder, until } from '../../support/receiver.ts'
+import { eventOf } from '../queue/queue-contract.ts'
 
 // Not within the time of a run.
 beforeAll(loadTransport)
 
 const plenty = { rate: 1000, burst: 1000 }
 
-/** A journal and dispatchers that follow it, with the hook of a portal, which is the portal of the events. */
-async function prepare(portal: Portal, { hooks = portal.hook(), limits = plenty as Rate } = {}) {
+/** A journal and dispatchers that follow it, with the incoming webhook of a portal, which is the portal of the events. */
+async function prepare(portal: Portal, { incomingWebhooks = portal.incomingWebhook(), limits = plenty as Rate } = {}) {
   const dataDir = temporaryFolder('calls')
   const lines: Record<string, unknown>[] = []
   const log = pino(
@@ -44,12 +44,12 @@ async function prepare(portal: Portal, { hooks = portal.hook(), limits = plenty 
     { handlerTimeout = 60_000, probeEvery = 60_000, retryFor = 3_600_000 } = {},
   ) {
     const queue = openSqliteQueue({ path: queuePath(dataDir) })
-    const ownWrites = openOwnWrites({ path: queuePath(dataDir) })
+    const ownChanges = openOwnChanges({ path: queuePath(dataDir) })
     const changes: (string | undefined)[] = []
     let resume = () => {}
     const portals = createPortals({
       ...limits,
-      hooks: hooks === '' ? [] : parseHooks(hooks),
+      incomingWebhooks: incomingWebhooks === '' ? [] : parseIncomingWebhooks(incomingWebhooks),
       clock: realClock,
       probeEvery,
       onChange: (_, trouble) => {
@@ -70,7 +70,7 @@ async function prepare(portal: Portal, { hooks = portal.hook(), limits = plenty 
       })),
       queue,
       portals,
-      ownWrites,
+      ownChanges,
       concurrency: 8,
       retryFor,
       handlerTimeout,
@@ -82,7 +82,7 @@ async function prepare(portal: Portal, { hooks = portal.hook(), limits = plenty 
     const end = async () => {
       await dispatcher.stop(0)
       portals.stop()
-      ownWrites.close()
+      ownChanges.close()
       await queue.close()
     }
     onTestFinished(end)
@@ -112,7 +112,7 @@ async function prepare(portal: Portal, { hooks = portal.hook(), limits = plenty 
 
 const failed = 'failed, will be tried again'
 const dead = 'failed for good: this delivery is dead'
-const postponed = 'postponed until the hook works'
+const postponed = 'postponed until the incoming webhook works'
 
 const callProfile: Handler = (_event, { bitrix24 }) => bitrix24.call('profile')
 
@@ -154,7 +154,7 @@ test('the time in which a call is answered counts: it ends with the run, whose f
   expect(portal.called()).toEqual(['profile', 'scope'])
 })
 
-test('a failure with a hook that does not work is not charged, whatever is thrown, and the hook is probed once', async () => {
+test('a failure with an incoming webhook that does not work is not charged, whatever is thrown, and the incoming webhook is probed once', async () => {
   const portal = await startPortal()
   const { append, start, logged, deliveries } = await prepare(portal)
   portal.behaviour.dead = 'expired_token'
@@ -173,7 +173,7 @@ test('a failure with a hook that does not work is not charged, whatever is throw
       handler,
       state: 'waiting',
       attempts: 0,
-      error: `the hook of ${portal.host} is dead: expired_token (The access token provided has expired)`,
+      error: `the incoming webhook of ${portal.host} is dead: expired_token (The access token provided has expired)`,
     })),
   )
   expect(changes).toEqual(['expired_token'])
@@ -181,7 +181,7 @@ test('a failure with a hook that does not work is not charged, whatever is throw
   expect(logged(dead)).toEqual([])
 })
 
-test('while the hook is down a handler known to call is not run, one that is not known is refused locally, and others go on', async () => {
+test('while the incoming webhook is down a handler known to call is not run, one that is not known is refused locally, and others go on', async () => {
   const portal = await startPortal()
   const { append, start, logged } = await prepare(portal)
   const runs: string[] = []
@@ -238,7 +238,7 @@ test('when the probe is answered what was postponed runs at once, in the order o
   expect(logged(failed)).toEqual([])
 })
 
-test('a failure that may be of the hook is of the run when the probe gets through: the attempt counts', async () => {
+test('a failure that may be of the incoming webhook is of the run when the probe gets through: the attempt counts', async () => {
   const portal = await startPortal()
   const { append, start, logged } = await prepare(portal)
   portal.behaviour.failing.set('profile', [RestError.system('NO_AUTH_FOUND')])
@@ -291,18 +291,18 @@ test.each<[string, (portal: Portal) => string, (portal: Portal) => string]>([
     'is of another portal',
     () => 'https://other.bitrix24.com/rest/1/hidden/',
     ({ host }) =>
-      `the hook of other.bitrix24.com is not used for an event of ${host}: if the portal was renamed, B24_HOOK needs its new address`,
+      `the incoming webhook of other.bitrix24.com is not used for an event of ${host}: if the portal was renamed, B24_HOOK needs its new address`,
   ],
   [
     'has another name than the token',
-    (portal) => `sales=${portal.hook()}`,
-    () => 'B24_HOOK has no hook for the events of a token without a name',
+    (portal) => `sales=${portal.incomingWebhook()}`,
+    () => 'B24_HOOK has no incoming webhook for the events of a token without a name',
   ],
 ])(
-  'where the hook %s a run that touches context.bitrix24 waits, uncharged; one that does not is handled',
-  async (_, hooks, error) => {
+  'where the incoming webhook %s a run that touches context.bitrix24 waits, uncharged; one that does not is handled',
+  async (_, incomingWebhooks, error) => {
     const portal = await startPortal()
-    const { append, start, logged, deliveries } = await prepare(portal, { hooks: hooks(portal) })
+    const { append, start, logged, deliveries } = await prepare(portal, { incomingWebhooks: incomingWebhooks(portal) })
     await append('deal:1')
     const handlers: Record<string, Handler> = {
       touching: (_event, { bitrix24 }) => void bitrix24,
@@ -363,7 +363,7 @@ test.each(['user_access_error', 'A_NEW_CODE'])(
   },
 )
 
-test('what the hook may not do is told to the delivery: the scope, or its user', async () => {
+test('what the incoming webhook may not do is told to the delivery: the scope, or its user', async () => {
   const portal = await startPortal({ scopes: ['crm'], user: 17 })
   const { append, start, logged, deliveries } = await prepare(portal)
   portal.behaviour.forbidden.add('crm.deal.list')
@@ -379,11 +379,11 @@ test('what the hook may not do is told to the delivery: the scope, or its user',
   expect(deliveries()).toMatchObject([
     {
       attempts: 1,
-      error: `Bitrix24Error: tasks.task.list needs the scope "task", which the hook of ${portal.host} does not have (insufficient_scope)`,
+      error: `Bitrix24Error: tasks.task.list needs the scope "task", which the incoming webhook of ${portal.host} does not have (insufficient_scope)`,
     },
     {
       attempts: 1,
-      error: `Bitrix24Error: crm.deal.list is not allowed to user 17, who made the hook of ${portal.host} (ACCESS_DENIED)`,
+      error: `Bitrix24Error: crm.deal.list is not allowed to user 17, who made the incoming webhook of ${portal.host} (ACCESS_DENIED)`,
     },
   ])
 })

@@ -3,20 +3,26 @@ import { DatabaseSync } from 'node:sqlite'
 import { Writable } from 'node:stream'
 import { pino } from 'pino'
 import { expect, onTestFinished, test, vi } from 'vitest'
-import { realClock } from '../../../src/lib/clock.ts'
 import { createPortals } from '../../../src/bitrix24/portals.ts'
-import { type DispatcherParts, startDispatcher } from '../../../src/dispatch/dispatcher.ts'
-import { defineHandler, FinalError, type Handler, type HandlerOptions, RetryAfter } from '../../../src/handler/handler.ts'
-import { openOwnWrites } from '../../../src/queue/own-changes.ts'
-import type { Queue } from '../../../src/queue/queue.ts'
+import { type DispatcherDeps, startDispatcher } from '../../../src/dispatch/dispatcher.ts'
+import {
+  defineHandler,
+  FinalError,
+  type Handler,
+  type HandlerOptions,
+  RetryAfter,
+} from '../../../src/handler/handler.ts'
 import type { LoadedHandler } from '../../../src/handler/loader.ts'
+import { openJournal } from '../../../src/journal/journal.ts'
+import { oldest } from '../../../src/journal/position.ts'
+import { listSegments } from '../../../src/journal/segments.ts'
+import { realClock } from '../../../src/lib/clock.ts'
+import { openOwnChanges } from '../../../src/queue/own-changes.ts'
+import type { Queue } from '../../../src/queue/queue.ts'
 import { openSqliteDeliveries } from '../../../src/queue/sqlite/deliveries.ts'
 import { openSqliteQueue, queuePath } from '../../../src/queue/sqlite/queue.ts'
-import { oldest } from '../../../src/journal/follow.ts'
-import { openJournal } from '../../../src/journal/journal.ts'
-import { listSegments } from '../../../src/journal/segments.ts'
-import { eventOf, want } from '../queue/queue-contract.ts'
 import { temporaryFolder, until } from '../../support/receiver.ts'
+import { eventOf, want } from '../queue/queue-contract.ts'
 
 const day = 86_400_000
 
@@ -62,22 +68,28 @@ async function prepare({ segmentSize = 64 * 1024 ** 2 } = {}) {
     },
     openQueue: () => openSqliteQueue({ path: queuePath(dataDir) }),
     logged: (msg: string) => lines.filter((line) => line['msg'] === msg),
-    start: async (queue: Queue, handlers: readonly LoadedHandler[], parts: Partial<DispatcherParts> = {}) => {
-      const ownWrites = openOwnWrites({ path: queuePath(dataDir) })
-      onTestFinished(() => ownWrites.close())
+    start: async (queue: Queue, handlers: readonly LoadedHandler[], deps: Partial<DispatcherDeps> = {}) => {
+      const ownChanges = openOwnChanges({ path: queuePath(dataDir) })
+      onTestFinished(() => ownChanges.close())
       const dispatcher = await startDispatcher({
         dataDir,
         from: (await queue.position()) ?? oldest,
         handlers,
         queue,
-        portals: createPortals({ hooks: [], rate: 2, burst: 50, clock: realClock, onChange: () => undefined }),
-        ownWrites,
+        portals: createPortals({
+          incomingWebhooks: [],
+          rate: 2,
+          burst: 50,
+          clock: realClock,
+          onChange: () => undefined,
+        }),
+        ownChanges,
         concurrency: 8,
         retryFor: 3_600_000,
         handlerTimeout: 60_000,
         retentionDays: 30,
         log,
-        ...parts,
+        ...deps,
       })
       let failure: unknown
       dispatcher.failed.catch((error: unknown) => {
@@ -213,7 +225,7 @@ test('handlers that never wait leave the event loop turning between them', async
   expect(seen.size).toBeGreaterThan(5)
 })
 
-test('the position is kept with the deliveries it produced, so a dispatcher started anew neither skips nor doubles', async () => {
+test('the position is kept with the deliveries it produced, so a dispatcher started again neither skips nor doubles', async () => {
   const { append, openQueue, start } = await prepare()
   const seen: string[] = []
   const record = [handlerOf((event) => void seen.push(event.id))]
@@ -253,7 +265,7 @@ test('a run that does not end within the grace is released, uncharged; what it d
   expect(dispatcher.failure()).toBeUndefined()
   expect(logged('handled')).toEqual([])
   const next = openQueue()
-  expect(await next.recover()).toBeUndefined()
+  expect(await next.reclaim()).toBeUndefined()
   expect(await next.claim([want()], 10)).toMatchObject([{ attempt: 1 }, { attempt: 1 }])
 })
 
@@ -318,7 +330,7 @@ test('a segment that was followed and is older than the retention goes, with wha
       event: { ...eventOf(Number(id)), id },
       segment: 4,
       order: 'none',
-      settle: 0,
+      debounce: 0,
     })),
     { segment: 4, offset: 0 },
   )
@@ -327,7 +339,7 @@ test('a segment that was followed and is older than the retention goes, with wha
     event: eventOf(Number(id)),
     segment: 4,
     order: 'none' as const,
-    settle: 0,
+    debounce: 0,
   }))
   await queue.add(again, { segment: 4, offset: 0 })
   expect((await queue.claim([want()], 10)).map(({ event: { id } }) => id)).toEqual(['1'])

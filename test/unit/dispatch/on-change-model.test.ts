@@ -4,11 +4,19 @@ import { expect, test } from 'vitest'
 import { judgeChange } from '../../../src/dispatch/on-change.ts'
 import type { Delivery } from '../../../src/queue/queue.ts'
 import { openSqliteQueue } from '../../../src/queue/sqlite/queue.ts'
-import { deliveryOf, eventOf, here, want } from '../queue/queue-contract.ts'
 import { temporaryFolder } from '../../support/receiver.ts'
+import { deliveryOf, eventOf, here, want } from '../queue/queue-contract.ts'
 
 /** How a run ends. What is killed later has done more: before the handler, in the middle of it, and behind its end. */
-const endings = ['done', 'done', 'done', 'fails', 'is given up', 'is released', 'waits for its hook'] as const
+const endings = [
+  'done',
+  'done',
+  'done',
+  'fails',
+  'is given up',
+  'is released',
+  'waits for its incoming webhook',
+] as const
 const kills = ['is killed before it begins', 'is killed', 'is killed behind its end'] as const
 type Ending = (typeof endings)[number] | (typeof kills)[number]
 
@@ -57,7 +65,7 @@ function createWorld(path: string, coalesce: boolean) {
   async function die(): Promise<void> {
     await queue.close()
     queue = openSqliteQueue({ path, now: () => 1_000 })
-    const guilty = await queue.recover()
+    const guilty = await queue.reclaim()
     if (guilty) await queue.retry(guilty, { due: 1_000, error: 'it died', alone: true })
   }
 
@@ -65,7 +73,7 @@ function createWorld(path: string, coalesce: boolean) {
     if (ending === 'fails') await queue.retry(delivery, { due: 1_000, error: 'no' })
     else if (ending === 'is given up') await queue.dead(delivery, 'no')
     else if (ending === 'is released') await queue.release(delivery)
-    else if (ending === 'waits for its hook') await queue.postpone(delivery, { due: 1_000, error: 'no' })
+    else if (ending === 'waits for its incoming webhook') await queue.postpone(delivery, { due: 1_000, error: 'no' })
     else await die()
   }
 
@@ -81,7 +89,7 @@ function createWorld(path: string, coalesce: boolean) {
     })
     const { stageId } = deal
     expect(verdict.verdict).toBe(completed !== stageId || isBegun ? 'run' : 'unchanged')
-    if (verdict.verdict !== 'run') await queue.done(delivery, verdict.seen)
+    if (verdict.verdict !== 'run') await queue.done(delivery, verdict.snapshot)
     else if (ending === 'is killed before it begins') await die()
     else {
       expect(verdict.previous).toEqual(completed === undefined ? undefined : { stageId: completed })
@@ -90,7 +98,7 @@ function createWorld(path: string, coalesce: boolean) {
       isBegun = completed !== undefined
       if (ending !== 'done') await end(delivery, ending)
       else {
-        await queue.done(delivery, verdict.seen)
+        await queue.done(delivery, verdict.snapshot)
         completed = stageId
         isBegun = false
       }

@@ -1,11 +1,11 @@
 import { describe, expect, test } from 'vitest'
 import type { LooseRecord } from '../../../src/bitrix24/record.ts'
-import { isFinal } from '../../../src/handler/handler.ts'
 import { judgeChange } from '../../../src/dispatch/on-change.ts'
+import { isFinal } from '../../../src/handler/handler.ts'
 import type { Delivery } from '../../../src/queue/queue.ts'
 import { openSqliteQueue, queuePath } from '../../../src/queue/sqlite/queue.ts'
-import { deliveryOf, eventOf, here, want } from '../queue/queue-contract.ts'
 import { temporaryFolder } from '../../support/receiver.ts'
+import { deliveryOf, eventOf, here, want } from '../queue/queue-contract.ts'
 
 /** A handler of one deal, whose runs all complete; each gives its verdict and what it had before. */
 function start(first: 'run' | 'remember' = 'run') {
@@ -26,7 +26,7 @@ function start(first: 'run' | 'remember' = 'run') {
     arrive: async (record: LooseRecord | null, names = ['value'], name?: string) => {
       const delivery = await claim(name)
       const verdict = await judge(delivery, names, record)
-      await queue.done(delivery, verdict.seen)
+      await queue.done(delivery, verdict.snapshot)
       return 'previous' in verdict ? { previous: verdict.previous } : verdict.verdict
     },
   }
@@ -100,9 +100,9 @@ test('what the handler does to its record changes nothing of what is kept', asyn
   const { queue, claim, judge, arrive } = start()
   const record = { value: ['a'] }
   const delivery = await claim()
-  const { seen } = await judge(delivery, ['value'], record)
+  const { snapshot } = await judge(delivery, ['value'], record)
   record.value.push('b')
-  await queue.done(delivery, seen)
+  await queue.done(delivery, snapshot)
   expect(await arrive({ value: ['a'] })).toBe('unchanged')
 })
 
@@ -138,7 +138,7 @@ describe('a record that is gone', () => {
     const { queue, claim, arrive } = start()
     await arrive({ value: 1 })
     expect(await arrive(null)).toBe('gone')
-    expect(await queue.seen(await claim())).toBeUndefined()
+    expect(await queue.snapshot(await claim())).toBeUndefined()
   })
 
   test('is nothing new to the event of its deletion, which is run, asks nobody, and drops it', async () => {
@@ -147,8 +147,8 @@ describe('a record that is gone', () => {
     const delivery = await claim('ONCRMDEALDELETE')
     const readRecord = () => Promise.reject(new Error('not to be read'))
     const verdict = await judgeChange({ delivery, names: ['value'], first: 'run', queue, readRecord })
-    expect(verdict).toEqual({ verdict: 'run', seen: null, previous: { value: 1 } })
-    await queue.done(delivery, verdict.seen)
+    expect(verdict).toEqual({ verdict: 'run', snapshot: null, previous: { value: 1 } })
+    await queue.done(delivery, verdict.snapshot)
     expect(await judge(await claim('ONCRMDEALDELETE'), ['value'], null)).toMatchObject({ previous: undefined })
   })
 })

@@ -10,9 +10,10 @@ import {
   isDocumented,
   objectOf,
 } from '../../../src/events/catalogue.ts'
+import type { FormValue } from '../../../src/events/form.ts'
 import { fieldsOf, isOneOf, type Shape } from '../../../src/events/shape.ts'
 import { toEvent } from '../../../src/intake/event.ts'
-import { decodeForm, type FormValue } from '../../../src/intake/form.ts'
+import { decodeForm } from '../../../src/intake/form.ts'
 import { isObject, readFixture, samples } from '../../support/intake.ts'
 
 interface Documented {

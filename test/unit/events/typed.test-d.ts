@@ -10,7 +10,7 @@ import {
   type Task,
 } from 'bitrix24-webhook-receiver'
 import { expectTypeOf } from 'vitest'
-import type { JournalledEvent } from '../../../src/journal/follow.ts'
+import type { JournalledEvent } from '../../../src/events/event.ts'
 
 // What this file says about types is checked by tsc; nothing of it runs.
 

@@ -4,12 +4,13 @@ import formbody from '@fastify/formbody'
 import express from 'express'
 import Fastify from 'fastify'
 import { expect, onTestFinished, test } from 'vitest'
+import type { JournalledEvent } from '../../../src/events/event.ts'
 import { type ForwardOptions, forward } from '../../../src/handler/forward.ts'
 import type { Context } from '../../../src/handler/handler.ts'
-import type { JournalledEvent } from '../../../src/journal/follow.ts'
+
 import { dealBody, startReceiver, until } from '../../support/receiver.ts'
 
-const bots = { '5': { BOT_ID: '5', BOT_CODE: 'echo' } }
+const bots = { '5': { BOT_ID: '5', BOT_CODE: 'own_change' } }
 
 /** Of a bot: the key of `BOT` is its id, and there is one. */
 const message: JournalledEvent = {

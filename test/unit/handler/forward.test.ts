@@ -5,14 +5,15 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { inspect } from 'node:util'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import type { Event, JournalledEvent } from '../../../src/events/event.ts'
 import { type ForwardOptions, forward } from '../../../src/handler/forward.ts'
 import { type Context, chosenDelay, defineHandler, isFinal } from '../../../src/handler/handler.ts'
-import { matcherOf } from '../../../src/lib/pattern.ts'
 import { loadHandlers, unknownEvents } from '../../../src/handler/loader.ts'
-import { type Event, toEvent } from '../../../src/intake/event.ts'
+import { toEvent } from '../../../src/intake/event.ts'
 import { decodeForm } from '../../../src/intake/form.ts'
 import { toRobotEvent } from '../../../src/intake/robot.ts'
-import type { JournalledEvent } from '../../../src/journal/follow.ts'
+
+import { matcherOf } from '../../../src/lib/pattern.ts'
 import { robotBody } from '../../../src/simulator/robot-body.ts'
 import { samples } from '../../support/intake.ts'
 import { freePort, temporaryFolder } from '../../support/receiver.ts'
@@ -363,7 +364,7 @@ describe('a definition', () => {
   })
 
   test('is run as the options of any handler say', () => {
-    const options = { coalesce: true, settle: '10s', timeout: '5s', retryFor: '7d', concurrency: 2 } as const
+    const options = { coalesce: true, debounce: '10s', timeout: '5s', retryFor: '7d', concurrency: 2 } as const
     expect(forward(url, { token, format: 'json', ...options }).options).toEqual(
       defineHandler('*', () => undefined, options).options,
     )

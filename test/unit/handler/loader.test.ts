@@ -7,7 +7,7 @@ import { makeFolder, temporaryFolder } from '../../support/receiver.ts'
 
 // The brand, not the import, makes a definition: a folder of a test needs no resolution of our name.
 const defined = (events: string[]) =>
-  `export default { [Symbol.for('bitrix24-webhook-receiver.handler')]: true, events: ${JSON.stringify(events)}, handle() {}, options: { coalesce: false, settle: 0, order: 'object' } }`
+  `export default { [Symbol.for('bitrix24-webhook-receiver.handler')]: true, events: ${JSON.stringify(events)}, handle() {}, options: { coalesce: false, debounce: 0, order: 'object' } }`
 
 const loadHandlers = async (dir: string) => (await loadAll(dir, { timeout: 60_000 })).handlers
 
@@ -154,8 +154,8 @@ test('defineHandler refuses what it would otherwise ignore', () => {
   // @ts-expect-error no such option
   expect(() => defineHandler('ONTASKADD', handle, { typo: 1 })).toThrow('the option "typo" is not supported')
   // @ts-expect-error a number is no time
-  expect(() => defineHandler('ONTASKADD', handle, { settle: 10 })).toThrow(
-    'settle must be a time such as 10s or 5m, got 10',
+  expect(() => defineHandler('ONTASKADD', handle, { debounce: 10 })).toThrow(
+    'debounce must be a time such as 10s or 5m, got 10',
   )
   expect(() => defineHandler('ONTASKADD', handle, { timeout: 'soon' })).toThrow('timeout must be a time')
   for (const timeout of ['0s', '25h'])

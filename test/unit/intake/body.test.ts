@@ -10,12 +10,12 @@ const megabyte = 1024 ** 2
 /** A reader, and connections that send what they are told. */
 function createSenders(bodyLimit: number, total?: number) {
   const reader = createBodyReader({ bodyLimit, ...(total !== undefined && { total }) })
-  const hook = reader.gather()
+  const incomingWebhook = reader.gather()
   const connect = (announced?: number) => {
     const payload = new PassThrough()
     const outcome: { bytes?: Buffer; code?: string } = {}
     const headers = announced === undefined ? {} : { 'content-length': String(announced) }
-    hook({ headers, mediaType: 'application/x-www-form-urlencoded' }, undefined, payload, (error, body) => {
+    incomingWebhook({ headers, mediaType: 'application/x-www-form-urlencoded' }, undefined, payload, (error, body) => {
       if (error instanceof Refusal) outcome.code = error.code
       else if (error) outcome.code = error.message
       else if (body) outcome.bytes = body.read()

@@ -1,9 +1,10 @@
 import fc from 'fast-check'
 import qs from 'qs'
 import { describe, expect, test, vi } from 'vitest'
-import { httpBuildQuery, type PhpValue } from '../../../src/lib/php-query.ts'
-import { decodeForm, type FormValue } from '../../../src/intake/form.ts'
+import type { FormValue } from '../../../src/events/form.ts'
+import { decodeForm } from '../../../src/intake/form.ts'
 import { Refusal } from '../../../src/intake/refusal.ts'
+import { httpBuildQuery, type PhpValue } from '../../../src/lib/php-query.ts'
 import { catchRefusal, samples } from '../../support/intake.ts'
 import { asPhpReadsIt, isPhpArray } from '../../support/php.ts'
 

@@ -1,12 +1,13 @@
 import type { Socket } from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
-import { createAdminServer } from '../../../src/receiver/private-listener.ts'
+import type { Event } from '../../../src/events/event.ts'
+
 import { addImportRoute, importPath, importType } from '../../../src/intake/import-route.ts'
-import type { Event } from '../../../src/intake/event.ts'
+import { Refusal } from '../../../src/intake/refusal.ts'
 import { createRefusalLog } from '../../../src/intake/refusal-log.ts'
 import { createTokens } from '../../../src/intake/token.ts'
-import { Refusal } from '../../../src/intake/refusal.ts'
+import { createAdminServer } from '../../../src/receiver/private-listener.ts'
 import { createLines, heldToken, open, untroubled } from '../../support/intake.ts'
 import { idOf } from '../../support/journal.ts'
 

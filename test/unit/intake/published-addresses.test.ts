@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from 'node:path'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { expect, onTestFinished, test, vi } from 'vitest'
-import { openPublishedAddresses, type PublishedParts, publishedLists } from '../../../src/intake/published-addresses.ts'
+import { openPublishedAddresses, type PublishedDeps, publishedLists } from '../../../src/intake/published-addresses.ts'
 import { StartError } from '../../../src/lib/start-error.ts'
 import { createLines } from '../../support/intake.ts'
 import { nodes, russia, startPublisher, world } from '../../support/published.ts'
@@ -26,7 +26,7 @@ async function setUp(answers: Parameters<typeof startPublisher>[0] = {}) {
     text,
     file: join(dataDir, 'allowed-ips.json'),
     logged: (msg: string) => lines.filter((line) => line['msg'] === msg),
-    async open(times: PublishedParts['times'] = {}) {
+    async open(times: PublishedDeps['times'] = {}) {
       const published = await openPublishedAddresses({ dataDir, log, urls, times })
       onTestFinished(published.close)
       return published

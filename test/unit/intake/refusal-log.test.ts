@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { createRefusalLog, type RefusalLog } from '../../../src/intake/refusal-log.ts'
 import { Refusal } from '../../../src/intake/refusal.ts'
+import { createRefusalLog, type RefusalLog } from '../../../src/intake/refusal-log.ts'
 import { createLines, type LogLine } from '../../support/intake.ts'
 
 beforeEach(() => void vi.useFakeTimers())

@@ -1,12 +1,15 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { entries, objectOf } from '../../../src/events/catalogue.ts'
-import { httpBuildQuery } from '../../../src/lib/php-query.ts'
-import { type Event, isForm, toEvent } from '../../../src/intake/event.ts'
-import { decodeForm, type Form } from '../../../src/intake/form.ts'
-import { toRobotEvent } from '../../../src/intake/robot.ts'
-import { shortestSecret } from '../../../src/intake/secrets.ts'
+import type { Event } from '../../../src/events/event.ts'
+import { type Form, isForm } from '../../../src/events/form.ts'
+import { toEvent } from '../../../src/intake/event.ts'
+import { decodeForm } from '../../../src/intake/form.ts'
 import { parseRefusedLine } from '../../../src/intake/refused-line.ts'
+import { toRobotEvent } from '../../../src/intake/robot.ts'
+import { minSecretLength } from '../../../src/lib/min-secret-length.ts'
+
+import { httpBuildQuery } from '../../../src/lib/php-query.ts'
 import { robotBody } from '../../../src/simulator/robot-body.ts'
 import { webhookBody } from '../../../src/simulator/webhook-body.ts'
 
@@ -55,7 +58,7 @@ function withNote(form: Form, note: string): Form {
 /** Those of the secrets that are long, and no part of the event that everybody may see. */
 function foundIn(line: string, secrets: readonly string[], open: readonly string[]): string[] {
   return secrets.filter(
-    (one) => one.length >= shortestSecret && !open.some((text) => text.includes(one)) && line.includes(one),
+    (one) => one.length >= minSecretLength && !open.some((text) => text.includes(one)) && line.includes(one),
   )
 }
 
@@ -78,7 +81,7 @@ test('whatever the tokens and the query, the event, its object and its ids survi
         expect(one.object).toBe(objectOf(event, sent['data']))
         expect(one.shape).toBeUndefined()
         expect(foundIn(JSON.stringify(one), [token, other, key], open)).toEqual([])
-        const isAnyLong = [token, other, key].some(({ length }) => length >= shortestSecret)
+        const isAnyLong = [token, other, key].some(({ length }) => length >= minSecretLength)
         const whole = withNote(decodeForm(body), note)['data']
         expect(isAnyLong || JSON.stringify(one.data) === JSON.stringify(whole)).toBe(true)
         expect(isAnyLong || (one.query?.['note'] === note && one.query['ID'] === id)).toBe(true)

@@ -1,9 +1,9 @@
 import { once } from 'node:events'
 import { describe, expect, test, vi } from 'vitest'
-import { forwarderId, forwardMark } from '../../../src/lib/forward-mark.ts'
+import { Refusal, type RefusalCode, refusals } from '../../../src/intake/refusal.ts'
 import { createServer } from '../../../src/intake/server.ts'
 import { createTokens } from '../../../src/intake/token.ts'
-import { Refusal, type RefusalCode, refusals } from '../../../src/intake/refusal.ts'
+import { forwarderId, forwardMark } from '../../../src/lib/forward-mark.ts'
 import {
   type Answer,
   createLines,

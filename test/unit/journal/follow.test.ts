@@ -7,15 +7,8 @@ import fc from 'fast-check'
 import { pino } from 'pino'
 import { expect, onTestFinished, test } from 'vitest'
 import type { Damage } from '../../../src/journal/damage.ts'
-import {
-  type Batch,
-  follow,
-  lastEvent,
-  oldest,
-  type Position,
-  positionBefore,
-  positionOfLast,
-} from '../../../src/journal/follow.ts'
+import { type Batch, follow, lastEvent, positionBefore, positionOfLast } from '../../../src/journal/follow.ts'
+import { oldest, type Position } from '../../../src/journal/position.ts'
 import { createSegment } from '../../../src/journal/segments.ts'
 import { canTrace } from '../../support/faults.ts'
 import { temporaryFolder, until } from '../../support/receiver.ts'
@@ -242,7 +235,8 @@ test.skipIf(!canTrace).for([
   const script = join(dataDir, 'read.mjs')
   writeFileSync(
     script,
-    `import { follow, oldest } from ${source('journal/follow.ts')}
+    `import { follow } from ${source('journal/follow.ts')}
+import { oldest } from ${source('journal/position.ts')}
 const { signal } = new AbortController()
 for await (const { entries } of follow({ dataDir: ${JSON.stringify(dataDir)}, from: oldest, signal }))
   for (const { event } of entries) process.stdout.write(event.id + ' ')`,

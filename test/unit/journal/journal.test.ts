@@ -15,26 +15,27 @@ import { setImmediate as tick } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
 import { pino } from 'pino'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import type { Event } from '../../../src/intake/event.ts'
-import { type Journal, type JournalParts, openJournal } from '../../../src/journal/journal.ts'
+import type { Event } from '../../../src/events/event.ts'
+
+import { type Journal, type JournalDeps, openJournal } from '../../../src/journal/journal.ts'
 import { createSegment, journalDir, listSegments, pointStableName, stableName } from '../../../src/journal/segments.ts'
 import { canMount, canTrace, openFiles, smallDisk, stallDisk } from '../../support/faults.ts'
 import { readJournal, temporaryFolder, until } from '../../support/receiver.ts'
 
 const log = pino({ level: 'silent' })
 const event = (id: number): Event => ({ id: String(id), event: 'ONCRMDEALUPDATE', object: `deal:${id}`, remote: '::1' })
-const refused = { code: 'journal_unavailable' }
+const refused = { name: 'JournalUnavailable' }
 
-/** Opens a journal whose log and last resort are kept. */
-async function open(dataDir: string, parts: Partial<JournalParts> = {}) {
+/** Opens a journal whose log and stderr fallback are kept. */
+async function open(dataDir: string, deps: Partial<JournalDeps> = {}) {
   const logged: Record<string, unknown>[] = []
   const rescued: Event[] = []
   const journal = await openJournal({
     dataDir,
     segmentSize: 1024 ** 2,
     log: pino({}, { write: (line) => void logged.push(JSON.parse(line)) }),
-    lastResort: async (lines) => void rescued.push(...lines.map((line): Event => JSON.parse(line))),
-    ...parts,
+    stderrFallback: async (lines) => void rescued.push(...lines.map((line): Event => JSON.parse(line))),
+    ...deps,
   })
   return { ...journal, logged: (msg: string) => logged.filter((line) => line['msg'] === msg), rescued }
 }
@@ -71,7 +72,7 @@ test('a close keeps what was appended before and refuses what comes after', asyn
   const appended = [1, 2, 3].map((id) => journal.append(event(id)))
   await journal.close()
   await Promise.all(appended)
-  await expect(journal.append(event(4))).rejects.toMatchObject({ code: 'journal_unavailable' })
+  await expect(journal.append(event(4))).rejects.toMatchObject(refused)
   expect(await readJournal(dataDir)).toHaveLength(3)
 })
 
@@ -400,12 +401,12 @@ describe('a disk that does not answer', () => {
     expect(journal.rescued).toEqual([])
   })
 
-  test('is given up after the patience: every event has gone to the last resort, once, before its refusal', async () => {
+  test('is given up after the patience: every event has gone to the stderr fallback, once, before its refusal', async () => {
     const dataDir = temporaryFolder('journal')
     let rescued: string[] = []
     const journal = await open(dataDir, {
       patience: 500,
-      lastResort: async (lines) => {
+      stderrFallback: async (lines) => {
         // Whoever takes his time must still be waited for.
         await new Promise((resolve) => setTimeout(resolve, 20))
         rescued = rescued.concat(lines.map((line) => JSON.parse(line).id))
@@ -421,14 +422,14 @@ describe('a disk that does not answer', () => {
         await new Promise((resolve) => setTimeout(resolve, id % 5))
         const outcome = await journal.append(event(id)).then(
           () => 'accepted',
-          (error: unknown) => Reflect.get(Object(error), 'code'),
+          (error: unknown) => Reflect.get(Object(error), 'name'),
         )
         if (!rescued.includes(String(id))) untold.push(id)
         told.add(id)
         return outcome
       }),
     )
-    expect(new Set(outcomes)).toEqual(new Set([refused.code]))
+    expect(new Set(outcomes)).toEqual(new Set([refused.name]))
     expect(untold).toEqual([])
     expect(rescued.length).toBe(new Set(rescued).size)
     expect(rescued.length).toBe(200)
@@ -465,10 +466,10 @@ describe('a disk that does not answer', () => {
 
 describe('a disk that refuses', () => {
   /** Something is in the way of the next segment, as on a disk that is gone or read-only. */
-  async function journalThatFails(parts: Partial<JournalParts> = {}) {
+  async function journalThatFails(deps: Partial<JournalDeps> = {}) {
     const dataDir = temporaryFolder('journal')
     let now = new Date('2026-11-23T12:00:00Z')
-    const journal = await open(dataDir, { now: () => now, ...parts })
+    const journal = await open(dataDir, { now: () => now, ...deps })
     await append(journal, 1, 2)
     return {
       dataDir,
@@ -482,7 +483,7 @@ describe('a disk that refuses', () => {
   test('is told by the refusal and by trouble(), the event is rescued first, and it all ends by itself', async () => {
     let rescued: Event[] = []
     const { dataDir, journal, rotate } = await journalThatFails({
-      lastResort: async (lines) => {
+      stderrFallback: async (lines) => {
         await new Promise((resolve) => setTimeout(resolve, 20))
         rescued = rescued.concat(lines.map((line): Event => JSON.parse(line)))
       },
@@ -507,7 +508,7 @@ describe('a disk that refuses', () => {
     expect(await journalled(dataDir)).toEqual([1, 2, 5])
   })
 
-  test('after it did not answer gives an event to the last resort once, not twice', async () => {
+  test('after it did not answer gives an event to the stderr fallback once, not twice', async () => {
     const { dataDir, journal, rotate } = await journalThatFails({ patience: 500 })
     mkdirSync(`${stableName(dataDir)}.next`)
     rotate()

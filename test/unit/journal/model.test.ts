@@ -4,8 +4,9 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { pino } from 'pino'
 import { expect, test } from 'vitest'
-import { follow, oldest, type Position } from '../../../src/journal/follow.ts'
+import { follow } from '../../../src/journal/follow.ts'
 import { type Journal, openJournal } from '../../../src/journal/journal.ts'
+import { oldest, type Position } from '../../../src/journal/position.ts'
 import { listSegments, stableName } from '../../../src/journal/segments.ts'
 import { until } from '../../support/receiver.ts'
 
@@ -30,7 +31,7 @@ const step = fc.oneof(
     weight: 6,
     arbitrary: fc.record({ do: fc.constant('append'), by: fc.array(fc.nat(2), { maxLength: 8, minLength: 1 }) }),
   },
-  { weight: 2, arbitrary: fc.record({ do: fc.constant('settle') }) },
+  { weight: 2, arbitrary: fc.record({ do: fc.constant('debounce') }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('midnight') }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('restart') }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('follower restarts') }) },
@@ -65,8 +66,8 @@ function createWorld(dataDir: string) {
   let follower = startFollower()
 
   async function open() {
-    const lastResort = () => Promise.resolve()
-    journal = await openJournal({ dataDir, segmentSize: 600, log, now: () => new Date(now), lastResort })
+    const stderrFallback = () => Promise.resolve()
+    journal = await openJournal({ dataDir, segmentSize: 600, log, now: () => new Date(now), stderrFallback })
   }
 
   /** Like a dispatcher: it keeps what it saw together with the position. */
@@ -113,7 +114,7 @@ function createWorld(dataDir: string) {
         }
         return
       }
-      case 'settle':
+      case 'debounce':
         return settle()
       case 'midnight':
         now += day

@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { expect, test } from 'vitest'
-import { ensureWritable } from '../../../src/receiver/data-dir.ts'
 import { listSegments, stableName } from '../../../src/journal/segments.ts'
+import { ensureWritable } from '../../../src/receiver/data-dir.ts'
 import { feedJournal } from '../../support/journal.ts'
 import { startReader } from '../../support/log-reader.ts'
 import { temporaryFolder, until } from '../../support/receiver.ts'

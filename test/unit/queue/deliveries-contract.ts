@@ -36,7 +36,7 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
   }
 
   describe(`${engine}: what an operator sees`, () => {
-    test('how far the journal was followed, and how much is owed', async () => {
+    test('how far the journal was followed, and how much is pending', async () => {
       const { clock, queue, deliveries, add, claim } = await start()
       expect(await deliveries.position()).toBeUndefined()
       await add([1, 'deal:1'], [2, 'deal:1'], [3, 'deal:2'], [4, 'deal:3'], [5, 'deal:4'])
@@ -56,18 +56,26 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
       })
     })
 
-    test('the handlers as they were loaded, and what each is owed', async () => {
+    test('the handlers as they were loaded, and what is pending for each', async () => {
       const { clock, queue, deliveries, add, kill } = await start()
-      await queue.remember([
+      await queue.registerHandlers([
         known('h'),
-        { name: 'all', events: ['A*', 'B'], order: 'none', settle: 5_000, onChange: false },
+        { name: 'all', events: ['A*', 'B'], order: 'none', debounce: 5_000, onChange: false },
       ])
       await add([1, 'deal:1'])
       await kill()
       await add([2, 'deal:1'], [3, 'deal:1'])
       expect(await deliveries.handlers()).toEqual([
-        { name: 'all', events: ['A*', 'B'], order: 'none', settle: 5_000, loadedAt: clock.now, owed: 0, dead: 0 },
-        { name: 'h', events: ['ONCRMDEALUPDATE'], order: 'object', settle: 0, loadedAt: clock.now, owed: 2, dead: 1 },
+        { name: 'all', events: ['A*', 'B'], order: 'none', debounce: 5_000, loadedAt: clock.now, pending: 0, dead: 0 },
+        {
+          name: 'h',
+          events: ['ONCRMDEALUPDATE'],
+          order: 'object',
+          debounce: 0,
+          loadedAt: clock.now,
+          pending: 2,
+          dead: 1,
+        },
       ])
     })
 
@@ -143,13 +151,19 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
     test('that something is postponed, and why', async () => {
       const { clock, queue, deliveries, add, claim } = await start()
       await add([1, 'deal:1'])
-      await queue.postpone(got((await claim())[0]), { due: clock.now + 60_000, error: 'the hook is dead' })
+      await queue.postpone(got((await claim())[0]), { due: clock.now + 60_000, error: 'the incoming webhook is dead' })
       expect(await deliveries.ofEvent('1')).toMatchObject([
-        { state: 'waiting', postponed: true, attempts: 0, error: 'the hook is dead', due: clock.now + 60_000 },
+        {
+          state: 'waiting',
+          postponed: true,
+          attempts: 0,
+          error: 'the incoming webhook is dead',
+          due: clock.now + 60_000,
+        },
       ])
     })
 
-    test('an event itself, as long as a delivery of it is owed or dead', async () => {
+    test('an event itself, as long as a delivery of it is pending or dead', async () => {
       const { queue, deliveries, add, claim, kill } = await start()
       await add([1, 'deal:1'])
       await kill()
@@ -328,7 +342,7 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
       expect(other?.event.id).toBe('6')
       await add([7, 'deal:1'])
       const [later] = await claim()
-      expect(await queue.seen(got(later))).toBeUndefined()
+      expect(await queue.snapshot(got(later))).toBeUndefined()
       expect(await deliveries.erase({ ...about, object: 'deal:3' }, false)).toBe(0)
     })
 
@@ -365,9 +379,9 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
   })
 
   describe(`${engine}: a handler that is forgotten`, () => {
-    test('is owed nothing and known to nobody; others are as before', async () => {
+    test('has nothing pending and is not known any more; others are as before', async () => {
       const { clock, queue, deliveries, add, claim, ids, kill } = await start()
-      await queue.remember([known('h'), known('other')])
+      await queue.registerHandlers([known('h'), known('other')])
       await queue.add([deliveryOf(eventOf(9, 'deal:1'), { handler: 'other' })], here)
       await add([1, 'deal:1'])
       await kill()
@@ -375,9 +389,9 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
       await queue.done(got((await claim())[0]))
       await add([3, 'deal:1'], [4, 'deal:1'])
       await queue.retry(got((await claim())[0]), { due: clock.now + 1, error: 'no' })
-      // Dead, waiting and blocked; what was done is owed to nobody.
+      // Dead, waiting and blocked; what was done is not pending.
       expect(await deliveries.forget('h')).toBe(3)
-      expect((await deliveries.handlers()).map(({ name, owed }) => [name, owed])).toEqual([['other', 1]])
+      expect((await deliveries.handlers()).map(({ name, pending }) => [name, pending])).toEqual([['other', 1]])
       expect(await deliveries.ofEvent('1')).toEqual([])
       clock.now += 1_000
       expect(await ids()).toEqual([])
@@ -387,7 +401,7 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
 
     test('beside a dispatcher that keeps events for it: nothing of it is left', async () => {
       const { queue, deliveries, close } = await start()
-      await queue.remember([known('h'), known('other')])
+      await queue.registerHandlers([known('h'), known('other')])
       let isOver = false
       const keep = async () => {
         for (let id = 1; !isOver; id += 10) {
@@ -401,7 +415,7 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
       }
       const keeping = keep()
       for (let round = 0; round < 5; round++) {
-        await queue.remember([known('h')])
+        await queue.registerHandlers([known('h')])
         await deliveries.forget('h')
         expect(await deliveries.state()).toMatchObject({ ready: 0, waiting: 0, blocked: 0 })
       }
@@ -447,53 +461,55 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
       fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 80, size: 'max' }), async (steps) => {
         const { clock, queue, deliveries, claim, close } = await start()
         const events: ReturnType<typeof eventOf>[] = []
-        /** For each object the ids of what is owed, as they were added; the first may run. */
-        const lanes = new Map<string, string[]>()
+        /** For each object the ids of what is pending, as they were added; the first may run. */
+        const orderingKeys = new Map<string, string[]>()
         let running: Delivery[] = []
-        const laneOf = ({ object = '' }: { object?: string | undefined }) => {
-          const lane = lanes.get(object) ?? []
-          lanes.set(object, lane)
-          return lane
+        const orderingKeyOf = ({ object = '' }: { object?: string | undefined }) => {
+          const orderingKey = orderingKeys.get(object) ?? []
+          orderingKeys.set(object, orderingKey)
+          return orderingKey
         }
         const claimAll = async () => {
           clock.now += 10
           for (const delivery of await claim()) {
             expect(running.map(({ event }) => event.object)).not.toContain(delivery.event.object)
-            expect(delivery.event.id).toBe(laneOf(delivery.event)[0])
+            expect(delivery.event.id).toBe(orderingKeyOf(delivery.event)[0])
             running.push(delivery)
           }
           // Nothing that may run is left behind.
-          const owed = [...lanes].filter(([, lane]) => lane.length > 0).map(([object]) => object)
-          expect(new Set(running.map(({ event }) => event.object))).toEqual(new Set(owed))
+          const pending = [...orderingKeys]
+            .filter(([, orderingKey]) => orderingKey.length > 0)
+            .map(([object]) => object)
+          expect(new Set(running.map(({ event }) => event.object))).toEqual(new Set(pending))
         }
         const end = async (how: 'done' | 'dead' | 'again' | 'release', delivery: Delivery) => {
           running = running.filter((one) => one !== delivery)
           if (how === 'again') return queue.retry(delivery, { due: clock.now + 5, error: 'no' })
           if (how === 'release') return queue.release(delivery)
-          laneOf(delivery.event).shift()
+          orderingKeyOf(delivery.event).shift()
           await (how === 'done' ? queue.done(delivery) : queue.dead(delivery, 'no'))
         }
         const replay = async (at: number) => {
           const chosen = events.filter((_, index) => index % 4 === at % 4)
           await deliveries.replay(chosen.map((event) => deliveryOf(event)))
-          for (const event of chosen) laneOf(event).push(event.id)
+          for (const event of chosen) orderingKeyOf(event).push(event.id)
         }
         const forget = async () => {
           if (running.length > 0) return
           await deliveries.forget('h')
-          lanes.clear()
+          orderingKeys.clear()
         }
         const retryOrDrop = async (how: 'retry' | 'drop', at: number) => {
           const dead = (await deliveries.dead({})).filter((_, index) => index % 3 === at % 3)
           expect(await deliveries[how](dead)).toBe(dead.length)
-          for (const record of how === 'retry' ? dead : []) laneOf(record).push(record.event)
+          for (const record of how === 'retry' ? dead : []) orderingKeyOf(record).push(record.event)
         }
         for (const { do: what, at } of steps) {
           const delivery = running[at % Math.max(1, running.length)]
           if (what === 'deliver') {
             const event = eventOf(events.length + 1, `deal:${at}`)
             events.push(event)
-            laneOf(event).push(event.id)
+            orderingKeyOf(event).push(event.id)
             await queue.add([deliveryOf(event)], here)
           } else if (what === 'claim') await claimAll()
           else if (what === 'replay') await replay(at)

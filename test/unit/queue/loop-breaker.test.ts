@@ -16,18 +16,18 @@ function start(most?: number) {
 test('twenty runs within a minute are free, the twenty-first holds the object and says why, once', () => {
   const { clock, breaker, run } = start()
   expect(run(20, 1_000).filter((hold) => hold)).toEqual([])
-  expect(breaker.heldUntil('deal:1')).toBeUndefined()
+  expect(breaker.throttledUntil('deal:1')).toBeUndefined()
   const [hold] = run(1, 1_000)
   expect(hold?.until).toBe(clock.now + 60_000)
   expect(hold?.reason).toContain('ran 21 times within a minute')
-  expect(breaker.heldUntil('deal:1')).toBe(hold?.until)
+  expect(breaker.throttledUntil('deal:1')).toBe(hold?.until)
   expect(run(1, 1_000)).toEqual([undefined])
 })
 
 test('other objects, and the object for other handlers, are not held', () => {
   const { breaker, run } = start()
   run(21, 100)
-  expect(breaker.heldUntil('deal:2')).toBeUndefined()
+  expect(breaker.throttledUntil('deal:2')).toBeUndefined()
 })
 
 test('runs over a longer time are no loop', () => {
@@ -45,7 +45,7 @@ test('a held object goes on by itself, and each further hold is longer, up to a 
     const hold = run(21, 100).at(-1)
     lengths.push((hold?.until ?? 0) - clock.now)
     clock.now = hold?.until ?? 0
-    expect(breaker.heldUntil('deal:1')).toBeUndefined()
+    expect(breaker.throttledUntil('deal:1')).toBeUndefined()
   }
   expect(lengths.map((ms) => ms / 60_000)).toEqual([1, 2, 5, 10, 15, 15, 15])
 })
@@ -62,7 +62,7 @@ test('a clock that is put back holds nothing for longer', () => {
   const { clock, breaker, run } = start()
   run(21, 100)
   clock.now -= 3_600_000
-  expect(breaker.heldUntil('deal:1')).toBeUndefined()
+  expect(breaker.throttledUntil('deal:1')).toBeUndefined()
   expect(run(20, 1_000).filter((hold) => hold)).toEqual([])
 })
 
@@ -70,7 +70,7 @@ test('only so many objects are remembered, those that ran last', () => {
   const { breaker, run } = start(3)
   run(21, 1, 'deal:1')
   for (const key of ['deal:2', 'deal:3']) run(1, 1, key)
-  expect(breaker.heldUntil('deal:1')).toBeDefined()
+  expect(breaker.throttledUntil('deal:1')).toBeDefined()
   run(1, 1, 'deal:4')
-  expect(breaker.heldUntil('deal:1')).toBeUndefined()
+  expect(breaker.throttledUntil('deal:1')).toBeUndefined()
 })

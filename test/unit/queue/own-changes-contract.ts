@@ -1,32 +1,33 @@
 import { describe, expect, test } from 'vitest'
 import { Bitrix24Error } from '../../../src/bitrix24/bitrix24-error.ts'
 import { createClient } from '../../../src/bitrix24/client.ts'
-import { realClock } from '../../../src/lib/clock.ts'
-import { parseHooks } from '../../../src/bitrix24/incoming-webhook.ts'
+import { parseIncomingWebhooks } from '../../../src/bitrix24/incoming-webhook.ts'
 import { createLimits } from '../../../src/bitrix24/limits.ts'
-import type { OwnWrites } from '../../../src/queue/own-changes.ts'
+import type { JournalledEvent } from '../../../src/events/event.ts'
+
+import { realClock } from '../../../src/lib/clock.ts'
+import type { OwnChanges } from '../../../src/queue/own-changes.ts'
 import type { Awaitable } from '../../../src/queue/queue.ts'
-import type { JournalledEvent } from '../../../src/journal/follow.ts'
 import { type Portal, startPortal } from '../../support/portal.ts'
 
 const DEAL = 2
 const HOOK_USER = 17
 
-function hookOf(portal: Portal) {
-  const [hook] = parseHooks(portal.hook())
-  if (!hook) throw new Error('no hook')
-  return hook
+function incomingWebhookOf(portal: Portal) {
+  const [incomingWebhook] = parseIncomingWebhooks(portal.incomingWebhook())
+  if (!incomingWebhook) throw new Error('no incoming webhook')
+  return incomingWebhook
 }
 
 /** Opens a store of its own, and the next time the same one, as the next process sees it. */
-export type OpenOwnWrites = (now: () => number) => Awaitable<() => Awaitable<OwnWrites>>
+export type OpenOwnWrites = (now: () => number) => Awaitable<() => Awaitable<OwnChanges>>
 
 /**
  * What every engine must know of own writes.
  *
  * @param isForgetful requests that were not answered are forgotten with their process
  */
-export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isForgetful: boolean): void {
+export function describeOwnChanges(engine: string, openStore: OpenOwnWrites, isForgetful: boolean): void {
   /** A portal, the client of a handler's run, and what that writes; one clock for all, in Unix milliseconds. */
   async function start() {
     const clock = { now: Date.UTC(2026, 10, 23, 8) }
@@ -36,7 +37,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
     const objects: string[] = []
     const clientOf = (handler: string) =>
       createClient({
-        hook: hookOf(portal),
+        incomingWebhook: incomingWebhookOf(portal),
         limits: createLimits({ rate: 2, burst: 50, clock: realClock }),
         async onSend(commands) {
           const remember = await own.sending({ handler, event: eventOf('deal:1'), user: String(HOOK_USER) }, commands)
@@ -93,7 +94,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
       test('of our own write is an echo, and the next one runs', async () => {
         const { title, arrive } = await startWithDeal()
         await title('Ship')
-        expect(await arrive()).toBe('echo')
+        expect(await arrive()).toBe('own_change')
         expect(await arrive()).toBe('run')
       })
 
@@ -103,7 +104,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
           ['crm.item.update', { entityTypeId: DEAL, id: 662, fields: { title } }] as const
         await client.batch({ one: update('Ship'), two: update('Yacht'), read: ['crm.deal.get', { id: 662 }] })
         expect(objects).toEqual(['deal:662'])
-        expect(await arrive()).toBe('echo')
+        expect(await arrive()).toBe('own_change')
         expect(await arrive()).toBe('run')
       })
 
@@ -111,7 +112,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
         const { client, arrive, eventOf, judge } = await start()
         const id = await client.call<number>('crm.deal.add', { fields: { TITLE: 'Boat' } })
         const read = () => client.call('crm.item.get', { entityTypeId: DEAL, id })
-        expect(await judge(eventOf(`deal:${id}`, { event: 'ONCRMDEALADD' }), read)).toBe('echo')
+        expect(await judge(eventOf(`deal:${id}`, { event: 'ONCRMDEALADD' }), read)).toBe('own_change')
         expect(await arrive()).toBe('run')
       })
 
@@ -121,7 +122,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
         clock.now += 5_000
         await client.call('tasks.task.update', { taskId: 17, fields: { TITLE: 'Call them' } })
         const read = () => client.call('tasks.task.get', { taskId: 17 })
-        expect(await judge(eventOf('task:17', { event: 'ONTASKUPDATE' }), read)).toBe('echo')
+        expect(await judge(eventOf('task:17', { event: 'ONTASKUPDATE' }), read)).toBe('own_change')
         expect(await judge(eventOf('task:17', { event: 'ONTASKUPDATE' }), read)).toBe('run')
       })
 
@@ -137,16 +138,16 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
           await come('ONCRMDYNAMICITEMUPDATE_1032', '313'),
           await come('ONCRMDYNAMICITEMUPDATE', '312'),
         ]
-        expect(verdicts).toEqual(['echo', 'echo', 'run'])
+        expect(verdicts).toEqual(['own_change', 'own_change', 'run'])
       })
 
       test('of several writes within a second is one for each that changed something', async () => {
         const { title, arrive } = await startWithDeal()
         for (const text of ['Ship', 'Yacht', 'Yacht', 'Barge']) await title(text)
         expect([await arrive(), await arrive(), await arrive(), await arrive()]).toEqual([
-          'echo',
-          'echo',
-          'echo',
+          'own_change',
+          'own_change',
+          'own_change',
           'run',
         ])
       })
@@ -154,7 +155,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
       test('of a write that changed nothing is not awaited', async () => {
         const { title, arrive, clock } = await startWithDeal()
         await title('Ship')
-        expect(await arrive()).toBe('echo')
+        expect(await arrive()).toBe('own_change')
         clock.now += 5_000
         await title('Ship')
         expect(await arrive()).toBe('run')
@@ -171,7 +172,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
         const { title, arrive, portal } = await startWithDeal()
         portal.edit(DEAL, 662, { title: 'Mine' })
         await title('Ship')
-        expect([await arrive(), await arrive()]).toEqual(['echo', 'run'])
+        expect([await arrive(), await arrive()]).toEqual(['own_change', 'run'])
       })
 
       test('that stands for ours and for a person’s runs', async () => {
@@ -192,7 +193,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
         const { title, arrive } = await startWithDeal()
         await title('Ship')
         expect(await arrive({}, { handler: 'other' })).toBe('run')
-        expect(await arrive()).toBe('echo')
+        expect(await arrive()).toBe('own_change')
       })
 
       test('of the same number on another portal runs', async () => {
@@ -208,7 +209,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
         await title('Ship')
         const read = () => client.call('crm.item.get', { entityTypeId: DEAL, id: 662 })
         expect(await judge(early, read)).toBe('run')
-        expect(await arrive()).toBe('echo')
+        expect(await arrive()).toBe('own_change')
       })
 
       test('that ran before its write was answered leaves nothing to come', async () => {
@@ -235,7 +236,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
         const { title, arrive, reopen } = await startWithDeal()
         await title('Ship')
         await reopen()
-        expect(await arrive()).toBe('echo')
+        expect(await arrive()).toBe('own_change')
         await reopen()
         expect(await arrive()).toBe('run')
       })
@@ -266,13 +267,13 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
         expect(await arrive()).toBe('run')
       })
 
-      test('that a dead hook does not reach is the hook’s trouble', async () => {
+      test('that a dead incoming webhook does not reach is the incoming webhook’s trouble', async () => {
         const { title, arrive, portal } = await startWithDeal()
         await title('Ship')
         portal.behaviour.dead = 'expired_token'
         await expect(arrive()).rejects.toThrow(Bitrix24Error)
         portal.behaviour.dead = undefined
-        expect(await arrive()).toBe('echo')
+        expect(await arrive()).toBe('own_change')
       })
     })
 
@@ -280,7 +281,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
       const { client, arrive, clock } = await startWithDeal()
       const update = (TITLE: string) => client.call('crm.deal.update', { id: 662, fields: { TITLE } })
       await update('Ship')
-      expect(await arrive()).toBe('echo')
+      expect(await arrive()).toBe('own_change')
       clock.now += 5_000
       await update('Yacht')
       await update('Barge')
@@ -302,7 +303,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
       const { client, arrive, reopen } = await startWithDeal()
       await client.call('crm.deal.update', { id: 662, fields: { TITLE: 'Ship' } })
       await reopen()
-      expect(await arrive()).toBe('echo')
+      expect(await arrive()).toBe('own_change')
     })
 
     test('while a request for the same deal is not answered, the change may be of that one', async () => {
@@ -325,7 +326,7 @@ export function describeOwnWrites(engine: string, openStore: OpenOwnWrites, isFo
       portal.behaviour.failing.set('crm.item.update', ['QUERY_LIMIT_EXCEEDED'])
       await title('Ship')
       await title('Yacht')
-      expect([await arrive(), await arrive()]).toEqual(['echo', 'echo'])
+      expect([await arrive(), await arrive()]).toEqual(['own_change', 'own_change'])
     })
 
     test('a portal that tells no time has no echoes', async () => {

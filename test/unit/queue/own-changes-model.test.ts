@@ -1,8 +1,9 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { openOwnWrites } from '../../../src/queue/own-changes.ts'
+import type { JournalledEvent } from '../../../src/events/event.ts'
+
+import { openOwnChanges } from '../../../src/queue/own-changes.ts'
 import { openSqliteQueue, queuePath } from '../../../src/queue/sqlite/queue.ts'
-import type { JournalledEvent } from '../../../src/journal/follow.ts'
 import { temporaryFolder } from '../../support/receiver.ts'
 
 const HOOK = '17'
@@ -75,7 +76,7 @@ let deals = 0
 function createWorld(folder: string) {
   const path = queuePath(folder)
   let now = Date.UTC(2026, 10, 23, 8) + 400
-  let own = openOwnWrites({ path, now: () => now })
+  let own = openOwnChanges({ path, now: () => now })
   const id = ++deals
   let moment = 0
   let record = { id, title: 0, updatedTime: now - 60_000, updatedBy: PERSON }
@@ -155,7 +156,7 @@ function createWorld(folder: string) {
       now += 1_000
       answers.length = 0
       own.close()
-      own = openOwnWrites({ path, now: () => now })
+      own = openOwnChanges({ path, now: () => now })
     }
   }
 

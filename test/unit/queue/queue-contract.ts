@@ -1,8 +1,9 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import type { Awaitable, Delivery, KnownHandler, NewDelivery, Queue, Wanted } from '../../../src/queue/queue.ts'
 import { nextTry } from '../../../src/dispatch/retry.ts'
-import type { JournalledEvent } from '../../../src/journal/follow.ts'
+import type { JournalledEvent } from '../../../src/events/event.ts'
+
+import type { Awaitable, Delivery, KnownHandler, NewDelivery, Queue, Wanted } from '../../../src/queue/queue.ts'
 
 /** Opens a queue on a store of its own. */
 export type OpenEngine = (now: () => number) => Awaitable<{
@@ -31,15 +32,53 @@ export function eventOf(
 }
 
 export function deliveryOf(event: JournalledEvent, more: Partial<NewDelivery> = {}): NewDelivery {
-  return { handler: 'h', event, segment: 1, order: 'object', settle: 0, ...more }
+  return { handler: 'h', event, segment: 1, order: 'object', debounce: 0, ...more }
 }
 
 export function known(name: string, more: Partial<KnownHandler> = {}): KnownHandler {
-  return { name, events: ['ONCRMDEALUPDATE'], order: 'object', settle: 0, onChange: false, ...more }
+  return { name, events: ['ONCRMDEALUPDATE'], order: 'object', debounce: 0, onChange: false, ...more }
 }
 
 export function want(handler = 'h', more: Partial<Wanted> = {}): Wanted {
   return { handler, limit: 100, coalesce: false, ...more }
+}
+
+/** What is to run of the fixtures that hold a delivery in every state, as an earlier version left them. */
+export const runsOfEveryState = ['h 1', 'h 2', 'h 4', 'h 6', 'h 7', 'h 8', 'm 10 of 2', 'p 11', 'quiet 1']
+
+/** Runs everything in such a fixture. @returns what ran, sorted */
+export async function runEveryState(queue: Queue, wait: (ms: number) => unknown): Promise<string[]> {
+  expect(await queue.position()).toEqual({ segment: 1, offset: 6_200, first: '1' })
+  // Two ran when their process ended: nobody knows which of them ended it.
+  expect(await queue.reclaim()).toBeUndefined()
+  expect(await queue.state()).toMatchObject({ ready: 4, running: 0, waiting: 3, blocked: 2, dead: 1 })
+  expect(await queue.snapshot({ ...deliveryLike('deal:1'), handler: 'watch' })).toEqual({
+    fields: { STAGE_ID: '"NEW"' },
+    isDirty: false,
+  })
+  const ended: string[] = []
+  const handlers = ['h', 'm', 'p', 'quiet', 'watch'].map((name) => want(name))
+  const run = async () => {
+    for (let some = await queue.claim(handlers, 10); some.length > 0; some = await queue.claim(handlers, 10))
+      for (const delivery of some) {
+        ended.push(
+          `${delivery.handler} ${delivery.event.id}${delivery.coalesced > 1 ? ` of ${delivery.coalesced}` : ''}`,
+        )
+        expect(delivery.unreadable).toBeUndefined()
+        if (delivery.event.id === '4') expect(delivery).toMatchObject({ attempt: 2, spentMs: 1_500 })
+        await queue.done(delivery)
+      }
+  }
+  await run()
+  // They run in isolation, before the others; the object of each goes on after it.
+  expect(ended.filter((one) => /h [12]$/.test(one))).toEqual(['h 1', 'h 2'])
+  expect(ended.filter((one) => /h [78]$/.test(one))).toEqual(['h 7', 'h 8'])
+  await wait(60_000)
+  await run()
+  await queue.resumePostponed()
+  await run()
+  expect(await queue.state()).toMatchObject({ ready: 0, running: 0, waiting: 0, blocked: 0, dead: 1 })
+  return ended.toSorted()
 }
 
 /** What every engine of deliveries must do. */
@@ -61,7 +100,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
         () => queue.dead(done, 'late'),
         () => queue.postpone(done, { due: 0, error: 'late' }),
         () => queue.release(done),
-        () => queue.resume(),
+        () => queue.resumePostponed(),
       ]
       for (const say of late) await (async () => say())().catch(() => undefined)
       expect(await claim()).toEqual([])
@@ -156,7 +195,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await tools(next).ids()).toEqual(['1', '2'])
     })
 
-    test('an event that was handled and is read again is not owed again', async () => {
+    test('an event that was handled and is read again is not pending again', async () => {
       const { queue, add, claim, ids } = await start()
       await add(eventOf(1, 'deal:1'))
       await queue.done(got((await claim())[0]))
@@ -205,7 +244,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(again).toMatchObject([{ attempt: 2, spentMs: 1_000 }])
       await queue.done(got(again[0]))
       const next = await reopen()
-      expect(await next.recover()).toMatchObject({ event: { id: '2' }, attempt: 2, spentMs: 1_000 })
+      expect(await next.reclaim()).toMatchObject({ event: { id: '2' }, attempt: 2, spentMs: 1_000 })
     })
 
     const hour = 3_600_000
@@ -239,7 +278,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       await queue.done(got(second))
       clock.now += 1e9
       const next = await reopen()
-      expect(await next.recover()).toBeUndefined()
+      expect(await next.reclaim()).toBeUndefined()
       expect(await tools(next).ids()).toEqual([])
     })
 
@@ -274,12 +313,12 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       await queue.postpone(got(first), { due: clock.now + 60_000, error: 'nobody is there' })
       await queue.retry(got(second), { due: clock.now + 60_000, error: 'no' })
       const next = await reopen()
-      await next.resume()
+      await next.resumePostponed()
       const [again, ...none] = await tools(next).claim()
       expect([again?.event.id, none]).toEqual(['1', []])
       expect(again?.attempt).toBe(1)
       await next.retry(got(again), { due: clock.now + 60_000, error: 'no' })
-      await next.resume()
+      await next.resumePostponed()
       expect(await ids()).toEqual([])
     })
 
@@ -312,7 +351,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(next).toMatchObject([{ event: { id: '5' }, coalesced: 2 }])
       await queue.done(got(next[0]))
       expect(await claim(merge)).toEqual([])
-      await queue.remember([known('h')])
+      await queue.registerHandlers([known('h')])
       expect(await queue.handlers()).toEqual(new Map([['h', 0]]))
     })
 
@@ -383,7 +422,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(again).toMatchObject([{ event: { id: '4' }, coalesced: 4, attempt: 2 }])
       await queue.release(got(again[0]))
       expect(await claim(merge)).toMatchObject([{ event: { id: '4' }, coalesced: 4, attempt: 2 }])
-      expect(await (await reopen()).recover()).toMatchObject({ event: { id: '4' }, coalesced: 4, attempt: 2 })
+      expect(await (await reopen()).reclaim()).toMatchObject({ event: { id: '4' }, coalesced: 4, attempt: 2 })
     })
 
     test('the object goes on behind a coalesced run that is dead', async () => {
@@ -397,8 +436,8 @@ export function describeQueue(engine: string, open: OpenEngine): void {
   })
 
   describe(`${engine}: settle`, () => {
-    const settle = 10_000
-    const slowly = (...events: JournalledEvent[]) => events.map((event) => deliveryOf(event, { settle }))
+    const debounce = 10_000
+    const slowly = (...events: JournalledEvent[]) => events.map((event) => deliveryOf(event, { debounce }))
 
     test('a delivery waits for quiet, every event about its object prolongs it, none about another does', async () => {
       const { clock, queue, ids } = await start()
@@ -415,10 +454,10 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     test('a burst that never ends holds its first event ten times as long, no longer', async () => {
       const { clock, queue, ids } = await start()
       const begun = clock.now
-      for (let id = 1; clock.now < begun + 10 * settle; id++) {
+      for (let id = 1; clock.now < begun + 10 * debounce; id++) {
         await queue.add(slowly(eventOf(id, 'deal:1')), here)
         expect(await ids()).toEqual([])
-        clock.now += settle / 2
+        clock.now += debounce / 2
       }
       expect(await ids()).toEqual(['1'])
     })
@@ -427,26 +466,26 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       const { clock, queue, claim } = await start()
       for (let id = 1; id <= 5; id++) {
         await queue.add(slowly(eventOf(id, 'deal:1')), here)
-        clock.now += settle / 2
+        clock.now += debounce / 2
       }
-      clock.now += settle / 2
+      clock.now += debounce / 2
       expect(await claim([want('h', { coalesce: true })])).toMatchObject([{ event: { id: '5' }, coalesced: 5 }])
     })
 
     test('behind a run, the wait begins with the newest event, so an object that is quiet since does not wait', async () => {
       const { clock, queue, claim, ids } = await start()
       await queue.add(slowly(eventOf(1, 'deal:1')), here)
-      clock.now += settle
+      clock.now += debounce
       const [first] = await claim()
       await queue.add(slowly(eventOf(2, 'deal:1')), here)
-      clock.now += settle - 1
+      clock.now += debounce - 1
       await queue.done(got(first))
       expect(await ids()).toEqual([])
       clock.now += 1
       const [second] = await claim()
       expect(second?.event.id).toBe('2')
       await queue.add(slowly(eventOf(3, 'deal:1')), here)
-      clock.now += settle
+      clock.now += debounce
       await queue.done(got(second))
       expect(await ids()).toEqual(['3'])
     })
@@ -454,7 +493,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     test('an event behind a delivery that waits for its retry does not put the retry off', async () => {
       const { clock, queue, claim, ids } = await start()
       await queue.add(slowly(eventOf(1, 'deal:1')), here)
-      clock.now += settle
+      clock.now += debounce
       await queue.retry(got((await claim())[0]), { due: clock.now + 5_000, error: 'no' })
       clock.now += 4_000
       await queue.add(slowly(eventOf(2, 'deal:1')), here)
@@ -466,12 +505,12 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     test('an event behind a delivery that is postponed does not put it off, nor call it', async () => {
       const { clock, queue, claim, ids } = await start()
       await queue.add(slowly(eventOf(1, 'deal:1')), here)
-      clock.now += settle
+      clock.now += debounce
       await queue.postpone(got((await claim())[0]), { due: clock.now + 60_000, error: 'nobody is there' })
       clock.now += 1_000
       await queue.add(slowly(eventOf(2, 'deal:1')), here)
       expect(await queue.nextDue()).toBe(clock.now + 59_000)
-      await queue.resume()
+      await queue.resumePostponed()
       expect(await ids()).toEqual(['1'])
     })
 
@@ -490,7 +529,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       const { add, reopen } = await start()
       await add(eventOf(1, 'deal:1'))
       const next = await reopen()
-      expect(await next.recover()).toBeUndefined()
+      expect(await next.reclaim()).toBeUndefined()
       expect(await tools(next).claim()).toMatchObject([{ event: { id: '1' }, attempt: 1 }])
     })
 
@@ -499,7 +538,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'), eventOf(3, 'deal:3'))
       await claim([want('h')], 1)
       const next = await reopen()
-      const guilty = await next.recover()
+      const guilty = await next.reclaim()
       expect(guilty).toMatchObject({ event: { id: '1' }, attempt: 1 })
       await next.retry(got(guilty), { due: clock.now + 1_000, error: 'it died', alone: true })
       const [innocent] = await tools(next).claim()
@@ -511,12 +550,12 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await tools(next).claim()).toMatchObject([{ event: { id: '1' }, attempt: 2 }])
     })
 
-    test('several ran: they are suspects, uncharged, each is run alone, and the one that crashes again is charged', async () => {
+    test('several ran: they are quarantined deliveries, uncharged, each is run alone, and the one that crashes again is charged', async () => {
       const { clock, add, claim, reopen } = await start()
       await add(...[1, 2, 3, 4].map((id) => eventOf(id, `deal:${id}`)), eventOf(5, 'deal:1'))
       expect(await claim([want('h')], 3)).toHaveLength(3)
       const second = await reopen()
-      expect(await second.recover()).toBeUndefined()
+      expect(await second.reclaim()).toBeUndefined()
       const [first, ...rest] = await tools(second).claim()
       expect(rest).toEqual([])
       expect(first).toMatchObject({ event: { id: '1' }, attempt: 1 })
@@ -525,7 +564,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await tools(second).claim()).toMatchObject([{ event: { id: '2' }, attempt: 1 }])
 
       const third = await reopen()
-      const guilty = await third.recover()
+      const guilty = await third.reclaim()
       expect(guilty).toMatchObject({ event: { id: '2' }, attempt: 1 })
       await third.retry(got(guilty), { due: clock.now + 1_000, error: 'it died', alone: true })
       const [last, ...none] = await tools(third).claim()
@@ -536,34 +575,34 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await tools(third).ids()).toEqual(['4', '5'])
     })
 
-    test('a suspect that is postponed is still one', async () => {
+    test('a quarantined one that is postponed is still one', async () => {
       const { clock, queue, add, reopen } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:2'), eventOf(3, 'deal:3'))
       await tools(queue).claim([want()], 2)
       const next = await reopen()
-      await next.recover()
+      await next.reclaim()
       await next.postpone(got((await tools(next).claim())[0]), { due: clock.now + 60_000, error: 'nobody is there' })
       await next.done(got((await tools(next).claim())[0]))
-      await next.resume()
+      await next.resumePostponed()
       expect(await tools(next).ids()).toEqual(['1'])
     })
 
-    test('a suspect whose handler is gone keeps nobody else waiting', async () => {
+    test('a quarantined one whose handler is gone keeps nobody else waiting', async () => {
       const { queue, reopen } = await start()
       const both = [1, 2, 3, 4].map((id) => deliveryOf(eventOf(id), { handler: id < 3 ? 'gone' : 'h' }))
       await queue.add(both, here)
       expect(await tools(queue).ids([want('gone'), want('h', { limit: 0 })])).toEqual(['1', '2'])
       const next = await reopen()
-      await next.recover()
+      await next.reclaim()
       expect(await tools(next).ids([want('h')])).toEqual(['3', '4'])
     })
 
-    test('a suspect keeps the order of its object', async () => {
+    test('a quarantined one keeps the order of its object', async () => {
       const { add, claim, reopen } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:2'), eventOf(3, 'deal:1'))
       await claim()
       const next = await reopen()
-      await next.recover()
+      await next.reclaim()
       const order: string[] = []
       for (let runs = 0; runs < 3; runs++) {
         const [run] = await tools(next).claim()
@@ -575,7 +614,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
   })
 
   describe(`${engine}: what is kept`, () => {
-    test('what was done is forgotten with its segment; what is owed or dead never is', async () => {
+    test('what was done is forgotten with its segment; what is pending or dead never is', async () => {
       const { clock, queue, claim, ids } = await start()
       const add = (id: number, segment: number) => queue.add([deliveryOf(eventOf(id, `deal:${id}`), { segment })], here)
       for (const [id, segment] of [
@@ -601,16 +640,16 @@ export function describeQueue(engine: string, open: OpenEngine): void {
 
     test('a handler is remembered as it was last loaded', async () => {
       const { queue, reopen } = await start()
-      await queue.remember([known('h'), known('all', { events: ['A*', 'B'], order: 'none', settle: 5_000 })])
-      const all = { name: 'all', events: ['A*', 'B'], order: 'none', settle: 5_000 }
-      const h = { name: 'h', events: ['ONCRMDEALUPDATE'], order: 'object', settle: 0 }
-      expect(await queue.remembered()).toEqual([all, h])
-      expect(await (await reopen()).remembered()).toEqual([all, h])
+      await queue.registerHandlers([known('h'), known('all', { events: ['A*', 'B'], order: 'none', debounce: 5_000 })])
+      const all = { name: 'all', events: ['A*', 'B'], order: 'none', debounce: 5_000 }
+      const h = { name: 'h', events: ['ONCRMDEALUPDATE'], order: 'object', debounce: 0 }
+      expect(await queue.registeredHandlers()).toEqual([all, h])
+      expect(await (await reopen()).registeredHandlers()).toEqual([all, h])
     })
 
     test('what is kept for a handler that is not loaded is added only while that is known', async () => {
       const { queue, ids } = await start()
-      await queue.remember([known('h')])
+      await queue.registerHandlers([known('h')])
       const kept = (id: number, handler: string) => deliveryOf(eventOf(id, `deal:${id}`), { handler, isAbsent: true })
       await queue.add([kept(1, 'h'), kept(2, 'forgotten'), deliveryOf(eventOf(3, 'deal:3'))], { segment: 2, offset: 7 })
       expect(await queue.state()).toMatchObject({ ready: 2, blocked: 0 })
@@ -618,10 +657,10 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await ids()).toEqual(['1', '3'])
     })
 
-    test('a handler is remembered, with how many deliveries it is owed', async () => {
+    test('a handler is remembered, with how many deliveries are pending for it', async () => {
       const { clock, queue, add, claim, reopen } = await start()
-      await queue.remember([known('h'), known('never')])
-      await queue.remember([known('h')])
+      await queue.registerHandlers([known('h'), known('never')])
+      await queue.registerHandlers([known('h')])
       await add(...[1, 2, 3, 4, 5].map((id) => eventOf(id, 'deal:1')), eventOf(6, 'deal:2'), eventOf(7, 'deal:3'))
       const [running, retried, dead] = await claim()
       await queue.retry(got(retried), { due: clock.now + 1_000, error: 'no' })
@@ -641,7 +680,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     const won = { stageId: '"WON"' }
     const lost = { stageId: '"LOSE"', title: '"Boat"' }
 
-    async function startSeen() {
+    async function startSnapshots() {
       const all = await start()
       const { queue } = all
       let last = 0
@@ -655,83 +694,83 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     }
 
     test('is kept with the end of its delivery, for its handler, portal and object, also for the next process', async () => {
-      const { queue, run, reopen } = await startSeen()
-      const kept = { fields: won, isInDoubt: false }
-      expect(await queue.seen(await run())).toEqual(kept)
-      expect(await queue.seen(await run('deal:2'))).toBeUndefined()
-      expect(await queue.seen(await run('deal:1', { portal: 'two' }))).toBeUndefined()
-      expect(await queue.seen(await run('deal:1', { handler: 'other' }))).toBeUndefined()
-      expect(await (await reopen()).seen(deliveryLike('deal:1'))).toEqual(kept)
+      const { queue, run, reopen } = await startSnapshots()
+      const kept = { fields: won, isDirty: false }
+      expect(await queue.snapshot(await run())).toEqual(kept)
+      expect(await queue.snapshot(await run('deal:2'))).toBeUndefined()
+      expect(await queue.snapshot(await run('deal:1', { portal: 'two' }))).toBeUndefined()
+      expect(await queue.snapshot(await run('deal:1', { handler: 'other' }))).toBeUndefined()
+      expect(await (await reopen()).snapshot(deliveryLike('deal:1'))).toEqual(kept)
     })
 
     test('is what the last one kept: all of it, nothing after null, and the same where nothing is said', async () => {
-      const { queue, run } = await startSeen()
+      const { queue, run } = await startSnapshots()
       await queue.done(await run(), lost)
       await queue.done(await run())
-      expect(await queue.seen(deliveryLike('deal:1'))).toEqual({ fields: lost, isInDoubt: false })
+      expect(await queue.snapshot(deliveryLike('deal:1'))).toEqual({ fields: lost, isDirty: false })
       await queue.done(await run(), null)
-      expect(await queue.seen(deliveryLike('deal:1'))).toBeUndefined()
+      expect(await queue.snapshot(deliveryLike('deal:1'))).toBeUndefined()
     })
 
     test('stays as it is when a run fails, waits, is released, dies with its process, or is given up', async () => {
-      const { clock, queue, run, reopen } = await startSeen()
-      const kept = { fields: won, isInDoubt: false }
+      const { clock, queue, run, reopen } = await startSnapshots()
+      const kept = { fields: won, isDirty: false }
       const again = async () => got((await queue.claim([want()], 1))[0])
       await queue.retry(await run(), { due: clock.now, error: 'no' })
       const retried = await again()
-      expect(await queue.seen(retried)).toEqual(kept)
+      expect(await queue.snapshot(retried)).toEqual(kept)
       await queue.postpone(retried, { due: clock.now, error: 'nobody is there' })
       await queue.release(await again())
       await again()
       const next = await reopen()
-      const guilty = got(await next.recover())
-      expect(await next.seen(guilty)).toEqual(kept)
+      const guilty = got(await next.reclaim())
+      expect(await next.snapshot(guilty)).toEqual(kept)
       await next.dead(guilty, 'no')
-      expect(await next.seen(guilty)).toEqual(kept)
+      expect(await next.snapshot(guilty)).toEqual(kept)
     })
 
     test('is in doubt from the beginning of a run to the end of one that keeps something', async () => {
-      const { clock, queue, run, reopen } = await startSeen()
+      const { clock, queue, run, reopen } = await startSnapshots()
       const first = await run()
-      await queue.doubt(first)
-      expect(await queue.seen(first)).toEqual({ fields: won, isInDoubt: true })
+      await queue.markDirty(first)
+      expect(await queue.snapshot(first)).toEqual({ fields: won, isDirty: true })
       await queue.dead(first, 'no')
       await queue.done(await run())
       const second = await run()
       await queue.retry(second, { due: clock.now + 1, error: 'no' })
-      expect(await (await reopen()).seen(second)).toEqual({ fields: won, isInDoubt: true })
+      expect(await (await reopen()).snapshot(second)).toEqual({ fields: won, isDirty: true })
       clock.now += 1
       await queue.done(got((await queue.claim([want()], 1))[0]), lost)
-      expect(await queue.seen(second)).toEqual({ fields: lost, isInDoubt: false })
+      expect(await queue.snapshot(second)).toEqual({ fields: lost, isDirty: false })
     })
 
     test('is not in doubt where nothing is kept', async () => {
-      const { queue, run } = await startSeen()
-      await queue.doubt(await run('deal:2'))
-      expect(await queue.seen(deliveryLike('deal:2'))).toBeUndefined()
+      const { queue, run } = await startSnapshots()
+      await queue.markDirty(await run('deal:2'))
+      expect(await queue.snapshot(deliveryLike('deal:2'))).toBeUndefined()
     })
 
     test('is dropped when it is said to be gone, for that handler, portal and object only', async () => {
-      const { queue, run } = await startSeen()
+      const { queue, run } = await startSnapshots()
       for (const one of [{ handler: 'other' }, { portal: 'two' }]) await queue.done(await run('deal:1', one), won)
       await queue.done(await run('deal:2'), won)
       await queue.add([], here, [{ handler: 'h', event: eventOf(99, 'deal:1') }])
-      expect(await queue.seen(deliveryLike('deal:1'))).toBeUndefined()
-      expect(await queue.seen({ ...deliveryLike('deal:1'), handler: 'other' })).toBeDefined()
+      expect(await queue.snapshot(deliveryLike('deal:1'))).toBeUndefined()
+      expect(await queue.snapshot({ ...deliveryLike('deal:1'), handler: 'other' })).toBeDefined()
       expect(
-        await queue.seen({ ...deliveryLike('deal:1'), event: eventOf(1, 'deal:1', { portal: 'two' }) }),
+        await queue.snapshot({ ...deliveryLike('deal:1'), event: eventOf(1, 'deal:1', { portal: 'two' }) }),
       ).toBeDefined()
-      expect(await queue.seen(deliveryLike('deal:2'))).toBeDefined()
+      expect(await queue.snapshot(deliveryLike('deal:2'))).toBeDefined()
     })
 
     test('outlives its segment, and a handler that is not loaded; not one that is loaded without asking for it', async () => {
-      const { queue } = await startSeen()
+      const { queue } = await startSnapshots()
       await queue.prune(1)
-      await queue.remember([known('other')])
-      await queue.remember([known('h', { onChange: true })])
-      expect(await queue.seen(deliveryLike('deal:1'))).toBeDefined()
-      await queue.remember([known('h')])
-      expect(await queue.seen(deliveryLike('deal:1'))).toBeUndefined()
+      await queue.registerHandlers([known('other')])
+      await queue.registerHandlers([known('h', { onChange: true })])
+      expect(await queue.snapshot(deliveryLike('deal:1'))).toBeDefined()
+      await queue.registerHandlers([known('h')])
+      expect(await queue.snapshot(deliveryLike('deal:1'))).toBeUndefined()
     })
   })
 }
@@ -761,8 +800,8 @@ async function tryUntilDead({ clock, queue: first, reopen, jumps }: Trial): Prom
     const failing = got(delivery)
     const how = jumps[step % jumps.length]
     if (how === 'postponed' && interruptions++ < 3) {
-      await queue.postpone(failing, { due: clock.now + hour, error: 'the hook is down' })
-      await queue.resume()
+      await queue.postpone(failing, { due: clock.now + hour, error: 'the incoming webhook is down' })
+      await queue.resumePostponed()
       waited = 0
       continue
     }

@@ -8,10 +8,10 @@ export type OpenStore = (now: () => number) => Awaitable<() => Awaitable<Queue>>
 
 /** How each handler of the model is run; one of every kind. */
 const kinds = {
-  plain: { coalesce: false, settle: 0, order: 'object', limit: 2 },
-  loose: { coalesce: false, settle: 0, order: 'none', limit: 100 },
-  merging: { coalesce: true, settle: 0, order: 'object', limit: 100 },
-  settling: { coalesce: 'object', settle: 1_000, order: 'object', limit: 100 },
+  plain: { coalesce: false, debounce: 0, order: 'object', limit: 2 },
+  loose: { coalesce: false, debounce: 0, order: 'none', limit: 100 },
+  merging: { coalesce: true, debounce: 0, order: 'object', limit: 100 },
+  settling: { coalesce: 'object', debounce: 1_000, order: 'object', limit: 100 },
 } as const
 type Kind = keyof typeof kinds
 const handlers = Object.keys(kinds) as Kind[]
@@ -19,7 +19,7 @@ const handlers = Object.keys(kinds) as Kind[]
 type Ending = 'done' | 'dead' | 'release' | 'retry' | 'postpone'
 
 type Step =
-  | { readonly do: 'deliver'; readonly lane: number; readonly name: string }
+  | { readonly do: 'deliver'; readonly orderingKey: number; readonly name: string }
   | { readonly do: 'deliver again'; readonly which: number }
   | { readonly do: 'claim'; readonly limit: number }
   | { readonly do: 'done' | 'dead' | 'release'; readonly which: number }
@@ -31,7 +31,10 @@ type Step =
 
 const which = fc.nat(50)
 const step: fc.Arbitrary<Step> = fc.oneof(
-  { weight: 6, arbitrary: fc.record({ do: fc.constant('deliver'), lane: fc.nat(3), name: fc.constantFrom('A', 'B') }) },
+  {
+    weight: 6,
+    arbitrary: fc.record({ do: fc.constant('deliver'), orderingKey: fc.nat(3), name: fc.constantFrom('A', 'B') }),
+  },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('deliver again'), which }) },
   { weight: 5, arbitrary: fc.record({ do: fc.constant('claim'), limit: fc.integer({ min: 1, max: 8 }) }) },
   { weight: 4, arbitrary: fc.record({ do: fc.constant('done'), which }) },
@@ -50,80 +53,80 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 )
 
 /** A delivery as the model knows it. */
-interface Owed {
+interface Pending {
   readonly id: number
   readonly kind: Kind
   readonly name: string
   readonly createdAt: number
-  state: 'owed' | 'running' | 'ended'
+  state: 'pending' | 'running' | 'ended'
   attempts: number
   stands: number
-  /** Until when it waits, as the first of its lane, and since when. */
+  /** Until when it waits, as the first of its ordering key, and since when. */
   wait: { readonly due: number; readonly since: number } | undefined
-  isSuspect: boolean
+  isQuarantined: boolean
   isPostponed: boolean
 }
 
-/** What a queue promises, as lists in memory. The first of a lane may run; the others wait behind it. */
+/** What a queue promises, as lists in memory. The first of an ordering key may run; the others wait behind it. */
 class Model {
   now = 1_000_000
-  readonly lanes = new Map<string, Owed[]>()
-  running: { readonly owed: Owed; readonly lane: string }[] = []
+  readonly orderingKeys = new Map<string, Pending[]>()
+  running: { readonly pending: Pending; readonly orderingKey: string }[] = []
   readonly ended = new Set<string>()
 
-  deliver(kind: Kind, id: number, laneNumber: number, name: string): void {
+  deliver(kind: Kind, id: number, orderingKeyNumber: number, name: string): void {
     const { order } = kinds[kind]
-    // The last lane is for events without an object.
-    const isOrdered = order === 'object' && laneNumber < 3
-    const key = `${kind} ${isOrdered ? laneNumber : `alone ${id}`}`
-    const lane = this.lanes.get(key) ?? []
-    this.lanes.set(key, lane)
-    const owed: Owed = {
+    // The last ordering key is for events without an object.
+    const isOrdered = order === 'object' && orderingKeyNumber < 3
+    const key = `${kind} ${isOrdered ? orderingKeyNumber : `alone ${id}`}`
+    const orderingKey = this.orderingKeys.get(key) ?? []
+    this.orderingKeys.set(key, orderingKey)
+    const pending: Pending = {
       id,
       kind,
       name,
       createdAt: this.now,
-      state: 'owed',
+      state: 'pending',
       attempts: 0,
       stands: 1,
       wait: undefined,
-      isSuspect: false,
+      isQuarantined: false,
       isPostponed: false,
     }
-    lane.push(owed)
-    const [head] = lane
-    if (head === owed || (head?.wait && head.attempts === 0 && !head.isPostponed)) this.settle(key)
+    orderingKey.push(pending)
+    const [head] = orderingKey
+    if (head === pending || (head?.wait && head.attempts === 0 && !head.isPostponed)) this.settle(key)
   }
 
-  /** Lets the first of a lane wait until its object is quiet. */
+  /** Lets the first of an ordering key wait until its object is quiet. */
   settle(key: string): void {
-    const lane = this.lanes.get(key) ?? []
-    const [head] = lane
+    const orderingKey = this.orderingKeys.get(key) ?? []
+    const [head] = orderingKey
     if (head === undefined) return
-    const { settle } = kinds[head.kind]
-    const due = Math.min((lane.at(-1)?.createdAt ?? 0) + settle, head.createdAt + 10 * settle)
-    head.wait = settle > 0 && (due > this.now || head.wait) ? { due, since: this.now } : undefined
+    const { debounce } = kinds[head.kind]
+    const due = Math.min((orderingKey.at(-1)?.createdAt ?? 0) + debounce, head.createdAt + 10 * debounce)
+    head.wait = debounce > 0 && (due > this.now || head.wait) ? { due, since: this.now } : undefined
   }
 
   resume(): void {
-    for (const [head] of this.lanes.values()) if (head?.isPostponed) head.wait = undefined
+    for (const [head] of this.orderingKeys.values()) if (head?.isPostponed) head.wait = undefined
   }
 
   nextDue(): number | undefined {
-    const waits = [...this.lanes.values()].flatMap(([head]) => (head?.wait ? [head.wait.due] : []))
+    const waits = [...this.orderingKeys.values()].flatMap(([head]) => (head?.wait ? [head.wait.due] : []))
     return waits.length > 0 ? Math.min(...waits) : undefined
   }
 
   /** What a claim must give, as `kind id attempt stands`. */
   claim(wanted: readonly Wanted[], limit: number): string[] {
-    for (const [head] of this.lanes.values())
+    for (const [head] of this.orderingKeys.values())
       if (head?.wait && (head.wait.due <= this.now || head.wait.since > this.now)) head.wait = undefined
-    const ready = [...this.lanes]
-      .flatMap(([key, [head]]) => (head?.state === 'owed' && !head.wait ? [{ key, head }] : []))
+    const ready = [...this.orderingKeys]
+      .flatMap(([key, [head]]) => (head?.state === 'pending' && !head.wait ? [{ key, head }] : []))
       .sort((a, b) => a.head.id - b.head.id || handlers.indexOf(a.head.kind) - handlers.indexOf(b.head.kind))
-    const [suspect] = ready.filter(({ head }) => head.isSuspect)
-    if (this.running.some(({ owed }) => owed.isSuspect)) return []
-    if (suspect) return this.running.length > 0 ? [] : [this.start(suspect.key)]
+    const [quarantined] = ready.filter(({ head }) => head.isQuarantined)
+    if (this.running.some(({ pending }) => pending.isQuarantined)) return []
+    if (quarantined) return this.running.length > 0 ? [] : [this.start(quarantined.key)]
     const room = new Map(wanted.map((one) => [one.handler, one.limit]))
     return ready
       .filter(({ head: { kind } }) => {
@@ -136,57 +139,57 @@ class Model {
   }
 
   start(key: string): string {
-    const lane = this.lanes.get(key) ?? []
-    const [head] = lane
-    if (head === undefined) throw new Error('an empty lane')
+    const orderingKey = this.orderingKeys.get(key) ?? []
+    const [head] = orderingKey
+    if (head === undefined) throw new Error('an empty ordering key')
     const { coalesce } = kinds[head.kind]
-    const other = coalesce === 'object' ? -1 : lane.findIndex(({ name }) => name !== head.name)
-    const one = coalesce ? lane.splice(0, other === -1 ? lane.length : other) : lane.splice(0, 1)
+    const other = coalesce === 'object' ? -1 : orderingKey.findIndex(({ name }) => name !== head.name)
+    const one = coalesce ? orderingKey.splice(0, other === -1 ? orderingKey.length : other) : orderingKey.splice(0, 1)
     const newest = one.at(-1) ?? head
-    for (const owed of one) owed.state = owed === newest ? 'running' : 'ended'
+    for (const pending of one) pending.state = pending === newest ? 'running' : 'ended'
     for (const { kind, id, state } of one) if (state === 'ended') this.ended.add(`${kind} ${id}`)
     newest.attempts = head.attempts + 1
-    newest.isSuspect = head.isSuspect
+    newest.isQuarantined = head.isQuarantined
     newest.isPostponed = false
     newest.stands = one.reduce((sum, { stands }) => sum + stands, 0)
-    lane.unshift(newest)
-    this.running.push({ owed: newest, lane: key })
+    orderingKey.unshift(newest)
+    this.running.push({ pending: newest, orderingKey: key })
     return told(newest)
   }
 
-  end(owed: Owed, how: 'ended' | 'release' | { readonly due: number; readonly isSuspect?: boolean }): void {
-    const run = this.running.find((one) => one.owed === owed)
+  end(pending: Pending, how: 'ended' | 'release' | { readonly due: number; readonly isQuarantined?: boolean }): void {
+    const run = this.running.find((one) => one.pending === pending)
     if (run === undefined) throw new Error('it does not run')
     this.running = this.running.filter((one) => one !== run)
     if (how === 'ended') {
-      owed.state = 'ended'
-      this.ended.add(`${owed.kind} ${owed.id}`)
-      this.lanes.get(run.lane)?.shift()
-      this.settle(run.lane)
+      pending.state = 'ended'
+      this.ended.add(`${pending.kind} ${pending.id}`)
+      this.orderingKeys.get(run.orderingKey)?.shift()
+      this.settle(run.orderingKey)
       return
     }
-    owed.state = 'owed'
-    owed.isPostponed = how !== 'release' && how.isSuspect === undefined
-    // One that is postponed is as suspect as before.
-    if (!owed.isPostponed) owed.isSuspect = how !== 'release' && how.isSuspect === true
-    if (how === 'release' || owed.isPostponed) owed.attempts--
-    if (how !== 'release') owed.wait = { due: how.due, since: this.now }
+    pending.state = 'pending'
+    pending.isPostponed = how !== 'release' && how.isQuarantined === undefined
+    // One that is postponed is as quarantined as before.
+    if (!pending.isPostponed) pending.isQuarantined = how !== 'release' && how.isQuarantined === true
+    if (how === 'release' || pending.isPostponed) pending.attempts--
+    if (how !== 'release') pending.wait = { due: how.due, since: this.now }
   }
 
   /** The one that has to be charged. */
-  crash(): Owed | undefined {
-    if (this.running.length <= 1) return this.running[0]?.owed
-    for (const { owed } of this.running) {
-      owed.state = 'owed'
-      owed.attempts--
-      owed.isSuspect = true
+  crash(): Pending | undefined {
+    if (this.running.length <= 1) return this.running[0]?.pending
+    for (const { pending } of this.running) {
+      pending.state = 'pending'
+      pending.attempts--
+      pending.isQuarantined = true
     }
     this.running = []
     return undefined
   }
 }
 
-function told({ kind, id, attempts, stands }: Owed): string {
+function told({ kind, id, attempts, stands }: Pending): string {
   return `${kind} ${id} attempt ${attempts} for ${stands}`
 }
 
@@ -199,12 +202,15 @@ async function createPair(openStore: OpenStore) {
   const model = new Model()
   const open = await openStore(() => model.now)
   let queue = await open()
-  let runs: { readonly delivery: Delivery; readonly owed: Owed }[] = []
-  const delivered: { readonly id: number; readonly lane: number; readonly name: string }[] = []
+  let runs: { readonly delivery: Delivery; readonly pending: Pending }[] = []
+  const delivered: { readonly id: number; readonly orderingKey: number; readonly name: string }[] = []
 
-  /** Lanes 0 and 1 are objects of one portal, 2 is one of another with the same number as 0, 3 has no object. */
-  const add = ({ id, lane, name }: (typeof delivered)[number]) => {
-    const event = eventOf(id, lane < 3 ? `deal:${lane % 2}` : undefined, { portal: lane < 2 ? 'one' : 'two', name })
+  /** Ordering keys 0 and 1 are objects of one portal, 2 is one of another with the same number as 0, 3 has no object. */
+  const add = ({ id, orderingKey, name }: (typeof delivered)[number]) => {
+    const event = eventOf(id, orderingKey < 3 ? `deal:${orderingKey % 2}` : undefined, {
+      portal: orderingKey < 2 ? 'one' : 'two',
+      name,
+    })
     return queue.add(
       handlers.map((handler) => deliveryOf(event, { handler, ...kinds[handler] })),
       here,
@@ -213,13 +219,13 @@ async function createPair(openStore: OpenStore) {
   const claim = async (limit: number) => {
     const wanted = handlers.map((handler) => {
       const { coalesce, limit: most } = kinds[handler]
-      return want(handler, { coalesce, limit: most - runs.filter(({ owed }) => owed.kind === handler).length })
+      return want(handler, { coalesce, limit: most - runs.filter(({ pending }) => pending.kind === handler).length })
     })
     const claimed = await queue.claim(wanted, limit)
     expect(claimed.map(tell)).toEqual(model.claim(wanted, limit))
     for (const delivery of claimed) {
-      const run = model.running.find(({ owed }) => told(owed) === tell(delivery))
-      if (run) runs.push({ delivery, owed: run.owed })
+      const run = model.running.find(({ pending }) => told(pending) === tell(delivery))
+      if (run) runs.push({ delivery, pending: run.pending })
     }
     return claimed.length
   }
@@ -228,22 +234,22 @@ async function createPair(openStore: OpenStore) {
     const due = model.now + after
     if (how === 'retry') {
       await queue.retry(run.delivery, { due, error: 'no', alone })
-      model.end(run.owed, { due, isSuspect: alone })
+      model.end(run.pending, { due, isQuarantined: alone })
     } else if (how === 'postpone') {
       await queue.postpone(run.delivery, { due, error: 'nobody is there' })
-      model.end(run.owed, { due })
+      model.end(run.pending, { due })
     } else {
       await (how === 'dead' ? queue.dead(run.delivery, 'no') : queue[how](run.delivery))
-      model.end(run.owed, how === 'release' ? 'release' : 'ended')
+      model.end(run.pending, how === 'release' ? 'release' : 'ended')
     }
   }
   const crash = async (guilty: Ending) => {
     queue = await open()
     runs = []
-    const charged = await queue.recover()
-    const owed = model.crash()
-    expect(charged && tell(charged)).toBe(owed && told(owed))
-    if (charged && owed) await end(guilty, { delivery: charged, owed })
+    const charged = await queue.reclaim()
+    const pending = model.crash()
+    expect(charged && tell(charged)).toBe(pending && told(pending))
+    if (charged && pending) await end(guilty, { delivery: charged, pending })
   }
 
   return {
@@ -251,15 +257,15 @@ async function createPair(openStore: OpenStore) {
       const known = 'which' in step ? delivered[step.which % Math.max(1, delivered.length)] : undefined
       const run = 'which' in step ? runs[step.which % Math.max(1, runs.length)] : undefined
       if (step.do === 'deliver') {
-        const { lane, name } = step
-        const fresh = { id: delivered.length + 1, lane, name }
+        const { orderingKey, name } = step
+        const fresh = { id: delivered.length + 1, orderingKey, name }
         delivered.push(fresh)
         await add(fresh)
-        for (const kind of handlers) model.deliver(kind, fresh.id, lane, name)
+        for (const kind of handlers) model.deliver(kind, fresh.id, orderingKey, name)
       } else if (step.do === 'deliver again') await (known && add(known))
       else if (step.do === 'claim') await claim(step.limit)
       else if (step.do === 'resume') {
-        await queue.resume()
+        await queue.resumePostponed()
         model.resume()
       } else if (step.do === 'clock') model.now += step.by
       else if (step.do === 'crash') await crash(step.guilty)
@@ -273,7 +279,7 @@ async function createPair(openStore: OpenStore) {
         model.now = Math.max(model.now, (await queue.nextDue()) ?? 0)
       }
       expect(model.ended.size).toBe(delivered.length * handlers.length)
-      await queue.remember(handlers.map((name) => known(name)))
+      await queue.registerHandlers(handlers.map((name) => known(name)))
       expect([...(await queue.handlers()).values()]).toEqual(handlers.map(() => 0))
       await queue.close()
     },

@@ -1,6 +1,6 @@
 import { expect, onTestFinished, test } from 'vitest'
-import { createAdminServer } from '../../../src/receiver/private-listener.ts'
 import { createRefusalLog } from '../../../src/intake/refusal-log.ts'
+import { createAdminServer } from '../../../src/receiver/private-listener.ts'
 import { createLines, open, untroubled } from '../../support/intake.ts'
 
 async function start(...allowedHosts: string[]) {

@@ -1,7 +1,7 @@
 import { createServer } from 'node:http'
 import { expect, onTestFinished, test } from 'vitest'
-import type { PhpArray } from '../../../src/lib/php-query.ts'
 import { decodeForm } from '../../../src/intake/form.ts'
+import type { PhpArray } from '../../../src/lib/php-query.ts'
 import { bodiesOf, type Simulation, simulate } from '../../../src/simulator/simulate.ts'
 import { heldToken, startServer } from '../../support/intake.ts'
 import { freePort } from '../../support/receiver.ts'

@@ -1,10 +1,10 @@
 import { pino } from 'pino'
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
-import { openPgBossQueue } from '../../../../src/queue/postgres/queue.ts'
 import { openDatabase } from '../../../../src/queue/postgres/database.ts'
 import { openPgDeliveries } from '../../../../src/queue/postgres/deliveries.ts'
-import { describeDeliveries } from '../deliveries-contract.ts'
+import { openPgBossQueue } from '../../../../src/queue/postgres/queue.ts'
 import { type Postgres, startPostgres } from '../../../support/postgres.ts'
+import { describeDeliveries } from '../deliveries-contract.ts'
 import { deliveryOf, eventOf, here, want } from '../queue-contract.ts'
 
 const log = pino({ level: 'error' })

@@ -2,9 +2,9 @@ import { pino } from 'pino'
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { openDatabase } from '../../../../src/queue/postgres/database.ts'
 import { openPgLoopBreaker } from '../../../../src/queue/postgres/loop-breaker.ts'
-import { openPgOwnWrites } from '../../../../src/queue/postgres/own-changes.ts'
-import { describeOwnWrites } from '../own-changes-contract.ts'
+import { openPgOwnChanges } from '../../../../src/queue/postgres/own-changes.ts'
 import { type Postgres, startPostgres } from '../../../support/postgres.ts'
+import { describeOwnChanges } from '../own-changes-contract.ts'
 
 const log = pino({ level: 'error' })
 let postgres: Postgres
@@ -22,11 +22,11 @@ async function openStore() {
   }
 }
 
-describeOwnWrites(
+describeOwnChanges(
   'postgres',
   async (now) => {
     const open = await openStore()
-    return async () => openPgOwnWrites({ database: await open(), now })
+    return async () => openPgOwnChanges({ database: await open(), now })
   },
   false,
 )
@@ -46,9 +46,9 @@ test('a loop that goes round over several workers is held for all of them', asyn
   }
   expect(hold?.reason).toMatch(/^ran 21 times within a minute/)
   for (const worker of workers) {
-    expect(await worker.heldUntil('deal:1')).toBe(hold?.until)
-    expect(await worker.heldUntil('deal:2')).toBeUndefined()
+    expect(await worker.throttledUntil('deal:1')).toBe(hold?.until)
+    expect(await worker.throttledUntil('deal:2')).toBeUndefined()
   }
   clock.now = Number(hold?.until)
-  for (const worker of workers) expect(await worker.heldUntil('deal:1')).toBeUndefined()
+  for (const worker of workers) expect(await worker.throttledUntil('deal:1')).toBeUndefined()
 })

@@ -1,12 +1,13 @@
+import { readFileSync } from 'node:fs'
 import { pino } from 'pino'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { openDatabase } from '../../../../src/queue/postgres/database.ts'
 import { openPgBossQueue } from '../../../../src/queue/postgres/queue.ts'
-import { type Database, openDatabase } from '../../../../src/queue/postgres/database.ts'
-import { migrations } from '../../../../src/queue/postgres/schema.ts'
+import type { Database } from '../../../../src/queue/postgres/session.ts'
 import { type Postgres, startPostgres } from '../../../support/postgres.ts'
-import { deliveryOf, describeQueue, eventOf, here, want } from '../queue-contract.ts'
-import { checkQueue } from '../queue-model.ts'
 import { until } from '../../../support/receiver.ts'
+import { deliveryOf, describeQueue, eventOf, here, runEveryState, runsOfEveryState, want } from '../queue-contract.ts'
+import { checkQueue } from '../queue-model.ts'
 
 /** `npm run test:crash` does not run this one; ROUNDS=25 makes it long all the same. */
 const rounds = Number(process.env['ROUNDS'] ?? 2)
@@ -69,8 +70,8 @@ test('whatever is delivered, claimed, failed, and whenever it crashes, each obje
 
 test.each([
   ['nothing is there', ''],
-  ['all was done', "SELECT 'done' AS state, 0 AS lane FROM generate_series(1, 20000)"],
-])('what was planned while %s reads no more than its own objects when much is owed', async (_, before) => {
+  ['all was done', "SELECT 'done' AS state, 0 AS ordering_key FROM generate_series(1, 20000)"],
+])('what was planned while %s reads no more than its own objects when much is pending', async (_, before) => {
   const name = await postgres.createDatabase(installed)
   const database = await openDatabase({ url: postgres.url(name), log })
   const queue = openPgBossQueue({ database, receiver: 'one', worker: 'one', heartbeat: 45_000, log })
@@ -83,8 +84,8 @@ test.each([
   const fill = (states: string) =>
     postgres.query(
       `INSERT INTO b24_receiver.delivery
-         (event_id, handler, lane, name, event, receiver, segment, created_at, state, ended_at, since, due)
-       SELECT state || row_number() OVER (), 'other', lane::text, '', '{}', 'one', 1, 0, state,
+         (event_id, handler, ordering_key, name, event, receiver, segment, created_at, state, ended_at, since, due)
+       SELECT state || row_number() OVER (), 'other', ordering_key::text, '', '{}', 'one', 1, 0, state,
          CASE state WHEN 'done' THEN 0 END,
          CASE state WHEN 'waiting' THEN 0 END, CASE state WHEN 'waiting' THEN 1e15 END
        FROM (${states}) AS states`,
@@ -95,7 +96,7 @@ test.each([
     await postgres.query('VACUUM ANALYZE b24_receiver.delivery', name)
   }
   await round(1)
-  await fill("SELECT 'waiting' AS state, id AS lane FROM generate_series(1, 5000) AS id")
+  await fill("SELECT 'waiting' AS state, id AS ordering_key FROM generate_series(1, 5000) AS id")
   const readSoFar = async () => {
     const sum = "SELECT sum(idx_tup_read) AS read FROM pg_stat_user_indexes WHERE relname = 'delivery'"
     return Number((await postgres.query(sum, name))[0]?.['read'])
@@ -106,38 +107,6 @@ test.each([
   await database.close()
   await until('it is told', async () => (await readSoFar()) > start)
   expect((await readSoFar()) - start).toBeLessThan(1_000)
-})
-
-test('a schema of version 1 is migrated: what it holds is run on', async () => {
-  const name = await postgres.createDatabase(installed)
-  const open = async () => {
-    const database = await openDatabase({ url: postgres.url(name), log })
-    onTestFinished(() => database.close())
-    return openPgBossQueue({ database, receiver: 'one', worker: 'one', heartbeat: 45_000, log })
-  }
-  const before = await open()
-  await before.add(
-    [1, 2].map((id) => deliveryOf(eventOf(id, 'deal:1'))),
-    here,
-  )
-  // It had this one function, and no table for the limits.
-  await postgres.query(
-    `DO $$ DECLARE one regprocedure; BEGIN
-       FOR one IN SELECT oid FROM pg_proc WHERE pronamespace = 'b24_receiver'::regnamespace AND proname <> 'at'
-       LOOP EXECUTE 'DROP FUNCTION ' || one; END LOOP;
-     END $$;
-     DROP TABLE b24_receiver.budget;
-     ALTER TABLE b24_receiver.position DROP COLUMN first;
-     ALTER TABLE b24_receiver.delivery DROP COLUMN spent_ms, DROP CONSTRAINT delivery_keeps_event;
-     UPDATE b24_receiver.version SET version = 1`,
-    name,
-  )
-  const after = await open()
-  for (const id of ['1', '2']) {
-    const [delivery, ...none] = await after.claim([want()], 100)
-    expect([delivery?.event.id, none]).toEqual([id, []])
-    if (delivery) await after.done(delivery)
-  }
 })
 
 describe('two workers', () => {
@@ -185,9 +154,9 @@ describe('two workers', () => {
       here,
     )
     const [dead] = await first.claim()
-    expect(await second.queue.recover()).toBeUndefined()
+    expect(await second.queue.reclaim()).toBeUndefined()
     await stopHeart(1)
-    const guilty = await second.queue.recover()
+    const guilty = await second.queue.reclaim()
     expect(guilty).toMatchObject({ event: { id: '1' }, attempt: 1 })
     if (dead) await first.queue.done(dead)
     expect(await states()).toEqual(['1 running by second', '2 blocked'])
@@ -203,15 +172,15 @@ describe('two workers', () => {
     )
     const [one] = await first.claim(2)
     await stopHeart(1, 2)
-    expect(await second.queue.recover()).toBeUndefined()
-    const [suspect, ...none] = await second.claim()
-    expect([suspect?.event.id, suspect?.attempt, none]).toEqual(['1', 1, []])
+    expect(await second.queue.reclaim()).toBeUndefined()
+    const [quarantined, ...none] = await second.claim()
+    expect([quarantined?.event.id, quarantined?.attempt, none]).toEqual(['1', 1, []])
     expect(await second.claim()).toEqual([])
     if (one) await first.queue.done(one)
     expect(await states()).toEqual(['1 running by second', '2 ready', '3 ready'])
   })
 
-  test('a ticket that one worker after another lets lapse is given on, and no dead one ends the run of the next', async () => {
+  test('a lease that one worker after another lets lapse is given on, and no dead one ends the run of the next', async () => {
     const { first, second, third, stopHeart, states } = await startTwo()
     await first.queue.add(
       [1, 2].map((id) => deliveryOf(eventOf(id, 'deal:1'))),
@@ -219,12 +188,12 @@ describe('two workers', () => {
     )
     const [dead] = await first.claim()
     await stopHeart(1)
-    const next = await second.queue.recover()
+    const next = await second.queue.reclaim()
     expect(next).toMatchObject({ event: { id: '1' } })
     // The same job of pg-boss as the second worker's, fetched once more. It looks for the dead every five seconds at most.
     const last = await until('the third has it', async () => {
       await stopHeart(1)
-      return third.queue.recover()
+      return third.queue.reclaim()
     })
     expect(last).toMatchObject({ event: { id: '1' }, attempt: 1 })
     if (dead) await first.queue.done(dead)
@@ -244,12 +213,12 @@ describe('two workers', () => {
     )
     const [one, two] = await first.claim()
     await stopHeart(1)
-    expect(await second.queue.recover()).toBeUndefined()
+    expect(await second.queue.reclaim()).toBeUndefined()
     expect(await states()).toEqual(['1 running by first', '2 running by first'])
     if (one) await first.queue.done(one)
     if (two) await first.queue.done(two)
     expect(await states()).toEqual(['1 done', '2 done'])
-    expect(await second.queue.recover()).toBeUndefined()
+    expect(await second.queue.reclaim()).toBeUndefined()
   })
 })
 
@@ -273,13 +242,45 @@ test('an event that cannot be read is claimed as what its columns say, the other
   expect(await queue.claim([want()], 10)).toMatchObject([{ event: eventOf(1, 'deal:1'), attempt: 1 }])
 })
 
+test('the database of version 7 is migrated: of every state nothing is lost, nothing that ended runs again, and order holds', async () => {
+  const name = await postgres.createDatabase()
+  await postgres.query(readFileSync(new URL('../../../fixtures/postgres-7.sql', import.meta.url), 'utf8'), name)
+  const database = await openDatabase({ url: postgres.url(name), log })
+  onTestFinished(() => database.close())
+  const receiver = '019aaf6e-0000-7000-8000-000000000001'
+  let now = 1_800_000_000_000
+  const queue = openPgBossQueue({ database, receiver, worker: receiver, heartbeat: 45_000, log, now: () => now })
+  const ran = await runEveryState(queue, (ms) => {
+    now += ms
+  })
+  expect(ran).toEqual(runsOfEveryState)
+})
+
+test('the database of version 7 and a new one have the same tables and functions', async () => {
+  const facts = async (name: string) => {
+    await (await openDatabase({ url: postgres.url(name), log })).close()
+    return postgres.query(
+      `SELECT 'column' AS kind, table_name || '.' || column_name AS name, data_type || is_nullable AS how
+         FROM information_schema.columns WHERE table_schema = 'b24_receiver'
+       UNION ALL SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'b24_receiver'
+       UNION ALL SELECT 'constraint', conname, pg_get_constraintdef(oid) FROM pg_constraint
+         WHERE connamespace = 'b24_receiver'::regnamespace AND contype <> 'n'
+       UNION ALL SELECT 'function', proname, pg_get_functiondef(oid) FROM pg_proc
+         WHERE pronamespace = 'b24_receiver'::regnamespace
+       ORDER BY kind, name`,
+      name,
+    )
+  }
+  const old = await postgres.createDatabase()
+  await postgres.query(readFileSync(new URL('../../../fixtures/postgres-7.sql', import.meta.url), 'utf8'), old)
+  expect(await facts(old)).toEqual(await facts(await postgres.createDatabase()))
+})
+
 test('rows that were revived without their event are claimed as unreadable, and cannot be made any more', async () => {
   const name = await postgres.createDatabase()
   const run = (sql: string) => postgres.query(sql, name)
-  await run('CREATE SCHEMA b24_receiver; CREATE TABLE b24_receiver.version (version integer NOT NULL)')
-  // Those before the CHECK.
-  for (const migration of migrations.slice(0, 4)) await run(migration)
-  await run('INSERT INTO b24_receiver.version VALUES (4)')
+  // That of before the CHECK.
+  await run(readFileSync(new URL('../../../fixtures/postgres-4.sql', import.meta.url), 'utf8'))
   const put = (id: number, object: string | null, state: string, event: object | null) =>
     run(`INSERT INTO b24_receiver.delivery (event_id, handler, lane, name, event, receiver, segment, state, created_at, due)
       VALUES ('${id}', 'h', ${object === null ? 'NULL' : `'["one","${object}"]'`}, 'ONCRMDEALUPDATE',
@@ -295,7 +296,7 @@ test('rows that were revived without their event are claimed as unreadable, and 
   onTestFinished(() => database.close())
   const parts = { database, receiver: 'one', worker: 'one', heartbeat: 45_000, log, now: () => 5_000 }
   const queue = openPgBossQueue(parts)
-  while (await queue.recover());
+  while (await queue.reclaim());
   const seen: string[] = []
   for (let some = await queue.claim([want()], 10); some.length > 0; some = await queue.claim([want()], 10))
     for (const delivery of some) {

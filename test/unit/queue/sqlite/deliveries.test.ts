@@ -4,9 +4,9 @@ import { DatabaseSync } from 'node:sqlite'
 import { expect, test } from 'vitest'
 import { openSqliteDeliveries } from '../../../../src/queue/sqlite/deliveries.ts'
 import { openSqliteQueue, queuePath } from '../../../../src/queue/sqlite/queue.ts'
+import { dealBody, readSnapshot, startReceiver, temporaryFolder, until } from '../../../support/receiver.ts'
 import { describeDeliveries } from '../deliveries-contract.ts'
 import { deliveryOf, eventOf, here, known } from '../queue-contract.ts'
-import { dealBody, readSeen, startReceiver, temporaryFolder, until } from '../../../support/receiver.ts'
 
 describeDeliveries('sqlite', (now) => {
   const path = queuePath(temporaryFolder('queue'))
@@ -48,29 +48,29 @@ test('what an older version wrote of a handler is not known', async () => {
   const db = new DatabaseSync(path)
   db.exec("INSERT INTO handler (name) VALUES ('h')")
   db.close()
-  const unknown = { events: undefined, order: undefined, settle: undefined, loadedAt: undefined }
-  expect(await open(path).handlers()).toEqual([{ name: 'h', ...unknown, owed: 0, dead: 0 }])
+  const unknown = { events: undefined, order: undefined, debounce: undefined, loadedAt: undefined }
+  expect(await open(path).handlers()).toEqual([{ name: 'h', ...unknown, pending: 0, dead: 0 }])
 })
 
 test('a dispatcher at work runs what was retried and replayed', async () => {
-  const folder = temporaryFolder('seen')
+  const folder = temporaryFolder('snapshot')
   const receiver = await startReceiver({
     handlers: {
       'ONCRMDEALUPDATE.mjs': `import { appendFileSync, existsSync } from 'node:fs'
 import { FinalError } from 'bitrix24-webhook-receiver'
 export default (event) => {
-  if (!existsSync(${JSON.stringify(join(folder, 'mended'))})) throw new FinalError('not mended')
-  appendFileSync(${JSON.stringify(join(folder, 'seen'))}, JSON.stringify(event) + '\\n')
+  if (!existsSync(${JSON.stringify(join(folder, 'fixed'))})) throw new FinalError('not fixed')
+  appendFileSync(${JSON.stringify(join(folder, 'snapshot'))}, JSON.stringify(event) + '\\n')
 }`,
     },
   })
   for (const id of [1, 2]) await receiver.post(dealBody(id))
   await until('dead', () => receiver.logged('failed for good: this delivery is dead').length === 2)
-  writeFileSync(join(folder, 'mended'), '')
+  writeFileSync(join(folder, 'fixed'), '')
   const deliveries = open(queuePath(receiver.dataDir), 'write')
   const dead = await deliveries.dead({ object: 'deal:1' })
   expect(await deliveries.retry(dead)).toBe(1)
-  const seen = () => readSeen(join(folder, 'seen'))
+  const seen = () => readSnapshot(join(folder, 'snapshot'))
   await until('retried', () => seen().length === 1)
   const [first] = seen()
   const journalled = { level: 30, time: '2026-11-23T08:00:00.000Z', msg: '', ...first, id: first?.id ?? '' }
@@ -86,17 +86,17 @@ test('handlers that were loaded together are known to be, however long it took',
   let time = 1_000_000
   const path = queuePath(temporaryFolder('queue'))
   const queue = openSqliteQueue({ path, now: () => time++ })
-  await queue.remember(['a', 'b', 'c'].map((name) => known(name)))
+  await queue.registerHandlers(['a', 'b', 'c'].map((name) => known(name)))
   const times = (await open(path).handlers()).map(({ loadedAt }) => loadedAt)
   expect(new Set(times).size).toBe(1)
 })
 
-test('a handler that is owed very much is forgotten in steps, between which a dispatcher may write', async () => {
+test('a handler with very much pending is forgotten in steps, between which a dispatcher may write', async () => {
   const path = queuePath(temporaryFolder('queue'))
   const queue = openSqliteQueue({ path })
-  await queue.remember([known('h'), known('other')])
-  const owed = Array.from({ length: 3000 }, (_, id) => deliveryOf(eventOf(id)))
-  await queue.add([...owed, deliveryOf(eventOf(1), { handler: 'other' })], here)
+  await queue.registerHandlers([known('h'), known('other')])
+  const pending = Array.from({ length: 3000 }, (_, id) => deliveryOf(eventOf(id)))
+  await queue.add([...pending, deliveryOf(eventOf(1), { handler: 'other' })], here)
   const dispatcher = new DatabaseSync(path, { timeout: 0 })
   const count = () => Number(dispatcher.prepare('SELECT count(*) AS n FROM delivery').get()?.['n'])
   const forgotten = open(path, 'write').forget('h')

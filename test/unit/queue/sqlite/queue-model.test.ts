@@ -1,8 +1,8 @@
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { openSqliteQueue } from '../../../../src/queue/sqlite/queue.ts'
-import { checkQueue } from '../queue-model.ts'
 import { temporaryFolder } from '../../../support/receiver.ts'
+import { checkQueue } from '../queue-model.ts'
 
 /** `npm run test:crash` does not run this one; ROUNDS=25 makes it long all the same. */
 const rounds = Number(process.env['ROUNDS'] ?? 2)

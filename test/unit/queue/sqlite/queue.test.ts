@@ -1,9 +1,18 @@
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { DatabaseSync } from 'node:sqlite'
 import { describe, expect, test } from 'vitest'
-import { knownHandlers, openSqliteQueue, queuePath, settleFirstStart } from '../../../../src/queue/sqlite/queue.ts'
-import { deliveryOf, describeQueue, eventOf, here, want } from '../queue-contract.ts'
+import { initFirstStart, knownHandlers, openSqliteQueue, queuePath } from '../../../../src/queue/sqlite/queue.ts'
 import { temporaryFolder } from '../../../support/receiver.ts'
+import {
+  deliveryOf,
+  describeQueue,
+  eventOf,
+  here,
+  known,
+  runEveryState,
+  runsOfEveryState,
+  want,
+} from '../queue-contract.ts'
 
 describeQueue('sqlite', (now) => {
   const path = queuePath(temporaryFolder('queue'))
@@ -12,80 +21,56 @@ describeQueue('sqlite', (now) => {
 
 describe('the file', () => {
   /** As the first version made it; never to be changed. */
-  const version1 = `
-    CREATE TABLE position (one INTEGER PRIMARY KEY CHECK (one = 1), segment INTEGER NOT NULL, offset INTEGER NOT NULL) STRICT;
-    CREATE TABLE delivery (
-      key INTEGER PRIMARY KEY AUTOINCREMENT,
-      event_id TEXT NOT NULL,
-      handler TEXT NOT NULL,
-      lane TEXT,
-      event TEXT,
-      state TEXT NOT NULL CHECK (state IN ('blocked', 'ready', 'running', 'waiting', 'done', 'dead')),
-      attempts INTEGER NOT NULL DEFAULT 0,
-      created_at INTEGER NOT NULL,
-      due INTEGER,
-      error TEXT,
-      UNIQUE (event_id, handler)
-    ) STRICT;
-    PRAGMA user_version = 1`
-
-  function fileOfVersion1() {
+  /** See the first line of the fixture. */
+  function fileOfVersion10() {
     const dataDir = temporaryFolder('queue')
     const db = new DatabaseSync(queuePath(dataDir))
-    db.exec(version1)
-    db.exec('INSERT INTO position VALUES (1, 7, 4711)')
-    const insert = db.prepare(
-      'INSERT INTO delivery (event_id, handler, lane, event, state, attempts, created_at, due, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)',
-    )
-    const lane = (object: string) => JSON.stringify(['one', object])
-    const put = (id: number, object: string, state: string, attempts = 0, due: number | null = null) =>
-      insert.run(
-        String(id),
-        'h',
-        lane(object),
-        state === 'done' ? null : JSON.stringify(eventOf(id, object)),
-        state,
-        attempts,
-        1_000,
-        due,
-        attempts > 0 ? 'it failed' : null,
-      )
-    put(1, 'deal:1', 'done', 1)
-    put(2, 'deal:1', 'ready')
-    put(3, 'deal:1', 'blocked')
-    put(4, 'deal:2', 'waiting', 3, 9_000)
-    put(5, 'deal:2', 'blocked')
-    put(6, 'deal:3', 'dead', 9)
-    put(7, 'deal:4', 'running', 2)
+    db.exec(readFileSync(new URL('../../../fixtures/dispatch-10.sql', import.meta.url), 'utf8'))
     db.close()
     return dataDir
   }
 
-  test('of version 1 is migrated: position, order, attempts, retries, what was done and what is dead stay', async () => {
-    const dataDir = fileOfVersion1()
-    let now = 5_000
-    const queue = openSqliteQueue({ path: queuePath(dataDir), now: () => now })
-    expect(await queue.position()).toEqual({ segment: 7, offset: 4711 })
-    expect(await queue.recover()).toMatchObject({ event: { id: '7' }, attempt: 2, spentMs: 0 })
-    const ids = async () => (await queue.claim([want()], 10)).map(({ event }) => event.id)
-    expect(await ids()).toEqual(['2'])
-    expect(await queue.nextDue()).toBe(9_000)
-    now = 9_000
-    const [retried] = await queue.claim([want()], 10)
-    expect(retried).toMatchObject({ event: { id: '4' }, attempt: 4, coalesced: 1 })
-    if (retried) await queue.done(retried)
-    expect(await ids()).toEqual(['5'])
-    // What was done before is not done again when the journal is read again.
-    await queue.add([deliveryOf(eventOf(1, 'deal:1')), deliveryOf(eventOf(6, 'deal:3'))], here)
-    expect(await ids()).toEqual([])
+  test('of version 10 is migrated: of every state nothing is lost, nothing that ended runs again, and order holds', async () => {
+    const path = queuePath(fileOfVersion10())
+    let now = 1_700_000_001_000
+    const queue = openSqliteQueue({ path, now: () => now })
+    const ran = await runEveryState(queue, (ms) => {
+      now += ms
+    })
+    expect(ran).toEqual(runsOfEveryState)
+    await queue.close()
+    const [table] = new DatabaseSync(path).prepare("SELECT sql FROM sqlite_master WHERE name = 'delivery'").all()
+    expect(String(table?.['sql'])).not.toMatch(/lane|suspect|settle/)
   })
 
-  test('of version 1 is migrated: its handlers are known, also before that, so that an empty folder is no accident', async () => {
-    const dataDir = fileOfVersion1()
-    expect(knownHandlers(dataDir)).toEqual(['h'])
+  test('of version 10 and a new one have the same tables', () => {
+    const tables = (path: string) => {
+      void openSqliteQueue({ path }).close()
+      const db = new DatabaseSync(path)
+      const names = db
+        .prepare("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name")
+        .all()
+      const columns = (name: unknown) =>
+        db
+          .prepare(
+            `SELECT name, type, "notnull", dflt_value, pk FROM pragma_table_info('${String(name)}') ORDER BY name`,
+          )
+          .all()
+      return names.map((one) => ({ ...one, columns: columns(one['name']) }))
+    }
+    expect(tables(queuePath(fileOfVersion10()))).toEqual(tables(queuePath(temporaryFolder('queue'))))
+  })
+
+  test('of version 10 is migrated: its handlers are known, also before that, so that an empty folder is no accident', async () => {
+    const dataDir = fileOfVersion10()
+    expect(knownHandlers(dataDir)).toEqual(['h', 'quiet', 'watch'])
     const queue = openSqliteQueue({ path: queuePath(dataDir) })
-    expect(await queue.handlers()).toEqual(new Map([['h', 5]]))
-    expect(knownHandlers(dataDir)).toEqual(['h'])
+    expect(await queue.registeredHandlers()).toEqual(
+      [known('h'), known('quiet', { debounce: 5_000 }), known('watch')].map(({ name, events, order, debounce }) => ({
+        ...{ name, events, order, debounce },
+      })),
+    )
+    expect(knownHandlers(dataDir)).toEqual(['h', 'quiet', 'watch'])
   })
 
   test('of a newer version is refused and left as it is', () => {
@@ -115,7 +100,7 @@ describe('the file', () => {
 describe('the first start', () => {
   test('settles the position on disk, in the database itself and not only beside it', async () => {
     const dataDir = temporaryFolder('queue')
-    settleFirstStart(dataDir, true)
+    initFirstStart(dataDir, true)
     const copy = queuePath(temporaryFolder('copy'))
     copyFileSync(queuePath(dataDir), copy)
     expect(await openSqliteQueue({ path: copy }).position()).toEqual({ segment: 0, offset: 0 })
@@ -124,32 +109,32 @@ describe('the first start', () => {
   test('that was killed half-way is made good by the next', async () => {
     const dataDir = temporaryFolder('queue')
     await openSqliteQueue({ path: queuePath(dataDir) }).close()
-    settleFirstStart(dataDir, true)
+    initFirstStart(dataDir, true)
     expect(await openSqliteQueue({ path: queuePath(dataDir) }).position()).toEqual({ segment: 0, offset: 0 })
   })
 
   test('is not held up by a file that cannot be used: that is for the dispatcher to say', () => {
     const dataDir = temporaryFolder('queue')
     writeFileSync(queuePath(dataDir), 'this is no database, but long enough to be taken for one'.repeat(20))
-    settleFirstStart(dataDir, true)
+    initFirstStart(dataDir, true)
     expect(() => openSqliteQueue({ path: queuePath(dataDir) })).toThrow('not a database')
   })
 
   test('is none where the journal holds events', async () => {
     const dataDir = temporaryFolder('queue')
-    settleFirstStart(dataDir, false)
+    initFirstStart(dataDir, false)
     expect(() => readFileSync(queuePath(dataDir))).toThrow('ENOENT')
     const queue = openSqliteQueue({ path: queuePath(dataDir) })
     await queue.add([], { segment: 3, offset: 14 })
-    settleFirstStart(dataDir, false)
+    initFirstStart(dataDir, false)
     expect(await queue.position()).toEqual({ segment: 3, offset: 14 })
   })
 
-  test('on an empty journal begins at its start, whatever another journal left, and keeps what is owed', async () => {
+  test('on an empty journal begins at its start, whatever another journal left, and keeps what is pending', async () => {
     const dataDir = temporaryFolder('queue')
     const queue = openSqliteQueue({ path: queuePath(dataDir) })
     await queue.add([deliveryOf(eventOf(1))], { segment: 3, offset: 14 })
-    settleFirstStart(dataDir, true)
+    initFirstStart(dataDir, true)
     expect(await queue.position()).toEqual({ segment: 0, offset: 0 })
     expect(await queue.claim([want()], 10)).toHaveLength(1)
   })
@@ -167,7 +152,7 @@ describe('rows that were revived without their event', () => {
 
   test('are claimed as unreadable, so that the journal is asked; what waited behind goes on', async () => {
     const queue = openSqliteQueue({ path: queuePath(damagedFile()), now: () => 5_000 })
-    while (await queue.recover());
+    while (await queue.reclaim());
     const seen: string[] = []
     for (let some = await queue.claim([want()], 10); some.length > 0; some = await queue.claim([want()], 10))
       for (const delivery of some) {

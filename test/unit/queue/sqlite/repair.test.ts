@@ -3,32 +3,33 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
+import { follow } from '../../../../src/journal/follow.ts'
+import { oldest } from '../../../../src/journal/position.ts'
 import { checkQueueFile } from '../../../../src/queue/sqlite/integrity.ts'
+import { openSqliteQueue, queuePath } from '../../../../src/queue/sqlite/queue.ts'
 import { planRebuild } from '../../../../src/queue/sqlite/rebuild.ts'
 import { prepareRepair } from '../../../../src/queue/sqlite/repair.ts'
-import { openSqliteQueue, queuePath } from '../../../../src/queue/sqlite/queue.ts'
-import { follow, oldest } from '../../../../src/journal/follow.ts'
 import { writeJournal } from '../../../support/journal.ts'
-import { eventOf, known, want } from '../queue-contract.ts'
 import { createRandom } from '../../../support/random.ts'
+import { eventOf, known, want } from '../queue-contract.ts'
 
 const log = pino({ level: 'silent' })
 const count = 240
 
-/** A journal of `count` events, followed by two handlers; a third of what they are owed is done, some is dead or waits. */
+/** A journal of `count` events, followed by two handlers; a third of what is pending for them is done, some is dead or waits. */
 async function start() {
   const dataDir = await writeJournal(Array.from({ length: count }, (_, at) => ({ object: `deal:${at % 50}` })))
   const path = queuePath(dataDir)
   const queue = openSqliteQueue({ path })
-  await queue.remember([known('a'), known('b', { order: 'none' })])
+  await queue.registerHandlers([known('a'), known('b', { order: 'none' })])
   for await (const { entries, position } of follow({
     ...{ dataDir, from: oldest, log, wait: false },
     signal: new AbortController().signal,
   }))
     await queue.add(
       entries.flatMap(({ event, at: { segment } }) => [
-        { handler: 'a', event, segment, order: 'object' as const, settle: 0 },
-        { handler: 'b', event, segment, order: 'none' as const, settle: 0 },
+        { handler: 'a', event, segment, order: 'object' as const, debounce: 0 },
+        { handler: 'b', event, segment, order: 'none' as const, debounce: 0 },
       ]),
       position,
     )
@@ -64,13 +65,13 @@ async function isDamaged(path: string): Promise<boolean> {
   )
 }
 
-/** What SQLite promises of a lane: one at its head at most, the rest blocked, and never only blocked ones. */
-function lanesAreRight(path: string): boolean {
+/** What SQLite promises of an ordering key: one at its head at most, the rest blocked, and never only blocked ones. */
+function orderingKeysAreRight(path: string): boolean {
   const db = new DatabaseSync(path)
   try {
     const wrong = db
-      .prepare(`SELECT handler, lane, sum(state <> 'blocked') AS heads FROM delivery
-        WHERE lane IS NOT NULL AND state IN ('blocked', 'ready', 'running', 'waiting') GROUP BY handler, lane HAVING heads <> 1`)
+      .prepare(`SELECT handler, ordering_key, sum(state <> 'blocked') AS heads FROM delivery
+        WHERE ordering_key IS NOT NULL AND state IN ('blocked', 'ready', 'running', 'waiting') GROUP BY handler, ordering_key HAVING heads <> 1`)
       .all()
     return wrong.length === 0
   } finally {
@@ -78,7 +79,7 @@ function lanesAreRight(path: string): boolean {
   }
 }
 
-/** Nothing that was owed is done now or gone without a word, and what is done was done. */
+/** Nothing that was pending is done now or gone without a word, and what is done was done. */
 function expectNothingSilent(
   before: ReadonlyMap<string, string>,
   path: string,
@@ -89,7 +90,7 @@ function expectNothingSilent(
   const silent = [...before].filter(([id]) => !after.has(id) && !named.has(id))
   const guessed = [...after].filter(([id, state]) => state === 'done' && before.get(id) !== 'done')
   expect({ silent, guessed }).toEqual({ silent: [], guessed: [] })
-  expect(lanesAreRight(path)).toBe(true)
+  expect(orderingKeysAreRight(path)).toBe(true)
 }
 
 const seed = Number(process.env['DAMAGE_SEED'] ?? Math.floor(Math.random() * 2 ** 31))
@@ -97,7 +98,7 @@ const rounds = Number(process.env['ROUNDS'] ?? 10) * 3
 
 describe(`repair, seed ${seed}`, () => {
   test.for(['a byte', 'a page', 'half a page', 'the end'] as const)(
-    'after damage of %s nothing that was owed is done or gone without a word',
+    'after damage of %s nothing that was pending is done or gone without a word',
     { timeout: 60_000 + rounds * 10_000 },
     async (kind) => {
       const random = createRandom(seed)
@@ -135,7 +136,17 @@ describe(`repair, seed ${seed}`, () => {
     ['that has no row', false],
   ] as const)('a row whose index names another delivery, %s, is not gone without a word', async ([, hasRow]) => {
     const row = (key: number, id: string) => ({
-      ...{ key, event_id: id, handler: 'a', run: 1, lane: null, name: 'E', event: null, segment: 1, state: 'done' },
+      ...{
+        key,
+        event_id: id,
+        handler: 'a',
+        run: 1,
+        ordering_key: null,
+        name: 'E',
+        event: null,
+        segment: 1,
+        state: 'done',
+      },
       ...{ attempts: 1, created_at: 1 },
     })
     const events = ['one', 'two'].map((id, order) => ({
@@ -144,8 +155,8 @@ describe(`repair, seed ${seed}`, () => {
     }))
     const plan = await planRebuild(
       {
-        ...{ version: 10, lost: [], position: { segment: 1, offset: 2 }, failures: [], seen: [] },
-        whole: { delivery: true, handler: true, failure: true, seen: true },
+        ...{ version: 10, lost: [], position: { segment: 1, offset: 2 }, failures: [], snapshot: [] },
+        whole: { delivery: true, handler: true, failure: true, snapshot: true },
         handlers: [{ name: 'a', events: '["E"]' }],
         deliveries: new Map([[1, row(1, 'one')], ...(hasRow ? ([[2, row(2, 'two')]] as const) : [])]),
         named: new Map(

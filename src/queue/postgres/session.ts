@@ -1,0 +1,32 @@
+import type { Db, PgBoss } from 'pg-boss'
+
+/** A row as Postgres returns it: `bigint` is text, JSON is parsed. */
+export type Row = Readonly<Record<string, unknown>>
+
+export interface Session {
+  /** A query of several statements returns no rows. */
+  query(text: string, values?: readonly unknown[]): Promise<readonly Row[]>
+}
+
+export interface Transaction extends Session {
+  /** Runs calls of pg-boss within the transaction. */
+  readonly db: Db
+}
+
+/** A pool of connections to Postgres, with pg-boss on it and our schema beside it. */
+export interface Database extends Session {
+  readonly boss: PgBoss
+  transaction<T>(work: (transaction: Transaction) => Promise<T>): Promise<T>
+  /**
+   * Repeats the work until the database was there for it. The work must be safe to repeat, whether or not a failed try
+   * took effect.
+   *
+   * @throws any error that is not a failure of the database, and every error after `failFast`
+   */
+  persist<T>(work: () => Promise<T>): Promise<T>
+  /** From now on no call waits for the database. */
+  failFast(): void
+  /** Calls back on each notification, and after every gap in listening. */
+  listen(channel: string, heard: () => void): void
+  close(): Promise<void>
+}
