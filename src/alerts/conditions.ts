@@ -89,7 +89,7 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
     const { reason, ...what } = late.last
     return {
       kind: 'late_failure',
-      text: `something that a run had started failed after the run was over, so nobody tries it again: ${tellLate(late.last)}`,
+      text: `something that a run had started failed after the run was over, so it is not tried again: ${tellLate(late.last)}`,
       news: late.count,
       details: { ...what, reason: cut(reason) },
     }

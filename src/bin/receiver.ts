@@ -109,7 +109,7 @@ async function start(config: Config): Promise<void> {
     log,
     shapes,
     refusals,
-    timeouts: { farewell: grace / 2 },
+    timeouts: { gracefulClose: grace / 2 },
     isInherited: inherited !== undefined,
     onAccepted: metrics.accepted,
   })

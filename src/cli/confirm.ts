@@ -6,7 +6,7 @@ import { UsageError } from './usage-error.ts'
 export async function confirm(print: Printer, what: string, isAgreed: boolean): Promise<boolean> {
   print.note(what)
   if (isAgreed) return true
-  if (!process.stdin.isTTY) throw new UsageError('nobody is there to be asked: add --yes')
+  if (!process.stdin.isTTY) throw new UsageError('not a terminal: pass --yes')
   const asking = createInterface({ input: process.stdin, output: process.stderr })
   try {
     return /^y(es)?$/i.test((await asking.question('Go on? [y/N] ')).trim())

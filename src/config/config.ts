@@ -305,7 +305,7 @@ export function readConfig(env: Env, part: 'receiver' | 'dispatcher' = 'receiver
   if (config.backfillOnStart !== undefined && config.incomingWebhooks?.length === 0)
     problem('BACKFILL_ON_START', 'needs B24_HOOK, through which the portal is asked')
   if (problems.length === 0 && config.alertAfterSilence !== undefined && config.alertUrl === undefined)
-    problem('ALERT_AFTER_SILENCE', 'is set, but nobody would hear it: set ALERT_URL too')
+    problem('ALERT_AFTER_SILENCE', 'is set, but alerts have no target: set ALERT_URL too')
   if (problems.length === 0 && part === 'receiver' && config.backfillOnStart !== undefined && !config.dispatcher)
     problem(
       'BACKFILL_ON_START',

@@ -50,7 +50,7 @@ export function findAbsent({ handlers, late, registeredHandlers, timeout }: Abse
         ? `put it back, or run "b24-receiver handlers forget ${name}"`
         : 'does an await at its top level never end?'
     const { events = byName(name), order = 'object', debounce = 0 } = known.get(name) ?? {}
-    if (events === undefined) unknown.push(`${why}, and nobody knows which events it handles: ${advice}`)
+    if (events === undefined) unknown.push(`${why}, and it is unknown which events it handles: ${advice}`)
     else {
       const reason = `${why}; its events are kept for it: ${advice}`
       absent.push({ name, events, matches: matcherOf(events), order, debounce, reason })

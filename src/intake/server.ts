@@ -39,7 +39,7 @@ const patience = {
   // connection.
   keepAlive: 75_000,
   check: 5_000,
-  farewell: 4_000,
+  gracefulClose: 4_000,
 }
 
 /** Seconds. Requests in progress are usually answered within one second. */
@@ -106,7 +106,7 @@ export function createServer(deps: ServerDeps): FastifyInstance {
     reply.code(500).send(refusalBody('internal'))
   })
 
-  addGracefulClose(app, limits.farewell, isInherited)
+  addGracefulClose(app, limits.gracefulClose, isInherited)
   const route = { ...deps, bodies, robotPath, shapes, onAccepted }
   addWebhookRoute(app, route)
   if (robotPath.isSet) addRobotRoute(app, route)

@@ -129,9 +129,12 @@ export function findHolder(dataDir: string, part: 'receiver' | 'dispatcher'): Ho
   } catch (error) {
     if (isBusy(error)) return readHolder(db)
     throw isDamage(error, path)
-      ? new LockError(`${path} is damaged, so nobody can read who has it: the next start of the ${part} empties it`, {
-          cause: error,
-        })
+      ? new LockError(
+          `${path} is damaged, so it cannot be read who holds it: the next start of the ${part} empties it`,
+          {
+            cause: error,
+          },
+        )
       : error
   } finally {
     db.close()

@@ -124,7 +124,8 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
     // Meanwhile the segment was cut, or the line was completed.
     if (size !== offset + bytes.length) return
     if (bytes.includes(0)) await tell(segment.path, offset, 'holds NUL bytes, as a power cut leaves them')
-    else if (await isSealed(segment)) await tell(segment.path, offset, 'is half a line, and nobody will write the rest')
+    else if (await isSealed(segment))
+      await tell(segment.path, offset, 'is half a line, and the rest will not be written')
   }
 
   async function verifyPosition({ path }: Segment, { offset }: Position, size: number): Promise<void> {

@@ -43,7 +43,7 @@ export function readIdentity(dataDir: string): Identity | undefined {
   const found = parse(text)
   if (found === undefined)
     throw new IdentityError(
-      `${pathOf(dataDir)} is not what a receiver wrote, so nobody knows whose position in Postgres is this journal's. Posts are accepted meanwhile. Put the file back from a backup, or write the id that is in b24_receiver.position into it: {"id":"…"}; or remove it, and start with DISPATCH_FROM`,
+      `${pathOf(dataDir)} is not what a receiver wrote, so it is unknown whose position in Postgres is this journal's. Posts are accepted meanwhile. Put the file back from a backup, or write the id that is in b24_receiver.position into it: {"id":"…"}; or remove it, and start with DISPATCH_FROM`,
     )
   return found
 }

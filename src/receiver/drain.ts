@@ -22,11 +22,11 @@ export interface DrainDeps {
 export async function drain(deps: DrainDeps, limit: number): Promise<void> {
   const { app, admin, journal, supervisor, published, alerter } = deps
   // An answer sent meanwhile may leave its connection in keep-alive, which would delay the close.
-  const sweep = setInterval(() => app.server.closeIdleConnections(), 50)
+  const closeIdle = setInterval(() => app.server.closeIdleConnections(), 50)
   // A post that is still being sent then was never acknowledged.
   const cut = setTimeout(() => app.server.closeAllConnections(), limit)
   await Promise.all([app.close(), supervisor?.stop(limit), published?.close(), alerter?.stop(limit)])
-  clearInterval(sweep)
+  clearInterval(closeIdle)
   clearTimeout(cut)
   await journal.close()
   // Last, so that `/readyz` answers until the end.

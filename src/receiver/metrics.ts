@@ -135,7 +135,7 @@ function addDispatcher(
   })
   new Gauge({
     name: 'b24_oldest_delivery_age_seconds',
-    help: 'For how long the oldest delivery is pending; 0 when none is, and absent while nobody can say.',
+    help: 'For how long the oldest delivery is pending; 0 when none is, and absent while it is unknown.',
     registers,
     collect() {
       const deps = supervisor()

@@ -96,7 +96,7 @@ async function report(plan: Plan | undefined, print: Printer): Promise<void> {
     )
   for (const one of gone)
     await print.result({ ...one, fate: 'unknown' }, `${one.event} ${one.handler}: cannot run again: ${one.why}`)
-  const where = position ? `segment ${position.segment}, byte ${position.offset}` : 'nobody knows where'
+  const where = position ? `segment ${position.segment}, byte ${position.offset}` : 'an unknown place'
   const how = isPositionRead
     ? 'the journal was followed to'
     : 'how far the journal was followed is not readable: following goes on at'

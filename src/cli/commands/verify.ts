@@ -24,7 +24,7 @@ export const verify = defineCommand({
     const deliveries = await openDeliveriesIfPossible(dataDir, print)
     const position = await deliveries?.position()
     if (deliveries && position === undefined)
-      print.note(`${nameOfQueue(dataDir)} has no position: nobody followed this journal yet`)
+      print.note(`${nameOfQueue(dataDir)} has no position: this journal was not followed yet`)
     await deliveries?.close()
     const verdict = await verifyJournal({
       dataDir,

@@ -94,10 +94,10 @@ export async function openPgDeliveries({ url, mode, receiver, heartbeat, now }: 
       )
       // The run would go on, and the next delivery of its object would start beside it.
       if (running) throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
-      const tickets = gone.filter(({ job }) => job !== null)
+      const leases = gone.filter(({ job }) => job !== null)
       await jobs.remove(
         transaction,
-        tickets.map(({ job }) => jobs.addressOf(handler, String(job))),
+        leases.map(({ job }) => jobs.addressOf(handler, String(job))),
       )
       if (gone.length === atOnce) return true
       for (const table of ['own_write', 'own_run', 'snapshot'])

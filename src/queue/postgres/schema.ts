@@ -241,7 +241,7 @@ export async function migrate(session: Transaction): Promise<void> {
   if (found === version) return
   if (found > 0 && found < oldest)
     throw new SchemaError(
-      `the database is of version ${found}, which nobody was given: ${oldest} to ${version} can be read`,
+      `the database is of version ${found}, which was never released: ${oldest} to ${version} can be read`,
     )
   for (const step of found === 0 ? [schema] : upgrades.slice(found - oldest)) await session.query(step)
   await session.query('UPDATE b24_receiver.version SET version = $1', [version])

@@ -148,7 +148,7 @@ export function migrate(db: DatabaseSync, path: string): void {
       `${path} was written by a newer version of the receiver (${found}; this one knows ${version}): start that one`,
     )
   if (found > 0 && found < oldest)
-    throw new Error(`${path} is of version ${found}, which nobody was given: ${oldest} to ${version} can be read`)
+    throw new Error(`${path} is of version ${found}, which was never released: ${oldest} to ${version} can be read`)
   for (const step of found === 0 ? [schema] : upgrades.slice(found - oldest)) db.exec(step)
   db.exec(`PRAGMA user_version = ${version}`)
 }

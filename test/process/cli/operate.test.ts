@@ -76,7 +76,7 @@ describe('replay', () => {
     const unasked = await cli('replay', '--object', 'deal:1')
     expect(unasked).toMatchObject({ code: 64, stdout: '' })
     expect(unasked.stderr).toContain('2 events, 2 deliveries to ONCRMDEALUPDATE')
-    expect(unasked.stderr).toContain('add --yes')
+    expect(unasked.stderr).toContain('not a terminal: pass --yes')
     const said = await cli('replay', '--object', 'deal:1', '--yes', '--json')
     expect(jsonLines(said.stdout)).toMatchObject([{ added: 2 }])
     await until('two more ran', () => ran().length === 5)

@@ -455,7 +455,7 @@ describe('where alerts go', () => {
   })
 
   test('has to be set where silence is an alarm: nobody would hear it', () => {
-    expect(problemOf('ALERT_AFTER_SILENCE', '2h')).toBe('is set, but nobody would hear it: set ALERT_URL too')
+    expect(problemOf('ALERT_AFTER_SILENCE', '2h')).toBe('is set, but alerts have no target: set ALERT_URL too')
     expect(problemsOf({ ...enough, ALERT_AFTER_SILENCE: '2h', ALERT_URL: url })).toEqual([])
   })
 })

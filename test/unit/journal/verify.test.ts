@@ -91,7 +91,7 @@ describe('the end of a segment', () => {
     appendFileSync(first, '{"level":30')
     appendFileSync(second, '{"level":30')
     expect((await verify(dataDir)).troubles).toEqual([
-      `${name(1)}:${(lengths[0] ?? 0) * 2} is half a line, and nobody will write the rest`,
+      `${name(1)}:${(lengths[0] ?? 0) * 2} is half a line, and the rest will not be written`,
     ])
   })
 
