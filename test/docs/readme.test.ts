@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { settings } from '../../src/config/config.ts'
@@ -25,6 +26,39 @@ test('the table in docs/answers.md is that of refusal.ts', async () => {
   const page = 'docs/answers.md'
   const written = withTable(page, ['status', '`error`', 'meaning'], rows)
   await expect(written).toMatchFileSnapshot(join(root, page))
+})
+
+test('the folders in CONTRIBUTING.md may import what the check of the layout lets them import', () => {
+  interface Rule {
+    readonly name: string
+    readonly to: { readonly pathNot: string }
+  }
+  const { forbidden }: { forbidden: readonly Rule[] } = createRequire(import.meta.url)(
+    join(root, '.dependency-cruiser.cjs'),
+  )
+  const checked = forbidden.flatMap(({ name, to }) => {
+    const [, folder] = /^(\w+)-imports$/.exec(name) ?? []
+    const [, names = ''] = /\((.*)\)/.exec(to.pathNot ?? '') ?? []
+    // Its row says "anything except `bin`".
+    if (folder === undefined || folder === 'cli') return []
+    return [
+      [
+        folder,
+        names
+          .split('|')
+          .filter((one) => one !== folder)
+          .toSorted(),
+      ],
+    ]
+  })
+  const written = [...readText('CONTRIBUTING.md').matchAll(/^\| `src\/(\w+)\/` \|.*\| (.*) \|$/gm)].flatMap(
+    ([, folder = '', names = '']) =>
+      ['bin', 'cli'].includes(folder)
+        ? []
+        : [[folder, [...names.matchAll(/`(\w+)`/g)].map(([, name = '']) => name).toSorted()]],
+  )
+  expect(checked.length).toBeGreaterThan(10)
+  expect(Object.fromEntries(written)).toEqual(Object.fromEntries(checked))
 })
 
 test('the README has at most 200 lines', () => {

@@ -22,7 +22,7 @@ export const send = defineCommand({
   summary: 'posts events as Bitrix24 does, to the receiver of these settings or to --url',
   notes: [
     'The data is as documented, about --id. Handlers run for it as for any event, and they may write to the portal of B24_HOOK,',
-    'whose domain the events have. --url may be any receiver, also one that others use: there is no question. Exits with 1 when any post',
+    'whose domain the events have. --url may be any receiver, also one that others use: send does not ask first. Exits with 1 when any post',
     'is answered otherwise than with 200, or with 403 for --wrong-token. Times count from when a post was due.',
     'ROBOT posts as a robot does: to ROBOT_PATH, about the document --id, such as DEAL_662, with --field as the parameters of its URL.',
   ],
