@@ -35,15 +35,25 @@ async function segmentsOf(dataDir: string): Promise<number> {
   return (await listSegments(dataDir)).length
 }
 
+/** Which ids are missing, for the message of a failure. */
+function describeMissing(ids: readonly number[]): string {
+  const shipped = new Set(ids)
+  const missing = all.filter((id) => !shipped.has(id))
+  return `${missing.length} missing, from ${missing[0]} to ${missing.at(-1)}`
+}
+
 interface Shipping {
   readonly dataDir: string
   readonly start: () => ReturnType<typeof startReader>
+  /** Whether it has listed the folder. */
+  readonly hasStarted?: () => boolean
   readonly shipped: () => readonly number[]
 }
 
 /** Ships many segments, with a restart of the shipper. @returns the output of the shipper */
-async function shipOverRestart({ dataDir, start, shipped }: Shipping): Promise<string> {
+async function shipOverRestart({ dataDir, start, shipped, hasStarted = () => true }: Shipping): Promise<string> {
   const first = start()
+  await until(() => `it started\n${first.said()}`, hasStarted)
   await feedJournal({ dataDir, events: events / 2, hasLong: true })
   await until(
     () => `it ships\n${first.said()}`,
@@ -51,9 +61,10 @@ async function shipOverRestart({ dataDir, start, shipped }: Shipping): Promise<s
   )
   await first.stop()
   const second = start()
+  await until(() => `it started again\n${second.said()}`, hasStarted)
   await feedJournal({ dataDir, events: events / 2, firstId: events / 2, hasLong: true })
   await until(
-    () => `all of it is shipped\n${second.said()}`,
+    () => `all of it is shipped: ${describeMissing(shipped())}\n${second.said()}`,
     () => shipped().length >= events,
     100_000,
   )
@@ -99,7 +110,9 @@ test.skipIf(!has('syslog-ng'))(
       const args = Object.entries(files).map(([option, name]) => `--${option}=${join(folder, name)}`)
       return startReader('syslog-ng', '--foreground', '--no-caps', ...args)
     }
-    const said = await shipOverRestart({ dataDir, start, shipped })
+    // It never reads a file that appears between the two lists of the folder that it makes when it starts, until it is restarted.
+    const hasStarted = () => spawnSync('syslog-ng-ctl', ['stats', `--control=${join(folder, 'control')}`]).status === 0
+    const said = await shipOverRestart({ dataDir, start, shipped, hasStarted })
     expect(sorted(shipped())).toEqual(all)
     expect(await segmentsOf(dataDir)).toBeGreaterThan(10)
     expect(said).not.toMatch(/message loss|deprecated|unknown/i)
@@ -140,9 +153,8 @@ test.skipIf(!hasTerminals || !has('less'))('less --follow-name goes on with each
     shown += text
   })
   await until('less shows what there is', () => shown.includes('deal:199"'))
-  for (const last of [799, 1_399]) {
-    await feedJournal({ dataDir, events: 600, firstId: last - 599 })
-    await until(`less shows ${last}`, () => shown.includes(`deal:${last}"`))
-  }
+  // It opens the name and then asks which file has it: a segment that comes between the two would keep it on the one before.
+  const lastShown = () => Math.max(...Array.from(shown.matchAll(/deal:(\d+)"/g), ([, id]) => Number(id)))
+  await feedJournal({ dataDir, events: 600, firstId: 200, reader: { read: () => lastShown() + 1, lag: 0 } })
   expect(await segmentsOf(dataDir)).toBeGreaterThan(3)
 })
