@@ -111,7 +111,7 @@ async function run(): Promise<void> {
   const { absent, unknown, watch } = await watchAbsent({ queue, handlers, late, leftOut, timeout, report, log })
   if (unknown.length > 0) throw new Waiting(unknown.join('; '))
   if (isStopping) return
-  const runs = isWorker || config.worker || config.databaseUrl === undefined
+  const runs = isWorker || config.runHandlers || config.databaseUrl === undefined
   const portals = createPortals({
     ...config,
     ...engine,

@@ -13,8 +13,8 @@ await load()
 process.send?.({ type: 'end' } satisfies FromLoader, undefined, undefined, () => process.exit(0))
 
 async function load(): Promise<void> {
-  const settings = readSettings(process.env, 'HANDLERS_DIR', 'HANDLER_LOAD_TIMEOUT')
-  const { HANDLERS_DIR: dir, HANDLER_LOAD_TIMEOUT: timeout } = settings
+  const settings = readSettings(process.env, 'handlersDir', 'handlerLoadTimeout')
+  const { handlersDir: dir, handlerLoadTimeout: timeout } = settings
   try {
     const { handlers, late, leftOut, problems } = await loadFiles(dir, {
       timeout,

@@ -5,7 +5,8 @@ import closeWithGrace from 'close-with-grace'
 import type { FastifyInstance } from 'fastify'
 import { startAlerter } from '../alerts/alerter.ts'
 import { findMissed } from '../backfill/pending-backfill.ts'
-import { type Config, misspeltSettings, readConfig } from '../config/config.ts'
+import { type Config, readConfig } from '../config/config.ts'
+import { unknownSettings } from '../config/names.ts'
 import { weakTokens } from '../config/values.ts'
 import { createAllowedAddresses } from '../intake/allowed-addresses.ts'
 import { type ConnectionLimit, limitConnections } from '../intake/connections.ts'
@@ -179,9 +180,7 @@ async function start(config: Config): Promise<void> {
     },
     `ready for events: POST ${config.webhookPath} on ${socket?.address ?? config.host}:${socket?.port ?? portOf(app)}`,
   )
-  for (const { name, nearest } of misspeltSettings(process.env))
-    log.warn({ name, nearest }, 'a variable that is set is not a setting, but nearly one: is its name spelt right?')
-  for (const warning of weakTokens(config.tokens)) log.warn(warning)
+  for (const warning of [...unknownSettings(process.env), ...weakTokens(config.tokens)]) log.warn(warning)
   if (supervisor && process.argv.includes('--watch')) watchHandlers({ dir: config.handlersDir, supervisor, log })
 }
 

@@ -9,7 +9,7 @@ const patience = 15_000
  * @throws {Error} if there is no answer at ADMIN_HOST and ADMIN_PORT
  */
 export async function askAdmin(path: string, request: RequestInit = {}): Promise<{ status: number; body: unknown }> {
-  const { ADMIN_HOST: host, ADMIN_PORT: port } = readSettings(process.env, 'ADMIN_HOST', 'ADMIN_PORT')
+  const { adminHost: host, adminPort: port } = readSettings(process.env, 'adminHost', 'adminPort')
   const at = `http://${toUrlHost(host)}:${port}`
   try {
     const answer = await fetch(`${at}${path}`, { ...request, redirect: 'error', signal: AbortSignal.timeout(patience) })

@@ -1,5 +1,5 @@
 import { accessSync, constants, existsSync } from 'node:fs'
-import { readDatabaseUrl, readSettings } from '../config/config.ts'
+import { readSettings } from '../config/config.ts'
 import { journalDir } from '../journal/segments.ts'
 import { codeOf } from '../lib/error-code.ts'
 import type { Deliveries } from '../queue/deliveries.ts'
@@ -14,7 +14,7 @@ import type { Printer } from './printer.ts'
  * read it
  */
 export function findDataDir(): string {
-  const { DATA_DIR: dataDir } = readSettings(process.env, 'DATA_DIR')
+  const { dataDir } = readSettings(process.env, 'dataDir')
   try {
     accessSync(journalDir(dataDir), constants.R_OK | constants.X_OK)
   } catch (error) {
@@ -28,31 +28,33 @@ export function findDataDir(): string {
 
 /** @param mode `write` to change something */
 export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): Promise<Deliveries> {
-  const url = readDatabaseUrl(process.env)
+  const { databaseUrl: url } = readSettings(process.env, 'databaseUrl')
   if (url === undefined) return openSqliteDeliveries({ path: queuePath(dataDir), mode })
   const identity = readIdentity(dataDir)
   if (identity === undefined) throw new Error(`${dataDir} was never a receiver's with DATABASE_URL: start that first`)
   const { openPgDeliveries } = await import('../queue/postgres/deliveries.ts')
-  const { HANDLER_STALL: stall } = readSettings(process.env, 'HANDLER_STALL')
+  const { handlerStall: stall } = readSettings(process.env, 'handlerStall')
   return openPgDeliveries({ url, mode, receiver: identity.id, heartbeat: heartbeatOf(stall) })
 }
 
 /** Returns the error with the name of the faulty file added, if that file is `dispatch.db`. */
 export function explainData(error: unknown): unknown {
-  const { DATA_DIR: dataDir } = readSettings(process.env, 'DATA_DIR')
+  const { dataDir } = readSettings(process.env, 'dataDir')
   return explainQueueFile(error, queuePath(dataDir))
 }
 
 /** Returns whether a dispatcher ever followed the journal. */
 export function isFollowed(dataDir: string): boolean {
-  return readDatabaseUrl(process.env) === undefined
+  return readSettings(process.env, 'databaseUrl').databaseUrl === undefined
     ? existsSync(queuePath(dataDir))
     : readIdentity(dataDir) !== undefined
 }
 
 /** Returns the place of the deliveries, for people. */
 export function nameOfQueue(dataDir: string): string {
-  return readDatabaseUrl(process.env) === undefined ? queuePath(dataDir) : 'the database of DATABASE_URL'
+  return readSettings(process.env, 'databaseUrl').databaseUrl === undefined
+    ? queuePath(dataDir)
+    : 'the database of DATABASE_URL'
 }
 
 /** For a command that also works without deliveries: it prints why they cannot be opened. */

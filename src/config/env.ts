@@ -1,17 +1,37 @@
-import { editsBetween } from '../events/nearest.ts'
+import { readFileSync } from 'node:fs'
+import { messageOf } from '../lib/error-text.ts'
 import { Problem } from './values.ts'
 
 export type Env = Readonly<Record<string, string | undefined>>
 
+/** Returns the text of a variable without surrounding spaces, or `undefined` if it is unset or empty. */
+export function readText(env: Env, name: string): string | undefined | Problem {
+  const text = env[name] ?? ''
+  return text === '' ? undefined : trim(text)
+}
+
+/** Reads the variable, or the file that NAME_FILE names. */
+export function readSecret(env: Env, name: string): string | undefined | Problem {
+  const variable = `${name}_FILE`
+  const text = readText(env, name)
+  const file = readText(env, variable)
+  if (file === undefined) return text
+  if (text !== undefined) return new Problem(`is set, and so is ${variable}: set one of them`)
+  if (file instanceof Problem) return new Problem(file.text, variable)
+  try {
+    const content = readFileSync(file, 'utf8')
+    const found = content.trim() === '' ? new Problem('is empty') : trim(content)
+    return found instanceof Problem ? new Problem(`${file} ${found.text}`, variable) : found
+  } catch (error) {
+    return new Problem(`cannot be read: ${messageOf(error)}`, variable)
+  }
+}
+
 /**
- * Returns the text of a variable without surrounding spaces, or `undefined` if it is unset or empty.
- *
  * Quotes and comments of a `.env` file are refused: `docker run --env-file` passes them on unchanged, and every reader
  * passes on a single quote. A folder named `"` is never intended.
  */
-export function readText(env: Env, name: string): string | undefined | Problem {
-  const given = env[name] ?? ''
-  if (given === '') return undefined
+function trim(given: string): string | Problem {
   const text = given.trim()
   // A blank value must not count as unset: a blank list of allowed addresses would allow every address.
   if (text === '') return new Problem('is blank: remove it, or give it a value')
@@ -32,25 +52,4 @@ export function findByteOrderMark(env: Env): string | undefined {
     name &&
     `${name.slice(1)} is not read, because .env begins with a byte-order mark: save it as UTF-8 without one ("UTF-8", not "UTF-8 with BOM")`
   )
-}
-
-/** Characters. A shorter variable of another program is too easily close to a setting, such as `HOME` and `HOST`. */
-const shortestGuess = 8
-
-export interface Misspelt {
-  readonly name: string
-  readonly nearest: string
-}
-
-/** Returns variables that are close to one of `names` but not equal to it, so they have no effect. */
-export function findMisspelt(env: Env, names: readonly string[]): Misspelt[] {
-  return Object.keys(env).flatMap((name) => {
-    if (names.includes(name) || (name.length < shortestGuess && !name.startsWith('B24_'))) return []
-    const wanted = name.toUpperCase()
-    const [nearest] = names
-      .map((known) => ({ known, edits: editsBetween(wanted, known) }))
-      .filter(({ known, edits }) => edits <= (known.length < shortestGuess ? 1 : 2))
-      .sort((a, b) => a.edits - b.edits)
-    return nearest ? [{ name, nearest: nearest.known }] : []
-  })
 }

@@ -1,7 +1,7 @@
 import { BlockList, isIP } from 'node:net'
 import { parseTargets } from '../backfill/targets.ts'
-import { type IncomingWebhook, parseIncomingWebhooks } from '../bitrix24/incoming-webhook.ts'
 import { parseDuration } from '../lib/duration.ts'
+import { messageOf } from '../lib/error-text.ts'
 import { minSecretLength } from '../lib/min-secret-length.ts'
 
 /** An accepted token, and the name that its events get in the journal. */
@@ -16,8 +16,29 @@ export type Parse<T> = (text: string) => T | Problem
 /** Why a text is not valid for a setting. It does not contain the text, which may be a secret. */
 export class Problem {
   readonly text: string
-  constructor(text: string) {
+  /** The variable that is wrong, if it is not that of the setting. */
+  readonly variable: string | undefined
+  constructor(text: string, variable?: string) {
     this.text = text
+    this.variable = variable
+  }
+}
+
+/** An empty text is an unset variable, which has the value `unset`. */
+export function optional<T>(parse: Parse<T>): Parse<T | undefined>
+export function optional<T, U>(parse: Parse<T>, unset: U): Parse<T | U>
+export function optional<T, U>(parse: Parse<T>, unset?: U): Parse<T | U | undefined> {
+  return (text) => (text === '' ? unset : parse(text))
+}
+
+/** Turns an error of `parse` into a `Problem`. The message must not quote a secret. */
+export function catching<T>(parse: (text: string) => T): Parse<T> {
+  return (text) => {
+    try {
+      return parse(text)
+    } catch (error) {
+      return new Problem(messageOf(error))
+    }
   }
 }
 
@@ -63,16 +84,6 @@ export function weakTokens(tokens: readonly Token[]): string[] {
   })
 }
 
-export function parseIncomingWebhookUrls(text: string): readonly IncomingWebhook[] | Problem {
-  if (text === '') return []
-  try {
-    return parseIncomingWebhooks(text)
-  } catch (error) {
-    // The message quotes nothing of the text, which is a secret.
-    return new Problem(error instanceof Error ? error.message : String(error))
-  }
-}
-
 export function parsePath(text: string): string | Problem {
   const path = text.replace(/\/+$/, '')
   if (!/^(\/[A-Za-z0-9._~-]+)+$/.test(path) || path === '/healthz')
@@ -81,8 +92,7 @@ export function parsePath(text: string): string | Problem {
 }
 
 /** The path is a secret: it is all that a sender of events must know, so its last part must be hard to guess. */
-export function parseRobotPath(text: string): string | undefined | Problem {
-  if (text === '') return undefined
+export function parseRobotPath(text: string): string | Problem {
   const path = parsePath(text)
   if (typeof path === 'string' && /[^/]{16}$/.test(path)) return path
   return new Problem(
@@ -90,25 +100,19 @@ export function parseRobotPath(text: string): string | undefined | Problem {
   )
 }
 
-export function parseBackfill(text: string): string | undefined | Problem {
-  if (text === '') return undefined
-  try {
-    parseTargets(text)
-    return text
-  } catch (error) {
-    return new Problem(error instanceof Error ? error.message : String(error))
-  }
-}
+/** Returns the text itself, whose kinds of records were checked. */
+export const parseBackfill: Parse<string> = catching((text) => {
+  parseTargets(text)
+  return text
+})
 
-export function parseFrom(text: string): string | undefined | Problem {
-  if (text === '') return undefined
+export function parseFrom(text: string): string | Problem {
   if (text === 'oldest' || text === 'now' || !Number.isNaN(Date.parse(text))) return text
   return new Problem('must be oldest, now or a time such as 2026-11-23T08:00:00Z')
 }
 
 /** Accepts only Postgres' own URL form, although the pg library accepts other forms. */
-export function parseDatabase(text: string): string | undefined | Problem {
-  if (text === '') return undefined
+export function parseDatabase(text: string): string | Problem {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (
     url &&
@@ -122,8 +126,7 @@ export function parseDatabase(text: string): string | undefined | Problem {
   )
 }
 
-export function parseAlertUrl(text: string): URL | undefined | Problem {
-  if (text === '') return undefined
+export function parseAlertUrl(text: string): URL | Problem {
   const url = URL.parse(text)
   // URL.parse silently drops line ends and surrounding spaces, so they are refused here.
   if (url === null || !/^https?:$/.test(url.protocol) || /\s/.test(text))
@@ -132,10 +135,6 @@ export function parseAlertUrl(text: string): URL | undefined | Problem {
   if (url.username !== '' || url.password !== '')
     return new Problem('must not hold a user name or a password; a secret in its path or query will do')
   return url
-}
-
-export function parseSilence(text: string): number | undefined | Problem {
-  return text === '' ? undefined : duration(1, '90d')(text)
 }
 
 const addresses = 'IP addresses or CIDRs such as 10.0.0.5 or 172.16.0.0/12, separated by commas'
@@ -152,8 +151,7 @@ export function parseProxies(text: string): readonly string[] | Problem {
   return parseAddresses(text) ?? new Problem(`must be ${addresses}`)
 }
 
-export function parseAllowedIps(text: string): 'auto' | readonly string[] | undefined | Problem {
-  if (text === '') return undefined
+export function parseAllowedIps(text: string): 'auto' | readonly string[] | Problem {
   if (text === 'auto') return text
   const list = parseAddresses(text)
   // A list of only commas is an error: an empty list would refuse every post.
@@ -194,6 +192,11 @@ export function oneOf<const T extends string>(args: readonly T[]): Parse<T> {
   return (text) => args.find((word) => word === text) ?? new Problem(`must be one of ${args.join(', ')}`)
 }
 
+export const onOrOff: Parse<boolean> = (text) => {
+  const word = oneOf(['on', 'off'])(text)
+  return word instanceof Problem ? word : word === 'on'
+}
+
 export function wholeNumber(min: number, max: number): Parse<number> {
   return (text) => {
     const value = Number(text)
@@ -203,10 +206,10 @@ export function wholeNumber(min: number, max: number): Parse<number> {
 }
 
 export function duration(min: number, max: string): Parse<number> {
-  const most = parseDuration(max) ?? Number.POSITIVE_INFINITY
+  const maxMs = parseDuration(max) ?? Number.POSITIVE_INFINITY
   return (text) => {
     const value = parseDuration(text)
-    if (value !== undefined && value >= min && value <= most) return value
+    if (value !== undefined && value >= min && value <= maxMs) return value
     return new Problem(`must be a time such as 500ms, 30s, 5m, 2h or 7d, at most ${max}`)
   }
 }

@@ -3,24 +3,11 @@ import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { settings } from '../../src/config/config.ts'
 import { refusals } from '../../src/intake/refusal.ts'
-import { blocksOf, blockWith, codeOf, pages, readText, root, tableOf } from '../support/docs.ts'
+import { blocksOf, blockWith, codeOf, pages, readText, root, tableOf, withTable } from '../support/docs.ts'
 import { startReceiver, TOKEN, temporaryFolder } from '../support/receiver.ts'
 
-// With `-u` each of these tests writes its table.
-test('the table in docs/settings.md is that of config.ts', async () => {
-  const rows = Object.entries(settings).flatMap(([name, setting]) => {
-    const standard =
-      setting.default === undefined ? 'required' : setting.default === '' ? '–' : `\`${setting.default}\``
-    const row = [`\`${name}\``, standard, setting.description]
-    return 'secret' in setting ? [row, [`\`${name}_FILE\``, '–', 'a file that holds them, for Docker secrets']] : [row]
-  })
-  const page = 'docs/settings.md'
-  const written = withTable(page, ['variable', 'default', 'meaning'], rows)
-  await expect(written).toMatchFileSnapshot(join(root, page))
-})
-
+// With `-u` this test writes its table.
 test('the table in docs/answers.md is that of refusal.ts', async () => {
   const rows = Object.entries(refusals).map(([code, { status, meaning }]) => [String(status), `\`${code}\``, meaning])
   const page = 'docs/answers.md'
@@ -156,15 +143,6 @@ describe.for([...pages, 'SECURITY.md', 'CHANGELOG.md'])('%s', (page) => {
     for (const { text } of texts) expect(() => JSON.parse(text)).not.toThrow()
   })
 })
-
-/** The page, with these rows in the table that has these heads. */
-function withTable(page: string, heads: readonly string[], rows: readonly (readonly string[])[]): string {
-  const lines = readText(page).split('\n')
-  const start = lines.indexOf(`| ${heads.join(' | ')} |`)
-  if (start === -1) throw new Error(`${page} has no table of ${heads.join(', ')}`)
-  const length = lines.slice(start).findIndex((line) => !line.startsWith('|'))
-  return lines.toSpliced(start + 2, length - 2, ...rows.map((cells) => `| ${cells.join(' | ')} |`)).join('\n')
-}
 
 /** As GitHub makes them of headings. */
 function anchorsOf(page: string): string[] {

@@ -71,6 +71,15 @@ export function tableOf(page: string, ...heads: readonly string[]): string[][] {
     )
 }
 
+/** The page, with these rows in the table that has these heads. */
+export function withTable(page: string, heads: readonly string[], rows: readonly (readonly string[])[]): string {
+  const lines = readText(page).split('\n')
+  const start = lines.indexOf(`| ${heads.join(' | ')} |`)
+  if (start === -1) throw new Error(`${page} has no table of ${heads.join(', ')}`)
+  const length = lines.slice(start).findIndex((line) => !line.startsWith('|'))
+  return lines.toSpliced(start + 2, length - 2, ...rows.map((cells) => `| ${cells.join(' | ')} |`)).join('\n')
+}
+
 /** What stands between backticks in the running text. */
 export function codeOf(page: string): string[] {
   const prose = readText(page).replace(/^```.*?^```$/gms, '')

@@ -1,7 +1,7 @@
 import { createClient } from '../../bitrix24/client.ts'
 import type { IncomingWebhook } from '../../bitrix24/incoming-webhook.ts'
 import { createLimits } from '../../bitrix24/limits.ts'
-import { ConfigError, readIncomingWebhooks, readSettings } from '../../config/config.ts'
+import { ConfigError, readSettings } from '../../config/config.ts'
 import { realClock } from '../../lib/clock.ts'
 import { defineCommand } from '../command.ts'
 import { parseParameters } from '../parameters.ts'
@@ -29,8 +29,8 @@ export const call = defineCommand({
     // The word is not repeated, because it may be the URL of the incoming webhook.
     if (!/^[A-Za-z][\w.]*$/.test(method)) throw new UsageError('name a method first, such as crm.contact.get')
     const parameters = parseParameters(args)
-    const incomingWebhook = chooseIncomingWebhook(readIncomingWebhooks(process.env), options.hook)
-    const { B24_RATE: rate, B24_BURST: burst } = readSettings(process.env, 'B24_RATE', 'B24_BURST')
+    const { incomingWebhooks, rate, burst } = readSettings(process.env, 'incomingWebhooks', 'rate', 'burst')
+    const incomingWebhook = chooseIncomingWebhook(incomingWebhooks, options.hook)
     const client = createClient({ incomingWebhook, limits: createLimits({ rate, burst, clock: realClock }) })
     const show = (value: unknown) => print.result(value ?? null, JSON.stringify(value ?? null, undefined, 2))
     if (!options.all) {

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { readDatabaseUrl } from '../../config/config.ts'
+import { readSettings } from '../../config/config.ts'
 import { type FoundLines, findLines, overwrite } from '../../journal/erase.ts'
 import { dropErasure, type Erasure, readErasure, writeErasure } from '../../journal/erasure.ts'
 import { findHolder, lockDataDir } from '../../journal/lock.ts'
@@ -117,7 +117,7 @@ function isBefore(one: Position, other: Position): boolean {
 async function otherFiles(dataDir: string): Promise<readonly string[]> {
   const names = await readdir(dataDir)
   const isCopy = (name: string) => /^dispatch\.db\.(damaged|moved|salvage|new)/.test(name)
-  const isLeft = readDatabaseUrl(process.env) !== undefined && existsSync(queuePath(dataDir))
+  const isLeft = readSettings(process.env, 'databaseUrl').databaseUrl !== undefined && existsSync(queuePath(dataDir))
   return names.filter((name) => isCopy(name) || (isLeft && name === 'dispatch.db'))
 }
 

@@ -86,7 +86,7 @@ function readReport(onUnreadable: (reason: string) => void): LoadReport | undefi
 
 /** Combines the existing files with the handlers that the dispatcher knows. */
 export async function readHandlerStates(onUnreadable: (reason: string) => void): Promise<HandlerState[]> {
-  const { HANDLERS_DIR: dir } = readSettings(process.env, 'HANDLERS_DIR')
+  const { handlersDir: dir } = readSettings(process.env, 'handlersDir')
   const { files } = existsSync(dir) ? await handlerFiles(dir) : { files: [] }
   const deliveries = await openDeliveries(findDataDir(), 'read')
   try {

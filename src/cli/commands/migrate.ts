@@ -1,4 +1,4 @@
-import { ConfigError, readDatabaseUrl, readSettings } from '../../config/config.ts'
+import { ConfigError, readSettings } from '../../config/config.ts'
 import { heartbeatOf } from '../../queue/identity.ts'
 import { defineCommand } from '../command.ts'
 import { findDataDir } from '../data.ts'
@@ -17,9 +17,8 @@ export const migrate = defineCommand({
   examples: ['migrate postgres', 'migrate embedded'],
   async run({ args: [to], print }) {
     if (to !== 'postgres' && to !== 'embedded') throw new UsageError('expected: migrate postgres, or migrate embedded')
-    const url = readDatabaseUrl(process.env)
+    const { databaseUrl: url, handlerStall: stall } = readSettings(process.env, 'databaseUrl', 'handlerStall')
     if (url === undefined) throw new ConfigError(['DATABASE_URL is required: the Postgres to move to, or back from'])
-    const { HANDLER_STALL: stall } = readSettings(process.env, 'HANDLER_STALL')
     const parts = { dataDir: findDataDir(), url, heartbeat: heartbeatOf(stall) }
     const { deliveries, pending } =
       to === 'postgres'

@@ -27,8 +27,8 @@ export const reload = defineCommand({
   args: 0,
   async run({ options, print }) {
     const dataDir = findDataDir()
-    const settings = readSettings(process.env, 'SHUTDOWN_GRACE', 'HANDLER_LOAD_TIMEOUT', 'DISPATCHER')
-    const { SHUTDOWN_GRACE: grace, HANDLER_LOAD_TIMEOUT: timeout, DISPATCHER } = settings
+    const settings = readSettings(process.env, 'shutdownGrace', 'handlerLoadTimeout', 'dispatcher')
+    const { shutdownGrace: grace, handlerLoadTimeout: timeout, dispatcher } = settings
     const holder = findHolder(dataDir, 'receiver')
     if (holder === undefined) throw new Error(`no receiver runs on ${dataDir}`)
     if (holder.host !== hostname())
@@ -51,7 +51,7 @@ export const reload = defineCommand({
       print.note('nothing was reloaded: the receiver goes on with the tokens, webhooks and handlers that it has')
       return exitCodes.failed
     }
-    if (DISPATCHER === 'off') {
+    if (!dispatcher) {
       await print.result({ pid: holder.pid }, `pid ${holder.pid} has read its settings again`)
       return undefined
     }

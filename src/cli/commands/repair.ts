@@ -1,6 +1,6 @@
 import { existsSync, statSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { readDatabaseUrl } from '../../config/config.ts'
+import { readSettings } from '../../config/config.ts'
 import { DataDirInUse, lockDataDir } from '../../journal/lock.ts'
 import { checkQueueFile } from '../../queue/sqlite/integrity.ts'
 import { queuePath } from '../../queue/sqlite/queue.ts'
@@ -33,7 +33,7 @@ export const repair = defineCommand({
   examples: ['repair', 'repair --yes', "repair --yes --json | jq -r 'select(.fate) | .event'"],
   args: 0,
   async run({ options, print }) {
-    if (readDatabaseUrl(process.env) !== undefined)
+    if (readSettings(process.env, 'databaseUrl').databaseUrl !== undefined)
       throw new Error('DATABASE_URL is set: the deliveries are in Postgres, which has its own tools for damage')
     const dataDir = findDataDir()
     const path = queuePath(dataDir)

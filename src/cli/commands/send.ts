@@ -1,5 +1,5 @@
 import { incomingWebhookFor } from '../../bitrix24/incoming-webhook.ts'
-import { ConfigError, readIncomingWebhooks, readSettings, readTokens } from '../../config/config.ts'
+import { ConfigError, readSettings } from '../../config/config.ts'
 import { Problem, parseTokens, type Token, weakTokens } from '../../config/values.ts'
 import { isDocumented } from '../../events/catalogue.ts'
 import { nearestName } from '../../events/nearest.ts'
@@ -154,7 +154,8 @@ function chooseToken(given: string | undefined, webhook: string | undefined): To
     if (tokens instanceof Problem) throw new UsageError(`--token is no application token: ${tokens.text}`)
     return { name: webhook, value: given }
   }
-  const tokens = readTokens(process.env)
+  const { tokens } = readSettings(process.env, 'tokens')
+  if (tokens.length === 0) throw new ConfigError(['B24_APPLICATION_TOKEN is not set'])
   const names = tokens.flatMap(({ name }) => name ?? []).join(', ')
   const token = webhook === undefined ? tokens[0] : tokens.find(({ name }) => name === webhook)
   if (token === undefined)
@@ -163,20 +164,16 @@ function chooseToken(given: string | undefined, webhook: string | undefined): To
 }
 
 function domainFor({ name }: Token): string {
-  return incomingWebhookFor(readIncomingWebhooks(process.env), name)?.host ?? 'example.bitrix24.com'
+  const { incomingWebhooks } = readSettings(process.env, 'incomingWebhooks')
+  return incomingWebhookFor(incomingWebhooks, name)?.host ?? 'example.bitrix24.com'
 }
 
 function urlOfReceiver(isRobot: boolean): string {
-  const { HOST, PORT, WEBHOOK_PATH, ROBOT_PATH } = readSettings(
-    process.env,
-    'HOST',
-    'PORT',
-    'WEBHOOK_PATH',
-    ...(isRobot ? (['ROBOT_PATH'] as const) : []),
-  )
-  if (isRobot && ROBOT_PATH === undefined)
+  const { host, port, webhookPath } = readSettings(process.env, 'host', 'port', 'webhookPath')
+  const path = isRobot ? readSettings(process.env, 'robotPath').robotPath : webhookPath
+  if (path === undefined)
     throw new ConfigError(['ROBOT_PATH is not set, so this receiver takes no posts of robots: set it, or give --url'])
-  return `http://${toUrlHost(HOST)}:${PORT}${isRobot ? ROBOT_PATH : WEBHOOK_PATH}`
+  return `http://${toUrlHost(host)}:${port}${path}`
 }
 
 function withParameters(url: string, fields: PhpArray): string {

@@ -1,7 +1,7 @@
 import { accessSync, constants, existsSync } from 'node:fs'
 import { open, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
-import { readDatabaseUrl, readSettings } from '../../config/config.ts'
+import { readSettings } from '../../config/config.ts'
 import { journalDir } from '../../journal/segments.ts'
 import { codeOf } from '../../lib/error-code.ts'
 import { fileMode, modeForOthers } from '../../lib/private-files.ts'
@@ -10,7 +10,7 @@ import { queuePath } from '../../queue/sqlite/queue.ts'
 import { explainData, isFollowed, nameOfQueue, openDeliveries } from '../data.ts'
 import { type Check, reasonOf } from './check.ts'
 
-const dataDirOf = () => readSettings(process.env, 'DATA_DIR').DATA_DIR
+const dataDirOf = () => readSettings(process.env, 'dataDir').dataDir
 
 /** Checks the folder, its file system and its free space. */
 export async function checkFolder(): Promise<readonly Check[]> {
@@ -142,7 +142,7 @@ export async function checkQueue(): Promise<readonly Check[]> {
   const dataDir = dataDirOf()
   if (!isFollowed(dataDir)) return [{ name, state: 'skipped', text: 'no receiver has run here yet' }]
   try {
-    if (readDatabaseUrl(process.env) === undefined) await checkQueueFile(queuePath(dataDir))
+    if (readSettings(process.env, 'databaseUrl').databaseUrl === undefined) await checkQueueFile(queuePath(dataDir))
     const deliveries = await openDeliveries(dataDir, 'read')
     try {
       const { dead } = await deliveries.state()

@@ -18,9 +18,9 @@ const overtime = 15_000
 
 /** Loads the handlers as a dispatcher does, in a separate process. */
 export async function checkHandlers(): Promise<readonly Check[]> {
-  const settings = readSettings(process.env, 'HANDLERS_DIR', 'HANDLER_LOAD_TIMEOUT')
-  const { HANDLERS_DIR: dir, HANDLER_LOAD_TIMEOUT } = settings
-  const patience = HANDLER_LOAD_TIMEOUT + overtime
+  const settings = readSettings(process.env, 'handlersDir', 'handlerLoadTimeout')
+  const { handlersDir: dir, handlerLoadTimeout } = settings
+  const patience = handlerLoadTimeout + overtime
   const child = fork(fileURLToPath(new URL('../../bin/load-handlers-process.ts', import.meta.url)), [], {
     execArgv: [noDebugger, '--disable-warning=ExperimentalWarning', '--disable-warning=MODULE_TYPELESS_PACKAGE_JSON'],
     stdio: ['ignore', 2, 2, 'ipc'],

@@ -4,7 +4,7 @@ import { createClient } from '../../bitrix24/client.ts'
 import type { IncomingWebhook } from '../../bitrix24/incoming-webhook.ts'
 import { createLimits } from '../../bitrix24/limits.ts'
 import { createTransport } from '../../bitrix24/transport.ts'
-import { readIncomingWebhooks, readSettings } from '../../config/config.ts'
+import { readSettings } from '../../config/config.ts'
 import { realClock } from '../../lib/clock.ts'
 import { isObject } from '../../lib/is-object.ts'
 import { type Check, reasonOf } from './check.ts'
@@ -20,14 +20,14 @@ const mostSkew = 2
  * ours.
  */
 export async function checkIncomingWebhooks(): Promise<readonly Check[]> {
-  const incomingWebhooks = readIncomingWebhooks(process.env)
+  const { incomingWebhooks } = readSettings(process.env, 'incomingWebhooks')
   if (incomingWebhooks.length === 0)
     return [{ name: 'incoming_webhook', state: 'skipped', text: 'B24_HOOK is not set: handlers cannot call Bitrix24' }]
   return (await Promise.all(incomingWebhooks.map(checkIncomingWebhook))).flat()
 }
 
 async function checkIncomingWebhook(incomingWebhook: IncomingWebhook): Promise<readonly Check[]> {
-  const { B24_RATE: rate, B24_BURST: burst } = readSettings(process.env, 'B24_RATE', 'B24_BURST')
+  const { rate, burst } = readSettings(process.env, 'rate', 'burst')
   const signal = AbortSignal.timeout(patience)
   const send = createTransport(incomingWebhook, signal)
   let skew: number | undefined

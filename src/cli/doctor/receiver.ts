@@ -14,7 +14,7 @@ const name = 'receiver'
 
 /** Reports what the running receiver says about itself. If none runs, it checks whether one could start. */
 export async function checkReceiver(): Promise<readonly Check[]> {
-  const { DATA_DIR: dataDir } = readSettings(process.env, 'DATA_DIR')
+  const { dataDir } = readSettings(process.env, 'dataDir')
   const holder = existsSync(dataDir) ? findHolder(dataDir, 'receiver') : undefined
   if (holder === undefined)
     return [await checkPort(dataDir), checkDescriptors(descriptorLimit(), 'a process started here')]
@@ -59,8 +59,8 @@ async function checkReadiness({ pid, host }: Holder): Promise<Check> {
 }
 
 async function checkListener(): Promise<Check> {
-  const { HOST, PORT } = readSettings(process.env, 'HOST', 'PORT')
-  const url = `http://${toUrlHost(HOST)}:${PORT}/healthz`
+  const { host, port } = readSettings(process.env, 'host', 'port')
+  const url = `http://${toUrlHost(host)}:${port}/healthz`
   try {
     const { status } = await fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(5_000) })
     if (status === 200) return { name: 'listener', state: 'ok', text: `${url} answers` }
@@ -81,7 +81,7 @@ async function checkListener(): Promise<Check> {
 }
 
 async function checkPort(dataDir: string): Promise<Check> {
-  const { HOST: host, PORT: port } = readSettings(process.env, 'HOST', 'PORT')
+  const { host, port } = readSettings(process.env, 'host', 'port')
   const text = `none runs on ${dataDir}`
   const probe = createServer()
   try {

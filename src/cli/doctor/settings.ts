@@ -1,5 +1,6 @@
 import { tokensWithoutIncomingWebhook } from '../../bitrix24/incoming-webhook.ts'
-import { ConfigError, misspeltSettings, readConfig } from '../../config/config.ts'
+import { ConfigError, readConfig } from '../../config/config.ts'
+import { unknownSettings } from '../../config/names.ts'
 import { weakTokens } from '../../config/values.ts'
 import type { Check } from './check.ts'
 
@@ -18,15 +19,7 @@ export async function checkSettings(): Promise<readonly Check[]> {
     return [
       { name, state: 'ok', text: `tokens: ${list(tokens)}; incoming webhooks: ${list(incomingWebhooks)}` },
       ...lacking,
-      ...misspeltSettings(process.env).map(
-        (found): Check => ({
-          name,
-          state: 'warn',
-          text: `${found.name} is set, but it is not a setting`,
-          advice: `if ${found.nearest} is meant, change the name`,
-        }),
-      ),
-      ...weakTokens(tokens).map((text): Check => ({ name, state: 'warn', text })),
+      ...[...unknownSettings(process.env), ...weakTokens(tokens)].map((text): Check => ({ name, state: 'warn', text })),
     ]
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error

@@ -2,8 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { settings } from '../../../src/config/config.ts'
-import { duration } from '../../../src/config/values.ts'
+import { readConfig } from '../../../src/config/config.ts'
 import { readText, root } from '../../support/docs.ts'
 import { dealBody, temporaryFolder } from '../../support/receiver.ts'
 import { hasSocketActivation, spawnActivated } from '../../support/socket-activation.ts'
@@ -35,9 +34,10 @@ describe.skipIf(!hasAnalyze)('systemd (skipped where there is no systemd-analyze
 })
 
 test('the unit gives a stop more time than SHUTDOWN_GRACE, and the socket has the default PORT', () => {
+  const standard = readConfig({}, 'dispatcher')
   const timeout = /^TimeoutStopSec=(\d+)$/m.exec(service)?.[1]
-  expect(Number(timeout) * 1_000).toBeGreaterThan(Number(duration(0, '1h')(settings.SHUTDOWN_GRACE.default)))
-  expect(socket).toContain(`\nListenStream=127.0.0.1:${settings.PORT.default}\n`)
+  expect(Number(timeout) * 1_000).toBeGreaterThan(standard.shutdownGrace)
+  expect(socket).toContain(`\nListenStream=127.0.0.1:${standard.port}\n`)
 })
 
 test.skipIf(!hasSocketActivation)('the command of the unit serves on its socket', async () => {

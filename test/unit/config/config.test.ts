@@ -4,16 +4,9 @@ import { join, resolve } from 'node:path'
 import { inspect, parseEnv } from 'node:util'
 import { pino } from 'pino'
 import { afterAll, describe, expect, test } from 'vitest'
-import {
-  ConfigError,
-  misspeltSettings,
-  readConfig,
-  readDatabaseUrl,
-  readIncomingWebhooks,
-  readSettings,
-  readTokens,
-  settings,
-} from '../../../src/config/config.ts'
+import { ConfigError, readConfig, readSettings } from '../../../src/config/config.ts'
+import { unknownSettings, withoutSettings } from '../../../src/config/names.ts'
+import { type Setting, settings } from '../../../src/config/settings.ts'
 import { weakTokens } from '../../../src/config/values.ts'
 import { createServer } from '../../../src/intake/server.ts'
 import { createTokens } from '../../../src/intake/token.ts'
@@ -21,6 +14,8 @@ import { parseDuration } from '../../../src/lib/duration.ts'
 
 const secret = 'geheimgeheimgeheimgeheimgeheim01'
 const enough = { B24_APPLICATION_TOKEN: secret }
+
+const rows = Object.values<Setting<unknown>>(settings)
 
 type Env = Parameters<typeof readConfig>[0]
 
@@ -83,7 +78,7 @@ test('a token is all that must be set; everything else has a default', () => {
     handlerLoadTimeout: 30_000,
     dispatchFrom: undefined,
     databaseUrl: undefined,
-    worker: true,
+    runHandlers: true,
     alertUrl: undefined,
     alertAfterSilence: undefined,
   })
@@ -158,14 +153,14 @@ test('every setting can be set', () => {
     handlerLoadTimeout: 6000,
     dispatchFrom: 'oldest',
     databaseUrl: 'postgresql://b24:secret@db.example:5433/b24?sslmode=require',
-    worker: false,
+    runHandlers: false,
     alertUrl: new URL('https://example.bitrix24.com/rest/1/abc/im.message.add?DIALOG_ID=chat42'),
     alertAfterSilence: 7_200_000,
   })
 })
 
 test('an empty variable counts as unset', () => {
-  const empty = Object.fromEntries(Object.keys(settings).map((name) => [name, '']))
+  const empty = Object.fromEntries(rows.map(({ name }) => [name, '']))
   expect(readConfig({ ...empty, ...enough, B24_APPLICATION_TOKEN_FILE: '', DATABASE_URL: '' })).toEqual(
     readConfig(enough),
   )
@@ -185,16 +180,15 @@ describe('a text that is not as it looks', () => {
     ['./data # of the receiver', 'holds a comment'],
     [' ', 'is blank'],
   ])('%s is refused as any setting', (value, why) => {
-    for (const name of Object.keys(settings)) {
+    for (const { name, isSecret = false } of rows) {
       const problem = problemOf(name, value)
       expect(problem).toMatch(new RegExp(`^${why}`))
-      const isSecret = 'secret' in settings[name as keyof typeof settings]
       expect(problem?.includes(`, got ${JSON.stringify(value)}`), name).toBe(!isSecret)
     }
-    expect(() => readSettings({ DATA_DIR: value }, 'DATA_DIR')).toThrow(why)
-    expect(() => readIncomingWebhooks({ B24_HOOK: value })).toThrow(why)
-    expect(() => readTokens({ B24_APPLICATION_TOKEN: value })).toThrow(why)
-    expect(() => readDatabaseUrl({ DATABASE_URL: value })).toThrow(why)
+    expect(() => readSettings({ DATA_DIR: value }, 'dataDir')).toThrow(why)
+    expect(() => readSettings({ B24_HOOK: value }, 'incomingWebhooks')).toThrow(why)
+    expect(() => readSettings({ B24_APPLICATION_TOKEN: value }, 'tokens')).toThrow(why)
+    expect(() => readSettings({ DATABASE_URL: value }, 'databaseUrl')).toThrow(why)
   })
 
   test('a space around it does not count', () => {
@@ -209,30 +203,42 @@ describe('a text that is not as it looks', () => {
     const env = parseEnv('\uFEFFDATA_DIR=/data\nPORT=81\n')
     const told = 'DATA_DIR is not read, because .env begins with a byte-order mark'
     expect(problemsOf({ ...enough, ...env })).toEqual([expect.stringContaining(told)])
-    expect(() => readSettings(env, 'PORT')).toThrow(told)
-    expect(() => readIncomingWebhooks(env)).toThrow(told)
-    expect(() => readTokens({ ...enough, ...env })).toThrow(told)
-    expect(() => readDatabaseUrl(env)).toThrow(told)
+    expect(() => readSettings(env, 'port')).toThrow(told)
+    expect(() => readSettings(env, 'tokens', 'incomingWebhooks', 'databaseUrl')).toThrow(told)
   })
 })
 
 test.each([
   ['HANDLER_DIR', 'HANDLERS_DIR'],
-  ['SWEEP_ON_START', 'BACKFILL_ON_START'],
   ['B24_HOOKS', 'B24_HOOK'],
   ['B24_APLICATION_TOKEN', 'B24_APPLICATION_TOKEN'],
   ['b24_application_token', 'B24_APPLICATION_TOKEN'],
   ['DATABASE_URI', 'DATABASE_URL'],
   ['RETENTION_DAY', 'RETENTION_DAYS'],
   ['ALERT_URLS', 'ALERT_URL'],
-])('%s is nearly %s, which is told', (name, nearest) => {
-  expect(misspeltSettings({ ...enough, [name]: 'x' })).toEqual([{ name, nearest }])
+])('%s is not a setting, and the warning names %s', (name, nearest) => {
+  expect(unknownSettings({ ...enough, [name]: 'x' })).toEqual([`${name} is not a setting. Did you mean ${nearest}?`])
 })
+
+test.each(['B24_WEBHOOK', 'B24_TOKEN', 'B24_X', 'b24_portal'])(
+  '%s has the prefix of this program, and the warning says that it is not a setting',
+  (name) => {
+    expect(unknownSettings({ ...enough, [name]: 'x' })).toEqual([`${name} is not a setting`])
+  },
+)
 
 test('a variable of another program is not taken for a misspelt setting', () => {
   const others = ['PATH', 'HOME', 'HOSTNAME', 'PORTS', 'POST', 'LOG', 'TERM', 'LOGNAME', 'OLD_PHP_URL', 'LEADS_CHAT']
-  const names = [...others, 'NODE_OPTIONS', 'npm_config_user_agent', 'DOMAIN', 'CADDY_ADMIN', ...Object.keys(settings)]
-  expect(misspeltSettings(Object.fromEntries(names.map((name) => [name, 'x'])))).toEqual([])
+  const names = [
+    ...others,
+    'NODE_OPTIONS',
+    'npm_config_user_agent',
+    'DOMAIN',
+    'CADDY_ADMIN',
+    'WORKERS',
+    ...rows.map(({ name }) => name),
+  ]
+  expect(unknownSettings(Object.fromEntries(names.map((name) => [name, 'x'])))).toEqual([])
 })
 
 describe('what is wrong', () => {
@@ -252,7 +258,7 @@ describe('what is wrong', () => {
   })
 
   test('in every setting is every setting', () => {
-    const wrong = Object.keys(settings)
+    const wrong = rows.map(({ name }) => name)
     const problems = problemsOf(Object.fromEntries(wrong.map((name) => [name, '" "'])))
     expect(problems.map((problem) => problem.split(' ')[0])).toEqual(wrong)
     for (const problem of problems) expect(problem).not.toContain('\n')
@@ -586,14 +592,28 @@ test.each([
 })
 
 test('the data directory can be read without a token', () => {
-  expect(readSettings({}, 'DATA_DIR')).toEqual({ DATA_DIR: resolve('data') })
-  expect(readSettings({ DATA_DIR: '' }, 'DATA_DIR')).toEqual({ DATA_DIR: resolve('data') })
-  expect(readSettings({ DATA_DIR: '/data', PORT: 'x' }, 'DATA_DIR')).toEqual({ DATA_DIR: '/data' })
+  expect(readSettings({}, 'dataDir')).toEqual({ dataDir: resolve('data') })
+  expect(readSettings({ DATA_DIR: '' }, 'dataDir')).toEqual({ dataDir: resolve('data') })
+  expect(readSettings({ DATA_DIR: '/data', PORT: 'x' }, 'dataDir')).toEqual({ dataDir: '/data' })
 })
 
 test('some settings alone are read with every problem of theirs', () => {
   const env = { PORT: 'x', ADMIN_PORT: 'y', HOST: '::' }
-  expect(() => readSettings(env, 'PORT', 'ADMIN_PORT', 'HOST')).toThrow(
-    /2 problems\n {2}PORT must .*\n {2}ADMIN_PORT must /,
+  expect(() => readSettings(env, 'port', 'adminPort', 'host')).toThrow(
+    /2 problems\n {2}PORT +must .*\n {2}ADMIN_PORT +must /,
   )
+})
+
+test('secrets alone are read from files too, and need not be set', () => {
+  const env = { B24_APPLICATION_TOKEN_FILE: fileOf('one-token', secret) }
+  expect(readSettings(env, 'tokens', 'incomingWebhooks', 'databaseUrl')).toEqual({
+    tokens: [{ name: undefined, value: secret }],
+    incomingWebhooks: [],
+    databaseUrl: undefined,
+  })
+  expect(readSettings({}, 'tokens')).toEqual({ tokens: [] })
+})
+
+test('a receiver that gets settings of its own gets none of those in the environment', () => {
+  expect(withoutSettings({ ...enough, B24_HOOK_FILE: 'x', PORT: '1', PATH: '/bin' })).toEqual({ PATH: '/bin' })
 })
