@@ -8,6 +8,7 @@ import { say } from './table.ts'
 import { throughput } from './throughput.ts'
 import { tools } from './tools.ts'
 import { types } from './types.ts'
+import { versions } from './versions.ts'
 
 const benches = new Map([
   ['throughput', throughput],
@@ -22,6 +23,7 @@ const benches = new Map([
   ['tools', tools],
   ['types', types],
   ['proxies', proxies],
+  ['versions', versions],
 ])
 
 const names = process.argv.slice(2)
