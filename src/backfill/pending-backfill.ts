@@ -1,8 +1,8 @@
-import { readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
+import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
-import { fileMode } from '../lib/private-files.ts'
 
 /** A backfill that is pending. It is stored on disk, because the process may end before the backfill is done. */
 export interface PendingBackfill {
@@ -19,8 +19,7 @@ async function openPendingBackfill(dataDir: string, lastAt: Date | undefined): P
   const path = pathIn(dataDir)
   const since = (await readTime(path)) ?? lastAt
   if (since === undefined) return undefined
-  await writeFile(`${path}.next`, since.toISOString(), { mode: fileMode(path) })
-  await rename(`${path}.next`, path)
+  await writeFileAtomic(path, since.toISOString())
   return { since, done: () => rm(path, { force: true }) }
 }
 

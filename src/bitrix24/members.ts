@@ -1,8 +1,8 @@
-import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { writeFileAtomicSync } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
-import { fileMode } from '../lib/private-files.ts'
 
 /** Which portal has which address. A portal may be renamed; its `member_id` stays. */
 export interface Members {
@@ -43,12 +43,7 @@ export function openMembers(dataDir: string, onError: (error: unknown) => void):
     known: readKnown(path, onError),
     save(known) {
       try {
-        // After a power cut the previous file is still there, never half a file.
-        writeFileSync(`${path}.next`, `${JSON.stringify(Object.fromEntries(known))}\n`, {
-          flush: true,
-          mode: fileMode(path),
-        })
-        renameSync(`${path}.next`, path)
+        writeFileAtomicSync(path, `${JSON.stringify(Object.fromEntries(known))}\n`)
       } catch (error) {
         onError(error)
       }

@@ -1,9 +1,9 @@
-import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { LeftOut } from '../handler/loader.ts'
+import { writeFileAtomicSync } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
-import { fileMode } from '../lib/private-files.ts'
 
 /** What happened when a dispatcher of this folder last tried to load the handlers. It loads all of them or none. */
 export interface LoadReport {
@@ -33,11 +33,7 @@ function pathOf(dataDir: string): string {
 
 /** Writes the report for tools. It is a file even if the queue is in Postgres: each machine has its own handler files. */
 export function writeLoadReport(dataDir: string, report: LoadReport): void {
-  const path = pathOf(dataDir)
-  // A power cut must leave the previous report, not half a file. A list of files being loaded need not survive one.
-  const options = { flush: report.loading === undefined, mode: fileMode(path) }
-  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`, options)
-  renameSync(`${path}.next`, path)
+  writeFileAtomicSync(pathOf(dataDir), `${JSON.stringify(report)}\n`)
 }
 
 /** Returns `undefined` if no dispatcher has tried to load handlers. */

@@ -1,7 +1,7 @@
-import { readFile, rename, writeFile } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
-import { fileMode } from '../lib/private-files.ts'
 import { readAddresses } from './published-list.ts'
 
 /** A list of addresses with its last known content. */
@@ -47,11 +47,6 @@ function readCopy(value: unknown): PublishedCopy | undefined {
   return { fetchedAt, addresses }
 }
 
-/** The file is complete at every moment: either the old one or the new one. */
 export async function writeCopies(dataDir: string, copies: PublishedCopies): Promise<void> {
-  const path = copyPath(dataDir)
-  const next = `${path}.next`
-  const text = `${JSON.stringify(Object.fromEntries(copies), undefined, 2)}\n`
-  await writeFile(next, text, { flush: true, mode: fileMode(path) })
-  await rename(next, path)
+  await writeFileAtomic(copyPath(dataDir), `${JSON.stringify(Object.fromEntries(copies), undefined, 2)}\n`)
 }

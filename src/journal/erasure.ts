@@ -1,11 +1,10 @@
 import { existsSync } from 'node:fs'
-import { open, readFile, rename, rm } from 'node:fs/promises'
+import { readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { syncFolder, writeFileAtomic } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
-import { fileMode } from '../lib/private-files.ts'
 import type { ErasureTarget, Overwrite } from './erase.ts'
-import { syncFolder } from './segments.ts'
 
 /** A confirmed erasure: everything that is needed to finish it, and nothing personal except the object's number. */
 export interface Erasure extends ErasureTarget {
@@ -64,16 +63,7 @@ function isOverwrite(value: unknown): value is Overwrite {
 
 /** The erasure is on disk when the promise resolves. From then on it will be finished, even after a crash. */
 export async function writeErasure(dataDir: string, erasure: Erasure): Promise<void> {
-  const path = pathOf(dataDir)
-  const file = await open(`${path}.next`, 'w', fileMode(path))
-  try {
-    await file.writeFile(JSON.stringify(erasure))
-    await file.datasync()
-  } finally {
-    await file.close()
-  }
-  await rename(`${path}.next`, path)
-  await syncFolder(dataDir)
+  await writeFileAtomic(pathOf(dataDir), JSON.stringify(erasure))
 }
 
 /** Removes the record of a finished erasure. */

@@ -1,8 +1,8 @@
-import { type FileHandle, open, readFile, rename } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { writeFileAtomic } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
-import { fileMode } from '../lib/private-files.ts'
 
 /** A range of numbers, first and last included. */
 type Range = readonly [first: number, last: number]
@@ -46,18 +46,8 @@ function isRange(value: unknown): value is Range {
   return Array.isArray(value) && value.length === 2 && value.every((one) => Number.isSafeInteger(one))
 }
 
-/** The file's content is on disk when the promise resolves. Its name is on disk when the folder is synced. */
 export async function writeNumbers(dataDir: string, numbers: Numbers): Promise<void> {
-  const path = pathOf(dataDir)
-  const file: FileHandle = await open(`${path}.next`, 'w', fileMode(path))
-  try {
-    await file.writeFile(`${JSON.stringify(numbers)}\n`)
-    await file.datasync()
-  } finally {
-    await file.close()
-  }
-  // After a power cut the previous file is still there, never half a file.
-  await rename(`${path}.next`, path)
+  await writeFileAtomic(pathOf(dataDir), `${JSON.stringify(numbers)}\n`)
 }
 
 /** @returns the greatest of the valid segment numbers, and 0 if none is valid */

@@ -1,20 +1,12 @@
 import { fstat, ftruncate, read, type Stats, stat } from 'node:fs'
-import { link, lstat, open } from 'node:fs/promises'
+import { link, lstat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import type { Logger } from 'pino'
+import { syncFolder } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
 import { fileMode } from '../lib/private-files.ts'
-import {
-  firstId,
-  journalDir,
-  listSegments,
-  makeJournalDir,
-  openToRead,
-  type Segment,
-  stableName,
-  syncFolder,
-} from './segments.ts'
+import { firstId, journalDir, listSegments, makeJournalDir, openToRead, type Segment, stableName } from './segments.ts'
 
 // An open file outlives its name. If its folder is removed, moved or mounted over, every write and every fsync still
 // succeeds, and after a restart nothing of them is there.
@@ -76,13 +68,7 @@ async function copy(fd: number, size: number, path: string): Promise<void> {
     if (bytesRead === 0) throw new Error(`of ${size} bytes only ${done} can be read`)
     done += bytesRead
   }
-  const file = await open(path, 'wx', fileMode(path))
-  try {
-    await file.writeFile(bytes)
-    await file.datasync()
-  } finally {
-    await file.close()
-  }
+  await writeFile(path, bytes, { flag: 'wx', flush: true, mode: fileMode(path) })
 }
 
 /**

@@ -14,6 +14,7 @@ import {
 } from 'node:fs/promises'
 import { basename, join, relative } from 'node:path'
 import type { Logger } from 'pino'
+import { syncFolder } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
 import { fileMode, folderMode } from '../lib/private-files.ts'
 import { lengthOfWhole, readableIds } from './damage.ts'
@@ -189,13 +190,7 @@ export async function tryDisk(dataDir: string): Promise<void> {
   await makeJournalDir(dataDir)
   const path = join(journalDir(dataDir), 'probe')
   try {
-    const file = await open(path, 'w', fileMode(path))
-    try {
-      await file.writeFile(Buffer.alloc(256 * 1024))
-      await file.datasync()
-    } finally {
-      await file.close()
-    }
+    await writeFile(path, Buffer.alloc(256 * 1024), { flush: true, mode: fileMode(path) })
   } finally {
     await rm(path, { force: true })
   }
@@ -204,13 +199,4 @@ export async function tryDisk(dataDir: string): Promise<void> {
 /** The UTC date, for a segment's name and for its end. */
 export function utcDate(date: Date): string {
   return date.toISOString().slice(0, 10)
-}
-
-export async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r')
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
-  }
 }

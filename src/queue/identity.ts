@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto'
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { writeFileAtomicSync } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
-import { fileMode } from '../lib/private-files.ts'
 
 /** The name under which Postgres knows a data directory. */
 export interface Identity {
@@ -91,19 +91,6 @@ export function markKnown(dataDir: string, { id }: Identity): Identity {
 }
 
 function writeIdentity(dataDir: string, identity: Identity): Identity {
-  const path = pathOf(dataDir)
-  sync(`${path}.new`, 'w', (file) => writeSync(file, `${JSON.stringify(identity)}\n`))
-  renameSync(`${path}.new`, path)
-  sync(dataDir, 'r')
+  writeFileAtomicSync(pathOf(dataDir), `${JSON.stringify(identity)}\n`)
   return identity
-}
-
-function sync(path: string, flags: 'r' | 'w', write: (file: number) => unknown = () => undefined): void {
-  const file = openSync(path, flags, fileMode(path))
-  try {
-    write(file)
-    fsyncSync(file)
-  } finally {
-    closeSync(file)
-  }
 }

@@ -1,8 +1,8 @@
-import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { writeFileAtomicSync } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
-import { fileMode } from '../lib/private-files.ts'
 
 /** The result of a receiver's last reload of its settings, for `b24-receiver reload`. */
 export interface ReloadReport {
@@ -19,9 +19,7 @@ function pathOf(dataDir: string): string {
 }
 
 export function writeReloadReport(dataDir: string, report: ReloadReport): void {
-  const path = pathOf(dataDir)
-  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`, { mode: fileMode(path) })
-  renameSync(`${path}.next`, path)
+  writeFileAtomicSync(pathOf(dataDir), `${JSON.stringify(report)}\n`)
 }
 
 /** Returns `undefined` if there is no report, or its content is not valid. */
