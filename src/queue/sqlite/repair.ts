@@ -14,7 +14,7 @@ import {
 } from 'node:fs'
 import { dirname } from 'node:path'
 import type { Logger } from 'pino'
-import { follow } from '../../journal/follow.ts'
+import { readJournal } from '../../journal/follow.ts'
 import { oldest, type Position } from '../../journal/position.ts'
 import { listSegments } from '../../journal/segments.ts'
 import { openSqliteQueue } from './queue.ts'
@@ -124,8 +124,7 @@ async function indexJournal(dataDir: string, log: Logger): Promise<JournalIndex>
 }
 
 async function* readAll(dataDir: string, log: Logger) {
-  const { signal } = new AbortController()
-  for await (const { entries } of follow({ dataDir, from: oldest, signal, wait: false, log }))
+  for await (const { entries } of readJournal({ dataDir, from: oldest, log }))
     yield* entries.filter(({ event }) => event.erased !== true)
 }
 
