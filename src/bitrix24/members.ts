@@ -1,7 +1,5 @@
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { writeFileAtomicSync } from '../lib/atomic-file.ts'
-import { codeOf } from '../lib/error-code.ts'
+import { readIfExists, writeFileAtomicSync } from '../lib/atomic-file.ts'
 import { isObject } from '../lib/is-object.ts'
 
 /** Which portal has which address. A portal may be renamed; its `member_id` stays. */
@@ -53,11 +51,11 @@ export function openMembers(dataDir: string, onError: (error: unknown) => void):
 
 function readKnown(path: string, onError: (error: unknown) => void): [string, string][] {
   try {
-    const known: unknown = JSON.parse(readFileSync(path, 'utf8'))
+    const known: unknown = JSON.parse(readIfExists(path) ?? '{}')
     if (!isObject(known)) throw new Error(`${path} is not what a dispatcher wrote: delete it`)
     return Object.entries(known).flatMap(([host, member]) => (typeof member === 'string' ? [[host, member]] : []))
   } catch (error) {
-    if (codeOf(error) !== 'ENOENT') onError(error)
+    onError(error)
     return []
   }
 }

@@ -1,9 +1,8 @@
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { LeftOut } from '../handler/loader.ts'
-import { writeFileAtomicSync } from '../lib/atomic-file.ts'
-import { codeOf } from '../lib/error-code.ts'
+import { readIfExists, writeFileAtomicSync } from '../lib/atomic-file.ts'
 import { isObject } from '../lib/is-object.ts'
+import { parseJson } from '../lib/json.ts'
 
 /** What happened when a dispatcher of this folder last tried to load the handlers. It loads all of them or none. */
 export interface LoadReport {
@@ -38,23 +37,11 @@ export function writeLoadReport(dataDir: string, report: LoadReport): void {
 
 /** Returns `undefined` if no dispatcher has tried to load handlers. */
 export function readLoadReport(dataDir: string): LoadReport | undefined {
-  try {
-    const report = parse(readFileSync(pathOf(dataDir), 'utf8'))
-    if (report === undefined) throw new Error(`${pathOf(dataDir)} is not what a dispatcher wrote: delete it`)
-    return report
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined
-    throw error
-  }
-}
-
-function parse(text: string): LoadReport | undefined {
-  try {
-    const report: unknown = JSON.parse(text)
-    return isReport(report) ? report : undefined
-  } catch {
-    return undefined
-  }
+  const text = readIfExists(pathOf(dataDir))
+  if (text === undefined) return undefined
+  const report = parseJson(text)
+  if (!isReport(report)) throw new Error(`${pathOf(dataDir)} is not what a dispatcher wrote: delete it`)
+  return report
 }
 
 function isReport(value: unknown): value is LoadReport {

@@ -1,6 +1,6 @@
 import { readNumbers, wasEmpty } from './numbers.ts'
 import type { Position } from './position.ts'
-import { firstId, listSegments, openToRead, type Segment } from './segments.ts'
+import { firstIdIn, listSegments, type Segment } from './segments.ts'
 
 /**
  * Returns why a position does not fit the existing journal; `undefined` if it fits. To continue from a position that
@@ -40,13 +40,8 @@ export async function misfitIn(
     return `the journal was followed into segment ${number}, and that is gone`
   }
   if (first === undefined) return undefined
-  const handle = await openToRead(segment)
-  try {
-    const found = handle && (await firstId(handle))
-    // A damaged first line loses only its own event.
-    if (found === undefined || found === first) return undefined
-    return `${segment.path} begins with event ${found}, and the segment ${number} that was followed began with ${first}: it is another one`
-  } finally {
-    await handle?.close()
-  }
+  const found = await firstIdIn(segment)
+  // A damaged first line loses only its own event.
+  if (found === undefined || found === first) return undefined
+  return `${segment.path} begins with event ${found}, and the segment ${number} that was followed began with ${first}: it is another one`
 }

@@ -4,9 +4,11 @@ import { type FileHandle, stat } from 'node:fs/promises'
 import { type Logger, pino } from 'pino'
 import type { JournalledEvent } from '../events/event.ts'
 import { type Block, type Blocks, newline, readBlocks } from '../lib/blocks.ts'
+import { isObject } from '../lib/is-object.ts'
+import { parseJson } from '../lib/json.ts'
 import { type Damage, readableIds } from './damage.ts'
 import { oldest, type Position } from './position.ts'
-import { firstId, journalDir, listSegments, openToRead, type Segment } from './segments.ts'
+import { firstId, journalDir, listSegments, openIfExists, type Segment } from './segments.ts'
 
 /** An event and the place of its line. */
 export interface Entry {
@@ -31,11 +33,6 @@ export interface ReadOptions {
   readonly log: Logger
 }
 
-export interface FollowOptions extends ReadOptions {
-  /** Ends the iteration. */
-  readonly signal: AbortSignal
-}
-
 /** Bytes of a read. */
 const readSize = 64 * 1024
 
@@ -48,7 +45,7 @@ const searchSize = 1024 ** 2
 const pollIntervalMs = 1000
 
 /** Does the same as `readJournal`, and then waits for more like `tail -F`. */
-export async function* follow(options: FollowOptions): AsyncGenerator<Chunk> {
+export async function* follow(options: ReadOptions & { readonly signal: AbortSignal }): AsyncGenerator<Chunk> {
   const changes = watchFolder(journalDir(options.dataDir), options.signal)
   try {
     yield* readJournal(options, changes)
@@ -116,7 +113,7 @@ export async function* readJournal(
     for (const found of await listSegments(dataDir)) {
       if (next === undefined ? found.number !== segment : found.path !== next.path) continue
       // An empty segment is removed when there is a later one.
-      const handle = await openToRead(found)
+      const handle = await openIfExists(found)
       if (handle === undefined) continue
       const known = next === undefined && first !== undefined ? await firstId(handle) : undefined
       if (known === undefined || known === first)
@@ -165,9 +162,10 @@ export async function* readJournal(
   }
 
   function parse(line: string, at: Position): Entry[] {
-    const event = parseEvent(line)
-    if (event === undefined) skip(Buffer.from(line), at)
-    return event === undefined ? [] : [{ event, at }]
+    const event = parseJson(line)
+    if (isEvent(event)) return [{ event, at }]
+    skip(Buffer.from(line), at)
+    return []
   }
 
   function skip(line: Buffer, at: Position): void {
@@ -180,15 +178,9 @@ export async function* readJournal(
   }
 }
 
-/** Returns `undefined` for a complete line that no receiver wrote. */
-function parseEvent(line: string): JournalledEvent | undefined {
-  try {
-    const event: unknown = JSON.parse(line)
-    const isEvent = typeof event === 'object' && event !== null && 'event' in event && typeof event.event === 'string'
-    return isEvent && 'id' in event ? (event as JournalledEvent) : undefined
-  } catch {
-    return undefined
-  }
+/** Returns `false` for the value of a line that no receiver wrote. */
+function isEvent(value: unknown): value is JournalledEvent {
+  return isObject(value) && typeof value['event'] === 'string' && 'id' in value
 }
 
 /** Returns the position of the first line that is not older than this time. */
@@ -231,7 +223,7 @@ export async function lastEvent(dataDir: string): Promise<JournalledEvent | unde
 export async function positionOfLast(dataDir: string, count: number): Promise<Position> {
   let seen = 0
   for (const segment of (await listSegments(dataDir)).reverse()) {
-    const handle = await openToRead(segment)
+    const handle = await openIfExists(segment)
     // The retention removed this segment, and every older one before it.
     if (handle === undefined) return oldest
     try {

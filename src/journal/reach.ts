@@ -3,10 +3,20 @@ import { link, lstat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import type { Logger } from 'pino'
-import { syncFolder } from '../lib/atomic-file.ts'
+import { syncPath } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
 import { fileMode } from '../lib/private-files.ts'
-import { firstId, journalDir, listSegments, makeJournalDir, openToRead, type Segment, stableName } from './segments.ts'
+import { highestOf } from './numbers.ts'
+import {
+  firstIdIn,
+  journalDir,
+  listSegments,
+  makeJournalDir,
+  nameOf,
+  numberOf,
+  type Segment,
+  stableName,
+} from './segments.ts'
 
 // An open file outlives its name. If its folder is removed, moved or mounted over, every write and every fsync still
 // succeeds, and after a restart nothing of them is there.
@@ -58,7 +68,7 @@ export async function restoreSegment({ path }: Segment, dataDir: string, fd: num
   await makeJournalDir(dataDir)
   if (await isReachable(stableName(dataDir), await look.fstat(fd))) await link(stableName(dataDir), path)
   else await copy(fd, durable, path)
-  for (const folder of [dirname(path), dataDir]) await syncFolder(folder)
+  for (const folder of [dirname(path), dataDir]) await syncPath(folder)
 }
 
 async function copy(fd: number, size: number, path: string): Promise<void> {
@@ -73,17 +83,18 @@ async function copy(fd: number, size: number, path: string): Promise<void> {
 
 /**
  * Restores the name of a segment that only the stable name still links to, before the stable name moves to another
- * segment. It may be the last link to lines that no process has read.
+ * segment. It may be the last link to lines that no process has read. If its own name is unknown or taken, it goes after
+ * all other segments, so that every follower reads it.
  *
- * @param name its own name, if that is known and free
- * @param otherwise the name to use in all other cases
+ * @param newest its own name; empty if that is unknown
  */
 export async function bringBack(
   dataDir: string,
-  name: string | undefined,
-  otherwise: () => string,
-  log: Logger,
+  newest: string,
+  usedNumber: number | undefined,
+  { log, now }: { readonly log: Logger; readonly now: () => Date },
 ): Promise<void> {
+  await makeJournalDir(dataDir)
   const stable = stableName(dataDir)
   const found = await lstat(stable).catch(() => undefined)
   if (!found?.isFile() || found.size === 0) return
@@ -91,21 +102,14 @@ export async function bringBack(
   const known = await Promise.all(segments.map(({ path }) => isReachable(path, found)))
   if (known.includes(true)) return
   // A copy of DATA_DIR may have made two files of one. In that case a segment has all of its content.
-  const first = await firstIdIn(stable)
-  const others = await Promise.all(segments.map(({ path: other }) => firstIdIn(other)))
+  const first = await firstIdIn({ path: stable })
+  const others = await Promise.all(segments.map(firstIdIn))
   if (first !== undefined && others.includes(first)) return
-  const isFree = name !== undefined && segments.every(({ path }) => basename(path) !== name)
-  const path = join(journalDir(dataDir), isFree ? name : otherwise())
+  const number = numberOf(newest)
+  const isFree = number !== undefined && segments.every(({ path }) => basename(path) !== newest)
+  const last = highestOf(segments.at(-1)?.number, number, usedNumber)
+  const path = join(journalDir(dataDir), isFree ? newest : nameOf(last + 1, now()))
   await link(stable, path)
-  await syncFolder(journalDir(dataDir))
+  await syncPath(journalDir(dataDir))
   log.warn({ segment: path }, 'a segment whose name was removed is back')
-}
-
-async function firstIdIn(path: string): Promise<string | undefined> {
-  const handle = await openToRead({ path })
-  try {
-    return handle && (await firstId(handle))
-  } finally {
-    await handle?.close()
-  }
 }

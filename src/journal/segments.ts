@@ -14,7 +14,7 @@ import {
 } from 'node:fs/promises'
 import { basename, join, relative } from 'node:path'
 import type { Logger } from 'pino'
-import { syncFolder } from '../lib/atomic-file.ts'
+import { syncPath } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
 import { fileMode, folderMode } from '../lib/private-files.ts'
 import { lengthOfWhole, readableIds } from './damage.ts'
@@ -69,10 +69,13 @@ export async function listSegments(dataDir: string): Promise<Segment[]> {
     .sort((a, b) => a.number - b.number || (a.path < b.path ? -1 : 1))
 }
 
-/** Returns `undefined` if the segment was removed since it was listed. */
-export async function openToRead({ path }: Pick<Segment, 'path'>): Promise<FileHandle | undefined> {
+/** Opens a file, to read it or also to overwrite it. Returns `undefined` if it was removed since it was listed. */
+export async function openIfExists(
+  { path }: Pick<Segment, 'path'>,
+  flags: 'r' | 'r+' = 'r',
+): Promise<FileHandle | undefined> {
   try {
-    return await open(path, 'r')
+    return await open(path, flags)
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return undefined
     throw error
@@ -84,6 +87,16 @@ export async function firstId(handle: FileHandle): Promise<string | undefined> {
   const { buffer, bytesRead } = await handle.read(Buffer.alloc(idIsWithin), 0, idIsWithin, 0)
   const [line = ''] = buffer.toString('latin1', 0, bytesRead).split('\n')
   return /"id":"([^"]{1,64})"/.exec(line)?.[1]
+}
+
+/** Does the same for a file, which may have been removed. */
+export async function firstIdIn(file: Pick<Segment, 'path'>): Promise<string | undefined> {
+  const handle = await openIfExists(file)
+  try {
+    return handle && (await firstId(handle))
+  } finally {
+    await handle?.close()
+  }
 }
 
 /** Bytes. pino's level and time, and then the id, come before any text from a portal. */
@@ -104,7 +117,7 @@ export async function createSegment(dataDir: string, number: number, now: Date):
   await makeJournalDir(dataDir)
   const segment = { number, path: join(dir, nameOf(number, now)) }
   await (await open(segment.path, 'ax', fileMode(segment.path))).close()
-  for (const folder of [dir, dataDir]) await syncFolder(folder)
+  for (const folder of [dir, dataDir]) await syncPath(folder)
   return segment
 }
 
@@ -142,7 +155,7 @@ export async function pointStableName(dataDir: string, segment: Segment): Promis
 export async function sealLast(
   dataDir: string,
   log: Logger,
-): Promise<{ segment: Segment; isEmpty: boolean } | undefined> {
+): Promise<(Segment & { readonly isEmpty: boolean }) | undefined> {
   await makeJournalDir(dataDir)
   const segment = (await listSegments(dataDir)).at(-1)
   if (segment === undefined) return undefined
@@ -154,7 +167,7 @@ export async function sealLast(
     // Every follower of the journal skips half a line at the end of a sealed segment.
     log.error({ err: error, segment: segment.path }, 'the last segment could not be cut')
   }
-  return { segment, isEmpty: end === 0 }
+  return { ...segment, isEmpty: end === 0 }
 }
 
 /**

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { open, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { codeOf } from './error-code.ts'
 import { fileMode } from './private-files.ts'
 
 /**
@@ -21,7 +22,7 @@ export async function writeFileAtomic(path: string, text: string): Promise<void>
     await rm(temporary, { force: true }).catch(() => undefined)
     throw error
   }
-  await syncFolder(dirname(path))
+  await syncPath(dirname(path))
 }
 
 /** Does the same, for callers that cannot wait. The event loop stands still for two fsyncs. */
@@ -38,21 +39,39 @@ export function writeFileAtomicSync(path: string, text: string): void {
     }
     throw error
   }
-  const folder = openSync(dirname(path), 'r')
+  syncPathSync(dirname(path))
+}
+
+/**
+ * After this, the content of the file survives a power cut; for a folder, the names that were added to it or removed
+ * from it.
+ */
+export async function syncPath(path: string): Promise<void> {
+  const handle = await open(path, 'r')
   try {
-    fsyncSync(folder)
+    await handle.sync()
   } finally {
-    closeSync(folder)
+    await handle.close()
   }
 }
 
-/** After this, a name that was added to the folder or removed from it survives a power cut. */
-export async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r')
+/** Does the same, for callers that cannot wait. */
+export function syncPathSync(path: string): void {
+  const fd = openSync(path, 'r')
   try {
-    await folder.sync()
+    fsyncSync(fd)
   } finally {
-    await folder.close()
+    closeSync(fd)
+  }
+}
+
+/** Returns the text of a small file; `undefined` if there is no such file. */
+export function readIfExists(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return undefined
+    throw error
   }
 }
 

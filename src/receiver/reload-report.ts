@@ -1,8 +1,7 @@
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { writeFileAtomicSync } from '../lib/atomic-file.ts'
-import { codeOf } from '../lib/error-code.ts'
+import { readIfExists, writeFileAtomicSync } from '../lib/atomic-file.ts'
 import { isObject } from '../lib/is-object.ts'
+import { parseJson } from '../lib/json.ts'
 
 /** The result of a receiver's last reload of its settings, for `b24-receiver reload`. */
 export interface ReloadReport {
@@ -24,13 +23,8 @@ export function writeReloadReport(dataDir: string, report: ReloadReport): void {
 
 /** Returns `undefined` if there is no report, or its content is not valid. */
 export function readReloadReport(dataDir: string): ReloadReport | undefined {
-  try {
-    const report: unknown = JSON.parse(readFileSync(pathOf(dataDir), 'utf8'))
-    return isReport(report) ? report : undefined
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT' || error instanceof SyntaxError) return undefined
-    throw error
-  }
+  const report = parseJson(readIfExists(pathOf(dataDir)) ?? '')
+  return isReport(report) ? report : undefined
 }
 
 function isReport(value: unknown): value is ReloadReport {

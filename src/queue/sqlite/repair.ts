@@ -2,7 +2,6 @@ import {
   closeSync,
   copyFileSync,
   existsSync,
-  fsyncSync,
   linkSync,
   openSync,
   readFileSync,
@@ -17,6 +16,7 @@ import type { Logger } from 'pino'
 import { readJournal } from '../../journal/follow.ts'
 import { oldest, type Position } from '../../journal/position.ts'
 import { listSegments } from '../../journal/segments.ts'
+import { syncPathSync } from '../../lib/atomic-file.ts'
 import { openSqliteQueue } from './queue.ts'
 import { type JournalIndex, type Placed, type Plan, planRebuild, writeRebuilt } from './rebuild.ts'
 import { type Salvage, salvage } from './salvage.ts'
@@ -149,14 +149,14 @@ function replace(
   const kept = `${path}.damaged-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`
   if (made) {
     writeRebuilt(made.fresh, made.plan, made.found)
-    sync(made.fresh)
+    syncPathSync(made.fresh)
   }
   try {
     linkSync(path, kept)
   } catch {
     // Some file systems have no hard links.
     copyFileSync(path, kept)
-    sync(kept)
+    syncPathSync(kept)
   }
   if (existsSync(`${path}-wal`)) renameSync(`${path}-wal`, `${kept}-wal`)
   rmSync(`${path}-shm`, { force: true })
@@ -164,17 +164,8 @@ function replace(
     renameSync(made.fresh, path)
     removeDatabase(made.fresh)
   } else rmSync(path)
-  sync(dirname(path))
+  syncPathSync(dirname(path))
   return kept
-}
-
-function sync(path: string): void {
-  const file = openSync(path, 'r')
-  try {
-    fsyncSync(file)
-  } finally {
-    closeSync(file)
-  }
 }
 
 function removeDatabase(path: string): void {
