@@ -71,13 +71,13 @@ export function createBatchWriter({ write, onFailure, onTimeout, stderrFallback,
     const end = performance.now() + maxGatherMs
     let seen = 0
     return new Promise((resolve) => {
-      const look = () => {
+      const check = () => {
         const { length } = batch.lines
         if (length === seen || performance.now() >= end) return resolve()
         seen = length
-        setImmediate(look)
+        setImmediate(check)
       }
-      look()
+      check()
     })
   }
 

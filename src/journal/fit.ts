@@ -8,14 +8,14 @@ import { firstIdIn, listSegments, type Segment } from './segments.ts'
  */
 export async function misfitOf(dataDir: string, position: Position): Promise<string | undefined> {
   const segments = await listSegments(dataDir)
-  const [twin] = twinsOf(segments.filter(({ number }) => number >= position.segment))
-  if (twin)
-    return `${twin[0].path} and ${twin[1].path} have one number: give one of them a number that no other had, or remove it`
+  const [duplicate] = duplicatesOf(segments.filter(({ number }) => number >= position.segment))
+  if (duplicate)
+    return `${duplicate[0].path} and ${duplicate[1].path} have one number: give one of them a number that no other had, or remove it`
   return misfitIn(dataDir, segments, position)
 }
 
 /** Returns each pair of segments with the same number. */
-export function twinsOf(segments: readonly Segment[]): readonly (readonly [Segment, Segment])[] {
+export function duplicatesOf(segments: readonly Segment[]): readonly (readonly [Segment, Segment])[] {
   return segments.flatMap((segment, index) => {
     const before = segments[index - 1]
     return before?.number === segment.number ? [[before, segment] as const] : []

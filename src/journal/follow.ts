@@ -64,7 +64,7 @@ export async function* readJournal(
   { dataDir, from, signal, needle, onDamage = () => undefined, log }: ReadOptions,
   changes?: Changes,
 ): AsyncGenerator<Chunk> {
-  const sought = needle === undefined ? undefined : Buffer.from(needle)
+  const target = needle === undefined ? undefined : Buffer.from(needle)
   let file: (Segment & { readonly handle: FileHandle; readonly blocks: Blocks }) | undefined
   let position = from
   let next: Segment | undefined
@@ -94,7 +94,7 @@ export async function* readJournal(
         }
       }
       const { segment } = position
-      const entries = sought === undefined ? readAll(block, segment) : search(block, segment, sought)
+      const entries = target === undefined ? readAll(block, segment) : search(block, segment, target)
       // A segment can only be identified once it has a line.
       const first = position.first ?? (file && (await firstId(file.handle)))
       position = { segment, offset: block.offset + block.bytes.length, ...(first !== undefined && { first }) }
@@ -117,7 +117,7 @@ export async function* readJournal(
       if (handle === undefined) continue
       const known = next === undefined && first !== undefined ? await firstId(handle) : undefined
       if (known === undefined || known === first)
-        return { ...found, handle, blocks: readBlocks(handle, offset, sought === undefined ? readSize : searchSize) }
+        return { ...found, handle, blocks: readBlocks(handle, offset, target === undefined ? readSize : searchSize) }
       await handle.close()
     }
     return undefined
@@ -150,13 +150,13 @@ export async function* readJournal(
   }
 
   /** Only matching lines are decoded to text, because decoding takes most of the time. */
-  function search({ bytes, offset }: Block, segment: number, sought: Buffer): Entry[] {
+  function search({ bytes, offset }: Block, segment: number, target: Buffer): Entry[] {
     const entries: Entry[] = []
-    for (let found = bytes.indexOf(sought); found !== -1; ) {
+    for (let found = bytes.indexOf(target); found !== -1; ) {
       const start = bytes.lastIndexOf(newline, found) + 1
       const end = bytes.indexOf(newline, found)
       entries.push(...readDamaged({ bytes: bytes.subarray(start, end + 1), offset: offset + start }, segment))
-      found = bytes.indexOf(sought, end)
+      found = bytes.indexOf(target, end)
     }
     return entries
   }

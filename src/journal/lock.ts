@@ -132,14 +132,9 @@ export function findHolder(dataDir: string, component: Exclude<Component, 'erase
     return undefined
   } catch (error) {
     if (isBusy(error)) return readHolder(db)
-    throw isDamage(error, path)
-      ? new LockError(
-          `${path} is damaged, so it cannot be read who holds it: the next start of the ${component} empties it`,
-          {
-            cause: error,
-          },
-        )
-      : error
+    if (!isDamage(error, path)) throw error
+    const text = `${path} is damaged, so it cannot be read who holds it: the next start of the ${component} empties it`
+    throw new LockError(text, { cause: error })
   } finally {
     db.close()
   }
@@ -187,10 +182,8 @@ function explain(error: unknown, path: string): unknown {
       { cause: error },
     )
   if (!isDamage(error, path) && codeOf(error) !== 'EACCES') return error
-  return new LockError(
-    `${path} is damaged (${messageOf(error)}) and cannot be emptied: stop every process of this folder, and remove the file`,
-    { cause: error },
-  )
+  const text = `${path} is damaged (${messageOf(error)}) and cannot be emptied: stop every process of this folder, and remove the file`
+  return new LockError(text, { cause: error })
 }
 
 /** Returns the primary code of an SQLite error. An extended code has it in its last byte. */

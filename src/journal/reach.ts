@@ -25,11 +25,11 @@ import {
 export type Place = Pick<Stats, 'dev' | 'ino'>
 
 // Promise-based file handles cost twice the CPU, and every post runs this code.
-const look = { stat: promisify(stat), fstat: promisify(fstat), read: promisify(read), ftruncate: promisify(ftruncate) }
+const disk = { stat: promisify(stat), fstat: promisify(fstat), read: promisify(read), ftruncate: promisify(ftruncate) }
 
-export const placeOf: (path: string) => Promise<Place> = look.stat
+export const placeOf: (path: string) => Promise<Place> = disk.stat
 
-export const placeOfOpen: (fd: number) => Promise<Place> = look.fstat
+export const placeOfOpen: (fd: number) => Promise<Place> = disk.fstat
 
 /** @throws if the path is another file, or does not exist */
 export async function requireReachable(path: string, written: Place): Promise<void> {
@@ -50,7 +50,7 @@ export async function requireHome(dataDir: string, home: Place): Promise<void> {
 
 export async function isReachable(path: string, { dev, ino }: Place): Promise<boolean> {
   try {
-    const named = await look.stat(path)
+    const named = await disk.stat(path)
     return named.ino === ino && named.dev === dev
   } catch (error) {
     if (['ENOENT', 'ENOTDIR'].includes(codeOf(error) ?? '')) return false
@@ -63,10 +63,10 @@ export async function isReachable(path: string, { dev, ino }: Place): Promise<bo
  * if that still links to it, otherwise from the open file.
  */
 export async function restoreSegment({ path }: Segment, dataDir: string, fd: number, durable: number): Promise<void> {
-  await look.ftruncate(fd, durable)
+  await disk.ftruncate(fd, durable)
   if (durable === 0) return
   await makeJournalDir(dataDir)
-  if (await isReachable(stableName(dataDir), await look.fstat(fd))) await link(stableName(dataDir), path)
+  if (await isReachable(stableName(dataDir), await disk.fstat(fd))) await link(stableName(dataDir), path)
   else await copy(fd, durable, path)
   for (const folder of [dirname(path), dataDir]) await syncPath(folder)
 }
@@ -74,7 +74,7 @@ export async function restoreSegment({ path }: Segment, dataDir: string, fd: num
 async function copy(fd: number, size: number, path: string): Promise<void> {
   const bytes = Buffer.alloc(size)
   for (let done = 0; done < size; ) {
-    const { bytesRead } = await look.read(fd, bytes, done, size - done, done)
+    const { bytesRead } = await disk.read(fd, bytes, done, size - done, done)
     if (bytesRead === 0) throw new Error(`of ${size} bytes only ${done} can be read`)
     done += bytesRead
   }

@@ -84,7 +84,7 @@ export async function openIfExists(
 
 /** Returns the id of the first event; `undefined` if there is none yet, or if it cannot be read. */
 export async function firstId(handle: FileHandle): Promise<string | undefined> {
-  const { buffer, bytesRead } = await handle.read(Buffer.alloc(idIsWithin), 0, idIsWithin, 0)
+  const { buffer, bytesRead } = await handle.read(Buffer.alloc(idSearchBytes), 0, idSearchBytes, 0)
   const [line = ''] = buffer.toString('latin1', 0, bytesRead).split('\n')
   return /"id":"([^"]{1,64})"/.exec(line)?.[1]
 }
@@ -99,8 +99,8 @@ export async function firstIdIn(file: Pick<Segment, 'path'>): Promise<string | u
   }
 }
 
-/** Bytes. pino's level and time, and then the id, come before any text from a portal. */
-const idIsWithin = 160
+/** pino's level and time, and then the id, come before any text from a portal. */
+const idSearchBytes = 160
 
 /** Returns whether no event was ever journalled here, or all of them are gone. */
 export async function isJournalEmpty(dataDir: string): Promise<boolean> {

@@ -3,7 +3,7 @@ import { type FileHandle, stat } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Block, newline, readBlocks } from '../lib/blocks.ts'
 import { readableIds } from './damage.ts'
-import { misfitIn, twinsOf } from './fit.ts'
+import { duplicatesOf, misfitIn } from './fit.ts'
 import { createIdSet } from './id-set.ts'
 import { checkLine } from './line-check.ts'
 import type { Position } from './position.ts'
@@ -56,9 +56,10 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
   }
 
   const segments = await listSegments(dataDir)
-  const twins = twinsOf(segments)
+  const duplicates = duplicatesOf(segments)
   for (const segment of segments) {
-    if (twins.some(([, twin]) => twin === segment)) await report(segment.path, undefined, 'has a number that is taken')
+    if (duplicates.some(([, duplicate]) => duplicate === segment))
+      await report(segment.path, undefined, 'has a number that is taken')
     await verifySegment(segment)
   }
   const misfit = position && (await misfitIn(dataDir, segments, position))
@@ -150,8 +151,8 @@ function nameEvents(line: Buffer): string {
 const recheckIntervalMs = 300
 
 async function isStableNameRight(dataDir: string): Promise<boolean> {
-  for (let look = 1; look <= 5; look++) {
-    if (look > 1) await sleep(recheckIntervalMs)
+  for (let attempt = 1; attempt <= 5; attempt++) {
+    if (attempt > 1) await sleep(recheckIntervalMs)
     const newest = (await listSegments(dataDir)).at(-1)
     if (newest === undefined) return true
     const [named, written] = await Promise.all(

@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import { readIfExists, writeFileAtomicSync } from '../lib/atomic-file.ts'
+import { readIfExists, writeFileAtomic } from '../lib/atomic-file.ts'
 import { isObject } from '../lib/is-object.ts'
 import { parseJson } from '../lib/json.ts'
 
@@ -17,8 +17,8 @@ function pathOf(dataDir: string): string {
   return join(dataDir, 'reloaded.json')
 }
 
-export function writeReloadReport(dataDir: string, report: ReloadReport): void {
-  writeFileAtomicSync(pathOf(dataDir), `${JSON.stringify(report)}\n`)
+export async function writeReloadReport(dataDir: string, report: ReloadReport): Promise<void> {
+  await writeFileAtomic(pathOf(dataDir), `${JSON.stringify(report)}\n`)
 }
 
 /** Returns `undefined` if there is no report, or its content is not valid. */
