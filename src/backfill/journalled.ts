@@ -3,7 +3,7 @@ import { type IncomingWebhook, isIncomingWebhookOf } from '../bitrix24/incoming-
 import type { JournalledEvent } from '../events/event.ts'
 import type { Form } from '../events/form.ts'
 import { robotEvent } from '../events/robot.ts'
-import { follow, positionBefore } from '../journal/follow.ts'
+import { positionBefore, readJournal } from '../journal/follow.ts'
 import { oldest, type Position } from '../journal/position.ts'
 
 /** The facts about a portal that are in the journal. */
@@ -66,8 +66,7 @@ async function* eventsOfPortal(
   { dataDir, incomingWebhook, log }: Omit<JournalledDeps, 'kinds' | 'since'>,
   from: Position,
 ): AsyncGenerator<JournalledEvent> {
-  const signal = new AbortController().signal
-  for await (const { entries } of follow({ dataDir, from, signal, wait: false, log }))
+  for await (const { entries } of readJournal({ dataDir, from, log }))
     for (const { event } of entries) {
       const domain = event.auth?.['domain']
       if (typeof domain === 'string' && isIncomingWebhookOf(incomingWebhook, domain)) yield event

@@ -1,8 +1,7 @@
-import { readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
-import { codeOf } from '../lib/error-code.ts'
-import { fileMode } from '../lib/private-files.ts'
+import { readIfExists, writeFileAtomic } from '../lib/atomic-file.ts'
 
 /** A backfill that is pending. It is stored on disk, because the process may end before the backfill is done. */
 export interface PendingBackfill {
@@ -17,10 +16,9 @@ export interface PendingBackfill {
  */
 async function openPendingBackfill(dataDir: string, lastAt: Date | undefined): Promise<PendingBackfill | undefined> {
   const path = pathIn(dataDir)
-  const since = (await readTime(path)) ?? lastAt
+  const since = readTime(path) ?? lastAt
   if (since === undefined) return undefined
-  await writeFile(`${path}.next`, since.toISOString(), { mode: fileMode(path) })
-  await rename(`${path}.next`, path)
+  await writeFileAtomic(path, since.toISOString())
   return { since, done: () => rm(path, { force: true }) }
 }
 
@@ -33,14 +31,9 @@ function pathIn(dataDir: string): string {
   return join(dataDir, 'backfill-since')
 }
 
-async function readTime(path: string): Promise<Date | undefined> {
-  try {
-    const time = new Date(await readFile(path, 'utf8'))
-    return Number.isNaN(time.getTime()) ? undefined : time
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined
-    throw error
-  }
+function readTime(path: string): Date | undefined {
+  const time = new Date(readIfExists(path) ?? '')
+  return Number.isNaN(time.getTime()) ? undefined : time
 }
 
 export interface MissedDeps {

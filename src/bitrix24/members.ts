@@ -1,8 +1,6 @@
-import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { codeOf } from '../lib/error-code.ts'
+import { readIfExists, writeFileAtomicSync } from '../lib/atomic-file.ts'
 import { isObject } from '../lib/is-object.ts'
-import { fileMode } from '../lib/private-files.ts'
 
 /** Which portal has which address. A portal may be renamed; its `member_id` stays. */
 export interface Members {
@@ -43,12 +41,7 @@ export function openMembers(dataDir: string, onError: (error: unknown) => void):
     known: readKnown(path, onError),
     save(known) {
       try {
-        // After a power cut the previous file is still there, never half a file.
-        writeFileSync(`${path}.next`, `${JSON.stringify(Object.fromEntries(known))}\n`, {
-          flush: true,
-          mode: fileMode(path),
-        })
-        renameSync(`${path}.next`, path)
+        writeFileAtomicSync(path, `${JSON.stringify(Object.fromEntries(known))}\n`)
       } catch (error) {
         onError(error)
       }
@@ -58,11 +51,11 @@ export function openMembers(dataDir: string, onError: (error: unknown) => void):
 
 function readKnown(path: string, onError: (error: unknown) => void): [string, string][] {
   try {
-    const known: unknown = JSON.parse(readFileSync(path, 'utf8'))
+    const known: unknown = JSON.parse(readIfExists(path) ?? '{}')
     if (!isObject(known)) throw new Error(`${path} is not what a dispatcher wrote: delete it`)
     return Object.entries(known).flatMap(([host, member]) => (typeof member === 'string' ? [[host, member]] : []))
   } catch (error) {
-    if (codeOf(error) !== 'ENOENT') onError(error)
+    onError(error)
     return []
   }
 }

@@ -1,7 +1,6 @@
 import type { Logger } from 'pino'
-import type { JournalledEvent } from '../events/event.ts'
 import { timeOfId } from '../journal/event-id.ts'
-import { follow, positionBefore } from '../journal/follow.ts'
+import { type Entry, positionBefore, readJournal } from '../journal/follow.ts'
 import { oldest, type Position } from '../journal/position.ts'
 
 const lengthOfId = 36
@@ -11,7 +10,7 @@ const mostNamed = 20
 
 export interface Found {
   /** The first of the found events. */
-  readonly entries: readonly { readonly event: JournalledEvent; readonly at: Position }[]
+  readonly entries: readonly Entry[]
   /** The number of found events. */
   readonly count: number
 }
@@ -28,21 +27,20 @@ export interface FindDeps {
  * Returns every event whose id begins this way. An id begins with its time, so most of the journal need not be read.
  */
 export async function findEvents({ dataDir, id, log, onRead }: FindDeps): Promise<Found> {
-  const { signal } = new AbortController()
   const found = await search(await positionBefore(dataDir, new Date(timeOfId(id))))
   // The clock may have been set back meanwhile, or the files may be copies whose times are older than their content.
   return found.count > 0 ? found : search(oldest)
 
   async function search(from: Position): Promise<Found> {
-    const entries: Found['entries'][number][] = []
+    const entries: Entry[] = []
     let count = 0
-    for await (const batch of follow({ dataDir, from, signal, wait: false, needle: `"id":"${id}`, log })) {
+    for await (const chunk of readJournal({ dataDir, from, needle: `"id":"${id}`, log })) {
       // `data` may contain an id, too.
-      const fitting = batch.entries.filter(({ event }) => event.id.startsWith(id))
+      const fitting = chunk.entries.filter(({ event }) => event.id.startsWith(id))
       count += fitting.length
       entries.push(...fitting.slice(0, mostNamed - entries.length))
       if (count > 0 && id.length === lengthOfId) break
-      onRead(batch.position)
+      onRead(chunk.position)
     }
     return { entries, count }
   }

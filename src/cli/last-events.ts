@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import type { JournalledEvent } from '../events/event.ts'
-import { follow } from '../journal/follow.ts'
+import { readJournal } from '../journal/follow.ts'
 import type { Position } from '../journal/position.ts'
 import { type Selection, startOf } from './selection.ts'
 
@@ -8,7 +8,8 @@ export interface LastEventsDeps {
   readonly dataDir: string
   readonly selection: Selection
   readonly count: number
-  readonly signal: AbortSignal
+  /** Ends the reading early. */
+  readonly signal?: AbortSignal
   readonly log: Logger
   readonly onRead?: (position: Position) => void
 }
@@ -23,13 +24,13 @@ export interface LastEvents {
 
 /** Returns the last chosen events. They are only known at the end of the journal. */
 export async function readLastEvents(deps: LastEventsDeps): Promise<LastEvents> {
-  const { dataDir, selection, count, signal, log, onRead } = deps
-  let position = await startOf(dataDir, selection, count)
+  const { selection, count, onRead } = deps
+  let position = await startOf(deps.dataDir, selection, count)
   let events: JournalledEvent[] = []
   let total = 0
-  for await (const batch of follow({ dataDir, from: position, signal, wait: false, needle: selection.needle, log })) {
-    position = batch.position
-    const chosen = batch.entries.flatMap(({ event }) => (selection.matches(event) ? event : []))
+  for await (const chunk of readJournal({ ...deps, from: position, needle: selection.needle })) {
+    position = chunk.position
+    const chosen = chunk.entries.flatMap(({ event }) => (selection.matches(event) ? event : []))
     total += chosen.length
     events.push(...chosen)
     // The list is cut in bulk, because shifting a long list moves all of it.

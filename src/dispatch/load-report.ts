@@ -1,9 +1,8 @@
-import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { LeftOut } from '../handler/loader.ts'
-import { codeOf } from '../lib/error-code.ts'
+import { readIfExists, writeFileAtomicSync } from '../lib/atomic-file.ts'
 import { isObject } from '../lib/is-object.ts'
-import { fileMode } from '../lib/private-files.ts'
+import { parseJson } from '../lib/json.ts'
 
 /** What happened when a dispatcher of this folder last tried to load the handlers. It loads all of them or none. */
 export interface LoadReport {
@@ -33,32 +32,16 @@ function pathOf(dataDir: string): string {
 
 /** Writes the report for tools. It is a file even if the queue is in Postgres: each machine has its own handler files. */
 export function writeLoadReport(dataDir: string, report: LoadReport): void {
-  const path = pathOf(dataDir)
-  // A power cut must leave the previous report, not half a file. A list of files being loaded need not survive one.
-  const options = { flush: report.loading === undefined, mode: fileMode(path) }
-  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`, options)
-  renameSync(`${path}.next`, path)
+  writeFileAtomicSync(pathOf(dataDir), `${JSON.stringify(report)}\n`)
 }
 
 /** Returns `undefined` if no dispatcher has tried to load handlers. */
 export function readLoadReport(dataDir: string): LoadReport | undefined {
-  try {
-    const report = parse(readFileSync(pathOf(dataDir), 'utf8'))
-    if (report === undefined) throw new Error(`${pathOf(dataDir)} is not what a dispatcher wrote: delete it`)
-    return report
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined
-    throw error
-  }
-}
-
-function parse(text: string): LoadReport | undefined {
-  try {
-    const report: unknown = JSON.parse(text)
-    return isReport(report) ? report : undefined
-  } catch {
-    return undefined
-  }
+  const text = readIfExists(pathOf(dataDir))
+  if (text === undefined) return undefined
+  const report = parseJson(text)
+  if (!isReport(report)) throw new Error(`${pathOf(dataDir)} is not what a dispatcher wrote: delete it`)
+  return report
 }
 
 function isReport(value: unknown): value is LoadReport {

@@ -1,7 +1,5 @@
-import { readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { codeOf } from '../lib/error-code.ts'
-import { fileMode } from '../lib/private-files.ts'
+import { readIfExists, writeFileAtomic } from '../lib/atomic-file.ts'
 import { readAddresses } from './published-list.ts'
 
 /** A list of addresses with its last known content. */
@@ -24,13 +22,8 @@ export function copyPath(dataDir: string): string {
  */
 export async function readCopies(dataDir: string, urls: readonly string[]): Promise<Map<string, PublishedCopy>> {
   const copies = new Map<string, PublishedCopy>()
-  let text: string
-  try {
-    text = await readFile(copyPath(dataDir), 'utf8')
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return copies
-    throw error
-  }
+  const text = readIfExists(copyPath(dataDir))
+  if (text === undefined) return copies
   const file: unknown = JSON.parse(text)
   for (const [url, value] of Object.entries(typeof file === 'object' && file !== null ? file : {})) {
     const copy = readCopy(value)
@@ -47,11 +40,6 @@ function readCopy(value: unknown): PublishedCopy | undefined {
   return { fetchedAt, addresses }
 }
 
-/** The file is complete at every moment: either the old one or the new one. */
 export async function writeCopies(dataDir: string, copies: PublishedCopies): Promise<void> {
-  const path = copyPath(dataDir)
-  const next = `${path}.next`
-  const text = `${JSON.stringify(Object.fromEntries(copies), undefined, 2)}\n`
-  await writeFile(next, text, { flush: true, mode: fileMode(path) })
-  await rename(next, path)
+  await writeFileAtomic(copyPath(dataDir), `${JSON.stringify(Object.fromEntries(copies), undefined, 2)}\n`)
 }

@@ -1,6 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import { newline } from '../lib/blocks.ts'
 import { isObject } from '../lib/is-object.ts'
+import { parseJson } from '../lib/json.ts'
 import type { Position } from './position.ts'
 
 /** A complete journal line that cannot be read. It loses its own events and no others. */
@@ -14,11 +15,11 @@ export interface Damage {
 const beginning = /\{"level":\d+,"time":"[^"]*","id":"([^"]{1,64})"/g
 
 /** The maximum number of ids in a log line. */
-const mostNamed = 20
+const maxIds = 20
 
 /** Returns the ids of the events that begin in these bytes. */
 export function readableIds(bytes: Buffer): string[] {
-  return [...bytes.toString().matchAll(beginning)].slice(0, mostNamed).map(([, id = '']) => id)
+  return [...bytes.toString().matchAll(beginning)].slice(0, maxIds).map(([, id = '']) => id)
 }
 
 /** @returns the length of the lines up to and including the last one that is a JSON object */
@@ -33,12 +34,7 @@ export function lengthOfWhole(bytes: Buffer): number {
 
 function isWhole(line: Buffer): boolean {
   // Most invalid lines consist of the NUL bytes that a power cut leaves.
-  if (line[0] !== brace || !isUtf8(line)) return false
-  try {
-    return isObject(JSON.parse(line.toString()))
-  } catch {
-    return false
-  }
+  return line[0] === brace && isUtf8(line) && isObject(parseJson(line.toString()))
 }
 
 const brace = '{'.charCodeAt(0)

@@ -1,11 +1,11 @@
-import { type FileHandle, open, readdir } from 'node:fs/promises'
+import { type FileHandle, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { newline, readBlocks } from '../lib/blocks.ts'
 import { isObject } from '../lib/is-object.ts'
+import { parseJson } from '../lib/json.ts'
 import { eraseLine } from './erased-line.ts'
 import type { Position } from './position.ts'
-
-import { journalDir, listSegments, openToRead } from './segments.ts'
+import { journalDir, listSegments, openIfExists } from './segments.ts'
 
 /** The object whose events are to be erased. */
 export interface ErasureTarget {
@@ -63,7 +63,7 @@ export async function findLines(dataDir: string, target: ErasureTarget): Promise
 
   /** @param segment its number; `undefined` for a file of cut bytes */
   async function readFile(file: string, segment: number | undefined): Promise<void> {
-    const handle = await openToRead({ path: join(journalDir(dataDir), file) })
+    const handle = await openIfExists({ path: join(journalDir(dataDir), file) })
     if (handle === undefined) return
     try {
       const blocks = readBlocks(handle, 0, readSize)
@@ -109,12 +109,8 @@ export async function findLines(dataDir: string, target: ErasureTarget): Promise
 }
 
 function parse(bytes: Buffer): Record<string, unknown> | undefined {
-  try {
-    const line: unknown = JSON.parse(bytes.toString())
-    return isObject(line) && typeof line['id'] === 'string' ? line : undefined
-  } catch {
-    return undefined
-  }
+  const line = parseJson(bytes.toString())
+  return isObject(line) && typeof line['id'] === 'string' ? line : undefined
 }
 
 /**
@@ -124,7 +120,7 @@ function parse(bytes: Buffer): Record<string, unknown> | undefined {
  */
 export async function overwrite(dataDir: string, overwrites: readonly Overwrite[]): Promise<void> {
   for (const [file, some] of Map.groupBy(overwrites, (one) => one.file)) {
-    const handle = await openToWrite(join(journalDir(dataDir), file))
+    const handle = await openIfExists({ path: join(journalDir(dataDir), file) }, 'r+')
     // The retention removed the file.
     if (handle === undefined) continue
     try {
@@ -149,12 +145,4 @@ async function overwriteOne(handle: FileHandle, { offset, length, line, id }: Ov
   }
   for (let done = 0; done < length; )
     done += (await handle.write(bytes, done, length - done, offset + done)).bytesWritten
-}
-
-async function openToWrite(path: string): Promise<FileHandle | undefined> {
-  // The path never names another segment: a segment's name is used once.
-  const there = await openToRead({ path })
-  if (there === undefined) return undefined
-  await there.close()
-  return open(path, 'r+')
 }

@@ -1,11 +1,10 @@
 import { existsSync } from 'node:fs'
-import { open, readFile, rename, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { codeOf } from '../lib/error-code.ts'
+import { readIfExists, syncPath, writeFileAtomic } from '../lib/atomic-file.ts'
 import { isObject } from '../lib/is-object.ts'
-import { fileMode } from '../lib/private-files.ts'
+import { parseJson } from '../lib/json.ts'
 import type { ErasureTarget, Overwrite } from './erase.ts'
-import { syncFolder } from './segments.ts'
 
 /** A confirmed erasure: everything that is needed to finish it, and nothing personal except the object's number. */
 export interface Erasure extends ErasureTarget {
@@ -25,13 +24,8 @@ export function isErasurePending(dataDir: string): boolean {
 
 /** @throws if the file is not what `erase` wrote */
 export async function readErasure(dataDir: string): Promise<Erasure | undefined> {
-  let text: string
-  try {
-    text = await readFile(pathOf(dataDir), 'utf8')
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined
-    throw error
-  }
+  const text = readIfExists(pathOf(dataDir))
+  if (text === undefined) return undefined
   const found = parse(text)
   if (found === undefined)
     throw new Error(`${pathOf(dataDir)} is not what "b24-receiver erase" wrote: remove it, and run erase again`)
@@ -39,17 +33,13 @@ export async function readErasure(dataDir: string): Promise<Erasure | undefined>
 }
 
 function parse(text: string): Erasure | undefined {
-  try {
-    const found: unknown = JSON.parse(text)
-    if (!isObject(found)) return undefined
-    const { object, member, before, events, overwrites } = found
-    if (typeof object !== 'string' || (member !== undefined && typeof member !== 'string')) return undefined
-    if (typeof before !== 'number' || !Array.isArray(events) || !Array.isArray(overwrites)) return undefined
-    if (!events.every((id) => typeof id === 'string') || !overwrites.every(isOverwrite)) return undefined
-    return { object, member, before, events, overwrites }
-  } catch {
-    return undefined
-  }
+  const found = parseJson(text)
+  if (!isObject(found)) return undefined
+  const { object, member, before, events, overwrites } = found
+  if (typeof object !== 'string' || (member !== undefined && typeof member !== 'string')) return undefined
+  if (typeof before !== 'number' || !Array.isArray(events) || !Array.isArray(overwrites)) return undefined
+  if (!events.every((id) => typeof id === 'string') || !overwrites.every(isOverwrite)) return undefined
+  return { object, member, before, events, overwrites }
 }
 
 function isOverwrite(value: unknown): value is Overwrite {
@@ -64,20 +54,11 @@ function isOverwrite(value: unknown): value is Overwrite {
 
 /** The erasure is on disk when the promise resolves. From then on it will be finished, even after a crash. */
 export async function writeErasure(dataDir: string, erasure: Erasure): Promise<void> {
-  const path = pathOf(dataDir)
-  const file = await open(`${path}.next`, 'w', fileMode(path))
-  try {
-    await file.writeFile(JSON.stringify(erasure))
-    await file.datasync()
-  } finally {
-    await file.close()
-  }
-  await rename(`${path}.next`, path)
-  await syncFolder(dataDir)
+  await writeFileAtomic(pathOf(dataDir), JSON.stringify(erasure))
 }
 
 /** Removes the record of a finished erasure. */
 export async function dropErasure(dataDir: string): Promise<void> {
   await rm(pathOf(dataDir), { force: true })
-  await syncFolder(dataDir)
+  await syncPath(dataDir)
 }

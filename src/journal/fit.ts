@@ -1,6 +1,6 @@
 import { readNumbers, wasEmpty } from './numbers.ts'
 import type { Position } from './position.ts'
-import { firstId, listSegments, openToRead, type Segment } from './segments.ts'
+import { firstIdIn, listSegments, type Segment } from './segments.ts'
 
 /**
  * Returns why a position does not fit the existing journal; `undefined` if it fits. To continue from a position that
@@ -8,14 +8,14 @@ import { firstId, listSegments, openToRead, type Segment } from './segments.ts'
  */
 export async function misfitOf(dataDir: string, position: Position): Promise<string | undefined> {
   const segments = await listSegments(dataDir)
-  const [twin] = twinsOf(segments.filter(({ number }) => number >= position.segment))
-  if (twin)
-    return `${twin[0].path} and ${twin[1].path} have one number: give one of them a number that no other had, or remove it`
+  const [duplicate] = duplicatesOf(segments.filter(({ number }) => number >= position.segment))
+  if (duplicate)
+    return `${duplicate[0].path} and ${duplicate[1].path} have one number: give one of them a number that no other had, or remove it`
   return misfitIn(dataDir, segments, position)
 }
 
 /** Returns each pair of segments with the same number. */
-export function twinsOf(segments: readonly Segment[]): readonly (readonly [Segment, Segment])[] {
+export function duplicatesOf(segments: readonly Segment[]): readonly (readonly [Segment, Segment])[] {
   return segments.flatMap((segment, index) => {
     const before = segments[index - 1]
     return before?.number === segment.number ? [[before, segment] as const] : []
@@ -40,13 +40,8 @@ export async function misfitIn(
     return `the journal was followed into segment ${number}, and that is gone`
   }
   if (first === undefined) return undefined
-  const handle = await openToRead(segment)
-  try {
-    const found = handle && (await firstId(handle))
-    // A damaged first line loses only its own event.
-    if (found === undefined || found === first) return undefined
-    return `${segment.path} begins with event ${found}, and the segment ${number} that was followed began with ${first}: it is another one`
-  } finally {
-    await handle?.close()
-  }
+  const found = await firstIdIn(segment)
+  // A damaged first line loses only its own event.
+  if (found === undefined || found === first) return undefined
+  return `${segment.path} begins with event ${found}, and the segment ${number} that was followed began with ${first}: it is another one`
 }

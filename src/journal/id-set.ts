@@ -3,14 +3,14 @@ export interface IdSet {
   add(id: string): boolean
 }
 
-const smallest = 2 ** 16
+const minSlots = 2 ** 16
 
 /**
  * A set of event ids, 16 bytes each, in a table that is at most half full: 32 MB for a million. A `Set` of strings
  * takes three times as much, and holds at most 16,777,216 of them.
  */
 export function createIdSet(): IdSet {
-  let slots = smallest
+  let slots = minSlots
   let count = 0
   // Four words for each id. No UUID is all zeros.
   let table = new Uint32Array(slots * 4)

@@ -1,4 +1,6 @@
 import { isUtf8 } from 'node:buffer'
+import { isObject } from '../lib/is-object.ts'
+import { parseJson } from '../lib/json.ts'
 
 const isText = (value: unknown) => typeof value === 'string'
 
@@ -25,20 +27,12 @@ export interface CheckedLine {
 export function checkLine(bytes: Buffer): CheckedLine | string {
   if (bytes.includes(0)) return 'holds NUL bytes, as a power cut leaves them'
   if (!isUtf8(bytes)) return 'is not UTF-8'
-  const line = parse(bytes.toString())
-  if (line === undefined) return 'is no JSON'
+  const parsed = parseJson(bytes.toString())
+  if (parsed === undefined) return 'is no JSON'
+  // A value that is not an object has no fields.
+  const line = isObject(parsed) ? parsed : {}
   const wrong = fields.find(({ name, is }) => !is(line[name]))
   if (wrong)
     return `is no event: ${line[wrong.name] === undefined ? `it has no ${wrong.name}` : `its ${wrong.name} is not ${wrong.what}`}`
   return { id: String(line['id']), time: String(line['time']) }
-}
-
-/** Returns `undefined` if the text is not JSON. A value that is not an object has no fields. */
-function parse(text: string): Record<string, unknown> | undefined {
-  try {
-    const line: unknown = JSON.parse(text)
-    return typeof line === 'object' && line !== null ? { ...line } : {}
-  } catch {
-    return undefined
-  }
 }

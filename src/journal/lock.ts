@@ -3,6 +3,7 @@ import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { codeOf } from '../lib/error-code.ts'
+import { messageOf } from '../lib/error-text.ts'
 import { makePrivate } from '../lib/private-files.ts'
 import { StartError } from '../lib/start-error.ts'
 
@@ -15,6 +16,9 @@ export class DataDirInUse extends StartError {
 export class LockError extends StartError {
   override readonly name = 'LockError'
 }
+
+/** Each of these has a lock of its own. */
+type Component = 'receiver' | 'dispatcher' | 'erase'
 
 /** The process that holds a lock of a data directory. */
 export interface Holder {
@@ -30,14 +34,14 @@ const SQLITE_CORRUPT = 11
 const SQLITE_CANTOPEN = 14
 const SQLITE_NOTADB = 26
 
-/** Milliseconds. Another process may hold the lock briefly, only to check whether it is free. */
-const patience = 300
+/** Another process may hold the lock briefly, only to check whether it is free. */
+const takeTimeoutMs = 300
 
 /**
- * Milliseconds. A process that has just taken the lock has not written its identity yet. A process that only checks
- * the lock releases it at once.
+ * A process that has just taken the lock has not written its identity yet. A process that only checks the lock
+ * releases it at once.
  */
-const glance = 100
+const checkTimeoutMs = 100
 
 /**
  * Makes this process the only receiver, or the only dispatcher, on a data directory until it ends in any way. The
@@ -51,16 +55,16 @@ const glance = 100
  * @throws {DataDirInUse}
  * @throws {LockError}
  */
-export function lockDataDir(dataDir: string, part: 'receiver' | 'dispatcher' | 'erase'): Lock {
-  const path = join(dataDir, `${part}.lock`)
+export function lockDataDir(dataDir: string, component: Component): Lock {
+  const path = join(dataDir, `${component}.lock`)
   try {
-    return { ...takeLock(dataDir, part), wasDamaged: false }
+    return { ...takeLock(dataDir, component), wasDamaged: false }
   } catch (error) {
     if (!isDamage(error, path)) throw explain(error, path)
   }
   try {
     truncateSync(path)
-    return { ...takeLock(dataDir, part), wasDamaged: true }
+    return { ...takeLock(dataDir, component), wasDamaged: true }
   } catch (error) {
     throw explain(error, path)
   }
@@ -71,10 +75,10 @@ export interface Lock {
   readonly wasDamaged: boolean
 }
 
-function takeLock(dataDir: string, part: 'receiver' | 'dispatcher' | 'erase'): { release(): void } {
-  const path = join(dataDir, `${part}.lock`)
+function takeLock(dataDir: string, component: Component): { release(): void } {
+  const path = join(dataDir, `${component}.lock`)
   makePrivate(path)
-  const db = new DatabaseSync(path, { timeout: patience })
+  const db = new DatabaseSync(path, { timeout: takeTimeoutMs })
   try {
     // In another journal mode the lock would be on another file, and a holder of this file would not be detected.
     if (db.prepare('PRAGMA journal_mode').get()?.['journal_mode'] !== 'delete') throw new DamagedLock(path)
@@ -91,7 +95,7 @@ function takeLock(dataDir: string, part: 'receiver' | 'dispatcher' | 'erase'): {
     db.close()
     if (!isBusy(error)) throw error
     const who = holder ? `: pid ${holder.pid} on ${holder.host}, started ${holder.startedAt}` : ''
-    throw new DataDirInUse(`${dataDir} is in use by another ${part}${who}`, { cause: error })
+    throw new DataDirInUse(`${dataDir} is in use by another ${component}${who}`, { cause: error })
   }
 }
 
@@ -112,11 +116,11 @@ function release(db: DatabaseSync): void {
  * Returns the current holder; `undefined` if there is none. A user without write access cannot try the lock. For that
  * user the last holder counts while a process with its pid exists.
  */
-export function findHolder(dataDir: string, part: 'receiver' | 'dispatcher'): Holder | undefined {
-  const path = join(dataDir, `${part}.lock`)
+export function findHolder(dataDir: string, component: Exclude<Component, 'erase'>): Holder | undefined {
+  const path = join(dataDir, `${component}.lock`)
   if (!existsSync(path)) return undefined
   const mayWrite = isWritable(path) && isWritable(dataDir)
-  const db = new DatabaseSync(path, { readOnly: !mayWrite, timeout: glance })
+  const db = new DatabaseSync(path, { readOnly: !mayWrite, timeout: checkTimeoutMs })
   try {
     // This query fails if the file is damaged.
     db.prepare('PRAGMA schema_version').get()
@@ -128,14 +132,9 @@ export function findHolder(dataDir: string, part: 'receiver' | 'dispatcher'): Ho
     return undefined
   } catch (error) {
     if (isBusy(error)) return readHolder(db)
-    throw isDamage(error, path)
-      ? new LockError(
-          `${path} is damaged, so it cannot be read who holds it: the next start of the ${part} empties it`,
-          {
-            cause: error,
-          },
-        )
-      : error
+    if (!isDamage(error, path)) throw error
+    const text = `${path} is damaged, so it cannot be read who holds it: the next start of the ${component} empties it`
+    throw new LockError(text, { cause: error })
   } finally {
     db.close()
   }
@@ -183,10 +182,8 @@ function explain(error: unknown, path: string): unknown {
       { cause: error },
     )
   if (!isDamage(error, path) && codeOf(error) !== 'EACCES') return error
-  return new LockError(
-    `${path} is damaged (${error instanceof Error ? error.message : String(error)}) and cannot be emptied: stop every process of this folder, and remove the file`,
-    { cause: error },
-  )
+  const text = `${path} is damaged (${messageOf(error)}) and cannot be emptied: stop every process of this folder, and remove the file`
+  return new LockError(text, { cause: error })
 }
 
 /** Returns the primary code of an SQLite error. An extended code has it in its last byte. */

@@ -1,8 +1,7 @@
-import { type FileHandle, open, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
-import { codeOf } from '../lib/error-code.ts'
+import { readIfExists, writeFileAtomic } from '../lib/atomic-file.ts'
 import { isObject } from '../lib/is-object.ts'
-import { fileMode } from '../lib/private-files.ts'
+import { parseJson } from '../lib/json.ts'
 
 /** A range of numbers, first and last included. */
 type Range = readonly [first: number, last: number]
@@ -21,10 +20,10 @@ export interface Numbers {
   readonly empty: readonly Range[]
 }
 
-const mostRows = 100
+const maxRanges = 100
 
 /** A name has twelve digits; a damaged number must not use them up. */
-const largest = 999_999_999
+const maxNumber = 999_999_999
 
 function pathOf(dataDir: string): string {
   return join(dataDir, 'journal.json')
@@ -32,13 +31,9 @@ function pathOf(dataDir: string): string {
 
 /** An invalid file counts as a missing one, because the start must not depend on it. */
 export async function readNumbers(dataDir: string): Promise<Numbers> {
-  try {
-    const found: unknown = JSON.parse(await readFile(pathOf(dataDir), 'utf8'))
-    if (isObject(found) && typeof found['newest'] === 'string' && Array.isArray(found['empty']))
-      return { newest: found['newest'], empty: found['empty'].filter(isRange) }
-  } catch (error) {
-    if (!(error instanceof SyntaxError) && codeOf(error) !== 'ENOENT') throw error
-  }
+  const found = parseJson(readIfExists(pathOf(dataDir)) ?? '')
+  if (isObject(found) && typeof found['newest'] === 'string' && Array.isArray(found['empty']))
+    return { newest: found['newest'], empty: found['empty'].filter(isRange) }
   return { newest: undefined, empty: [] }
 }
 
@@ -46,23 +41,16 @@ function isRange(value: unknown): value is Range {
   return Array.isArray(value) && value.length === 2 && value.every((one) => Number.isSafeInteger(one))
 }
 
-/** The file's content is on disk when the promise resolves. Its name is on disk when the folder is synced. */
 export async function writeNumbers(dataDir: string, numbers: Numbers): Promise<void> {
-  const path = pathOf(dataDir)
-  const file: FileHandle = await open(`${path}.next`, 'w', fileMode(path))
-  try {
-    await file.writeFile(`${JSON.stringify(numbers)}\n`)
-    await file.datasync()
-  } finally {
-    await file.close()
-  }
-  // After a power cut the previous file is still there, never half a file.
-  await rename(`${path}.next`, path)
+  await writeFileAtomic(pathOf(dataDir), `${JSON.stringify(numbers)}\n`)
 }
 
 /** @returns the greatest of the valid segment numbers, and 0 if none is valid */
 export function highestOf(...numbers: readonly (number | undefined)[]): number {
-  return Math.max(0, ...numbers.filter((one = 0) => Number.isSafeInteger(one) && one <= largest).map((one = 0) => one))
+  return Math.max(
+    0,
+    ...numbers.filter((one = 0) => Number.isSafeInteger(one) && one <= maxNumber).map((one = 0) => one),
+  )
 }
 
 export function withEmpty(ranges: readonly Range[], first: number, last: number): readonly Range[] {
@@ -70,7 +58,7 @@ export function withEmpty(ranges: readonly Range[], first: number, last: number)
   const before = ranges.at(-1)
   if (before && before[0] <= first && first <= before[1] + 1)
     return [...ranges.slice(0, -1), [before[0], Math.max(last, before[1])]]
-  return [...ranges, [first, last] as const].slice(-mostRows)
+  return [...ranges, [first, last] as const].slice(-maxRanges)
 }
 
 export function wasEmpty({ empty }: Numbers, number: number): boolean {

@@ -14,6 +14,7 @@ import {
 } from 'node:fs/promises'
 import { basename, join, relative } from 'node:path'
 import type { Logger } from 'pino'
+import { syncPath } from '../lib/atomic-file.ts'
 import { codeOf } from '../lib/error-code.ts'
 import { fileMode, folderMode } from '../lib/private-files.ts'
 import { lengthOfWhole, readableIds } from './damage.ts'
@@ -68,10 +69,13 @@ export async function listSegments(dataDir: string): Promise<Segment[]> {
     .sort((a, b) => a.number - b.number || (a.path < b.path ? -1 : 1))
 }
 
-/** Returns `undefined` if the segment was removed since it was listed. */
-export async function openToRead({ path }: Pick<Segment, 'path'>): Promise<FileHandle | undefined> {
+/** Opens a file, to read it or also to overwrite it. Returns `undefined` if it was removed since it was listed. */
+export async function openIfExists(
+  { path }: Pick<Segment, 'path'>,
+  flags: 'r' | 'r+' = 'r',
+): Promise<FileHandle | undefined> {
   try {
-    return await open(path, 'r')
+    return await open(path, flags)
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return undefined
     throw error
@@ -80,13 +84,23 @@ export async function openToRead({ path }: Pick<Segment, 'path'>): Promise<FileH
 
 /** Returns the id of the first event; `undefined` if there is none yet, or if it cannot be read. */
 export async function firstId(handle: FileHandle): Promise<string | undefined> {
-  const { buffer, bytesRead } = await handle.read(Buffer.alloc(idIsWithin), 0, idIsWithin, 0)
+  const { buffer, bytesRead } = await handle.read(Buffer.alloc(idSearchBytes), 0, idSearchBytes, 0)
   const [line = ''] = buffer.toString('latin1', 0, bytesRead).split('\n')
   return /"id":"([^"]{1,64})"/.exec(line)?.[1]
 }
 
-/** Bytes. pino's level and time, and then the id, come before any text from a portal. */
-const idIsWithin = 160
+/** Does the same for a file, which may have been removed. */
+export async function firstIdIn(file: Pick<Segment, 'path'>): Promise<string | undefined> {
+  const handle = await openIfExists(file)
+  try {
+    return handle && (await firstId(handle))
+  } finally {
+    await handle?.close()
+  }
+}
+
+/** pino's level and time, and then the id, come before any text from a portal. */
+const idSearchBytes = 160
 
 /** Returns whether no event was ever journalled here, or all of them are gone. */
 export async function isJournalEmpty(dataDir: string): Promise<boolean> {
@@ -103,7 +117,7 @@ export async function createSegment(dataDir: string, number: number, now: Date):
   await makeJournalDir(dataDir)
   const segment = { number, path: join(dir, nameOf(number, now)) }
   await (await open(segment.path, 'ax', fileMode(segment.path))).close()
-  for (const folder of [dir, dataDir]) await syncFolder(folder)
+  for (const folder of [dir, dataDir]) await syncPath(folder)
   return segment
 }
 
@@ -141,7 +155,7 @@ export async function pointStableName(dataDir: string, segment: Segment): Promis
 export async function sealLast(
   dataDir: string,
   log: Logger,
-): Promise<{ segment: Segment; isEmpty: boolean } | undefined> {
+): Promise<(Segment & { readonly isEmpty: boolean }) | undefined> {
   await makeJournalDir(dataDir)
   const segment = (await listSegments(dataDir)).at(-1)
   if (segment === undefined) return undefined
@@ -153,7 +167,7 @@ export async function sealLast(
     // Every follower of the journal skips half a line at the end of a sealed segment.
     log.error({ err: error, segment: segment.path }, 'the last segment could not be cut')
   }
-  return { segment, isEmpty: end === 0 }
+  return { ...segment, isEmpty: end === 0 }
 }
 
 /**
@@ -189,13 +203,7 @@ export async function tryDisk(dataDir: string): Promise<void> {
   await makeJournalDir(dataDir)
   const path = join(journalDir(dataDir), 'probe')
   try {
-    const file = await open(path, 'w', fileMode(path))
-    try {
-      await file.writeFile(Buffer.alloc(256 * 1024))
-      await file.datasync()
-    } finally {
-      await file.close()
-    }
+    await writeFile(path, Buffer.alloc(256 * 1024), { flush: true, mode: fileMode(path) })
   } finally {
     await rm(path, { force: true })
   }
@@ -204,13 +212,4 @@ export async function tryDisk(dataDir: string): Promise<void> {
 /** The UTC date, for a segment's name and for its end. */
 export function utcDate(date: Date): string {
   return date.toISOString().slice(0, 10)
-}
-
-export async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r')
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
-  }
 }

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createOutput } from '../lib/async-writer.ts'
 
-/** The maximum wait for a reader of stderr, in milliseconds. */
-const patience = 1_000
+/** The maximum wait for a reader of stderr. */
+const timeoutMs = 1_000
 
 /**
  * Three times the maximum that waits for the disk, because all of it may be refused at once. More would only fill the
@@ -20,8 +20,6 @@ export function createStderrFallback(fd = 2): (lines: readonly string[]) => Prom
   const output = createOutput({ fd, longestBacklog })
   return async (lines) => {
     if (!output.write(...lines)) return
-    const enough = new AbortController()
-    await Promise.race([output.flush(), sleep(patience, undefined, { signal: enough.signal }).catch(() => undefined)])
-    enough.abort()
+    await Promise.race([output.flush(), sleep(timeoutMs, undefined, { ref: false })])
   }
 }

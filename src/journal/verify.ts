@@ -3,11 +3,11 @@ import { type FileHandle, stat } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Block, newline, readBlocks } from '../lib/blocks.ts'
 import { readableIds } from './damage.ts'
-import { misfitIn, twinsOf } from './fit.ts'
+import { duplicatesOf, misfitIn } from './fit.ts'
 import { createIdSet } from './id-set.ts'
 import { checkLine } from './line-check.ts'
 import type { Position } from './position.ts'
-import { listSegments, openToRead, type Segment, stableName } from './segments.ts'
+import { listSegments, openIfExists, type Segment, stableName } from './segments.ts'
 
 /** A problem in the journal. */
 export interface Trouble {
@@ -50,30 +50,31 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
   const counted = { segments: 0, lines: 0, bytes: 0, setBack: 0, troubles: 0 }
   let first: string | undefined
   let last: string | undefined
-  const tell = (path: string, offset: number | undefined, what: string) => {
+  const report = (path: string, offset: number | undefined, what: string) => {
     counted.troubles++
     return onTrouble({ path, offset, what })
   }
 
   const segments = await listSegments(dataDir)
-  const twins = twinsOf(segments)
+  const duplicates = duplicatesOf(segments)
   for (const segment of segments) {
-    if (twins.some(([, twin]) => twin === segment)) await tell(segment.path, undefined, 'has a number that is taken')
+    if (duplicates.some(([, duplicate]) => duplicate === segment))
+      await report(segment.path, undefined, 'has a number that is taken')
     await verifySegment(segment)
   }
   const misfit = position && (await misfitIn(dataDir, segments, position))
-  if (misfit) await tell(dataDir, undefined, misfit)
+  if (misfit) await report(dataDir, undefined, misfit)
   if (!(await isStableNameRight(dataDir)))
-    await tell(stableName(dataDir), undefined, 'is not the newest segment, so tail -F shows nothing new')
+    await report(stableName(dataDir), undefined, 'is not the newest segment, so tail -F shows nothing new')
   return { ...counted, first, last }
 
   async function verifySegment(segment: Segment): Promise<void> {
     const { path, number } = segment
-    const handle = await openToRead(segment)
+    const handle = await openIfExists(segment)
     // The retention removed the segment.
     if (handle === undefined) return
-    counted.segments++
     try {
+      counted.segments++
       const blocks = readBlocks(handle, 0, readSize)
       const { size } = await handle.stat()
       let isPositionFound = position?.segment !== number
@@ -105,9 +106,9 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
       if (at === wanted?.offset) isFound = true
       counted.lines++
       const line = checkLine(bytes.subarray(start, end))
-      if (typeof line === 'string') await tell(path, at, line + nameEvents(bytes.subarray(start, end)))
+      if (typeof line === 'string') await report(path, at, line + nameEvents(bytes.subarray(start, end)))
       else {
-        if (!ids.add(line.id)) await tell(path, at, `has the id of an earlier line, ${line.id}`)
+        if (!ids.add(line.id)) await report(path, at, `has the id of an earlier line, ${line.id}`)
         first ??= line.time
         if (last !== undefined && Date.parse(line.time) < Date.parse(last)) counted.setBack++
         last = line.time
@@ -123,16 +124,16 @@ export async function verifyJournal({ dataDir, position, onTrouble, onRead }: Ve
     const { size } = await handle.stat()
     // Meanwhile the segment was cut, or the line was completed.
     if (size !== offset + bytes.length) return
-    if (bytes.includes(0)) await tell(segment.path, offset, 'holds NUL bytes, as a power cut leaves them')
+    if (bytes.includes(0)) await report(segment.path, offset, 'holds NUL bytes, as a power cut leaves them')
     else if (await isSealed(segment))
-      await tell(segment.path, offset, 'is half a line, and the rest will not be written')
+      await report(segment.path, offset, 'is half a line, and the rest will not be written')
   }
 
   async function verifyPosition({ path }: Segment, { offset }: Position, size: number): Promise<void> {
     // The bytes that a crash left after the last complete line may have been followed before they were cut.
     if (offset > size && existsSync(`${path}.cut`)) return
     const where = offset > size ? 'behind the end of the segment' : 'in the middle of a line'
-    await tell(path, offset, `is where the dispatcher goes on, ${where}`)
+    await report(path, offset, `is where the dispatcher goes on, ${where}`)
   }
 
   async function isSealed({ number }: Segment): Promise<boolean> {
@@ -146,12 +147,12 @@ function nameEvents(line: Buffer): string {
   return ids.length === 0 ? '' : ` (event ${ids.join(', ')})`
 }
 
-/** Milliseconds between two checks of a wrong name: a segment has its number before it has its name. */
-const pause = 300
+/** Between two checks of a wrong name: a segment has its number before it has its name. */
+const recheckIntervalMs = 300
 
 async function isStableNameRight(dataDir: string): Promise<boolean> {
-  for (let look = 1; look <= 5; look++) {
-    if (look > 1) await sleep(pause)
+  for (let attempt = 1; attempt <= 5; attempt++) {
+    if (attempt > 1) await sleep(recheckIntervalMs)
     const newest = (await listSegments(dataDir)).at(-1)
     if (newest === undefined) return true
     const [named, written] = await Promise.all(

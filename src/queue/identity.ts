@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto'
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { codeOf } from '../lib/error-code.ts'
+import { readIfExists, writeFileAtomicSync } from '../lib/atomic-file.ts'
 import { isObject } from '../lib/is-object.ts'
-import { fileMode } from '../lib/private-files.ts'
+import { parseJson } from '../lib/json.ts'
 
 /** The name under which Postgres knows a data directory. */
 export interface Identity {
@@ -33,13 +33,8 @@ export class IdentityError extends Error {
 
 /** @throws {IdentityError} if the file exists and cannot be read */
 export function readIdentity(dataDir: string): Identity | undefined {
-  let text: string
-  try {
-    text = readFileSync(pathOf(dataDir), 'utf8')
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined
-    throw error
-  }
+  const text = readIfExists(pathOf(dataDir))
+  if (text === undefined) return undefined
   const found = parse(text)
   if (found === undefined)
     throw new IdentityError(
@@ -49,15 +44,11 @@ export function readIdentity(dataDir: string): Identity | undefined {
 }
 
 function parse(text: string): Identity | undefined {
-  try {
-    const found: unknown = JSON.parse(text)
-    // A wrong id would belong to another receiver, so only an exact format is accepted.
-    if (!isObject(found) || typeof found['id'] !== 'string' || !uuid.test(found['id'])) return undefined
-    if (found['isNew'] !== undefined && typeof found['isNew'] !== 'boolean') return undefined
-    return { id: found['id'], isNew: found['isNew'] === true }
-  } catch {
-    return undefined
-  }
+  const found = parseJson(text)
+  // A wrong id would belong to another receiver, so only an exact format is accepted.
+  if (!isObject(found) || typeof found['id'] !== 'string' || !uuid.test(found['id'])) return undefined
+  if (found['isNew'] !== undefined && typeof found['isNew'] !== 'boolean') return undefined
+  return { id: found['id'], isNew: found['isNew'] === true }
 }
 
 const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/
@@ -91,19 +82,6 @@ export function markKnown(dataDir: string, { id }: Identity): Identity {
 }
 
 function writeIdentity(dataDir: string, identity: Identity): Identity {
-  const path = pathOf(dataDir)
-  sync(`${path}.new`, 'w', (file) => writeSync(file, `${JSON.stringify(identity)}\n`))
-  renameSync(`${path}.new`, path)
-  sync(dataDir, 'r')
+  writeFileAtomicSync(pathOf(dataDir), `${JSON.stringify(identity)}\n`)
   return identity
-}
-
-function sync(path: string, flags: 'r' | 'w', write: (file: number) => unknown = () => undefined): void {
-  const file = openSync(path, flags, fileMode(path))
-  try {
-    write(file)
-    fsyncSync(file)
-  } finally {
-    closeSync(file)
-  }
 }

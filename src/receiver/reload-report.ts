@@ -1,8 +1,7 @@
-import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { codeOf } from '../lib/error-code.ts'
+import { readIfExists, writeFileAtomic } from '../lib/atomic-file.ts'
 import { isObject } from '../lib/is-object.ts'
-import { fileMode } from '../lib/private-files.ts'
+import { parseJson } from '../lib/json.ts'
 
 /** The result of a receiver's last reload of its settings, for `b24-receiver reload`. */
 export interface ReloadReport {
@@ -18,21 +17,14 @@ function pathOf(dataDir: string): string {
   return join(dataDir, 'reloaded.json')
 }
 
-export function writeReloadReport(dataDir: string, report: ReloadReport): void {
-  const path = pathOf(dataDir)
-  writeFileSync(`${path}.next`, `${JSON.stringify(report)}\n`, { mode: fileMode(path) })
-  renameSync(`${path}.next`, path)
+export async function writeReloadReport(dataDir: string, report: ReloadReport): Promise<void> {
+  await writeFileAtomic(pathOf(dataDir), `${JSON.stringify(report)}\n`)
 }
 
 /** Returns `undefined` if there is no report, or its content is not valid. */
 export function readReloadReport(dataDir: string): ReloadReport | undefined {
-  try {
-    const report: unknown = JSON.parse(readFileSync(pathOf(dataDir), 'utf8'))
-    return isReport(report) ? report : undefined
-  } catch (error) {
-    if (codeOf(error) === 'ENOENT' || error instanceof SyntaxError) return undefined
-    throw error
-  }
+  const report = parseJson(readIfExists(pathOf(dataDir)) ?? '')
+  return isReport(report) ? report : undefined
 }
 
 function isReport(value: unknown): value is ReloadReport {

@@ -43,7 +43,7 @@ export function createReload({ config, tokens, supervisor, alerter, log }: Reloa
   return async () => {
     const report = read()
     try {
-      writeReloadReport(config.dataDir, report)
+      await writeReloadReport(config.dataDir, report)
     } catch (error) {
       log.warn({ err: error }, 'what became of the settings could not be written down for "b24-receiver reload"')
     }

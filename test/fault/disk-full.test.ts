@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, rmSync, statfsSync, statSync, writeFileSync 
 import { join } from 'node:path'
 import { pino } from 'pino'
 import { expect, onTestFinished, test } from 'vitest'
-import { follow } from '../../src/journal/follow.ts'
+import { readJournal } from '../../src/journal/follow.ts'
 import { oldest } from '../../src/journal/position.ts'
 import { journalDir, listSegments } from '../../src/journal/segments.ts'
 import { canMount, canTrace, smallDisk } from '../support/faults.ts'
@@ -64,8 +64,7 @@ async function expectPromisesKept(
   const read: (string | undefined)[] = []
   const skipped: string[] = []
   const log = pino({}, { write: (line) => void skipped.push(line) })
-  const { signal } = new AbortController()
-  for await (const { entries } of follow({ dataDir, from: oldest, signal, wait: false, log }))
+  for await (const { entries } of readJournal({ dataDir, from: oldest, log }))
     read.push(...entries.map(({ event }) => event.object))
   const { lost, doubled } = lostOrDoubled(load.acknowledged(), read)
   process.stdout.write(

@@ -3,7 +3,7 @@ import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
 import { expect, test } from 'vitest'
-import { follow } from '../../src/journal/follow.ts'
+import { readJournal } from '../../src/journal/follow.ts'
 import { openJournal } from '../../src/journal/journal.ts'
 import { oldest, type Position } from '../../src/journal/position.ts'
 import { journalDir, listSegments } from '../../src/journal/segments.ts'
@@ -82,8 +82,7 @@ async function readOn(dataDir: string, from: Position) {
   const objects: (string | undefined)[] = []
   const told: string[] = []
   const log = pino({}, { write: (line) => void told.push(line) })
-  const { signal } = new AbortController()
-  for await (const { entries } of follow({ dataDir, from, signal, wait: false, log }))
+  for await (const { entries } of readJournal({ dataDir, from, log }))
     objects.push(...entries.map(({ event }) => event.object))
   return { objects, told }
 }

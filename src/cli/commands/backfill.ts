@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs'
-import { rename, rm, writeFile } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { backfill, type Place, type Recipient, type Sum } from '../../backfill/backfill.ts'
 import { readJournalled } from '../../backfill/journalled.ts'
@@ -7,10 +7,10 @@ import { parseTargets, type Target, targetNames } from '../../backfill/targets.t
 import { createClient } from '../../bitrix24/client.ts'
 import { createLimits } from '../../bitrix24/limits.ts'
 import { readConfig } from '../../config/config.ts'
+import { writeFileAtomic } from '../../lib/atomic-file.ts'
 import { realClock } from '../../lib/clock.ts'
 import { isObject } from '../../lib/is-object.ts'
 import { matcherOf } from '../../lib/pattern.ts'
-import { fileMode } from '../../lib/private-files.ts'
 import { openAppender } from '../appender.ts'
 import { defineCommand } from '../command.ts'
 import { findDataDir, openDeliveries } from '../data.ts'
@@ -94,7 +94,7 @@ export const backfillCommand = defineCommand({
         from: plan.place,
         append: async (events) => appender?.append(events),
         async onPage(place, { records, events }) {
-          if (!isDry) await writePlan(path, { ...plan, host: incomingWebhook.host, place })
+          if (!isDry) await writeFileAtomic(path, JSON.stringify({ ...plan, host: incomingWebhook.host, place }))
           print.progress(`${place.target}: ${records} records, ${events} events`)
         },
       })
@@ -195,9 +195,4 @@ function parsePlan(text: string): unknown {
   } catch {
     return undefined
   }
-}
-
-async function writePlan(path: string, plan: Plan): Promise<void> {
-  await writeFile(`${path}.next`, JSON.stringify(plan), { mode: fileMode(path) })
-  await rename(`${path}.next`, path)
 }

@@ -32,7 +32,6 @@ export const events = defineCommand({
       dataDir,
       selection,
       count,
-      signal: new AbortController().signal,
       log: createNoteLog(print),
       onRead: await createProgress(dataDir, print),
     })

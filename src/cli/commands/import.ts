@@ -7,7 +7,7 @@ import { parseRefusedLines } from '../../intake/refused-line.ts'
 import { createRobotPath } from '../../intake/robot-path.ts'
 
 import { timeOfId } from '../../journal/event-id.ts'
-import { follow, positionBefore } from '../../journal/follow.ts'
+import { positionBefore, readJournal } from '../../journal/follow.ts'
 import { readLines } from '../../lib/lines.ts'
 import { openAppender } from '../appender.ts'
 import { defineCommand } from '../command.ts'
@@ -96,7 +96,7 @@ async function journalled(dataDir: string, events: ReadonlyMap<string, Event>, l
   if (events.size === 0) return known
   const first = [...events.keys()].map(timeOfId).reduce((least, time) => Math.min(least, time))
   const from = await positionBefore(dataDir, new Date(first - clockSlack))
-  for await (const { entries } of follow({ dataDir, from, signal: new AbortController().signal, wait: false, log }))
+  for await (const { entries } of readJournal({ dataDir, from, log }))
     for (const { event } of entries) if (events.has(event.id)) known.add(event.id)
   return known
 }

@@ -1,7 +1,7 @@
 import type { Logger } from 'pino'
 import type { JournalledEvent } from '../../events/event.ts'
 import { timeOfId } from '../../journal/event-id.ts'
-import { follow, positionBefore } from '../../journal/follow.ts'
+import { positionBefore, readJournal } from '../../journal/follow.ts'
 import { oldest, type Position } from '../../journal/position.ts'
 import { matcherOf } from '../../lib/pattern.ts'
 import type { HandlerRecord } from '../../queue/deliveries.ts'
@@ -148,8 +148,7 @@ interface Reading {
 }
 
 async function* readAll({ end, ...reading }: Reading) {
-  const signal = new AbortController().signal
-  for await (const { entries, position } of follow({ ...reading, signal, wait: false })) {
+  for await (const { entries, position } of readJournal(reading)) {
     const isBefore = (at: Position) =>
       end === undefined || at.segment < end.segment || (at.segment === end.segment && at.offset < end.offset)
     yield { entries: entries.filter(({ at, event }) => isBefore(at) && event.erased !== true), position }

@@ -1,5 +1,5 @@
 import type { JournalledEvent } from '../../events/event.ts'
-import { follow } from '../../journal/follow.ts'
+import { follow, readJournal } from '../../journal/follow.ts'
 import { defineCommand } from '../command.ts'
 import { findDataDir } from '../data.ts'
 import { readLastEvents } from '../last-events.ts'
@@ -51,10 +51,10 @@ export const tail = defineCommand({
       if (!options.follow) return undefined
       from = last.position
     }
-    const { needle } = selection
-    for await (const { entries } of follow({ dataDir, from, signal: stop.signal, wait: options.follow, needle, log }))
+    const read = options.follow ? follow : readJournal
+    for await (const { entries } of read({ dataDir, from, signal: stop.signal, needle: selection.needle, log }))
       for (const { event } of entries) {
-        // Ctrl-C stops at once, before the rest of the current batch.
+        // Ctrl-C stops at once, before the rest of the current chunk.
         if (stop.signal.aborted) return undefined
         if (selection.matches(event)) await show(event)
       }

@@ -2,7 +2,6 @@ import {
   closeSync,
   copyFileSync,
   existsSync,
-  fsyncSync,
   linkSync,
   openSync,
   readFileSync,
@@ -14,9 +13,10 @@ import {
 } from 'node:fs'
 import { dirname } from 'node:path'
 import type { Logger } from 'pino'
-import { follow } from '../../journal/follow.ts'
+import { readJournal } from '../../journal/follow.ts'
 import { oldest, type Position } from '../../journal/position.ts'
 import { listSegments } from '../../journal/segments.ts'
+import { syncPathSync } from '../../lib/atomic-file.ts'
 import { openSqliteQueue } from './queue.ts'
 import { type JournalIndex, type Placed, type Plan, planRebuild, writeRebuilt } from './rebuild.ts'
 import { type Salvage, salvage } from './salvage.ts'
@@ -124,8 +124,7 @@ async function indexJournal(dataDir: string, log: Logger): Promise<JournalIndex>
 }
 
 async function* readAll(dataDir: string, log: Logger) {
-  const { signal } = new AbortController()
-  for await (const { entries } of follow({ dataDir, from: oldest, signal, wait: false, log }))
+  for await (const { entries } of readJournal({ dataDir, from: oldest, log }))
     yield* entries.filter(({ event }) => event.erased !== true)
 }
 
@@ -150,14 +149,14 @@ function replace(
   const kept = `${path}.damaged-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`
   if (made) {
     writeRebuilt(made.fresh, made.plan, made.found)
-    sync(made.fresh)
+    syncPathSync(made.fresh)
   }
   try {
     linkSync(path, kept)
   } catch {
     // Some file systems have no hard links.
     copyFileSync(path, kept)
-    sync(kept)
+    syncPathSync(kept)
   }
   if (existsSync(`${path}-wal`)) renameSync(`${path}-wal`, `${kept}-wal`)
   rmSync(`${path}-shm`, { force: true })
@@ -165,17 +164,8 @@ function replace(
     renameSync(made.fresh, path)
     removeDatabase(made.fresh)
   } else rmSync(path)
-  sync(dirname(path))
+  syncPathSync(dirname(path))
   return kept
-}
-
-function sync(path: string): void {
-  const file = openSync(path, 'r')
-  try {
-    fsyncSync(file)
-  } finally {
-    closeSync(file)
-  }
 }
 
 function removeDatabase(path: string): void {

@@ -7,7 +7,15 @@ import fc from 'fast-check'
 import { pino } from 'pino'
 import { expect, onTestFinished, test } from 'vitest'
 import type { Damage } from '../../../src/journal/damage.ts'
-import { type Batch, follow, lastEvent, positionBefore, positionOfLast } from '../../../src/journal/follow.ts'
+import {
+  type Chunk,
+  type Entry,
+  follow,
+  lastEvent,
+  positionBefore,
+  positionOfLast,
+  readJournal,
+} from '../../../src/journal/follow.ts'
 import { oldest, type Position } from '../../../src/journal/position.ts'
 import { createSegment } from '../../../src/journal/segments.ts'
 import { canTrace } from '../../support/faults.ts'
@@ -42,18 +50,18 @@ async function journalOf(...segments: string[]): Promise<{ dataDir: string; path
 async function read(dataDir: string, from: Position, count: number, whenWaiting?: () => void) {
   const stop = new AbortController()
   const { log, lines } = collectLog()
-  const batches: Batch[] = []
+  const chunks: Chunk[] = []
   if (count === 0) stop.abort()
   let waiting: NodeJS.Timeout | undefined
-  for await (const batch of follow({ dataDir, from, signal: stop.signal, log })) {
-    batches.push(batch)
+  for await (const chunk of follow({ dataDir, from, signal: stop.signal, log })) {
+    chunks.push(chunk)
     if (whenWaiting) waiting ??= setTimeout(whenWaiting, 50)
-    if (batches.flatMap(({ entries }) => entries).length >= count) stop.abort()
+    if (chunks.flatMap(({ entries }) => entries).length >= count) stop.abort()
   }
   clearTimeout(waiting)
   return {
-    batches,
-    ids: batches.flatMap(({ entries }) => entries.map(({ event }) => Number(event.id))),
+    chunks,
+    ids: chunks.flatMap(({ entries }) => entries.map(({ event }) => Number(event.id))),
     log: lines.join(''),
   }
 }
@@ -65,8 +73,8 @@ test('reads every event across segments, in order', async () => {
 
 test('goes on from every position it gave', async () => {
   const { dataDir } = await journalOf(line(1) + line(2), line(3))
-  const { batches } = await read(dataDir, oldest, 3)
-  for (const { position, entries } of batches) {
+  const { chunks } = await read(dataDir, oldest, 3)
+  for (const { position, entries } of chunks) {
     const rest = 3 - Number(entries.at(-1)?.event.id)
     expect((await read(dataDir, position, rest)).ids).toHaveLength(rest)
   }
@@ -84,8 +92,8 @@ test('waits for what is appended and for the next segment', async () => {
 
 test('half a line is not read before it is whole', async () => {
   const { dataDir, paths } = await journalOf(line(1) + line(2).slice(0, 10))
-  const { batches } = await read(dataDir, oldest, 2, () => appendFileSync(paths[0] ?? '', line(2).slice(10)))
-  expect(batches.map(({ entries }) => entries.length)).toEqual([1, 1])
+  const { chunks } = await read(dataDir, oldest, 2, () => appendFileSync(paths[0] ?? '', line(2).slice(10)))
+  expect(chunks.map(({ entries }) => entries.length)).toEqual([1, 1])
 })
 
 test('half a line at the end of a sealed segment is passed over and told', async () => {
@@ -113,13 +121,12 @@ test('where a line is damaged the others come, each with its place, and the even
   writeFileSync(paths[0] ?? '', Buffer.concat(all))
   const offsetOf = (index: number) => all.slice(0, index).reduce((sum, { length }) => sum + length, 0)
   const damages: Damage[] = []
-  const { signal } = new AbortController()
   const { log, lines: logged } = collectLog()
-  const parts = { dataDir, from: oldest, signal, wait: false, log, onDamage: (one: Damage) => void damages.push(one) }
+  const options = { dataDir, from: oldest, log, onDamage: (one: Damage) => void damages.push(one) }
   for (const needle of [undefined, '"event"']) {
     damages.length = 0
-    const entries: Batch['entries'][number][] = []
-    for await (const batch of follow({ ...parts, needle })) entries.push(...batch.entries)
+    const entries: Entry[] = []
+    for await (const chunk of readJournal({ ...options, needle })) entries.push(...chunk.entries)
     expect(entries.map(({ event, at }) => [event.id, at.offset])).toEqual([
       ['1', offsetOf(0)],
       ['3', offsetOf(2)],
@@ -153,8 +160,8 @@ test('a segment that goes between the look at the folder and its opening is pass
 test('lines longer than a read and characters across two reads come whole', async () => {
   const long = 'я'.repeat(100_001)
   const { dataDir } = await journalOf(line(1, long) + line(2, long))
-  const { batches } = await read(dataDir, oldest, 2)
-  expect(batches.flatMap(({ entries }) => entries.map(({ event }) => Reflect.get(event, 'more')))).toEqual([long, long])
+  const { chunks } = await read(dataDir, oldest, 2)
+  expect(chunks.flatMap(({ entries }) => entries.map(({ event }) => Reflect.get(event, 'more')))).toEqual([long, long])
 })
 
 test('finds where the last lines begin, also across segments', async () => {
@@ -203,11 +210,9 @@ test('where a text is sought, the lines that hold it come, each with its place, 
       const texts = segments.map((list) => list.map((text) => line(++id, text)).join(''))
       const { dataDir } = await journalOf(...texts)
       const readAll = async (needle?: string) => {
-        const entries: Batch['entries'][number][] = []
-        const { signal } = new AbortController()
+        const entries: Entry[] = []
         const { log, lines } = collectLog()
-        for await (const batch of follow({ dataDir, from: oldest, signal, wait: false, needle, log }))
-          entries.push(...batch.entries)
+        for await (const chunk of readJournal({ dataDir, from: oldest, needle, log })) entries.push(...chunk.entries)
         expect(lines).toEqual([])
         return entries
       }

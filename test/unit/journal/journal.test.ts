@@ -17,7 +17,7 @@ import { pino } from 'pino'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import type { Event } from '../../../src/events/event.ts'
 
-import { type Journal, type JournalDeps, openJournal } from '../../../src/journal/journal.ts'
+import { type Journal, type JournalDeps, type JournalOptions, openJournal } from '../../../src/journal/journal.ts'
 import { createSegment, journalDir, listSegments, pointStableName, stableName } from '../../../src/journal/segments.ts'
 import { canMount, canTrace, openFiles, smallDisk, stallDisk } from '../../support/faults.ts'
 import { readJournal, temporaryFolder, until } from '../../support/receiver.ts'
@@ -27,7 +27,7 @@ const event = (id: number): Event => ({ id: String(id), event: 'ONCRMDEALUPDATE'
 const refused = { name: 'JournalUnavailable' }
 
 /** Opens a journal whose log and stderr fallback are kept. */
-async function open(dataDir: string, deps: Partial<JournalDeps> = {}) {
+async function open(dataDir: string, deps: Partial<JournalOptions & JournalDeps> = {}) {
   const logged: Record<string, unknown>[] = []
   const rescued: Event[] = []
   const journal = await openJournal({
@@ -391,7 +391,7 @@ describe('a disk that does not answer', () => {
 
   test('is not taken for the one that keeps an event waiting when the process itself stood still', async () => {
     const dataDir = temporaryFolder('journal')
-    const journal = await open(dataDir, { patience: 500 })
+    const journal = await open(dataDir, { timeoutMs: 500 })
     const appended = journal.append(event(1))
     // As in a container that is frozen for a while.
     for (const end = Date.now() + 700; Date.now() < end; );
@@ -401,11 +401,11 @@ describe('a disk that does not answer', () => {
     expect(journal.rescued).toEqual([])
   })
 
-  test('is given up after the patience: every event has gone to the stderr fallback, once, before its refusal', async () => {
+  test('is given up after the timeout: every event has gone to the stderr fallback, once, before its refusal', async () => {
     const dataDir = temporaryFolder('journal')
     let rescued: string[] = []
     const journal = await open(dataDir, {
-      patience: 500,
+      timeoutMs: 500,
       stderrFallback: async (lines) => {
         // Whoever takes his time must still be waited for.
         await new Promise((resolve) => setTimeout(resolve, 20))
@@ -466,7 +466,7 @@ describe('a disk that does not answer', () => {
 
 describe('a disk that refuses', () => {
   /** Something is in the way of the next segment, as on a disk that is gone or read-only. */
-  async function journalThatFails(deps: Partial<JournalDeps> = {}) {
+  async function journalThatFails(deps: Partial<JournalOptions & JournalDeps> = {}) {
     const dataDir = temporaryFolder('journal')
     let now = new Date('2026-11-23T12:00:00Z')
     const journal = await open(dataDir, { now: () => now, ...deps })
@@ -509,7 +509,7 @@ describe('a disk that refuses', () => {
   })
 
   test('after it did not answer gives an event to the stderr fallback once, not twice', async () => {
-    const { dataDir, journal, rotate } = await journalThatFails({ patience: 500 })
+    const { dataDir, journal, rotate } = await journalThatFails({ timeoutMs: 500 })
     mkdirSync(`${stableName(dataDir)}.next`)
     rotate()
     const release = stallDisk()

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { pino } from 'pino'
 import { describe, expect, test } from 'vitest'
-import { follow } from '../../../../src/journal/follow.ts'
+import { readJournal } from '../../../../src/journal/follow.ts'
 import { oldest } from '../../../../src/journal/position.ts'
 import { checkQueueFile } from '../../../../src/queue/sqlite/integrity.ts'
 import { openSqliteQueue, queuePath } from '../../../../src/queue/sqlite/queue.ts'
@@ -22,10 +22,7 @@ async function start() {
   const path = queuePath(dataDir)
   const queue = openSqliteQueue({ path })
   await queue.registerHandlers([known('a'), known('b', { order: 'none' })])
-  for await (const { entries, position } of follow({
-    ...{ dataDir, from: oldest, log, wait: false },
-    signal: new AbortController().signal,
-  }))
+  for await (const { entries, position } of readJournal({ dataDir, from: oldest, log }))
     await queue.add(
       entries.flatMap(({ event, at: { segment } }) => [
         { handler: 'a', event, segment, order: 'object' as const, debounce: 0 },
