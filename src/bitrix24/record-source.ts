@@ -1,3 +1,4 @@
+import { type CrmType, crmTypes } from '../events/crm-types.ts'
 import { isObject } from '../lib/is-object.ts'
 import type { Bitrix24Error } from './bitrix24-error.ts'
 import type { Params } from './commands.ts'
@@ -35,7 +36,7 @@ function byId(method: string, at?: string, gone?: string): Reading {
   return { method, params: (id) => ({ id }), at, gone }
 }
 
-function item(entityTypeId: number): Reading {
+function item({ id: entityTypeId }: CrmType): Reading {
   return {
     method: 'crm.item.get',
     params: (id) => ({ entityTypeId, id, useOriginalUfNames: 'Y' }),
@@ -63,10 +64,10 @@ const readings = {
   bookingresourcetype: byId('booking.v1.resourceType.get', 'resourceType', '1013'),
   bookingwaitlistitem: byId('booking.v1.waitlist.get', 'waitList', '1040'),
   calendarentry: byId('calendar.event.getbyid'),
-  company: item(4),
-  contact: item(3),
+  company: item(crmTypes.COMPANY),
+  contact: item(crmTypes.CONTACT),
   currency: byId('crm.currency.get'),
-  deal: item(2),
+  deal: item(crmTypes.DEAL),
   document: byId('crm.documentgenerator.document.get', 'document'),
   // Without IS_ADMIN an administrator only finds the groups that an ordinary user would find.
   group: { method: 'sonet_group.get', params: (id) => ({ FILTER: { ID: id }, IS_ADMIN: 'Y' }) },
@@ -78,7 +79,7 @@ const readings = {
   },
   // crm.type.get has no code for a deleted type; its text is in the portal's language.
   itemtype: { method: 'crm.type.list', params: (id) => ({ filter: { id } }), at: 'types' },
-  lead: item(1),
+  lead: item(crmTypes.LEAD),
   measure: byId('catalog.measure.get', 'measure', '200600000020'),
   order: byId('sale.order.get', 'order', '200540400001'),
   payment: byId('sale.payment.get', 'payment', '200640400001'),
@@ -88,7 +89,7 @@ const readings = {
   productproperty: byId('catalog.productProperty.get', 'productProperty'),
   productsection: byId('catalog.section.get', 'section', '200700300030'),
   propertyvalue: byId('sale.propertyvalue.get', 'propertyValue', '201040400001'),
-  quote: item(7),
+  quote: item(crmTypes.QUOTE),
   recurringdeal: byId('crm.deal.recurring.get'),
   requisite: byId('crm.requisite.get'),
   rounding: byId('catalog.roundingRule.get', 'roundingRule', '200900000000'),
