@@ -20,7 +20,9 @@ export interface OwnRobot {
 }
 
 /** The documents with a class of their own (from the portal's source, CCrmBizProcHelper). */
-const classes = new Map(['Lead', 'Deal', 'Contact', 'Company'].map((name) => [name.toUpperCase(), `CCrmDocument${name}`]))
+const classes = new Map(
+  ['Lead', 'Deal', 'Contact', 'Company'].map((name) => [name.toUpperCase(), `CCrmDocument${name}`]),
+)
 
 /** Returns the document of an id such as `DEAL_662` or `DYNAMIC_147_5`. A number alone is the id of a deal. */
 export function documentOf(id: string | number): readonly string[] {
