@@ -1,3 +1,4 @@
+import { shorten } from '../lib/shorten.ts'
 import { createBurst, createLasting, createShortage } from './hysteresis.ts'
 import type { Dead, Throttled } from './incidents.ts'
 import type { Sample } from './sample.ts'
@@ -44,7 +45,7 @@ const quiet = minute
 const scarce = 500 * 1024 ** 2
 
 /** Characters of a reason. It is limited because alerts go into a chat. */
-const longestReason = 1_000
+const maxReasonLength = 1_000
 
 /**
  * Returns a function that derives the current conditions from each sample and the samples before it.
@@ -71,7 +72,7 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
     if (dead === undefined || dead.queued === 0) return undefined
     const { queued, count, last } = dead
     const many = queued === 1 ? 'a delivery is dead' : `${queued} deliveries are dead`
-    const text = last ? `${many}; the last: ${tell(last)}` : `${many}, since before the start`
+    const text = last ? `${many}; the last: ${describe(last)}` : `${many}, since before the start`
     const { reason, ...what } = last ?? {}
     return {
       kind: 'dead_delivery',
@@ -89,7 +90,7 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
     const { reason, ...what } = late.last
     return {
       kind: 'late_failure',
-      text: `something that a run had started failed after the run was over, so it is not tried again: ${tellLate(late.last)}`,
+      text: `something that a run had started failed after the run was over, so it is not tried again: ${describeLate(late.last)}`,
       news: late.count,
       details: { ...what, reason: cut(reason) },
     }
@@ -100,7 +101,7 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
     const { reason, until, ...what } = throttled.last
     return {
       kind: 'handler_throttled',
-      text: `a handler is throttled: ${tellThrottled(throttled.last)}`,
+      text: `a handler is throttled: ${describeThrottled(throttled.last)}`,
       news: throttled.count,
       details: { ...what, reason, until: new Date(until).toISOString() },
     }
@@ -205,20 +206,20 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
     ].filter((condition) => condition !== undefined)
 }
 
-function tell({ handler, event, object, id, reason }: Dead): string {
+function describe({ handler, event, object, id, reason }: Dead): string {
   return `${handler} gave up ${object === undefined ? event : `${event} ${object}`} (${id}): ${cut(reason)}`
 }
 
-function tellLate({ handler, event, object, id, reason }: Dead): string {
+function describeLate({ handler, event, object, id, reason }: Dead): string {
   return `${handler} at ${object === undefined ? event : `${event} ${object}`} (${id}): ${cut(reason)}`
 }
 
-function tellThrottled({ handler, event, object, id, reason, until }: Throttled): string {
+function describeThrottled({ handler, event, object, id, reason, until }: Throttled): string {
   return `${handler} waits for ${object} until ${new Date(until).toISOString()}: it ${reason}; the last event: ${event} (${id})`
 }
 
 function cut(text: string): string {
-  return text.length > longestReason ? `${text.slice(0, longestReason)}…` : text
+  return shorten(text, maxReasonLength)
 }
 
 function inWords(ms: number): string {

@@ -1,9 +1,7 @@
 import type { Params } from '../bitrix24/commands.ts'
-
 import { unixSeconds } from '../bitrix24/last-change.ts'
 import { crmEventsOf, crmItemTypes } from '../events/crm-types.ts'
 import type { FormValue } from '../events/form.ts'
-
 import { isObject } from '../lib/is-object.ts'
 
 /** A kind of record that can be listed by its last change. */

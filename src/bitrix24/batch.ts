@@ -7,7 +7,7 @@ import type { IncomingWebhook } from './incoming-webhook.ts'
 import type { Command } from './parameters.ts'
 
 /** https://apidocs.bitrix24.com/settings/how-to-call-rest-api/batch.html */
-export const mostCommands = 50
+export const maxCommands = 50
 
 /** PHP reads an empty text where the parameters have null. */
 const queryOptions = { keepsNull: true, isRfc3986: true } as const

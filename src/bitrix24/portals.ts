@@ -64,7 +64,7 @@ export interface PortalsDeps extends Rate {
   /** Milliseconds between two probes of an incoming webhook that is down. */
   readonly probeEvery?: number
   /** Milliseconds to wait for the answer of a probe. */
-  readonly patience?: number
+  readonly probeTimeoutMs?: number
 }
 
 export function createPortals(deps: PortalsDeps): Portals {

@@ -2,7 +2,6 @@ import { type CrmType, crmTypes } from '../events/crm-types.ts'
 import { isObject } from '../lib/is-object.ts'
 import type { Bitrix24Error } from './bitrix24-error.ts'
 import type { Params } from './commands.ts'
-
 import type { LooseRecord } from './record.ts'
 
 /** The method that reads the record of an object. */

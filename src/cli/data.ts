@@ -2,6 +2,7 @@ import { accessSync, constants, existsSync } from 'node:fs'
 import { readDatabaseUrl, readSettings } from '../config/config.ts'
 import { journalDir } from '../journal/segments.ts'
 import { codeOf } from '../lib/error-code.ts'
+import { messageOf } from '../lib/error-text.ts'
 import type { Deliveries } from '../queue/deliveries.ts'
 import { heartbeatOf, readIdentity } from '../queue/identity.ts'
 import { openSqliteDeliveries } from '../queue/sqlite/deliveries.ts'
@@ -25,6 +26,9 @@ export function findDataDir(): string {
   }
   return dataDir
 }
+
+/** Deliveries in one transaction of a command: a running dispatcher waits for its end. */
+export const maxInTransaction = 500
 
 /** @param mode `write` to change something */
 export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): Promise<Deliveries> {
@@ -60,8 +64,7 @@ export async function openDeliveriesIfPossible(dataDir: string, print: Printer):
   try {
     return await openDeliveries(dataDir, 'read')
   } catch (error) {
-    const reason = explainData(error)
-    print.note(`the deliveries cannot be read: ${reason instanceof Error ? reason.message : String(reason)}`)
+    print.note(`the deliveries cannot be read: ${messageOf(explainData(error))}`)
     return undefined
   }
 }

@@ -1,11 +1,10 @@
 import { stat } from 'node:fs/promises'
 import type { Position } from '../journal/position.ts'
-
 import { listSegments } from '../journal/segments.ts'
 import type { Printer } from './printer.ts'
 
 /** Milliseconds before the first progress text, and between two of them. */
-const pause = 300
+const intervalMs = 300
 
 /** Shows on a terminal how much of the journal was read. */
 export async function createProgress(dataDir: string, print: Printer): Promise<(position: Position) => void> {
@@ -19,11 +18,11 @@ export async function createProgress(dataDir: string, print: Printer): Promise<(
       () => 0,
     )
   }
-  let told = performance.now()
+  let shownAt = performance.now()
   return ({ segment, offset }) => {
     const now = performance.now()
-    if (now - told < pause) return
-    told = now
+    if (now - shownAt < intervalMs) return
+    shownAt = now
     const percent = Math.min(100, Math.floor((((before.get(segment) ?? total) + offset) / total) * 100))
     print.progress(`reading the journal: ${percent} % of ${(total / 1024 ** 2).toFixed(0)} MB`)
   }

@@ -1,5 +1,4 @@
 import type { FormValue } from './form.ts'
-
 import { about, type ObjectRule, readObject } from './object.ts'
 import { type Check, checkOf, type Shape } from './shape.ts'
 import { type ShapeName, shapes } from './shapes.ts'

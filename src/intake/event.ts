@@ -2,7 +2,6 @@ import { randomUUIDv7 } from 'node:crypto'
 import { hasDocumentedShape, objectOf } from '../events/catalogue.ts'
 import type { Event } from '../events/event.ts'
 import { type Form, isForm } from '../events/form.ts'
-
 import { Refusal } from './refusal.ts'
 import { removeSecrets } from './secrets.ts'
 

@@ -1,6 +1,7 @@
 import { readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { codeOf } from '../lib/error-code.ts'
+import { isObject } from '../lib/is-object.ts'
 import { fileMode } from '../lib/private-files.ts'
 import { readAddresses } from './published-list.ts'
 
@@ -32,7 +33,7 @@ export async function readCopies(dataDir: string, urls: readonly string[]): Prom
     throw error
   }
   const file: unknown = JSON.parse(text)
-  for (const [url, value] of Object.entries(typeof file === 'object' && file !== null ? file : {})) {
+  for (const [url, value] of Object.entries(isObject(file) ? file : {})) {
     const copy = readCopy(value)
     if (copy !== undefined && urls.includes(url)) copies.set(url, copy)
   }
@@ -40,9 +41,8 @@ export async function readCopies(dataDir: string, urls: readonly string[]): Prom
 }
 
 function readCopy(value: unknown): PublishedCopy | undefined {
-  if (typeof value !== 'object' || value === null || !('fetchedAt' in value && 'addresses' in value)) return undefined
-  const { fetchedAt } = value
-  const addresses = readAddresses(value.addresses)
+  const { fetchedAt, addresses: list } = isObject(value) ? value : {}
+  const addresses = readAddresses(list)
   if (typeof fetchedAt !== 'string' || Number.isNaN(Date.parse(fetchedAt)) || !addresses?.length) return undefined
   return { fetchedAt, addresses }
 }

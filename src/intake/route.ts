@@ -6,13 +6,12 @@ import type { Journal } from '../journal/journal.ts'
 import { shorten } from '../lib/shorten.ts'
 import type { AllowedAddresses } from './allowed-addresses.ts'
 import type { Body, BodyReader } from './body.ts'
-import { large } from './body-memory.ts'
+import { largeBytes } from './body-memory.ts'
 import { readClaim } from './claim.ts'
 import { toEvent } from './event.ts'
 import { decodeForm } from './form.ts'
 import { Refusal } from './refusal.ts'
 import type { RobotPath } from './robot-path.ts'
-
 import type { ShapeLog } from './shape-log.ts'
 import type { Tokens } from './token.ts'
 
@@ -50,7 +49,7 @@ export function addWebhookRoute(app: FastifyInstance, deps: RouteDeps): void {
     const release = body.hold()
     try {
       // The token of a large body was checked when it arrived.
-      if (body.text.length < large) tokens.check(readClaim(body.text))
+      if (body.text.length < largeBytes) tokens.check(readClaim(body.text))
       const form = body.decode()
       const started = performance.now()
       const token = tokens.verify(form)

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { backfill, type Place, type Recipient, type Sum } from '../../backfill/backfill.ts'
+import { backfill, type Place, portalClockSlackMs, type Recipient, type Sum } from '../../backfill/backfill.ts'
 import { readJournalled } from '../../backfill/journalled.ts'
 import { parseTargets, type Target, targetNames } from '../../backfill/targets.ts'
 import { createClient } from '../../bitrix24/client.ts'
@@ -9,6 +9,7 @@ import { createLimits } from '../../bitrix24/limits.ts'
 import { readConfig } from '../../config/config.ts'
 import { realClock } from '../../lib/clock.ts'
 import { isObject } from '../../lib/is-object.ts'
+import { parseJson } from '../../lib/json.ts'
 import { matcherOf } from '../../lib/pattern.ts'
 import { fileMode } from '../../lib/private-files.ts'
 import { openAppender } from '../appender.ts'
@@ -18,9 +19,6 @@ import { createNoteLog } from '../note-log.ts'
 import { parseTime } from '../selection.ts'
 import { UsageError } from '../usage-error.ts'
 import { chooseIncomingWebhook } from './call.ts'
-
-/** Milliseconds by which our clock may be ahead of the portal's. */
-const clockSlack = 60_000
 
 /** Repairs a gap: reads from the portal what changed, and journals the changes that came without an event. */
 export const backfillCommand = defineCommand({
@@ -148,7 +146,12 @@ function toPlan(targets: string | undefined, { since, all, hook: incomingWebhook
   if (targets === undefined) throw new UsageError(`name what to backfill: ${targetNames.join(', ')}`)
   if ((since !== undefined) === all) throw new UsageError('add --since TIME, or --all')
   const time = parseTime('--since', since, new Date())
-  return { targets, incomingWebhook, handler, since: time && new Date(time.getTime() - clockSlack).toISOString() }
+  return {
+    targets,
+    incomingWebhook,
+    handler,
+    since: time && new Date(time.getTime() - portalClockSlackMs).toISOString(),
+  }
 }
 
 function parse(names: string): readonly Target[] {
@@ -171,7 +174,7 @@ function resumePlan(
 
 function readPlan(path: string): Plan {
   if (!existsSync(path)) throw new Error('there is no backfill to resume')
-  const plan = parsePlan(readFileSync(path, 'utf8'))
+  const plan = parseJson(readFileSync(path, 'utf8'))
   if (!isObject(plan) || typeof plan['targets'] !== 'string')
     throw new Error(
       `${path} is not what a backfill wrote: where it was is not known; backfill again with --since, which tells nothing twice`,
@@ -186,14 +189,6 @@ function readPlan(path: string): Plan {
     handler: text(plan['handler']),
     host: text(plan['host']),
     place: target !== undefined && after !== undefined ? { target, after } : undefined,
-  }
-}
-
-function parsePlan(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
   }
 }
 

@@ -1,7 +1,7 @@
 import type { DeadSelection, DeliveryRecord } from '../../queue/deliveries.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
-import { findDataDir, openDeliveries } from '../data.ts'
+import { findDataDir, maxInTransaction, openDeliveries } from '../data.ts'
 import { recordToJson } from '../delivery-story.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
@@ -55,11 +55,11 @@ export const dead = defineCommand({
       if (unreadable.length > 0 && unreadable.length === found.length) return exitCodes.failed
       if (found.length === 0) throw new Error('no such delivery is dead')
       const deed = what === 'retry' ? 'tried again' : 'dropped'
-      const told = `${found.length === 1 ? '1 dead delivery is' : `${found.length} dead deliveries are`} to be ${deed}`
-      if (!(await confirm(print, told, yes || ids.length > 0))) return exitCodes.failed
+      const plan = `${found.length === 1 ? '1 dead delivery is' : `${found.length} dead deliveries are`} to be ${deed}`
+      if (!(await confirm(print, plan, yes || ids.length > 0))) return exitCodes.failed
       let count = 0
-      for (let at = 0; at < found.length; at += atOnce) {
-        count += await deliveries[what](found.slice(at, at + atOnce))
+      for (let at = 0; at < found.length; at += maxInTransaction) {
+        count += await deliveries[what](found.slice(at, at + maxInTransaction))
         print.progress(`${count} of ${found.length}`)
       }
       await print.result({ [what === 'retry' ? 'retried' : 'dropped']: count }, `${count} ${deed}`)
@@ -69,9 +69,6 @@ export const dead = defineCommand({
     }
   },
 })
-
-/** Deliveries in one transaction: a running dispatcher waits for its end. */
-const atOnce = 500
 
 const columns: Record<string, (delivery: DeliveryRecord) => string> = {
   died: ({ endedAt = 0 }) => localTime(endedAt),

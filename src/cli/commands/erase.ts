@@ -7,6 +7,7 @@ import { type FoundLines, findLines, overwrite } from '../../journal/erase.ts'
 import { dropErasure, type Erasure, readErasure, writeErasure } from '../../journal/erasure.ts'
 import { findHolder, lockDataDir } from '../../journal/lock.ts'
 import type { Position } from '../../journal/position.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import { type Deliveries, type DeliveryRecord, RunNotEnded } from '../../queue/deliveries.ts'
 import { queuePath } from '../../queue/sqlite/queue.ts'
 import { defineCommand } from '../command.ts'
@@ -158,13 +159,8 @@ async function eraseInQueue(dataDir: string, erasure: Erasure): Promise<number> 
 }
 
 function unfinished(error: unknown): Error {
-  const reason = error instanceof Error ? error.message : String(error)
-  return new Error(
-    `${reason}. The journal is overwritten, the queue is not: run "b24-receiver erase" again to finish it`,
-    {
-      cause: error,
-    },
-  )
+  const what = 'The journal is overwritten, the queue is not: run "b24-receiver erase" again to finish it'
+  return new Error(`${messageOf(error)}. ${what}`, { cause: error })
 }
 
 function placesOf({ overwrites }: Erasure): readonly Position[] {

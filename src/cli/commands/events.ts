@@ -66,8 +66,8 @@ function statesOf(all: readonly DeliveryRecord[]): string {
   const records = all.filter(({ coalescedInto }) => !all.some(({ key }) => key === coalescedInto))
   const order = ['dead', 'waiting', 'running', 'ready', 'blocked', 'done', 'coalesced'] as const
   const counts = order.map((state) => ({ state, count: records.filter((record) => record.state === state).length }))
-  const told = counts.flatMap(({ state, count }) => (count === 0 ? [] : count === 1 ? state : `${state} ×${count}`))
-  return told.length === 0 ? '–' : told.join(', ')
+  const texts = counts.flatMap(({ state, count }) => (count === 0 ? [] : count === 1 ? state : `${state} ×${count}`))
+  return texts.length === 0 ? '–' : texts.join(', ')
 }
 
 /** @param total the number of matching events; `undefined` if they were not counted */

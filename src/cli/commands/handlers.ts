@@ -4,6 +4,7 @@ import { readSettings } from '../../config/config.ts'
 import { type LoadReport, readLoadReport } from '../../dispatch/load-report.ts'
 import { handlerFiles, nameOf, unknownEvents } from '../../handler/loader.ts'
 import { findHolder } from '../../journal/lock.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
 import { findDataDir, openDeliveries } from '../data.ts'
@@ -61,8 +62,8 @@ export const handlers = defineCommand({
         `the dispatcher at work still has "${name}": reload first; where it was the last handler, stop the receiver for this`,
       )
     const pending = found.waiting + found.dead
-    const told = `"${name}" is to be forgotten, and ${pending} ${pending === 1 ? 'delivery' : 'deliveries'} dropped`
-    if (!(await confirm(print, told, options.yes))) return exitCodes.failed
+    const plan = `"${name}" is to be forgotten, and ${pending} ${pending === 1 ? 'delivery' : 'deliveries'} dropped`
+    if (!(await confirm(print, plan, options.yes))) return exitCodes.failed
     const deliveries = await openDeliveries(findDataDir(), 'write')
     try {
       const dropped = await deliveries.forget(name)
@@ -79,7 +80,7 @@ function readReport(onUnreadable: (reason: string) => void): LoadReport | undefi
   try {
     return readLoadReport(findDataDir())
   } catch (error) {
-    onUnreadable(error instanceof Error ? error.message : String(error))
+    onUnreadable(messageOf(error))
     return undefined
   }
 }

@@ -1,13 +1,12 @@
 import { once } from 'node:events'
 import type { Position } from '../../journal/position.ts'
-
 import { printable } from '../../lib/printable.ts'
 import type { Deliveries } from '../../queue/deliveries.ts'
 import { defineCommand } from '../command.ts'
 import { findDataDir, openDeliveries, openDeliveriesIfPossible } from '../data.ts'
 import { type DeliveryStory, readStory, storyToJson, storyToText } from '../delivery-story.ts'
 import { exitCodes } from '../exit-codes.ts'
-import { type Found, findEvents } from '../find-event.ts'
+import { type Found, findEvents, isIdStart } from '../find-event.ts'
 import { localTime } from '../local-time.ts'
 import { createNoteLog } from '../note-log.ts'
 import type { Printer } from '../printer.ts'
@@ -34,8 +33,7 @@ export const show = defineCommand({
   args: 1,
   async run({ options, args: [word = ''], print }) {
     const id = word.toLowerCase()
-    if (!/^[0-9a-f-]{8,36}$/.test(id))
-      throw new UsageError('show takes the id of an event, or how it begins, 8 characters or more')
+    if (!isIdStart(id)) throw new UsageError('show takes the id of an event, or how it begins, 8 characters or more')
     const dataDir = findDataDir()
     if (options.raw) return showRaw(dataDir, id, print)
     const onRead = await createProgress(dataDir, print)

@@ -4,13 +4,13 @@ import { lastEvent } from '../../journal/follow.ts'
 import { findHolder, type Holder } from '../../journal/lock.ts'
 import type { Position } from '../../journal/position.ts'
 import { listSegments } from '../../journal/segments.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import { isObject } from '../../lib/is-object.ts'
 import { printable } from '../../lib/printable.ts'
 import type { QueueState } from '../../queue/queue.ts'
 import { askAdmin } from '../admin.ts'
 import { defineCommand } from '../command.ts'
 import { explainData, findDataDir, isFollowed, openDeliveries } from '../data.ts'
-import { reasonOf } from '../doctor/check.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
 import { type HandlerState, readHandlerStates } from './handlers.ts'
@@ -63,7 +63,7 @@ export const status = defineCommand({
 
 async function readStatus(dataDir: string): Promise<Status> {
   const unreadable: string[] = []
-  const note = (error: unknown) => void unreadable.push(reasonOf(explainData(error)))
+  const note = (error: unknown) => void unreadable.push(messageOf(explainData(error)))
   const receiver = await orNote(() => findHolder(dataDir, 'receiver'), note)
   const { bavail, blocks, bsize } = await statfs(dataDir)
   const isKnown = isFollowed(dataDir)
@@ -96,7 +96,7 @@ async function readReadiness(): Promise<Record<string, unknown>> {
     const { body } = await askAdmin('/readyz')
     return isObject(body) ? { ...body } : { status: 'unknown' }
   } catch (error) {
-    return { status: 'unknown', reason: error instanceof Error ? error.message : String(error) }
+    return { status: 'unknown', reason: messageOf(error) }
   }
 }
 
@@ -146,7 +146,7 @@ function rowsOf({
   unreadable,
 }: Status): [string, string][] {
   const { status, ...reasons } = readyz ?? {}
-  const told = Object.entries(reasons).map(([name, reason]) => `${name}: ${toText(reason)}`)
+  const details = Object.entries(reasons).map(([name, reason]) => `${name}: ${toText(reason)}`)
   return [
     [
       'receiver',
@@ -154,7 +154,7 @@ function rowsOf({
         ? `runs as pid ${receiver.pid} on ${receiver.host} since ${localTime(receiver.startedAt)}`
         : 'does not run',
     ],
-    ...(readyz ? [pair('readyz', [toText(status), ...told].join('; '))] : []),
+    ...(readyz ? [pair('readyz', [toText(status), ...details].join('; '))] : []),
     [
       'journal',
       `${journal.segments} ${journal.segments === 1 ? 'segment' : 'segments'}, ${toSize(journal.bytes)}, in ${dataDir}`,
@@ -168,7 +168,7 @@ function rowsOf({
           ? 'has followed all of it'
           : `has ${toSize(journal.behind)} to follow`,
     ],
-    ...(deliveries ? [pair('deliveries', tellPending(deliveries))] : []),
+    ...(deliveries ? [pair('deliveries', formatPending(deliveries))] : []),
     ['handlers', handlers.map(({ name, state }) => `${name} (${state})`).join(', ') || 'none'],
     ...unreadable.map((reason) => pair('unreadable', reason)),
     ['disk', `${toSize(disk.freeBytes)} free of ${toSize(disk.bytes)}`],
@@ -179,7 +179,7 @@ function pair(head: string, text: string): [string, string] {
   return [head, text]
 }
 
-function tellPending({ ready, running, waiting, blocked, dead, oldestAt }: Pending): string {
+function formatPending({ ready, running, waiting, blocked, dead, oldestAt }: Pending): string {
   const oldest = oldestAt === undefined ? '' : `, the oldest from ${localTime(oldestAt)}`
   const counts = `${running} running, ${ready} ready, ${waiting} waiting, ${blocked} behind others of their object`
   return `${counts}${oldest}; ${dead} dead`

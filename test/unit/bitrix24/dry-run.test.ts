@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { mostCommands, toQueries } from '../../../src/bitrix24/batch.ts'
+import { maxCommands, toQueries } from '../../../src/bitrix24/batch.ts'
 import type { Commands } from '../../../src/bitrix24/commands.ts'
 
 import { commandsOf, withholdWrites } from '../../../src/bitrix24/dry-run.ts'
@@ -8,7 +8,7 @@ import { isRead } from '../../../src/bitrix24/reads.ts'
 import { recordMethods } from '../../../src/bitrix24/record-source.ts'
 import type { Envelope } from '../../../src/bitrix24/transport.ts'
 
-const toCmd = (commands: Commands) => toQueries(toBatch(commands, mostCommands, toCmd))
+const toCmd = (commands: Commands) => toQueries(toBatch(commands, maxCommands, toCmd))
 
 /** A way to a portal that answers every command with its name. */
 function start() {
