@@ -44,7 +44,7 @@ function item({ id: entityTypeId }: CrmType): Reading {
 }
 
 /**
- * By the kinds of `src/events/catalogue.ts`. The missing kinds have no method that reads an object by its id alone,
+ * By the kinds of `src/events/documented-events.ts`. The missing kinds have no method that reads an object by its id alone,
  * or have one that does not find every object: log.blogpost.get omits posts that are not for all users.
  *
  * https://apidocs.bitrix24.com/api-reference/index.html: each method's page, "Possible Error Codes"
