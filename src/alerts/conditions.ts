@@ -1,5 +1,5 @@
 import { shorten } from '../lib/shorten.ts'
-import { createBurst, createLasting, createShortage } from './hysteresis.ts'
+import { createBurst, createLasting, createNewNames, createShortage } from './hysteresis.ts'
 import type { Dead, Throttled } from './incidents.ts'
 import type { Sample } from './sample.ts'
 
@@ -64,22 +64,17 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
   let dispatcherReason: string | undefined
   /** The incoming webhooks that recently did not work, by label. */
   const incomingWebhooks = new Map<string, { readonly reason: string; readonly seenAt: number }>()
-  let incomingWebhooksSeen = 0
-  let absentBefore: ReadonlySet<string> = new Set()
-  let absentSeen = 0
+  const newIncomingWebhooks = createNewNames()
+  const newAbsent = createNewNames()
 
   function deadDelivery({ dead }: Sample): Condition | undefined {
     if (dead === undefined || dead.queued === 0) return undefined
     const { queued, count, last } = dead
     const many = queued === 1 ? 'a delivery is dead' : `${queued} deliveries are dead`
-    const text = last ? `${many}; the last: ${describe(last)}` : `${many}, since before the start`
+    const text = last ? `${many}; the last: ${describe(last, 'gave up')}` : `${many}, since before the start`
     const { reason, ...what } = last ?? {}
-    return {
-      kind: 'dead_delivery',
-      text,
-      news: count,
-      details: { dead: queued, ...what, reason: reason && cut(reason) },
-    }
+    const details = { dead: queued, ...what, reason: reason && cut(reason) }
+    return { kind: 'dead_delivery', text, news: count, details }
   }
 
   function lateFailure({ late }: Sample, at: number): Condition | undefined {
@@ -90,7 +85,7 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
     const { reason, ...what } = late.last
     return {
       kind: 'late_failure',
-      text: `something that a run had started failed after the run was over, so it is not tried again: ${describeLate(late.last)}`,
+      text: `something that a run had started failed after the run was over, so it is not tried again: ${describe(late.last, 'at')}`,
       news: late.count,
       details: { ...what, reason: cut(reason) },
     }
@@ -148,31 +143,24 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
   }
 
   function handlerNotLoaded({ absent = {} }: Sample): Condition | undefined {
-    for (const name of Object.keys(absent)) if (!absentBefore.has(name)) absentSeen++
-    absentBefore = new Set(Object.keys(absent))
-    if (absentBefore.size === 0) return undefined
-    const reasons = Object.values(absent).map(cut)
-    const text = cut(reasons.join('; '))
-    return { kind: 'handler_not_loaded', text, news: absentSeen, details: { handlers: [...absentBefore] } }
+    const handlers = Object.keys(absent)
+    const news = newAbsent(handlers)
+    if (handlers.length === 0) return undefined
+    const text = cut(Object.values(absent).map(cut).join('; '))
+    return { kind: 'handler_not_loaded', text, news, details: { handlers } }
   }
 
   function incomingWebhookRefused(sample: Sample, at: number): Condition | undefined {
     if (sample.incomingWebhooks === undefined) return undefined
-    for (const [label, reason] of Object.entries(sample.incomingWebhooks)) {
-      if (!incomingWebhooks.has(label)) incomingWebhooksSeen++
+    for (const [label, reason] of Object.entries(sample.incomingWebhooks))
       incomingWebhooks.set(label, { reason, seenAt: at })
-    }
     for (const [label, { seenAt }] of incomingWebhooks)
       if (Math.abs(at - seenAt) >= quiet) incomingWebhooks.delete(label)
+    const news = newIncomingWebhooks(incomingWebhooks.keys())
     if (incomingWebhooks.size === 0) return undefined
     const reasons = [...incomingWebhooks.values()].map(({ reason }) => cut(reason))
     const text = `what needs an incoming webhook waits: ${reasons.join('; ')}`
-    return {
-      kind: 'incoming_webhook_refused',
-      text,
-      news: incomingWebhooksSeen,
-      details: { incoming_webhooks: reasons },
-    }
+    return { kind: 'incoming_webhook_refused', text, news, details: { incoming_webhooks: reasons } }
   }
 
   function wrongTokens(sample: Sample, at: number): Condition | undefined {
@@ -206,12 +194,8 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
     ].filter((condition) => condition !== undefined)
 }
 
-function describe({ handler, event, object, id, reason }: Dead): string {
-  return `${handler} gave up ${object === undefined ? event : `${event} ${object}`} (${id}): ${cut(reason)}`
-}
-
-function describeLate({ handler, event, object, id, reason }: Dead): string {
-  return `${handler} at ${object === undefined ? event : `${event} ${object}`} (${id}): ${cut(reason)}`
+function describe({ handler, event, object, id, reason }: Dead, did: string): string {
+  return `${handler} ${did} ${object === undefined ? event : `${event} ${object}`} (${id}): ${cut(reason)}`
 }
 
 function describeThrottled({ handler, event, object, id, reason, until }: Throttled): string {

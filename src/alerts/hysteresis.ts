@@ -38,3 +38,15 @@ export function createShortage() {
     return isShort
   }
 }
+
+/** Returns a function that counts, over all calls, the names that the call before it did not have. */
+export function createNewNames() {
+  let before: ReadonlySet<string> = new Set()
+  let count = 0
+  return (names: Iterable<string>): number => {
+    const now = new Set(names)
+    count += [...now].filter((name) => !before.has(name)).length
+    before = now
+    return count
+  }
+}

@@ -31,7 +31,12 @@ export function findDataDir(): string {
 export const maxInTransaction = 500
 
 /** @param mode `write` to change something */
-export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): Promise<Deliveries> {
+export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): Promise<Deliveries & AsyncDisposable> {
+  const deliveries = await openEngine(dataDir, mode)
+  return Object.assign(deliveries, { [Symbol.asyncDispose]: async () => deliveries.close() })
+}
+
+async function openEngine(dataDir: string, mode: 'read' | 'write'): Promise<Deliveries> {
   const url = readDatabaseUrl(process.env)
   if (url === undefined) return openSqliteDeliveries({ path: queuePath(dataDir), mode })
   const identity = readIdentity(dataDir)
@@ -60,7 +65,7 @@ export function nameOfQueue(dataDir: string): string {
 }
 
 /** For a command that also works without deliveries: it prints why they cannot be opened. */
-export async function openDeliveriesIfPossible(dataDir: string, print: Printer): Promise<Deliveries | undefined> {
+export async function openDeliveriesIfPossible(dataDir: string, print: Printer) {
   try {
     return await openDeliveries(dataDir, 'read')
   } catch (error) {

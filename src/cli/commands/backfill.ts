@@ -109,18 +109,14 @@ export const backfillCommand = defineCommand({
 })
 
 async function findRecipient(dataDir: string, name: string): Promise<Recipient> {
-  const deliveries = await openDeliveries(dataDir, 'read')
-  try {
-    const known = await deliveries.handlers()
-    const events = known.find((handler) => handler.name === name)?.events
-    if (events === undefined)
-      throw new Error(
-        `no handler "${name}" was ever loaded, so what it handles is not known: put its file into HANDLERS_DIR and reload; there are ${known.map((one) => one.name).join(', ') || 'none'}`,
-      )
-    return { handler: name, matches: matcherOf(events) }
-  } finally {
-    await deliveries.close()
-  }
+  await using deliveries = await openDeliveries(dataDir, 'read')
+  const known = await deliveries.handlers()
+  const events = known.find((handler) => handler.name === name)?.events
+  if (events === undefined)
+    throw new Error(
+      `no handler "${name}" was ever loaded, so what it handles is not known: put its file into HANDLERS_DIR and reload; there are ${known.map((one) => one.name).join(', ') || 'none'}`,
+    )
+  return { handler: name, matches: matcherOf(events) }
 }
 
 /** The objects to backfill, and the progress. It is kept on disk while the backfill runs. */

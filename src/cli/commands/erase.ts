@@ -6,12 +6,13 @@ import { readDatabaseUrl } from '../../config/config.ts'
 import { type FoundLines, findLines, overwrite } from '../../journal/erase.ts'
 import { dropErasure, type Erasure, readErasure, writeErasure } from '../../journal/erasure.ts'
 import { findHolder, lockDataDir } from '../../journal/lock.ts'
-import type { Position } from '../../journal/position.ts'
+import { isBefore, type Position } from '../../journal/position.ts'
 import { messageOf } from '../../lib/error-text.ts'
 import { type Deliveries, type DeliveryRecord, RunNotEnded } from '../../queue/deliveries.ts'
 import { queuePath } from '../../queue/sqlite/queue.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
+import { count } from '../count.ts'
 import { findDataDir, isFollowed, openDeliveries } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
 import type { Printer } from '../printer.ts'
@@ -58,7 +59,7 @@ export const erase = defineCommand({
       const erasure = await prepare(dataDir, { object, member, before: Date.now() }, force, print)
       if (erasure === undefined) return exitCodes.failed
       const { events, overwrites } = erasure
-      const what = `${events.length} ${events.length === 1 ? 'event' : 'events'} about ${object} will lose what they hold, for good`
+      const what = `${count(events.length, 'event')} about ${object} will lose what they hold, for good`
       if (!(await confirm(print, what, yes))) return exitCodes.failed
       await writeErasure(dataDir, { ...erasure, overwrites })
       await finish(dataDir, erasure, print)
@@ -86,19 +87,15 @@ async function prepare(
     print.note(`${join(dataDir, name)} may hold it, too, and stays: remove it when you need it no longer`)
   const erasure = { ...target, events: lines.events, overwrites: lines.overwrites, damaged }
   if (!isFollowed(dataDir)) return erasure
-  const deliveries = await openDeliveries(dataDir, 'read')
-  try {
-    const found = await deliveries.ofObject(erasure)
-    const open = found.filter(({ state }) => state !== 'done' && state !== 'coalesced')
-    const unread = await notFollowed(deliveries, lines)
-    if (open.length + unread === 0 || isForced) return erasure
-    for (const one of open) await print.result(toJson(one), `${one.event} ${one.handler}: ${one.state}`)
-    if (unread > 0) print.note(`${unread} of its events were not followed yet: no handler has seen them`)
-    print.note(`nothing was erased: wait until they are handled, or drop them with --force`)
-    return undefined
-  } finally {
-    await deliveries.close()
-  }
+  await using deliveries = await openDeliveries(dataDir, 'read')
+  const found = await deliveries.ofObject(erasure)
+  const open = found.filter(({ state }) => state !== 'done' && state !== 'coalesced')
+  const unread = await notFollowed(deliveries, lines)
+  if (open.length + unread === 0 || isForced) return erasure
+  for (const one of open) await print.result(toJson(one), `${one.event} ${one.handler}: ${one.state}`)
+  if (unread > 0) print.note(`${unread} of its events were not followed yet: no handler has seen them`)
+  print.note(`nothing was erased: wait until they are handled, or drop them with --force`)
+  return undefined
 }
 
 function toJson({ event, handler, state }: DeliveryRecord) {
@@ -108,10 +105,6 @@ function toJson({ event, handler, state }: DeliveryRecord) {
 async function notFollowed(deliveries: Deliveries, { places }: Pick<FoundLines, 'places'>): Promise<number> {
   const position = await deliveries.position()
   return position === undefined ? 0 : places.filter((place) => !isBefore(place, position)).length
-}
-
-function isBefore(one: Position, other: Position): boolean {
-  return one.segment < other.segment || (one.segment === other.segment && one.offset < other.offset)
 }
 
 /** Copies of the queue that a repair or a migration has left. */
@@ -132,29 +125,25 @@ async function finish(dataDir: string, erasure: Erasure, print: Printer): Promis
   const lines = overwrites.filter(({ line }) => line !== undefined).length
   await print.result(
     { object, events: events.length, lines, dropped },
-    `${object}: ${lines} ${lines === 1 ? 'line was' : 'lines were'} overwritten, ${dropped} pending or dead ${dropped === 1 ? 'delivery was' : 'deliveries were'} dropped`,
+    `${object}: ${count(lines, 'line was', 'lines were')} overwritten, ${count(dropped, 'pending or dead delivery was', 'pending or dead deliveries were')} dropped`,
   )
 }
 
 async function eraseInQueue(dataDir: string, erasure: Erasure): Promise<number> {
-  const deliveries = await openDeliveries(dataDir, 'write')
-  try {
-    const end = Date.now() + timeout
-    for (;;) {
-      const isAtWork = findHolder(dataDir, 'dispatcher') !== undefined
-      // The dispatcher may have read a line before it was overwritten, without having added its deliveries yet.
-      const isBehind = isAtWork && (await notFollowed(deliveries, { places: placesOf(erasure) })) > 0
-      try {
-        if (!isBehind) return await deliveries.erase(erasure, !isAtWork)
-        if (Date.now() > end)
-          throw new Error('the dispatcher has not followed the journal to the events that were erased')
-      } catch (error) {
-        if (!(error instanceof RunNotEnded) || Date.now() > end) throw unfinished(error)
-      }
-      await sleep(interval)
+  await using deliveries = await openDeliveries(dataDir, 'write')
+  const end = Date.now() + timeout
+  for (;;) {
+    const isAtWork = findHolder(dataDir, 'dispatcher') !== undefined
+    // The dispatcher may have read a line before it was overwritten, without having added its deliveries yet.
+    const isBehind = isAtWork && (await notFollowed(deliveries, { places: placesOf(erasure) })) > 0
+    try {
+      if (!isBehind) return await deliveries.erase(erasure, !isAtWork)
+      if (Date.now() > end)
+        throw new Error('the dispatcher has not followed the journal to the events that were erased')
+    } catch (error) {
+      if (!(error instanceof RunNotEnded) || Date.now() > end) throw unfinished(error)
     }
-  } finally {
-    await deliveries.close()
+    await sleep(interval)
   }
 }
 

@@ -1,5 +1,6 @@
 import type { DeliveryRecord } from '../../queue/deliveries.ts'
 import { defineCommand } from '../command.ts'
+import { count } from '../count.ts'
 import { findDataDir, openDeliveriesIfPossible } from '../data.ts'
 import { readLastEvents } from '../last-events.ts'
 import { localTime } from '../local-time.ts'
@@ -26,12 +27,12 @@ export const events = defineCommand({
   args: 0,
   async run({ options, print }) {
     const selection = parseSelection(options)
-    const count = parseCount(options.lines)
+    const wanted = parseCount(options.lines)
     const dataDir = findDataDir()
     const { events: found, total } = await readLastEvents({
       dataDir,
       selection,
-      count,
+      count: wanted,
       signal: new AbortController().signal,
       log: createNoteLog(print),
       onRead: await createProgress(dataDir, print),
@@ -53,7 +54,7 @@ export const events = defineCommand({
       'no event fits',
     )
     if (found.length > 0)
-      print.note(countOf(found.length, selection.isAll && found.length === count ? undefined : total))
+      print.note(countOf(found.length, selection.isAll && found.length === wanted ? undefined : total))
     return undefined
   },
 })
@@ -72,7 +73,7 @@ function statesOf(all: readonly DeliveryRecord[]): string {
 
 /** @param total the number of matching events; `undefined` if they were not counted */
 function countOf(shown: number, total: number | undefined): string {
-  const events = (count: number) => `${count} event${count === 1 ? '' : 's'}`
+  const events = (number: number) => count(number, 'event')
   if (total === undefined) return `the last ${events(shown)}`
   return shown === total ? events(total) : `the last ${shown} of ${events(total)}: -n ${total} shows all of them`
 }

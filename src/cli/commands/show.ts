@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import type { Position } from '../../journal/position.ts'
+import { isBefore, oldest, type Position } from '../../journal/position.ts'
 import { printable } from '../../lib/printable.ts'
 import type { Deliveries } from '../../queue/deliveries.ts'
 import { defineCommand } from '../command.ts'
@@ -40,7 +40,7 @@ export const show = defineCommand({
     const found = await findEvents({ dataDir, id, log: createNoteLog(print), onRead })
     if (found.count > 1) return listFound(found, id, print)
     const [entry] = found.entries
-    const deliveries = await openDeliveriesIfPossible(dataDir, print)
+    await using deliveries = await openDeliveriesIfPossible(dataDir, print)
     // The queue keeps the events of pending and dead deliveries for longer than the journal does.
     const event = entry?.event ?? (await deliveries?.keptEvent(id))
     if (event === undefined && (await deliveries?.keptBytes(id)))
@@ -60,7 +60,6 @@ export const show = defineCommand({
       for (const story of stories) await print.line(`\n${storyToText(story)}`)
       if (deliveries && stories.length === 0) await print.line(`\n${await whyNone(deliveries, entry?.at)}`)
     }
-    await deliveries?.close()
     return exitCodes.done
   },
 })
@@ -70,17 +69,13 @@ export const show = defineCommand({
  * are escaped.
  */
 async function showRaw(dataDir: string, id: string, print: Printer): Promise<number> {
-  const deliveries = await openDeliveries(dataDir, 'read')
-  try {
-    const bytes = await deliveries.keptBytes(id)
-    if (bytes === undefined) throw new Error(`no delivery keeps an event under ${id}: --raw takes a whole id`)
-    if (print.json) await print.line(JSON.stringify({ id, base64: Buffer.from(bytes).toString('base64') }))
-    else if (print.isTerminal) await print.line(printable(Buffer.from(bytes).toString('latin1')))
-    else if (!process.stdout.write(bytes)) await once(process.stdout, 'drain')
-    return exitCodes.done
-  } finally {
-    await deliveries.close()
-  }
+  await using deliveries = await openDeliveries(dataDir, 'read')
+  const bytes = await deliveries.keptBytes(id)
+  if (bytes === undefined) throw new Error(`no delivery keeps an event under ${id}: --raw takes a whole id`)
+  if (print.json) await print.line(JSON.stringify({ id, base64: Buffer.from(bytes).toString('base64') }))
+  else if (print.isTerminal) await print.line(printable(Buffer.from(bytes).toString('latin1')))
+  else if (!process.stdout.write(bytes)) await once(process.stdout, 'drain')
+  return exitCodes.done
 }
 
 async function listFound({ entries, count }: Found, id: string, print: Printer): Promise<number> {
@@ -100,8 +95,7 @@ async function listFound({ entries, count }: Found, id: string, print: Printer):
 }
 
 async function whyNone(deliveries: Deliveries, at: Position | undefined): Promise<string> {
-  const { segment, offset } = (await deliveries.position()) ?? { segment: 0, offset: 0 }
-  const isFollowed = at === undefined || segment > at.segment || (segment === at.segment && offset > at.offset)
+  const isFollowed = at === undefined || isBefore(at, (await deliveries.position()) ?? oldest)
   return isFollowed
     ? 'No deliveries: no handler was there for it when it was followed.'
     : 'No deliveries yet: the journal was not followed so far.'

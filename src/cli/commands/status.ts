@@ -10,6 +10,7 @@ import { printable } from '../../lib/printable.ts'
 import type { QueueState } from '../../queue/queue.ts'
 import { askAdmin } from '../admin.ts'
 import { defineCommand } from '../command.ts'
+import { count } from '../count.ts'
 import { explainData, findDataDir, isFollowed, openDeliveries } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
@@ -101,14 +102,10 @@ async function readReadiness(): Promise<Record<string, unknown>> {
 }
 
 async function readDeliveries(dataDir: string) {
-  const deliveries = await openDeliveries(dataDir, 'read')
-  try {
-    const { oldestAt, ...counts } = await deliveries.state()
-    const oldest = oldestAt === undefined ? undefined : new Date(oldestAt).toISOString()
-    return { state: { ...counts, oldestAt: oldest }, position: await deliveries.position() }
-  } finally {
-    await deliveries.close()
-  }
+  await using deliveries = await openDeliveries(dataDir, 'read')
+  const { oldestAt, ...counts } = await deliveries.state()
+  const oldest = oldestAt === undefined ? undefined : new Date(oldestAt).toISOString()
+  return { state: { ...counts, oldestAt: oldest }, position: await deliveries.position() }
 }
 
 async function readJournal(dataDir: string, position: Position | undefined): Promise<Status['journal']> {
@@ -135,48 +132,25 @@ async function readJournal(dataDir: string, position: Position | undefined): Pro
   }
 }
 
-function rowsOf({
-  receiver,
-  readyz,
-  journal,
-  deliveries,
-  handlers,
-  disk,
-  dataDir,
-  unreadable,
-}: Status): [string, string][] {
-  const { status, ...reasons } = readyz ?? {}
+function rowsOf(status: Status): [string, string][] {
+  const { receiver, readyz, journal, deliveries, disk } = status
+  const { status: readiness, ...reasons } = readyz ?? {}
   const details = Object.entries(reasons).map(([name, reason]) => `${name}: ${toText(reason)}`)
+  const row = (head: string, text: string): [string, string] => [head, text]
+  const since = receiver && `as pid ${receiver.pid} on ${receiver.host} since ${localTime(receiver.startedAt)}`
+  const { behind, last } = journal
+  const toFollow = behind === 0 ? 'has followed all of it' : `has ${toSize(behind ?? 0)} to follow`
   return [
-    [
-      'receiver',
-      receiver
-        ? `runs as pid ${receiver.pid} on ${receiver.host} since ${localTime(receiver.startedAt)}`
-        : 'does not run',
-    ],
-    ...(readyz ? [pair('readyz', [toText(status), ...details].join('; '))] : []),
-    [
-      'journal',
-      `${journal.segments} ${journal.segments === 1 ? 'segment' : 'segments'}, ${toSize(journal.bytes)}, in ${dataDir}`,
-    ],
-    ['last event', journal.last ? `${localTime(journal.last.time)} ${journal.last.msg}` : 'none'],
-    [
-      'dispatcher',
-      journal.behind === null
-        ? 'has followed nothing yet'
-        : journal.behind === 0
-          ? 'has followed all of it'
-          : `has ${toSize(journal.behind)} to follow`,
-    ],
-    ...(deliveries ? [pair('deliveries', formatPending(deliveries))] : []),
-    ['handlers', handlers.map(({ name, state }) => `${name} (${state})`).join(', ') || 'none'],
-    ...unreadable.map((reason) => pair('unreadable', reason)),
-    ['disk', `${toSize(disk.freeBytes)} free of ${toSize(disk.bytes)}`],
+    row('receiver', since === null ? 'does not run' : `runs ${since}`),
+    ...(readyz ? [row('readyz', [toText(readiness), ...details].join('; '))] : []),
+    row('journal', `${count(journal.segments, 'segment')}, ${toSize(journal.bytes)}, in ${status.dataDir}`),
+    row('last event', last ? `${localTime(last.time)} ${last.msg}` : 'none'),
+    row('dispatcher', behind === null ? 'has followed nothing yet' : toFollow),
+    ...(deliveries ? [row('deliveries', formatPending(deliveries))] : []),
+    row('handlers', status.handlers.map(({ name, state }) => `${name} (${state})`).join(', ') || 'none'),
+    ...status.unreadable.map((reason) => row('unreadable', reason)),
+    row('disk', `${toSize(disk.freeBytes)} free of ${toSize(disk.bytes)}`),
   ]
-}
-
-function pair(head: string, text: string): [string, string] {
-  return [head, text]
 }
 
 function formatPending({ ready, running, waiting, blocked, dead, oldestAt }: Pending): string {
