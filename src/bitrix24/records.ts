@@ -108,9 +108,10 @@ export function createRecords({ incomingWebhook, limits, signal, connect = creat
       const { result, time } = await send('batch', { halt: 0, cmd: toQueries(commands) })
       limits.learn('batch', time)
       const { settled, times } = readResults({ result, commands, incomingWebhook })
-      for (const [method, spent] of times) limits.learn(method, spent)
-      for (const [index, { source, answer }] of questions.entries())
+      for (const [index, { source, answer }] of questions.entries()) {
+        limits.learn(source.method, times.get(`record${index}`))
         answer.resolve(toAnswer(source, settled.get(`record${index}`)))
+      }
     } catch (error) {
       const isLimit = error instanceof Bitrix24Error && limits.refuse('batch', error.code)
       answerAll(questions, isLimit ? 'later' : { error })
