@@ -36,13 +36,13 @@ export interface Disk {
 }
 
 const minute = 60_000
-const window = 10 * minute
+const windowMs = 10 * minute
 
 /** Milliseconds within which a new dispatcher's first call finds out that an incoming webhook does not work. */
-const quiet = minute
+const quietMs = minute
 
 /** Bytes. The limit is a twentieth of the disk if that is less. */
-const scarce = 500 * 1024 ** 2
+const minFreeBytes = 500 * 1024 ** 2
 
 /** Characters of a reason. It is limited because alerts go into a chat. */
 const maxReasonLength = 1_000
@@ -53,10 +53,10 @@ const maxReasonLength = 1_000
  * @param alertAfterSilence milliseconds without an event until the alert; `undefined` for no such alert
  */
 export function createConditions({ alertAfterSilence }: { readonly alertAfterSilence: number | undefined }) {
-  const burstOfEnds = createBurst({ many: 3, window })
-  const burstOfTokens = createBurst({ many: 10, window })
-  const lastingTrouble = createLasting(quiet)
-  const lastingLate = createLasting(window)
+  const burstOfEnds = createBurst({ minGrowth: 3, windowMs })
+  const burstOfTokens = createBurst({ minGrowth: 10, windowMs })
+  const lastingTrouble = createLasting(quietMs)
+  const lastingLate = createLasting(windowMs)
   const shortage = createShortage()
   let lateBefore: number | undefined
   let refusedBefore: number | undefined
@@ -155,7 +155,7 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
     for (const [label, reason] of Object.entries(sample.incomingWebhooks))
       incomingWebhooks.set(label, { reason, seenAt: at })
     for (const [label, { seenAt }] of incomingWebhooks)
-      if (Math.abs(at - seenAt) >= quiet) incomingWebhooks.delete(label)
+      if (Math.abs(at - seenAt) >= quietMs) incomingWebhooks.delete(label)
     const news = newIncomingWebhooks(incomingWebhooks.keys())
     if (incomingWebhooks.size === 0) return undefined
     const reasons = [...incomingWebhooks.values()].map(({ reason }) => cut(reason))
@@ -172,7 +172,7 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
   }
 
   function diskNearlyFull(disk: Disk | undefined): Condition | undefined {
-    if (disk === undefined || !shortage(disk.free, Math.min(scarce, disk.size / 20))) return undefined
+    if (disk === undefined || !shortage(disk.free, Math.min(minFreeBytes, disk.size / 20))) return undefined
     const text = `the disk of DATA_DIR is nearly full: ${inMegabytes(disk.free)} of ${inMegabytes(disk.size)} are free`
     return { kind: 'disk_nearly_full', text, news: 0, details: { free_bytes: disk.free, size_bytes: disk.size } }
   }

@@ -1,6 +1,5 @@
-import { stat } from 'node:fs/promises'
 import type { Position } from '../journal/position.ts'
-import { listSegments } from '../journal/segments.ts'
+import { listSegments, sizeOf } from '../journal/segments.ts'
 import type { Printer } from './printer.ts'
 
 /** Milliseconds before the first progress text, and between two of them. */
@@ -10,13 +9,9 @@ const intervalMs = 300
 export async function createProgress(dataDir: string, print: Printer): Promise<(position: Position) => void> {
   const before = new Map<number, number>()
   let total = 0
-  for (const { number, path } of await listSegments(dataDir)) {
-    before.set(number, total)
-    // A segment that the retention removed meanwhile counts as empty.
-    total += await stat(path).then(
-      ({ size }) => size,
-      () => 0,
-    )
+  for (const segment of await listSegments(dataDir)) {
+    before.set(segment.number, total)
+    total += await sizeOf(segment)
   }
   let shownAt = performance.now()
   return ({ segment, offset }) => {

@@ -53,11 +53,6 @@ export function objectOf(event: string, data: FormValue | undefined): string | u
   return readObject(about(`item:${ofOneType.exec(event)?.[2]}`, 'FIELDS.ID'), data)
 }
 
-/** Returns the kind of the event's object, and the place of its id in `data`. `event` is upper case. */
-export function objectRuleOf(event: string): ObjectRule | undefined {
-  return entryOf(event)?.object
-}
-
 /** Returns whether this event is documented. `event` is upper case. */
 export function isDocumented(event: string): boolean {
   return entryOf(event) !== undefined

@@ -6,7 +6,7 @@ import { Refusal } from './refusal.ts'
 import { removeSecrets } from './secrets.ts'
 
 export interface Origin {
-  readonly webhook: string | undefined
+  readonly webhook?: string | undefined
   readonly query: Form | undefined
   readonly remote: string
   /** Values that must not reach the journal in any place: the tokens that the receiver holds. */

@@ -69,6 +69,14 @@ export async function listSegments(dataDir: string): Promise<Segment[]> {
 }
 
 /** Returns `undefined` if the segment was removed since it was listed. */
+/** Returns the size in bytes; 0 for a segment that the retention has removed meanwhile. */
+export async function sizeOf({ path }: Pick<Segment, 'path'>): Promise<number> {
+  return stat(path).then(
+    ({ size }) => size,
+    () => 0,
+  )
+}
+
 export async function openToRead({ path }: Pick<Segment, 'path'>): Promise<FileHandle | undefined> {
   try {
     return await open(path, 'r')

@@ -9,7 +9,7 @@ export interface Output {
   flush(): Promise<void>
 }
 
-export interface OutputDeps {
+export interface OutputOptions {
   /** 1 for stdout, 2 for stderr. */
   readonly fd: number
   /** The maximum number of bytes that may wait for a reader that has stalled. */
@@ -33,7 +33,7 @@ const stalledAfterMs = 250
  * Writes lines to stdout or stderr in the background. A stalled reader must not delay an answer, and a missing reader
  * must not end the process. Only one write runs at a time, because a stalled reader blocks a thread of the pool.
  */
-export function createOutput({ fd, maxBacklogBytes, onDrained }: OutputDeps): Output {
+export function createOutput({ fd, maxBacklogBytes, onDrained }: OutputOptions): Output {
   const waiting: { readonly line: string; readonly size: number }[] = []
   let taken = 0
   let left = 0

@@ -1,9 +1,9 @@
-import { stat, statfs } from 'node:fs/promises'
+import { statfs } from 'node:fs/promises'
 import type { JournalledEvent } from '../../events/event.ts'
 import { lastEvent } from '../../journal/follow.ts'
 import { findHolder, type Holder } from '../../journal/lock.ts'
 import type { Position } from '../../journal/position.ts'
-import { listSegments } from '../../journal/segments.ts'
+import { listSegments, sizeOf } from '../../journal/segments.ts'
 import { messageOf } from '../../lib/error-text.ts'
 import { isObject } from '../../lib/is-object.ts'
 import { printable } from '../../lib/printable.ts'
@@ -110,15 +110,7 @@ async function readDeliveries(dataDir: string) {
 
 async function readJournal(dataDir: string, position: Position | undefined): Promise<Status['journal']> {
   const segments = await listSegments(dataDir)
-  // A segment may have been removed meanwhile.
-  const sizes = await Promise.all(
-    segments.map(({ path }) =>
-      stat(path).then(
-        ({ size }) => size,
-        () => 0,
-      ),
-    ),
-  )
+  const sizes = await Promise.all(segments.map(sizeOf))
   const behind = segments.map(({ number }, at) => {
     if (position === undefined || number < position.segment) return 0
     return (sizes[at] ?? 0) - (number === position.segment ? position.offset : 0)
