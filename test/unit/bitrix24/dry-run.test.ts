@@ -5,7 +5,7 @@ import type { Commands } from '../../../src/bitrix24/commands.ts'
 import { commandsOf, withholdWrites } from '../../../src/bitrix24/dry-run.ts'
 import { toBatch } from '../../../src/bitrix24/parameters.ts'
 import { isRead } from '../../../src/bitrix24/reads.ts'
-import { recordMethods } from '../../../src/bitrix24/record-source.ts'
+import { readings } from '../../../src/bitrix24/record-source.ts'
 import type { Envelope } from '../../../src/bitrix24/transport.ts'
 
 const toCmd = (commands: Commands) => toQueries(toBatch(commands, maxCommands, toCmd))
@@ -27,7 +27,7 @@ const resultOf = ({ result }: Envelope) => result
 
 describe('a read', () => {
   test('is every method that gives a record', () => {
-    expect([...recordMethods.values()].filter((method) => !isRead(method))).toEqual([])
+    expect([...readings.values()].filter(({ method }) => !isRead(method))).toEqual([])
   })
 
   test.each([
