@@ -30,13 +30,21 @@ export function findDataDir(): string {
 /** Deliveries in one transaction of a command: a running dispatcher waits for its end. */
 export const maxInTransaction = 500
 
-/** @param mode `write` to change something */
-export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): Promise<Deliveries & AsyncDisposable> {
-  const deliveries = await openEngine(dataDir, mode)
-  return Object.assign(deliveries, { [Symbol.asyncDispose]: async () => deliveries.close() })
+/** Opens the deliveries for as long as `use` runs. @param mode `write` to change something */
+export async function withDeliveries<T>(
+  dataDir: string,
+  mode: 'read' | 'write',
+  use: (deliveries: Deliveries) => Promise<T>,
+): Promise<T> {
+  const deliveries = await openDeliveries(dataDir, mode)
+  try {
+    return await use(deliveries)
+  } finally {
+    await deliveries.close()
+  }
 }
 
-async function openEngine(dataDir: string, mode: 'read' | 'write'): Promise<Deliveries> {
+export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): Promise<Deliveries> {
   const url = readDatabaseUrl(process.env)
   if (url === undefined) return openSqliteDeliveries({ path: queuePath(dataDir), mode })
   const identity = readIdentity(dataDir)
@@ -65,7 +73,7 @@ export function nameOfQueue(dataDir: string): string {
 }
 
 /** For a command that also works without deliveries: it prints why they cannot be opened. */
-export async function openDeliveriesIfPossible(dataDir: string, print: Printer) {
+export async function openDeliveriesIfPossible(dataDir: string, print: Printer): Promise<Deliveries | undefined> {
   try {
     return await openDeliveries(dataDir, 'read')
   } catch (error) {

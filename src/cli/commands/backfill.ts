@@ -14,7 +14,7 @@ import { matcherOf } from '../../lib/pattern.ts'
 import { fileMode } from '../../lib/private-files.ts'
 import { openAppender } from '../appender.ts'
 import { defineCommand } from '../command.ts'
-import { findDataDir, openDeliveries } from '../data.ts'
+import { findDataDir, withDeliveries } from '../data.ts'
 import { createNoteLog } from '../note-log.ts'
 import { parseTime } from '../selection.ts'
 import { UsageError } from '../usage-error.ts'
@@ -109,14 +109,15 @@ export const backfillCommand = defineCommand({
 })
 
 async function findRecipient(dataDir: string, name: string): Promise<Recipient> {
-  await using deliveries = await openDeliveries(dataDir, 'read')
-  const known = await deliveries.handlers()
-  const events = known.find((handler) => handler.name === name)?.events
-  if (events === undefined)
-    throw new Error(
-      `no handler "${name}" was ever loaded, so what it handles is not known: put its file into HANDLERS_DIR and reload; there are ${known.map((one) => one.name).join(', ') || 'none'}`,
-    )
-  return { handler: name, matches: matcherOf(events) }
+  return withDeliveries(dataDir, 'read', async (deliveries) => {
+    const known = await deliveries.handlers()
+    const events = known.find((handler) => handler.name === name)?.events
+    if (events === undefined)
+      throw new Error(
+        `no handler "${name}" was ever loaded, so what it handles is not known: put its file into HANDLERS_DIR and reload; there are ${known.map((one) => one.name).join(', ') || 'none'}`,
+      )
+    return { handler: name, matches: matcherOf(events) }
+  })
 }
 
 /** The objects to backfill, and the progress. It is kept on disk while the backfill runs. */

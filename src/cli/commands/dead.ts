@@ -2,7 +2,7 @@ import type { DeadSelection, DeliveryRecord } from '../../queue/deliveries.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
 import { count } from '../count.ts'
-import { findDataDir, maxInTransaction, openDeliveries } from '../data.ts'
+import { findDataDir, maxInTransaction, withDeliveries } from '../data.ts'
 import { recordToJson } from '../delivery-story.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
@@ -37,32 +37,34 @@ export const dead = defineCommand({
     if (what !== 'list' && isChosen === all)
       throw new UsageError(`dead ${what} takes ids of events, --handler or --object; or --all`)
     const selection: DeadSelection = { handler, object, events: ids.length > 0 ? ids : undefined }
-    await using deliveries = await openDeliveries(findDataDir(), what === 'list' ? 'read' : 'write')
-    const found = await deliveries.dead(selection)
-    if (what === 'list') {
-      if (print.json) for (const one of found) await print.line(JSON.stringify(recordToJson(one)))
-      else await print.table(found, columns, 'no delivery is dead')
+    return withDeliveries(findDataDir(), what === 'list' ? 'read' : 'write', async (deliveries) => {
+      const found = await deliveries.dead(selection)
+      if (what === 'list') {
+        if (print.json) for (const one of found) await print.line(JSON.stringify(recordToJson(one)))
+        else await print.table(found, columns, 'no delivery is dead')
+        return undefined
+      }
+      const missing = ids.filter((id) => !found.some(({ event }) => event === id))
+      if (missing.length > 0)
+        throw new Error(`no dead delivery is of the event ${missing.join(', ')}: nothing was done`)
+      const unreadable = what === 'retry' ? found.filter((one) => one.unreadable !== undefined) : []
+      for (const { event, handler } of unreadable)
+        print.note(
+          `${event} of ${handler} cannot be tried again: its event cannot be read, see show ${event} --raw; dead drop ${event} gives it up`,
+        )
+      if (unreadable.length > 0 && unreadable.length === found.length) return exitCodes.failed
+      if (found.length === 0) throw new Error('no such delivery is dead')
+      const deed = what === 'retry' ? 'tried again' : 'dropped'
+      const plan = `${count(found.length, 'dead delivery is', 'dead deliveries are')} to be ${deed}`
+      if (!(await confirm(print, plan, yes || ids.length > 0))) return exitCodes.failed
+      let done = 0
+      for (let at = 0; at < found.length; at += maxInTransaction) {
+        done += await deliveries[what](found.slice(at, at + maxInTransaction))
+        print.progress(`${done} of ${found.length}`)
+      }
+      await print.result({ [what === 'retry' ? 'retried' : 'dropped']: done }, `${done} ${deed}`)
       return undefined
-    }
-    const missing = ids.filter((id) => !found.some(({ event }) => event === id))
-    if (missing.length > 0) throw new Error(`no dead delivery is of the event ${missing.join(', ')}: nothing was done`)
-    const unreadable = what === 'retry' ? found.filter((one) => one.unreadable !== undefined) : []
-    for (const { event, handler } of unreadable)
-      print.note(
-        `${event} of ${handler} cannot be tried again: its event cannot be read, see show ${event} --raw; dead drop ${event} gives it up`,
-      )
-    if (unreadable.length > 0 && unreadable.length === found.length) return exitCodes.failed
-    if (found.length === 0) throw new Error('no such delivery is dead')
-    const deed = what === 'retry' ? 'tried again' : 'dropped'
-    const plan = `${count(found.length, 'dead delivery is', 'dead deliveries are')} to be ${deed}`
-    if (!(await confirm(print, plan, yes || ids.length > 0))) return exitCodes.failed
-    let done = 0
-    for (let at = 0; at < found.length; at += maxInTransaction) {
-      done += await deliveries[what](found.slice(at, at + maxInTransaction))
-      print.progress(`${done} of ${found.length}`)
-    }
-    await print.result({ [what === 'retry' ? 'retried' : 'dropped']: done }, `${done} ${deed}`)
-    return undefined
+    })
   },
 })
 

@@ -13,7 +13,7 @@ import { queuePath } from '../../queue/sqlite/queue.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
 import { count } from '../count.ts'
-import { findDataDir, isFollowed, openDeliveries } from '../data.ts'
+import { findDataDir, isFollowed, withDeliveries } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
 import type { Printer } from '../printer.ts'
 import { UsageError } from '../usage-error.ts'
@@ -87,15 +87,16 @@ async function prepare(
     print.note(`${join(dataDir, name)} may hold it, too, and stays: remove it when you need it no longer`)
   const erasure = { ...target, events: lines.events, overwrites: lines.overwrites, damaged }
   if (!isFollowed(dataDir)) return erasure
-  await using deliveries = await openDeliveries(dataDir, 'read')
-  const found = await deliveries.ofObject(erasure)
-  const open = found.filter(({ state }) => state !== 'done' && state !== 'coalesced')
-  const unread = await notFollowed(deliveries, lines)
-  if (open.length + unread === 0 || isForced) return erasure
-  for (const one of open) await print.result(toJson(one), `${one.event} ${one.handler}: ${one.state}`)
-  if (unread > 0) print.note(`${unread} of its events were not followed yet: no handler has seen them`)
-  print.note(`nothing was erased: wait until they are handled, or drop them with --force`)
-  return undefined
+  return withDeliveries(dataDir, 'read', async (deliveries) => {
+    const found = await deliveries.ofObject(erasure)
+    const open = found.filter(({ state }) => state !== 'done' && state !== 'coalesced')
+    const unread = await notFollowed(deliveries, lines)
+    if (open.length + unread === 0 || isForced) return erasure
+    for (const one of open) await print.result(toJson(one), `${one.event} ${one.handler}: ${one.state}`)
+    if (unread > 0) print.note(`${unread} of its events were not followed yet: no handler has seen them`)
+    print.note(`nothing was erased: wait until they are handled, or drop them with --force`)
+    return undefined
+  })
 }
 
 function toJson({ event, handler, state }: DeliveryRecord) {
@@ -130,21 +131,22 @@ async function finish(dataDir: string, erasure: Erasure, print: Printer): Promis
 }
 
 async function eraseInQueue(dataDir: string, erasure: Erasure): Promise<number> {
-  await using deliveries = await openDeliveries(dataDir, 'write')
-  const end = Date.now() + timeout
-  for (;;) {
-    const isAtWork = findHolder(dataDir, 'dispatcher') !== undefined
-    // The dispatcher may have read a line before it was overwritten, without having added its deliveries yet.
-    const isBehind = isAtWork && (await notFollowed(deliveries, { places: placesOf(erasure) })) > 0
-    try {
-      if (!isBehind) return await deliveries.erase(erasure, !isAtWork)
-      if (Date.now() > end)
-        throw new Error('the dispatcher has not followed the journal to the events that were erased')
-    } catch (error) {
-      if (!(error instanceof RunNotEnded) || Date.now() > end) throw unfinished(error)
+  return withDeliveries(dataDir, 'write', async (deliveries) => {
+    const end = Date.now() + timeout
+    for (;;) {
+      const isAtWork = findHolder(dataDir, 'dispatcher') !== undefined
+      // The dispatcher may have read a line before it was overwritten, without having added its deliveries yet.
+      const isBehind = isAtWork && (await notFollowed(deliveries, { places: placesOf(erasure) })) > 0
+      try {
+        if (!isBehind) return await deliveries.erase(erasure, !isAtWork)
+        if (Date.now() > end)
+          throw new Error('the dispatcher has not followed the journal to the events that were erased')
+      } catch (error) {
+        if (!(error instanceof RunNotEnded) || Date.now() > end) throw unfinished(error)
+      }
+      await sleep(interval)
     }
-    await sleep(interval)
-  }
+  })
 }
 
 function unfinished(error: unknown): Error {

@@ -8,7 +8,7 @@ import { messageOf } from '../../lib/error-text.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
 import { count } from '../count.ts'
-import { findDataDir, openDeliveries } from '../data.ts'
+import { findDataDir, withDeliveries } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
 import { UsageError } from '../usage-error.ts'
@@ -65,10 +65,11 @@ export const handlers = defineCommand({
     const pending = found.waiting + found.dead
     const plan = `"${name}" is to be forgotten, and ${count(pending, 'delivery', 'deliveries')} dropped`
     if (!(await confirm(print, plan, options.yes))) return exitCodes.failed
-    await using deliveries = await openDeliveries(findDataDir(), 'write')
-    const dropped = await deliveries.forget(name)
-    await print.result({ forgotten: name, dropped }, `forgotten; ${dropped} dropped`)
-    return undefined
+    return withDeliveries(findDataDir(), 'write', async (deliveries) => {
+      const dropped = await deliveries.forget(name)
+      await print.result({ forgotten: name, dropped }, `forgotten; ${dropped} dropped`)
+      return undefined
+    })
   },
 })
 
@@ -86,27 +87,28 @@ function readReport(onUnreadable: (reason: string) => void): LoadReport | undefi
 export async function readHandlerStates(onUnreadable: (reason: string) => void): Promise<HandlerState[]> {
   const { HANDLERS_DIR: dir } = readSettings(process.env, 'HANDLERS_DIR')
   const { files } = existsSync(dir) ? await handlerFiles(dir) : { files: [] }
-  await using deliveries = await openDeliveries(findDataDir(), 'read')
-  const known = await deliveries.handlers()
-  const report = readReport(onUnreadable)
-  const errors = new Map(report?.broken.map(({ file, error }) => [nameOf(file), error]))
-  const leftOut = new Set(report?.leftOut?.map(({ file }) => basename(file)))
-  const present = new Set(files.filter((file) => !leftOut.has(file)).map(nameOf))
-  const names = new Set([...known.map(({ name }) => name), ...present])
-  return [...names].sort().map((name) => {
-    const handler = known.find((one) => one.name === name)
-    const error = errors.get(name)
-    const loaded = handler?.loadedAt === undefined ? 'new' : 'loaded'
-    return {
-      name,
-      state: !present.has(name) ? 'gone' : error !== undefined ? 'broken' : loaded,
-      events: handler?.events,
-      unknown: unknownEvents({ events: handler?.events ?? [] }),
-      waiting: handler?.pending ?? 0,
-      dead: handler?.dead ?? 0,
-      loadedAt: handler?.loadedAt === undefined ? undefined : new Date(handler.loadedAt).toISOString(),
-      error: present.has(name) ? error : undefined,
-    }
+  return withDeliveries(findDataDir(), 'read', async (deliveries) => {
+    const known = await deliveries.handlers()
+    const report = readReport(onUnreadable)
+    const errors = new Map(report?.broken.map(({ file, error }) => [nameOf(file), error]))
+    const leftOut = new Set(report?.leftOut?.map(({ file }) => basename(file)))
+    const present = new Set(files.filter((file) => !leftOut.has(file)).map(nameOf))
+    const names = new Set([...known.map(({ name }) => name), ...present])
+    return [...names].sort().map((name) => {
+      const handler = known.find((one) => one.name === name)
+      const error = errors.get(name)
+      const loaded = handler?.loadedAt === undefined ? 'new' : 'loaded'
+      return {
+        name,
+        state: !present.has(name) ? 'gone' : error !== undefined ? 'broken' : loaded,
+        events: handler?.events,
+        unknown: unknownEvents({ events: handler?.events ?? [] }),
+        waiting: handler?.pending ?? 0,
+        dead: handler?.dead ?? 0,
+        loadedAt: handler?.loadedAt === undefined ? undefined : new Date(handler.loadedAt).toISOString(),
+        error: present.has(name) ? error : undefined,
+      }
+    })
   })
 }
 

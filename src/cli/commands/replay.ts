@@ -9,7 +9,7 @@ import type { KnownHandler, NewDelivery } from '../../queue/queue.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
 import { count } from '../count.ts'
-import { findDataDir, maxInTransaction, openDeliveries } from '../data.ts'
+import { findDataDir, maxInTransaction, withDeliveries } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { positionBeforeIds } from '../find-event.ts'
 import { createNoteLog } from '../note-log.ts'
@@ -42,63 +42,64 @@ export const replay = defineCommand({
     if (ids.length === 0 && selection.isAll)
       throw new UsageError('choose events: by ids, or by --event, --object, --webhook, --since or --until')
     const dataDir = findDataDir()
-    await using deliveries = await openDeliveries(dataDir, 'write')
-    const handlers = chooseHandlers(await deliveries.handlers(), options.handler)
-    const wanted = new Set(ids)
-    const matches = (event: JournalledEvent) => (ids.length > 0 ? wanted.has(event.id) : selection.matches(event))
-    const needle = ids.length === 1 ? `"id":"${ids[0]}"` : selection.needle
-    const from = await startOf(dataDir, ids, selection.since)
-    const log = createNoteLog(print)
+    return withDeliveries(dataDir, 'write', async (deliveries) => {
+      const handlers = chooseHandlers(await deliveries.handlers(), options.handler)
+      const wanted = new Set(ids)
+      const matches = (event: JournalledEvent) => (ids.length > 0 ? wanted.has(event.id) : selection.matches(event))
+      const needle = ids.length === 1 ? `"id":"${ids[0]}"` : selection.needle
+      const from = await startOf(dataDir, ids, selection.since)
+      const log = createNoteLog(print)
 
-    const found = new Set<string>()
-    const runsOf = new Map<string, number>()
-    let events = 0
-    let runs = 0
-    let end = from
-    for await (const { entries, position } of readAll({ dataDir, from, needle, log })) {
-      for (const { event } of entries.filter(({ event }) => matches(event))) {
-        if (wanted.has(event.id)) found.add(event.id)
-        events++
-        for (const { name } of handlers.filter((handler) => handler.matches(event))) {
-          runs++
-          runsOf.set(name, (runsOf.get(name) ?? 0) + 1)
+      const found = new Set<string>()
+      const runsOf = new Map<string, number>()
+      let events = 0
+      let runs = 0
+      let end = from
+      for await (const { entries, position } of readAll({ dataDir, from, needle, log })) {
+        for (const { event } of entries.filter(({ event }) => matches(event))) {
+          if (wanted.has(event.id)) found.add(event.id)
+          events++
+          for (const { name } of handlers.filter((handler) => handler.matches(event))) {
+            runs++
+            runsOf.set(name, (runsOf.get(name) ?? 0) + 1)
+          }
         }
+        end = position
+        print.progress(`looking: ${events} events`)
       }
-      end = position
-      print.progress(`looking: ${events} events`)
-    }
-    const missing = ids.filter((id) => !found.has(id))
-    if (missing.length > 0)
-      throw new Error(`the journal has no event ${missing.join(', ')}: nothing is delivered again`)
+      const missing = ids.filter((id) => !found.has(id))
+      if (missing.length > 0)
+        throw new Error(`the journal has no event ${missing.join(', ')}: nothing is delivered again`)
 
-    const names = handlers.map(({ name }) => name).filter((name) => runsOf.has(name))
-    const to = runs === 0 ? ': no handler is for them' : ` to ${names.join(', ')}`
-    const what = `${count(events, 'event')}, ${count(runs, 'delivery', 'deliveries')}${to}`
-    if (options['dry-run'] || runs === 0) {
-      await print.result({ events, deliveries: runs, handlers: names, added: 0 }, what)
+      const names = handlers.map(({ name }) => name).filter((name) => runsOf.has(name))
+      const to = runs === 0 ? ': no handler is for them' : ` to ${names.join(', ')}`
+      const what = `${count(events, 'event')}, ${count(runs, 'delivery', 'deliveries')}${to}`
+      if (options['dry-run'] || runs === 0) {
+        await print.result({ events, deliveries: runs, handlers: names, added: 0 }, what)
+        return undefined
+      }
+      // A user who named each event needs no confirmation.
+      if (!(await confirm(print, what, options.yes || ids.length > 0))) return exitCodes.failed
+
+      let added = 0
+      let waiting: NewDelivery[] = []
+      const add = async () => {
+        await deliveries.replay(waiting)
+        added += waiting.length
+        waiting = []
+        print.progress(`${added} of ${runs}`)
+      }
+      // Events that arrived during the confirmation are not replayed.
+      for await (const { entries } of readAll({ dataDir, from, needle, log, end }))
+        for (const { event, at } of entries.filter(({ event }) => matches(event)))
+          for (const { name, order, debounce } of handlers.filter((handler) => handler.matches(event)))
+            if (waiting.push({ handler: name, event, segment: at.segment, order, debounce }) >= maxInTransaction)
+              await add()
+      await add()
+      const summary = { events, deliveries: runs, handlers: names, added }
+      await print.result(summary, `${count(added, 'delivery was', 'deliveries were')} added`)
       return undefined
-    }
-    // A user who named each event needs no confirmation.
-    if (!(await confirm(print, what, options.yes || ids.length > 0))) return exitCodes.failed
-
-    let added = 0
-    let waiting: NewDelivery[] = []
-    const add = async () => {
-      await deliveries.replay(waiting)
-      added += waiting.length
-      waiting = []
-      print.progress(`${added} of ${runs}`)
-    }
-    // Events that arrived during the confirmation are not replayed.
-    for await (const { entries } of readAll({ dataDir, from, needle, log, end }))
-      for (const { event, at } of entries.filter(({ event }) => matches(event)))
-        for (const { name, order, debounce } of handlers.filter((handler) => handler.matches(event)))
-          if (waiting.push({ handler: name, event, segment: at.segment, order, debounce }) >= maxInTransaction)
-            await add()
-    await add()
-    const summary = { events, deliveries: runs, handlers: names, added }
-    await print.result(summary, `${count(added, 'delivery was', 'deliveries were')} added`)
-    return undefined
+    })
   },
 })
 

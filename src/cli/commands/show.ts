@@ -3,7 +3,7 @@ import { isBefore, oldest, type Position } from '../../journal/position.ts'
 import { printable } from '../../lib/printable.ts'
 import type { Deliveries } from '../../queue/deliveries.ts'
 import { defineCommand } from '../command.ts'
-import { findDataDir, openDeliveries, openDeliveriesIfPossible } from '../data.ts'
+import { findDataDir, openDeliveriesIfPossible, withDeliveries } from '../data.ts'
 import { type DeliveryStory, readStory, storyToJson, storyToText } from '../delivery-story.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { type Found, findEvents, isIdStart } from '../find-event.ts'
@@ -40,7 +40,7 @@ export const show = defineCommand({
     const found = await findEvents({ dataDir, id, log: createNoteLog(print), onRead })
     if (found.count > 1) return listFound(found, id, print)
     const [entry] = found.entries
-    await using deliveries = await openDeliveriesIfPossible(dataDir, print)
+    const deliveries = await openDeliveriesIfPossible(dataDir, print)
     // The queue keeps the events of pending and dead deliveries for longer than the journal does.
     const event = entry?.event ?? (await deliveries?.keptEvent(id))
     if (event === undefined && (await deliveries?.keptBytes(id)))
@@ -60,6 +60,7 @@ export const show = defineCommand({
       for (const story of stories) await print.line(`\n${storyToText(story)}`)
       if (deliveries && stories.length === 0) await print.line(`\n${await whyNone(deliveries, entry?.at)}`)
     }
+    await deliveries?.close()
     return exitCodes.done
   },
 })
@@ -69,13 +70,14 @@ export const show = defineCommand({
  * are escaped.
  */
 async function showRaw(dataDir: string, id: string, print: Printer): Promise<number> {
-  await using deliveries = await openDeliveries(dataDir, 'read')
-  const bytes = await deliveries.keptBytes(id)
-  if (bytes === undefined) throw new Error(`no delivery keeps an event under ${id}: --raw takes a whole id`)
-  if (print.json) await print.line(JSON.stringify({ id, base64: Buffer.from(bytes).toString('base64') }))
-  else if (print.isTerminal) await print.line(printable(Buffer.from(bytes).toString('latin1')))
-  else if (!process.stdout.write(bytes)) await once(process.stdout, 'drain')
-  return exitCodes.done
+  return withDeliveries(dataDir, 'read', async (deliveries) => {
+    const bytes = await deliveries.keptBytes(id)
+    if (bytes === undefined) throw new Error(`no delivery keeps an event under ${id}: --raw takes a whole id`)
+    if (print.json) await print.line(JSON.stringify({ id, base64: Buffer.from(bytes).toString('base64') }))
+    else if (print.isTerminal) await print.line(printable(Buffer.from(bytes).toString('latin1')))
+    else if (!process.stdout.write(bytes)) await once(process.stdout, 'drain')
+    return exitCodes.done
+  })
 }
 
 async function listFound({ entries, count }: Found, id: string, print: Printer): Promise<number> {

@@ -11,7 +11,7 @@ import type { QueueState } from '../../queue/queue.ts'
 import { askAdmin } from '../admin.ts'
 import { defineCommand } from '../command.ts'
 import { count } from '../count.ts'
-import { explainData, findDataDir, isFollowed, openDeliveries } from '../data.ts'
+import { explainData, findDataDir, isFollowed, withDeliveries } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
 import { type HandlerState, readHandlerStates } from './handlers.ts'
@@ -102,10 +102,11 @@ async function readReadiness(): Promise<Record<string, unknown>> {
 }
 
 async function readDeliveries(dataDir: string) {
-  await using deliveries = await openDeliveries(dataDir, 'read')
-  const { oldestAt, ...counts } = await deliveries.state()
-  const oldest = oldestAt === undefined ? undefined : new Date(oldestAt).toISOString()
-  return { state: { ...counts, oldestAt: oldest }, position: await deliveries.position() }
+  return withDeliveries(dataDir, 'read', async (deliveries) => {
+    const { oldestAt, ...counts } = await deliveries.state()
+    const oldest = oldestAt === undefined ? undefined : new Date(oldestAt).toISOString()
+    return { state: { ...counts, oldestAt: oldest }, position: await deliveries.position() }
+  })
 }
 
 async function readJournal(dataDir: string, position: Position | undefined): Promise<Status['journal']> {

@@ -97,8 +97,12 @@ async function findEvent(dataDir: string, id: string, print: Printer): Promise<J
   const [entry] = entries
   if (entry) return entry.event
   // The queue keeps the events of pending and dead deliveries for longer than the journal does.
-  await using deliveries = await openDeliveriesIfPossible(dataDir, print)
-  const kept = await deliveries?.keptEvent(id)
-  if (kept) return kept
+  const deliveries = await openDeliveriesIfPossible(dataDir, print)
+  try {
+    const kept = await deliveries?.keptEvent(id)
+    if (kept) return kept
+  } finally {
+    await deliveries?.close()
+  }
   throw new Error(`the journal has no event ${id}`)
 }
