@@ -16,13 +16,13 @@ export interface Alerter {
   stop(grace: number): Promise<void>
 }
 
-const interval = 1_000
+const sampleIntervalMs = 1_000
 
 /** Milliseconds until an alerter that ended is started again. */
-const pause = 5_000
+const restartDelayMs = 5_000
 
 /** Milliseconds until an alerter that was asked to stop is killed. It has no data to lose. */
-const longestEnd = 1_000
+const stopTimeoutMs = 1_000
 
 /**
  * Keeps a process running that sends alerts, and sends it a sample every second. The next sample is sent only when the
@@ -30,12 +30,12 @@ const longestEnd = 1_000
  */
 export function startAlerter({ sample, log }: AlerterDeps): Alerter {
   let isStopping = false
-  let isTelling = false
+  let isSending = false
   let restart: NodeJS.Timeout | undefined
   let child = start()
-  const telling = setInterval(() => {
-    if (!isTelling) sendSample()
-  }, interval)
+  const sampling = setInterval(() => {
+    if (!isSending) sendSample()
+  }, sampleIntervalMs)
 
   function start(): Child<never, ToAlerter> {
     const fresh: Child<never, ToAlerter> = startChild(new URL('../bin/alerter.ts', import.meta.url), [])
@@ -46,20 +46,20 @@ export function startAlerter({ sample, log }: AlerterDeps): Alerter {
   }
 
   function again(why: Record<string, unknown>): void {
-    isTelling = false
+    isSending = false
     if (isStopping || restart !== undefined) return
-    log.warn({ ...why, again_in_ms: pause }, 'the alerter ended; no alert is sent meanwhile')
+    log.warn({ ...why, again_in_ms: restartDelayMs }, 'the alerter ended; no alert is sent meanwhile')
     restart = setTimeout(() => {
       restart = undefined
       child = start()
       sendSample()
-    }, pause)
+    }, restartDelayMs)
   }
 
   function sendSample(): void {
-    isTelling = true
+    isSending = true
     child.channel.send({ type: 'snapshot', sample: sample() }, () => {
-      isTelling = false
+      isSending = false
     })
   }
 
@@ -70,12 +70,12 @@ export function startAlerter({ sample, log }: AlerterDeps): Alerter {
     reload: () => child.channel.send({ type: 'reload' }),
     async stop(grace) {
       isStopping = true
-      clearInterval(telling)
+      clearInterval(sampling)
       clearTimeout(restart)
       if (!isAlive(child)) return
       const gone = once(child.process, 'exit')
       child.channel.close()
-      const killer = setTimeout(() => child.process.kill('SIGKILL'), Math.min(grace, longestEnd))
+      const killer = setTimeout(() => child.process.kill('SIGKILL'), Math.min(grace, stopTimeoutMs))
       await gone
       clearTimeout(killer)
     },

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino'
+import { messageOf } from '../lib/error-text.ts'
 import { type Condition, type Kind, kinds } from './conditions.ts'
 
 /** The body that is posted to ALERT_URL. */
@@ -37,9 +38,9 @@ interface Episode {
   last: Condition | undefined
   since: number
   /** The times at which `on` was sent within the last hour, the newest last. */
-  toldAt: readonly number[]
+  sentAt: readonly number[]
   /** The `news` of the last alert sent; `undefined` if none was. */
-  toldNews: number | undefined
+  sentNews: number | undefined
   /** Whether the last alert sent was `on`. */
   isOn: boolean
   isSending: boolean
@@ -48,8 +49,8 @@ interface Episode {
 }
 
 const hour = 3_600_000
-const shortestPause = 5_000
-const longestPause = 300_000
+const minPauseMs = 5_000
+const maxPauseMs = 300_000
 
 /** The limit of `on` alerts of one kind within an hour. */
 const maxBeginnings = 6
@@ -67,19 +68,19 @@ export function createAlerts({ host, post, log }: AlertsDeps): Alerts {
   const episodes = new Map<Kind, Episode>()
 
   function alertOf(kind: Kind, episode: Episode, at: number): Alert | undefined {
-    const { condition, since, toldNews, isOn } = episode
+    const { condition, since, sentNews, isOn } = episode
     // The absolute distance, because the clock may have been put back.
-    episode.toldAt = episode.toldAt.filter((time) => Math.abs(at - time) < hour)
-    const { length: told } = episode.toldAt
+    episode.sentAt = episode.sentAt.filter((time) => Math.abs(at - time) < hour)
+    const { length: sentCount } = episode.sentAt
     if (condition === undefined && isOn) return compose('over', kinds[kind], {})
     const wrong = condition ?? episode.last
     if (wrong === undefined) return undefined
-    const more = wrong.news - (toldNews ?? 0)
+    const more = wrong.news - (sentNews ?? 0)
     // An end is sent before the next beginning, so `isOn` is false here if the condition is over.
-    if (condition === undefined && (more <= 0 || told >= maxBeginnings)) return undefined
-    const isDue = told === 0 || (!isOn && more > 0 && told < maxBeginnings)
+    if (condition === undefined && (more <= 0 || sentCount >= maxBeginnings)) return undefined
+    const isDue = sentCount === 0 || (!isOn && more > 0 && sentCount < maxBeginnings)
     if (!isDue || (isOn && more <= 0)) return undefined
-    if (toldNews === undefined || (!isOn && more <= 1)) return compose('on', wrong.text, wrong.details)
+    if (sentNews === undefined || (!isOn && more <= 1)) return compose('on', wrong.text, wrong.details)
     return compose('on', `${more} more: ${wrong.text}`, { ...wrong.details, more })
 
     function compose(state: Alert['state'], what: string, details: Condition['details']): Alert {
@@ -97,16 +98,15 @@ export function createAlerts({ host, post, log }: AlertsDeps): Alerts {
       await post(alert)
       episode.isOn = state === 'on'
       if (episode.isOn) {
-        episode.toldAt = [...episode.toldAt, at]
-        episode.toldNews = news
+        episode.sentAt = [...episode.sentAt, at]
+        episode.sentNews = news
       }
       episode.failures = 0
       log.info({ kind, state }, 'alert sent')
     } catch (error) {
-      const pause = Math.min(shortestPause * 2 ** episode.failures++, longestPause)
+      const pause = Math.min(minPauseMs * 2 ** episode.failures++, maxPauseMs)
       episode.retryAt = at + pause
-      const reason = error instanceof Error ? error.message : String(error)
-      log.warn({ kind, state, reason, again_in_ms: pause }, 'an alert could not be sent')
+      log.warn({ kind, state, reason: messageOf(error), again_in_ms: pause }, 'an alert could not be sent')
     } finally {
       episode.isSending = false
     }
@@ -120,7 +120,7 @@ export function createAlerts({ host, post, log }: AlertsDeps): Alerts {
         if (condition && !episode.condition) episode.since = at
         episode.condition = condition
         episode.last = condition ?? episode.last
-        const isDue = episode.failures === 0 || at >= episode.retryAt || at < episode.retryAt - longestPause
+        const isDue = episode.failures === 0 || at >= episode.retryAt || at < episode.retryAt - maxPauseMs
         const alert = episode.isSending || !isDue ? undefined : alertOf(kind, episode, at)
         if (alert) void send(alert, episode, at)
       }
@@ -133,8 +133,8 @@ function newEpisode(): Episode {
     condition: undefined,
     last: undefined,
     since: 0,
-    toldAt: [],
-    toldNews: undefined,
+    sentAt: [],
+    sentNews: undefined,
     isOn: false,
     isSending: false,
     failures: 0,

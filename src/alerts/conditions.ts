@@ -1,4 +1,5 @@
-import { createBurst, createLasting, createShortage } from './hysteresis.ts'
+import { shorten } from '../lib/shorten.ts'
+import { createBurst, createLasting, createNewNames, createShortage } from './hysteresis.ts'
 import type { Dead, Throttled } from './incidents.ts'
 import type { Sample } from './sample.ts'
 
@@ -35,16 +36,16 @@ export interface Disk {
 }
 
 const minute = 60_000
-const window = 10 * minute
+const windowMs = 10 * minute
 
 /** Milliseconds within which a new dispatcher's first call finds out that an incoming webhook does not work. */
-const quiet = minute
+const quietMs = minute
 
 /** Bytes. The limit is a twentieth of the disk if that is less. */
-const scarce = 500 * 1024 ** 2
+const minFreeBytes = 500 * 1024 ** 2
 
 /** Characters of a reason. It is limited because alerts go into a chat. */
-const longestReason = 1_000
+const maxReasonLength = 1_000
 
 /**
  * Returns a function that derives the current conditions from each sample and the samples before it.
@@ -52,10 +53,10 @@ const longestReason = 1_000
  * @param alertAfterSilence milliseconds without an event until the alert; `undefined` for no such alert
  */
 export function createConditions({ alertAfterSilence }: { readonly alertAfterSilence: number | undefined }) {
-  const burstOfEnds = createBurst({ many: 3, window })
-  const burstOfTokens = createBurst({ many: 10, window })
-  const lastingTrouble = createLasting(quiet)
-  const lastingLate = createLasting(window)
+  const burstOfEnds = createBurst({ minGrowth: 3, windowMs })
+  const burstOfTokens = createBurst({ minGrowth: 10, windowMs })
+  const lastingTrouble = createLasting(quietMs)
+  const lastingLate = createLasting(windowMs)
   const shortage = createShortage()
   let lateBefore: number | undefined
   let refusedBefore: number | undefined
@@ -63,22 +64,17 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
   let dispatcherReason: string | undefined
   /** The incoming webhooks that recently did not work, by label. */
   const incomingWebhooks = new Map<string, { readonly reason: string; readonly seenAt: number }>()
-  let incomingWebhooksSeen = 0
-  let absentBefore: ReadonlySet<string> = new Set()
-  let absentSeen = 0
+  const newIncomingWebhooks = createNewNames()
+  const newAbsent = createNewNames()
 
   function deadDelivery({ dead }: Sample): Condition | undefined {
     if (dead === undefined || dead.queued === 0) return undefined
     const { queued, count, last } = dead
     const many = queued === 1 ? 'a delivery is dead' : `${queued} deliveries are dead`
-    const text = last ? `${many}; the last: ${tell(last)}` : `${many}, since before the start`
+    const text = last ? `${many}; the last: ${describe(last, 'gave up')}` : `${many}, since before the start`
     const { reason, ...what } = last ?? {}
-    return {
-      kind: 'dead_delivery',
-      text,
-      news: count,
-      details: { dead: queued, ...what, reason: reason && cut(reason) },
-    }
+    const details = { dead: queued, ...what, reason: reason && cut(reason) }
+    return { kind: 'dead_delivery', text, news: count, details }
   }
 
   function lateFailure({ late }: Sample, at: number): Condition | undefined {
@@ -89,7 +85,7 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
     const { reason, ...what } = late.last
     return {
       kind: 'late_failure',
-      text: `something that a run had started failed after the run was over, so it is not tried again: ${tellLate(late.last)}`,
+      text: `something that a run had started failed after the run was over, so it is not tried again: ${describe(late.last, 'at')}`,
       news: late.count,
       details: { ...what, reason: cut(reason) },
     }
@@ -100,7 +96,7 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
     const { reason, until, ...what } = throttled.last
     return {
       kind: 'handler_throttled',
-      text: `a handler is throttled: ${tellThrottled(throttled.last)}`,
+      text: `a handler is throttled: ${describeThrottled(throttled.last)}`,
       news: throttled.count,
       details: { ...what, reason, until: new Date(until).toISOString() },
     }
@@ -147,31 +143,24 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
   }
 
   function handlerNotLoaded({ absent = {} }: Sample): Condition | undefined {
-    for (const name of Object.keys(absent)) if (!absentBefore.has(name)) absentSeen++
-    absentBefore = new Set(Object.keys(absent))
-    if (absentBefore.size === 0) return undefined
-    const reasons = Object.values(absent).map(cut)
-    const text = cut(reasons.join('; '))
-    return { kind: 'handler_not_loaded', text, news: absentSeen, details: { handlers: [...absentBefore] } }
+    const handlers = Object.keys(absent)
+    const news = newAbsent(handlers)
+    if (handlers.length === 0) return undefined
+    const text = cut(Object.values(absent).map(cut).join('; '))
+    return { kind: 'handler_not_loaded', text, news, details: { handlers } }
   }
 
   function incomingWebhookRefused(sample: Sample, at: number): Condition | undefined {
     if (sample.incomingWebhooks === undefined) return undefined
-    for (const [label, reason] of Object.entries(sample.incomingWebhooks)) {
-      if (!incomingWebhooks.has(label)) incomingWebhooksSeen++
+    for (const [label, reason] of Object.entries(sample.incomingWebhooks))
       incomingWebhooks.set(label, { reason, seenAt: at })
-    }
     for (const [label, { seenAt }] of incomingWebhooks)
-      if (Math.abs(at - seenAt) >= quiet) incomingWebhooks.delete(label)
+      if (Math.abs(at - seenAt) >= quietMs) incomingWebhooks.delete(label)
+    const news = newIncomingWebhooks(incomingWebhooks.keys())
     if (incomingWebhooks.size === 0) return undefined
     const reasons = [...incomingWebhooks.values()].map(({ reason }) => cut(reason))
     const text = `what needs an incoming webhook waits: ${reasons.join('; ')}`
-    return {
-      kind: 'incoming_webhook_refused',
-      text,
-      news: incomingWebhooksSeen,
-      details: { incoming_webhooks: reasons },
-    }
+    return { kind: 'incoming_webhook_refused', text, news, details: { incoming_webhooks: reasons } }
   }
 
   function wrongTokens(sample: Sample, at: number): Condition | undefined {
@@ -183,7 +172,7 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
   }
 
   function diskNearlyFull(disk: Disk | undefined): Condition | undefined {
-    if (disk === undefined || !shortage(disk.free, Math.min(scarce, disk.size / 20))) return undefined
+    if (disk === undefined || !shortage(disk.free, Math.min(minFreeBytes, disk.size / 20))) return undefined
     const text = `the disk of DATA_DIR is nearly full: ${inMegabytes(disk.free)} of ${inMegabytes(disk.size)} are free`
     return { kind: 'disk_nearly_full', text, news: 0, details: { free_bytes: disk.free, size_bytes: disk.size } }
   }
@@ -205,20 +194,16 @@ export function createConditions({ alertAfterSilence }: { readonly alertAfterSil
     ].filter((condition) => condition !== undefined)
 }
 
-function tell({ handler, event, object, id, reason }: Dead): string {
-  return `${handler} gave up ${object === undefined ? event : `${event} ${object}`} (${id}): ${cut(reason)}`
+function describe({ handler, event, object, id, reason }: Dead, did: string): string {
+  return `${handler} ${did} ${object === undefined ? event : `${event} ${object}`} (${id}): ${cut(reason)}`
 }
 
-function tellLate({ handler, event, object, id, reason }: Dead): string {
-  return `${handler} at ${object === undefined ? event : `${event} ${object}`} (${id}): ${cut(reason)}`
-}
-
-function tellThrottled({ handler, event, object, id, reason, until }: Throttled): string {
+function describeThrottled({ handler, event, object, id, reason, until }: Throttled): string {
   return `${handler} waits for ${object} until ${new Date(until).toISOString()}: it ${reason}; the last event: ${event} (${id})`
 }
 
 function cut(text: string): string {
-  return text.length > longestReason ? `${text.slice(0, longestReason)}…` : text
+  return shorten(text, maxReasonLength)
 }
 
 function inWords(ms: number): string {

@@ -1,12 +1,12 @@
 // Times are in Unix milliseconds. A time far in the future was taken before the clock was put back, and is dropped.
 
 /**
- * Watches a counter. The burst begins when the counter grew by `many` within `window` milliseconds. It ends when the
- * counter has not grown for `window` milliseconds.
+ * Watches a counter. The burst begins when the counter grew by `minGrowth` within `windowMs` milliseconds. It ends when the
+ * counter has not grown for `windowMs` milliseconds.
  *
- * @returns a function that returns how much the counter grew within the window during a burst, otherwise 0
+ * @returns a function that returns how much the counter grew within that time during a burst, otherwise 0
  */
-export function createBurst({ many, window }: { readonly many: number; readonly window: number }) {
+export function createBurst({ minGrowth, windowMs }: { readonly minGrowth: number; readonly windowMs: number }) {
   let last: number | undefined
   let steps: { readonly at: number; readonly count: number }[] = []
   let isHolding = false
@@ -14,19 +14,19 @@ export function createBurst({ many, window }: { readonly many: number; readonly 
     const count = counter - (last ?? counter)
     last = counter
     if (count > 0) steps.push({ at, count })
-    steps = steps.filter((step) => Math.abs(at - step.at) < window)
+    steps = steps.filter((step) => Math.abs(at - step.at) < windowMs)
     const within = steps.reduce((sum, step) => sum + step.count, 0)
-    isHolding = within >= (isHolding ? 1 : many)
+    isHolding = within >= (isHolding ? 1 : minGrowth)
     return isHolding ? within : 0
   }
 }
 
-/** Returns a function that stays true until its input has been false for `quiet` milliseconds. */
-export function createLasting(quiet: number) {
+/** Returns a function that stays true until its input has been false for `quietMs` milliseconds. */
+export function createLasting(quietMs: number) {
   let seenAt: number | undefined
   return (isSo: boolean, at: number): boolean => {
     if (isSo) seenAt = at
-    return seenAt !== undefined && Math.abs(at - seenAt) < quiet
+    return seenAt !== undefined && Math.abs(at - seenAt) < quietMs
   }
 }
 
@@ -36,5 +36,17 @@ export function createShortage() {
   return (value: number, limit: number): boolean => {
     isShort = value < (isShort ? 2 * limit : limit)
     return isShort
+  }
+}
+
+/** Returns a function that counts, over all calls, the names that the call before it did not have. */
+export function createNewNames() {
+  let before: ReadonlySet<string> = new Set()
+  let count = 0
+  return (names: Iterable<string>): number => {
+    const now = new Set(names)
+    count += [...now].filter((name) => !before.has(name)).length
+    before = now
+    return count
   }
 }

@@ -3,9 +3,11 @@ import type { Client } from '../bitrix24/client.ts'
 import type { IncomingWebhook } from '../bitrix24/incoming-webhook.ts'
 import { objectOf } from '../events/catalogue.ts'
 import type { Event } from '../events/event.ts'
-
 import type { Journalled } from './journalled.ts'
 import { pageSize, type Row, type Target } from './targets.ts'
+
+/** Milliseconds by which the clock of this machine may be ahead of the portal's: `since` must be so much earlier. */
+export const portalClockSlackMs = 60_000
 
 /** The place from which an interrupted backfill continues: after this record of this target. */
 export interface Place {
@@ -85,10 +87,10 @@ interface Found {
  */
 function toEvent(target: Target, row: Row, { incomingWebhook, since, journalled, only }: BackfillDeps): Found {
   const isNew = since !== undefined && row.created * 1000 >= since.getTime()
-  const about = target.event(row, only && !only.matches(nameOf(target, 'update')) ? 'add' : 'update')
-  const object = objectOf(about.event, about.data)
+  const change = target.event(row, only && !only.matches(nameOf(target, 'update')) ? 'add' : 'update')
+  const object = objectOf(change.event, change.data)
   const isKnown = object !== undefined && journalled.newest(object) !== undefined
-  const { event, data } = isNew && !isKnown && !only ? target.event(row, 'add') : about
+  const { event, data } = isNew && !isKnown && !only ? target.event(row, 'add') : change
   return {
     event: {
       id: randomUUIDv7(),

@@ -74,6 +74,6 @@ async function* eventsOfPortal(
 }
 
 function timeOf({ ts, time }: JournalledEvent): number {
-  const told = Number(ts)
-  return Number.isInteger(told) && told > 0 ? told : Math.floor(Date.parse(time) / 1000)
+  const sent = Number(ts)
+  return Number.isInteger(sent) && sent > 0 ? sent : Math.floor(Date.parse(time) / 1000)
 }

@@ -1,8 +1,7 @@
 import type { Params } from '../bitrix24/commands.ts'
-
 import { unixSeconds } from '../bitrix24/last-change.ts'
+import { crmEventsOf, crmItemTypes } from '../events/crm-types.ts'
 import type { FormValue } from '../events/form.ts'
-
 import { isObject } from '../lib/is-object.ts'
 
 /** A kind of record that can be listed by its last change. */
@@ -29,16 +28,7 @@ export interface Row {
 /** Records on one page of a list, the maximum of Bitrix24. */
 export const pageSize = 50
 
-/** https://apidocs.bitrix24.com/api-reference/crm/data-types.html#object_type */
-const types = new Map([
-  ['lead', 1],
-  ['deal', 2],
-  ['contact', 3],
-  ['company', 4],
-  ['quote', 7],
-])
-
-export const targetNames = [...types.keys(), 'item:<type>', 'task']
+export const targetNames = [...crmItemTypes.map(({ kind }) => kind), 'item:<type>', 'task']
 
 /**
  * Parses `deal,lead,item:1032,task`.
@@ -50,10 +40,10 @@ export function parseTargets(text: string): readonly Target[] {
   const twice = names.find((name, at) => names.indexOf(name) < at)
   if (twice !== undefined) throw new TypeError(`${twice} is named twice`)
   return names.map((name) => {
-    const type = types.get(name)
+    const type = crmItemTypes.find(({ kind }) => kind === name)
     const [, dynamic] = /^item:(\d{1,9})$/.exec(name) ?? []
-    if (type !== undefined) return item(name, type, (what) => `ONCRM${name.toUpperCase()}${what}`)
-    if (dynamic !== undefined) return item(name, Number(dynamic), (what) => `ONCRMDYNAMICITEM${what}`)
+    if (type !== undefined) return item(name, type.id)
+    if (dynamic !== undefined) return item(name, Number(dynamic))
     if (name === 'task') return task
     throw new TypeError(`"${name}" cannot be backfilled: it is one of ${targetNames.join(', ')}`)
   })
@@ -63,7 +53,7 @@ export function parseTargets(text: string): readonly Target[] {
  * https://apidocs.bitrix24.com/api-reference/crm/universal/crm-item-list.html;
  * with `start: -1` the portal does not count.
  */
-function item(name: string, entityTypeId: number, eventOf: (what: string) => string): Target {
+function item(name: string, entityTypeId: number): Target {
   return {
     name,
     method: 'crm.item.list',
@@ -76,7 +66,7 @@ function item(name: string, entityTypeId: number, eventOf: (what: string) => str
     }),
     rows: (result) => rowsOf(result, 'items', ['createdTime', 'updatedTime']),
     event: ({ id }, what) => ({
-      event: eventOf(what.toUpperCase()),
+      event: crmEventsOf(name) + what.toUpperCase(),
       data: { FIELDS: { ID: id, ...(name.startsWith('item:') && { ENTITY_TYPE_ID: String(entityTypeId) }) } },
     }),
   }

@@ -1,25 +1,23 @@
-import qs from 'qs'
 import { isObject } from '../lib/is-object.ts'
+import { httpBuildQuery, type PhpArray } from '../lib/php-query.ts'
 import { readRefusal } from './answer.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
 import type { Settled } from './commands.ts'
-
 import type { IncomingWebhook } from './incoming-webhook.ts'
 import type { Command } from './parameters.ts'
 
 /** https://apidocs.bitrix24.com/settings/how-to-call-rest-api/batch.html */
-export const mostCommands = 50
+export const maxCommands = 50
 
-/**
- * Returns `{ deal: 'crm.item.get?entityTypeId=2&id=662' }`, as PHP's http_build_query would, except that null becomes
- * an empty text.
- */
+/** PHP reads an empty text where the parameters have null. */
+const queryOptions = { keepsNull: true, isRfc3986: true } as const
+
+/** Returns `{ deal: 'crm.item.get?entityTypeId=2&id=662' }`. The parameters are plain JSON data. */
 export function toQueries(commands: Iterable<readonly [key: string, Command]>): Record<string, string> {
   return Object.fromEntries(
     Array.from(commands, ([key, { method, params }]) => [
       key,
-      // PHP reads the text "false" as true.
-      `${method}?${qs.stringify(params, { filter: (_, value: unknown) => (typeof value === 'boolean' ? Number(value) : value) })}`,
+      `${method}?${httpBuildQuery(params as PhpArray, queryOptions)}`,
     ]),
   )
 }

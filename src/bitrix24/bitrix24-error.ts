@@ -1,6 +1,6 @@
 import type { IncomingWebhook } from './incoming-webhook.ts'
 
-export interface Bitrix24ErrorDeps {
+export interface Bitrix24ErrorOptions {
   readonly incomingWebhook: IncomingWebhook
   readonly method: string
   /**
@@ -39,21 +39,21 @@ export class Bitrix24Error extends Error {
    */
   readonly trouble: Trouble | undefined
 
-  constructor(deps: Bitrix24ErrorDeps) {
-    super(deps.incomingWebhook.redact(explain(deps)))
-    this.code = deps.incomingWebhook.redact(deps.code)
-    this.description = deps.incomingWebhook.redact(deps.description)
-    this.status = deps.status
-    this.method = deps.method
-    this.command = deps.command
-    this.trouble = troubleOf(deps)
+  constructor(options: Bitrix24ErrorOptions) {
+    super(options.incomingWebhook.redact(explain(options)))
+    this.code = options.incomingWebhook.redact(options.code)
+    this.description = options.incomingWebhook.redact(options.description)
+    this.status = options.status
+    this.method = options.method
+    this.command = options.command
+    this.trouble = troubleOf(options)
   }
 }
 
-function explain(deps: Bitrix24ErrorDeps): string {
-  const { incomingWebhook, method, code, description, command } = deps
+function explain(options: Bitrix24ErrorOptions): string {
+  const { incomingWebhook, method, code, description, command } = options
   const at = command === undefined ? method : `${method} ("${command}")`
-  const trouble = troubleOf(deps)
+  const trouble = troubleOf(options)
   if (code === 'insufficient_scope')
     return `${at} needs the scope "${scopeOf(method)}", which ${incomingWebhook.label} does not have (${code})`
   if (trouble === 'not_rest')
@@ -74,8 +74,8 @@ const deadCodes = new Set([
   'PORTAL_DELETED',
 ])
 
-function troubleOf(deps: Bitrix24ErrorDeps): Trouble | undefined {
-  const { code, status, command, trouble } = deps
+function troubleOf(options: Bitrix24ErrorOptions): Trouble | undefined {
+  const { code, status, command, trouble } = options
   if (trouble !== undefined) return trouble
   // An error of one command concerns only that command.
   if (command !== undefined) return undefined

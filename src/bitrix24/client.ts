@@ -1,4 +1,4 @@
-import { mostCommands, readResults, toQueries } from './batch.ts'
+import { maxCommands, readResults, toQueries } from './batch.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
 import type { Commands, Params, Settled } from './commands.ts'
 import type { IncomingWebhook } from './incoming-webhook.ts'
@@ -36,7 +36,7 @@ export interface Answered extends Command {
   readonly time: unknown
 }
 
-type Told = (answered: readonly Answered[]) => void | Promise<void>
+type Report = (answered: readonly Answered[]) => void | Promise<void>
 
 export interface ClientDeps {
   readonly incomingWebhook: IncomingWebhook
@@ -52,32 +52,32 @@ export interface ClientDeps {
    * Called before each request. The function that it returns is called with the answered commands, or with an empty
    * list if the portal refused. It is not called if the outcome is unknown.
    */
-  readonly onSend?: (commands: readonly Command[]) => Told | Promise<Told>
+  readonly onSend?: (commands: readonly Command[]) => Report | Promise<Report>
 }
 
 export function createClient(deps: ClientDeps): Client {
   const { incomingWebhook, limits, signal, whileWaiting = (wait) => wait, onSend = () => () => undefined } = deps
   const { send = createTransport(incomingWebhook, signal) } = deps
 
-  /** `tell` is the function that `onSend` returned; `commands` are those of a batch. */
+  /** `report` is the function that `onSend` returned; `commands` are those of a batch. */
   async function request(
     { method, params }: Command,
     commands: readonly Command[] = [],
-  ): Promise<Envelope & { readonly tell: Told }> {
+  ): Promise<Envelope & { readonly report: Report }> {
     const methods = [method, ...commands.map((command) => command.method)]
     for (;;) {
       signal?.throwIfAborted()
       await whileWaiting(limits.turn(methods, signal))
-      const tell = await onSend(method === 'batch' ? commands : [{ method, params }])
+      const report = await onSend(method === 'batch' ? commands : [{ method, params }])
       try {
         const envelope = await send(method, params)
         limits.learn(method, envelope.time)
-        return { ...envelope, tell }
+        return { ...envelope, report }
       } catch (error) {
         if (!(error instanceof Bitrix24Error)) throw error
         const isLimit = limits.refuse(method, error.code)
         // A 5xx may come although everything was done.
-        if (isLimit || (error.status >= 400 && error.status < 500)) await tell([])
+        if (isLimit || (error.status >= 400 && error.status < 500)) await report([])
         if (!isLimit) throw error
       }
     }
@@ -85,7 +85,7 @@ export function createClient(deps: ClientDeps): Client {
 
   async function runBatch(commands: Batch, halt: boolean): Promise<Map<string, Settled>> {
     const params = { halt: Number(halt), cmd: toQueries(commands) }
-    const { result, time, tell } = await request({ method: 'batch', params }, [...commands.values()])
+    const { result, time, report } = await request({ method: 'batch', params }, [...commands.values()])
     const { settled, times } = readResults({ result, commands, incomingWebhook })
     const answered: Answered[] = []
     for (const [key, command] of commands) {
@@ -93,7 +93,7 @@ export function createClient(deps: ClientDeps): Client {
       const one = settled.get(key)
       if (one && 'result' in one) answered.push({ ...command, ...one, time: times.get(key) ?? time })
     }
-    await tell(answered)
+    await report(answered)
     return settled
   }
 
@@ -101,7 +101,7 @@ export function createClient(deps: ClientDeps): Client {
    * Waits for a blocked method, as `call` does, and then sends the remaining commands again. It does not do so if
    * commands use results, because results of another request are not available.
    */
-  async function settle(commands: Batch, halt: boolean): Promise<Map<string, Settled>> {
+  async function runUnblocked(commands: Batch, halt: boolean): Promise<Map<string, Settled>> {
     const all = new Map<string, Settled>()
     const mayResend = !JSON.stringify([...commands]).includes('$result[')
     let left = commands
@@ -121,21 +121,21 @@ export function createClient(deps: ClientDeps): Client {
   }
 
   async function requestPage(command: Command): Promise<Envelope> {
-    const { tell, ...envelope } = await request(command)
-    await tell([])
+    const { report, ...envelope } = await request(command)
+    await report([])
     return envelope
   }
 
   async function call<T>(method: string, params?: Params): Promise<T> {
     const command = toCommand(method, params, call)
-    const { result, time, tell } = await request(command)
-    await tell([{ ...command, result, time }])
+    const { result, time, report } = await request(command)
+    await report([{ ...command, result, time }])
     return result as T
   }
 
   async function batch<K extends string>(commands: Commands<K>): Promise<Record<K, unknown>> {
     const results: [string, unknown][] = []
-    for (const [key, one] of await settle(toBatch(commands, mostCommands, batch), true)) {
+    for (const [key, one] of await runUnblocked(toBatch(commands, maxCommands, batch), true)) {
       if ('error' in one) throw one.error
       results.push([key, one.result])
     }
@@ -143,7 +143,10 @@ export function createClient(deps: ClientDeps): Client {
   }
 
   async function batchSettled<K extends string>(commands: Commands<K>): Promise<Record<K, Settled>> {
-    return Object.fromEntries(await settle(toBatch(commands, mostCommands, batchSettled), false)) as Record<K, Settled>
+    return Object.fromEntries(await runUnblocked(toBatch(commands, maxCommands, batchSettled), false)) as Record<
+      K,
+      Settled
+    >
   }
 
   /** Not a generator function: that would check the parameters only when the first row is requested. */

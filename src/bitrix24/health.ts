@@ -32,7 +32,7 @@ export interface IncomingWebhookHealthDeps {
   /** Milliseconds between two probes. */
   readonly probeEvery?: number
   /** Milliseconds after which a probe counts as unanswered. */
-  readonly patience?: number
+  readonly probeTimeoutMs?: number
 }
 
 /**
@@ -42,7 +42,7 @@ export interface IncomingWebhookHealthDeps {
 const probeMethod = 'scope'
 
 export function createIncomingWebhookHealth(deps: IncomingWebhookHealthDeps): IncomingWebhookHealth {
-  const { incomingWebhook, limits, clock, onChange, probeEvery = 60_000, patience = 10_000 } = deps
+  const { incomingWebhook, limits, clock, onChange, probeEvery = 60_000, probeTimeoutMs = 10_000 } = deps
   const stopping = new AbortController()
   let trouble: Bitrix24Error | undefined
   let asking: Promise<Bitrix24Error | undefined> | undefined
@@ -50,14 +50,14 @@ export function createIncomingWebhookHealth(deps: IncomingWebhookHealthDeps): In
   async function probe(): Promise<Bitrix24Error | undefined> {
     for (;;) {
       await limits.turn([probeMethod], stopping.signal)
-      const tooLong = AbortSignal.timeout(patience)
-      const send = createTransport(incomingWebhook, AbortSignal.any([stopping.signal, tooLong]))
+      const timeout = AbortSignal.timeout(probeTimeoutMs)
+      const send = createTransport(incomingWebhook, AbortSignal.any([stopping.signal, timeout]))
       try {
         await send(probeMethod, {})
         return undefined
       } catch (error) {
         stopping.signal.throwIfAborted()
-        if (tooLong.aborted) return noAnswer()
+        if (timeout.aborted) return noAnswer()
         // An unexpected error says nothing about the incoming webhook.
         if (!(error instanceof Bitrix24Error)) return undefined
         if (limits.refuse(probeMethod, error.code)) continue
@@ -72,7 +72,7 @@ export function createIncomingWebhookHealth(deps: IncomingWebhookHealthDeps): In
   }
 
   function noAnswer(): Bitrix24Error {
-    const description = `no answer in ${patience / 1000} s`
+    const description = `no answer in ${probeTimeoutMs / 1000} s`
     return new Bitrix24Error({ incomingWebhook, method: probeMethod, code: 'ETIMEDOUT', status: 0, description })
   }
 

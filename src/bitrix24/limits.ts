@@ -13,12 +13,12 @@ export interface Limits {
 }
 
 /** Milliseconds after a 503. Other callers filled the bucket, too, so it needs a while. */
-const penalty = 1_000
+const penaltyMs = 1_000
 /**
  * Milliseconds. Bitrix24 counts a method's time in buckets of a minute. If it reported no time, the oldest bucket
  * expires within one.
  */
-const bucket = 60_000
+const bucketMs = 60_000
 
 /**
  * Both limits of https://apidocs.bitrix24.com/limits.html: the requests per second, and the time that one method may
@@ -53,13 +53,13 @@ export function createLimits(deps: BudgetDeps & { readonly budget?: Budget }): L
     },
     refuse(method, code) {
       if (code === 'QUERY_LIMIT_EXCEEDED') {
-        budget.penalise(penalty)
+        budget.penalise(penaltyMs)
         return true
       }
       if (code !== 'OPERATION_TIME_LIMIT') return false
       const now = clock.now()
       const reset = resetAt.get(method) ?? 0
-      blockedUntil.set(method, reset > now ? reset : now + bucket)
+      blockedUntil.set(method, reset > now ? reset : now + bucketMs)
       return true
     },
   }

@@ -1,3 +1,4 @@
+import { messageOf } from '../lib/error-text.ts'
 import { FinalError } from '../lib/final-error.ts'
 import { isObject } from '../lib/is-object.ts'
 
@@ -92,8 +93,7 @@ function toJson(method: string, params: object): string {
     return replaceLoneSurrogates(JSON.stringify(params, check) ?? 'null')
   } catch (error) {
     if (error instanceof Refused) throw error
-    const reason = error instanceof Error ? error.message : String(error)
-    throw new Refused(`${method}: its parameters cannot be written as JSON: ${reason}`, { cause: error })
+    throw new Refused(`${method}: its parameters cannot be written as JSON: ${messageOf(error)}`, { cause: error })
   }
 }
 

@@ -3,7 +3,7 @@ import type { Clock } from '../lib/clock.ts'
 import { textOf } from './answer.ts'
 import type { Bitrix24Error } from './bitrix24-error.ts'
 import { createBudget, type OpenBudget, type Rate } from './budget.ts'
-import { createIncomingWebhookHealth, type IncomingWebhookHealth } from './health.ts'
+import { createIncomingWebhookHealth, type IncomingWebhookHealth, type IncomingWebhookHealthDeps } from './health.ts'
 import { type IncomingWebhook, incomingWebhookFor, isIncomingWebhookOf } from './incoming-webhook.ts'
 import { createLimits, type Limits } from './limits.ts'
 import { createMembers, type Members } from './members.ts'
@@ -48,7 +48,7 @@ export interface Portals {
   readonly stop: () => void
 }
 
-export interface PortalsDeps extends Rate {
+export interface PortalsDeps extends Rate, Pick<IncomingWebhookHealthDeps, 'probeEvery' | 'probeTimeoutMs'> {
   readonly incomingWebhooks: readonly IncomingWebhook[]
   readonly clock: Clock
   /** An incoming webhook went down, or, without trouble, works again. */
@@ -61,10 +61,6 @@ export interface PortalsDeps extends Rate {
   readonly connect?: Connect
   /** For processes that share a portal's limit with others. */
   readonly openBudget?: OpenBudget
-  /** Milliseconds between two probes of an incoming webhook that is down. */
-  readonly probeEvery?: number
-  /** Milliseconds to wait for the answer of a probe. */
-  readonly patience?: number
 }
 
 export function createPortals(deps: PortalsDeps): Portals {

@@ -1,7 +1,7 @@
+import { type CrmType, crmItemTypes } from '../events/crm-types.ts'
 import { isObject } from '../lib/is-object.ts'
 import type { Bitrix24Error } from './bitrix24-error.ts'
 import type { Params } from './commands.ts'
-
 import type { LooseRecord } from './record.ts'
 
 /** The method that reads the record of an object. */
@@ -35,21 +35,25 @@ function byId(method: string, at?: string, gone?: string): Reading {
   return { method, params: (id) => ({ id }), at, gone }
 }
 
-function item(entityTypeId: number): Reading {
-  return {
-    method: 'crm.item.get',
-    params: (id) => ({ entityTypeId, id, useOriginalUfNames: 'Y' }),
-    at: 'item',
-  }
+const anyItem = {
+  method: 'crm.item.get',
+  params: (entityTypeId: string | number, id: string) => ({ entityTypeId, id, useOriginalUfNames: 'Y' }),
+  at: 'item',
 }
 
+function item({ id: entityTypeId }: CrmType): Reading {
+  return { ...anyItem, params: (id) => anyItem.params(entityTypeId, id) }
+}
+
+const typesWithUserFields = ['COMPANY', 'CONTACT', 'DEAL', 'INVOICE', 'LEAD', 'QUOTE', 'REQUISITE']
+
 /**
- * By the kinds of `src/events/catalogue.ts`. The missing kinds have no method that reads an object by its id alone,
+ * By the kinds of `src/events/documented-events.ts`. The missing kinds have no method that reads an object by its id alone,
  * or have one that does not find every object: log.blogpost.get omits posts that are not for all users.
  *
  * https://apidocs.bitrix24.com/api-reference/index.html: each method's page, "Possible Error Codes"
  */
-const readings = {
+const table: Readonly<Record<string, Reading>> = {
   activity: byId('crm.activity.get'),
   address: {
     method: 'crm.address.list',
@@ -63,22 +67,15 @@ const readings = {
   bookingresourcetype: byId('booking.v1.resourceType.get', 'resourceType', '1013'),
   bookingwaitlistitem: byId('booking.v1.waitlist.get', 'waitList', '1040'),
   calendarentry: byId('calendar.event.getbyid'),
-  company: item(4),
-  contact: item(3),
+  ...Object.fromEntries(crmItemTypes.map((type) => [type.kind, item(type)])),
   currency: byId('crm.currency.get'),
-  deal: item(2),
   document: byId('crm.documentgenerator.document.get', 'document'),
   // Without IS_ADMIN an administrator only finds the groups that an ordinary user would find.
   group: { method: 'sonet_group.get', params: (id) => ({ FILTER: { ID: id }, IS_ADMIN: 'Y' }) },
   invoice: byId('crm.invoice.get'),
-  item: {
-    method: 'crm.item.get',
-    params: (entityTypeId, id) => ({ entityTypeId, id, useOriginalUfNames: 'Y' }),
-    at: 'item',
-  },
+  item: anyItem,
   // crm.type.get has no code for a deleted type; its text is in the portal's language.
   itemtype: { method: 'crm.type.list', params: (id) => ({ filter: { id } }), at: 'types' },
-  lead: item(1),
   measure: byId('catalog.measure.get', 'measure', '200600000020'),
   order: byId('sale.order.get', 'order', '200540400001'),
   payment: byId('sale.payment.get', 'payment', '200640400001'),
@@ -88,7 +85,6 @@ const readings = {
   productproperty: byId('catalog.productProperty.get', 'productProperty'),
   productsection: byId('catalog.section.get', 'section', '200700300030'),
   propertyvalue: byId('sale.propertyvalue.get', 'propertyValue', '201040400001'),
-  quote: item(7),
   recurringdeal: byId('crm.deal.recurring.get'),
   requisite: byId('crm.requisite.get'),
   rounding: byId('catalog.roundingRule.get', 'roundingRule', '200900000000'),
@@ -100,23 +96,14 @@ const readings = {
     at: 'task',
   },
   timelinecomment: byId('crm.timeline.comment.get'),
-  'userfield:CRM_COMPANY': byId('crm.company.userfield.get'),
-  'userfield:CRM_CONTACT': byId('crm.contact.userfield.get'),
-  'userfield:CRM_DEAL': byId('crm.deal.userfield.get'),
-  'userfield:CRM_INVOICE': byId('crm.invoice.userfield.get'),
-  'userfield:CRM_LEAD': byId('crm.lead.userfield.get'),
-  'userfield:CRM_QUOTE': byId('crm.quote.userfield.get'),
-  'userfield:CRM_REQUISITE': byId('crm.requisite.userfield.get'),
+  ...Object.fromEntries(
+    typesWithUserFields.map((type) => [`userfield:CRM_${type}`, byId(`crm.${type.toLowerCase()}.userfield.get`)]),
+  ),
   user: { method: 'user.get', params: (id) => ({ ID: id }) },
-} as const satisfies Record<string, Reading>
+}
 
-// A Map, because kinds come from a journal: `readings['constructor']` would find a value.
-const byKind = new Map<string, Reading>(Object.entries(readings))
-
-/** The method for each kind of object that has a record. */
-export const recordMethods: ReadonlyMap<string, string> = new Map(
-  Object.entries(readings).map(([kind, { method }]) => [kind, method]),
-)
+// A Map, because kinds come from a journal: `table['constructor']` would find a value.
+export const readings: ReadonlyMap<string, Reading> = new Map(Object.entries(table))
 
 /**
  * @param object such as `deal:662` or `item:1032:21`
@@ -124,8 +111,8 @@ export const recordMethods: ReadonlyMap<string, string> = new Map(
  */
 export function sourceOf(object: string): RecordSource {
   const [kind = '', ...parts] = object.split(':')
-  const narrow = byKind.get(`${kind}:${parts[0]}`)
-  const reading = narrow ?? byKind.get(kind)
+  const narrow = readings.get(`${kind}:${parts[0]}`)
+  const reading = narrow ?? readings.get(kind)
   if (!reading) throw new TypeError(`no REST method reads a ${kind} by its id: ${object} has no record`)
   const ids = narrow ? parts.slice(1) : parts
   // An id comes from outside, and `$result[…]` in a batch would be another command's result.

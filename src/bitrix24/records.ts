@@ -1,10 +1,9 @@
 import { setImmediate as tick } from 'node:timers/promises'
 import { isDeletion } from '../events/catalogue.ts'
 import { orAborted } from '../lib/clock.ts'
-import { mostCommands, readResults, toQueries } from './batch.ts'
+import { maxCommands, readResults, toQueries } from './batch.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
 import type { Settled } from './commands.ts'
-
 import type { IncomingWebhook } from './incoming-webhook.ts'
 import type { Limits } from './limits.ts'
 import type { LooseRecord } from './record.ts'
@@ -76,7 +75,7 @@ export function createRecords({ incomingWebhook, limits, signal, connect = creat
     if (before) return before
     const question = { source, askers: 0, sent: Promise.withResolvers<void>(), answer: Promise.withResolvers<Answer>() }
     waiting.set(object, question)
-    if (waiting.size > requestsDue * mostCommands) void sendNext()
+    if (waiting.size > requestsDue * maxCommands) void sendNext()
     return question
   }
 
@@ -98,7 +97,7 @@ export function createRecords({ incomingWebhook, limits, signal, connect = creat
   }
 
   function takeNext(): Question[] {
-    const next = [...waiting].slice(0, mostCommands)
+    const next = [...waiting].slice(0, maxCommands)
     for (const [object] of next) waiting.delete(object)
     return next.map(([, question]) => question)
   }
@@ -109,9 +108,10 @@ export function createRecords({ incomingWebhook, limits, signal, connect = creat
       const { result, time } = await send('batch', { halt: 0, cmd: toQueries(commands) })
       limits.learn('batch', time)
       const { settled, times } = readResults({ result, commands, incomingWebhook })
-      for (const [method, spent] of times) limits.learn(method, spent)
-      for (const [index, { source, answer }] of questions.entries())
+      for (const [index, { source, answer }] of questions.entries()) {
+        limits.learn(source.method, times.get(`record${index}`))
         answer.resolve(toAnswer(source, settled.get(`record${index}`)))
+      }
     } catch (error) {
       const isLimit = error instanceof Bitrix24Error && limits.refuse('batch', error.code)
       answerAll(questions, isLimit ? 'later' : { error })

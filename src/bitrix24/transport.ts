@@ -2,6 +2,7 @@ import { promisify } from 'node:util'
 import { gunzip } from 'node:zlib'
 import { codeOf } from '../lib/error-code.ts'
 import { isObject } from '../lib/is-object.ts'
+import { parseJson } from '../lib/json.ts'
 import { readRefusal } from './answer.ts'
 import { Bitrix24Error } from './bitrix24-error.ts'
 import type { IncomingWebhook } from './incoming-webhook.ts'
@@ -21,7 +22,7 @@ export type Send = (method: string, params: object) => Promise<Envelope>
 export type Connect = (incomingWebhook: IncomingWebhook, signal: AbortSignal | undefined) => Send
 
 /** Milliseconds. The cloud ends a request after 60 s, so a call may take a little longer than that. */
-const requestTimeout = 70_000
+const requestTimeoutMs = 70_000
 
 interface Post {
   readonly url: string
@@ -56,7 +57,7 @@ function loadPool(): Promise<Poster> {
  */
 async function openPool(): Promise<Poster> {
   const { EnvHttpProxyAgent, request } = await import('undici')
-  const dispatcher = new EnvHttpProxyAgent({ allowH2: false, headersTimeout: requestTimeout })
+  const dispatcher = new EnvHttpProxyAgent({ allowH2: false, headersTimeout: requestTimeoutMs })
   const headers = {
     'content-type': 'application/json',
     accept: 'application/json',
@@ -82,14 +83,14 @@ export function createTransport(incomingWebhook: IncomingWebhook, signal: AbortS
     const fail = ({ code, description, status }: Failure) =>
       new Bitrix24Error({ incomingWebhook, method, code, description, status })
     const post = await loadPool()
-    const tooLong = AbortSignal.timeout(requestTimeout)
-    const ending = signal ? AbortSignal.any([signal, tooLong]) : tooLong
+    const timeout = AbortSignal.timeout(requestTimeoutMs)
+    const ending = signal ? AbortSignal.any([signal, timeout]) : timeout
     let answer: Answer
     try {
       answer = await post({ url: `${incomingWebhook.reveal()}${method}`, body: JSON.stringify(params), signal: ending })
     } catch (error) {
       signal?.throwIfAborted()
-      throw fail(tooLong.aborted ? noAnswer : explainFailure(error))
+      throw fail(timeout.aborted ? noAnswer : explainFailure(error))
     }
     const envelope = readAnswer(answer)
     if ('code' in envelope) throw fail(envelope)
@@ -106,7 +107,7 @@ interface Failure {
 
 const noAnswer: Failure = {
   code: 'REQUEST_TIMEOUT',
-  description: `no answer in ${requestTimeout / 1000} s`,
+  description: `no answer in ${requestTimeoutMs / 1000} s`,
   status: 0,
 }
 
@@ -119,7 +120,7 @@ function explainFailure(error: unknown): Failure {
 }
 
 function readAnswer({ status, location, text }: Answer): Envelope | Failure {
-  const body = parse(text)
+  const body = parseJson(text)
   const refused = isErrorOfRest(body, status) ? readRefusal(body) : undefined
   if (refused) return { ...refused, status }
   if (status >= 200 && status < 300 && isObject(body) && 'result' in body) return { ...body, result: body['result'] }
@@ -141,12 +142,4 @@ function describeForeign(status: number, location: string | undefined): string {
     return 'the answer is not that of a REST API'
   // The path is omitted, because it may contain the secret in another spelling.
   return `a redirect to ${new URL(location).host}; if the portal was renamed, B24_HOOK needs its new address`
-}
-
-function parse(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
-  }
 }

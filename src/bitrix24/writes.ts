@@ -1,3 +1,4 @@
+import { crmEventsOf, crmTypeByName, minSmartProcessId } from '../events/crm-types.ts'
 import { isObject } from '../lib/is-object.ts'
 import { textOf } from './answer.ts'
 
@@ -29,32 +30,15 @@ const activity = { object: 'activity', events: 'ONCRMACTIVITY' }
 const task = { object: 'task', events: 'ONTASK' }
 const timelineComment = { object: 'timelinecomment', events: 'ONCRMTIMELINECOMMENT' }
 
-/** https://apidocs.bitrix24.com/api-reference/crm/data-types.html#object_type */
-const crmTypes: ReadonlyMap<number, string> = new Map([
-  [1, 'lead'],
-  [2, 'deal'],
-  [3, 'contact'],
-  [4, 'company'],
-  [5, 'invoice'],
-  [7, 'quote'],
-])
-const shortTypes: ReadonlyMap<string, number> = new Map([
-  ['L', 1],
-  ['D', 2],
-  ['C', 3],
-  ['CO', 4],
-  ['I', 5],
-  ['Q', 7],
-  ['SI', 31],
-])
+/** Neither product rows nor crm.item.* name the other types. */
+const ownerTypes = [...crmTypeByName.values()].filter(({ short }) => short !== undefined)
 
-const old = (name: string): Kind => ({ object: name, events: `ONCRM${name.toUpperCase()}` })
+const crmKind = (kind: string): Kind => ({ object: kind, events: crmEventsOf(kind) })
 
-function crmKind(entityTypeId: number): Kind | undefined {
-  const name = crmTypes.get(entityTypeId)
-  if (name !== undefined) return old(name)
-  if (entityTypeId !== 31 && !(entityTypeId >= 128)) return undefined
-  return { object: `item:${entityTypeId}`, events: 'ONCRMDYNAMICITEM' }
+function kindOfType(entityTypeId: number): Kind | undefined {
+  const kind = ownerTypes.find(({ id }) => id === entityTypeId)?.kind
+  if (kind !== undefined) return crmKind(kind)
+  return entityTypeId >= minSmartProcessId ? crmKind(`item:${entityTypeId}`) : undefined
 }
 
 type Rule = readonly [pattern: RegExp, read: (command: AnsweredCommand, names: readonly string[]) => Write | undefined]
@@ -62,16 +46,16 @@ type Rule = readonly [pattern: RegExp, read: (command: AnsweredCommand, names: r
 const rules: readonly Rule[] = [
   [
     /^crm\.item\.(add|update|delete)$/,
-    (command, [verb]) => write(crmKind(Number(at(command.params, 'entityTypeId'))), verb, command, 'id'),
+    (command, [verb]) => write(kindOfType(Number(at(command.params, 'entityTypeId'))), verb, command, 'id'),
   ],
   [
     /^crm\.(lead|deal|contact|company|quote|invoice)\.(add|update|delete)$/,
-    (command, [kind = '', verb]) => write(old(kind), verb, command, 'id'),
+    (command, [kind = '', verb]) => write(crmKind(kind), verb, command, 'id'),
   ],
   // Links between the objects, and product rows, which may change the sum.
   [
     /^crm\.(lead|deal|contact|company|quote)\.(?:(?:contact|company)\.(?:add|delete|items\.set|items\.delete)|productrows\.set)$/,
-    (command, [kind = '']) => write(old(kind), 'update', { ...command, result: undefined }, 'id'),
+    (command, [kind = '']) => write(crmKind(kind), 'update', { ...command, result: undefined }, 'id'),
   ],
   [/^crm\.item\.productrow\.(?:set|add|update|delete)$/, (command) => writeToOwner(command)],
   // Not the deal or contact that it belongs to, because the call fires no event for that one.
@@ -122,9 +106,10 @@ function eventOf({ events }: Kind, verb: Verb): string | undefined {
 function writeToOwner({ method, params, result }: AnsweredCommand): Write | undefined {
   const row = [at(params, 'fields'), at(result, 'productRow'), params].find((one) => at(one, 'ownerId') !== undefined)
   const short = textOf(at(row, 'ownerType')).toUpperCase()
-  const entityTypeId = shortTypes.get(short) ?? (/^T[0-9A-F]+$/.test(short) ? Number.parseInt(short.slice(1), 16) : 0)
+  const named = ownerTypes.find((type) => type.short === short)
+  const entityTypeId = named?.id ?? (/^T[0-9A-F]+$/.test(short) ? Number.parseInt(short.slice(1), 16) : 0)
   const owner = { method, params: { id: at(row, 'ownerId') }, result: undefined }
-  return write(crmKind(entityTypeId), 'update', owner, 'id')
+  return write(kindOfType(entityTypeId), 'update', owner, 'id')
 }
 
 function withoutEvent(one: Write | undefined): Write | undefined {

@@ -1,7 +1,9 @@
 import { readSettings } from '../config/config.ts'
+import { codeOf } from '../lib/error-code.ts'
+import { causeOf } from '../lib/error-text.ts'
 
 /** Milliseconds that an answer may take: imported events wait for the disk. */
-const patience = 15_000
+const answerTimeoutMs = 15_000
 
 /**
  * Sends a request to the private listener of the running receiver.
@@ -12,11 +14,15 @@ export async function askAdmin(path: string, request: RequestInit = {}): Promise
   const { adminHost: host, adminPort: port } = readSettings(process.env, 'adminHost', 'adminPort')
   const at = `http://${toUrlHost(host)}:${port}`
   try {
-    const answer = await fetch(`${at}${path}`, { ...request, redirect: 'error', signal: AbortSignal.timeout(patience) })
+    const answer = await fetch(`${at}${path}`, {
+      ...request,
+      redirect: 'error',
+      signal: AbortSignal.timeout(answerTimeoutMs),
+    })
     return { status: answer.status, body: await answer.json() }
   } catch (error) {
-    const { cause = error } = error instanceof Error ? error : {}
-    const why = cause instanceof Error && 'code' in cause ? String(cause.code) : String(cause)
+    const cause = causeOf(error) ?? error
+    const why = codeOf(cause) ?? String(cause)
     throw new Error(`${at} does not answer (${why}): are ADMIN_HOST and ADMIN_PORT those of the receiver?`, { cause })
   }
 }

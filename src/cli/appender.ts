@@ -1,7 +1,6 @@
 import type { Logger } from 'pino'
 import { type Config, ConfigError } from '../config/config.ts'
 import type { Event } from '../events/event.ts'
-
 import { importPath, importType } from '../intake/import-route.ts'
 import { openJournal } from '../journal/journal.ts'
 import { findHolder, lockDataDir } from '../journal/lock.ts'

@@ -2,6 +2,7 @@ import { accessSync, constants, existsSync } from 'node:fs'
 import { readSettings } from '../config/config.ts'
 import { journalDir } from '../journal/segments.ts'
 import { codeOf } from '../lib/error-code.ts'
+import { messageOf } from '../lib/error-text.ts'
 import type { Deliveries } from '../queue/deliveries.ts'
 import { heartbeatOf, readIdentity } from '../queue/identity.ts'
 import { openSqliteDeliveries } from '../queue/sqlite/deliveries.ts'
@@ -26,7 +27,23 @@ export function findDataDir(): string {
   return dataDir
 }
 
-/** @param mode `write` to change something */
+/** Deliveries in one transaction of a command: a running dispatcher waits for its end. */
+export const maxInTransaction = 500
+
+/** Opens the deliveries for as long as `use` runs. @param mode `write` to change something */
+export async function withDeliveries<T>(
+  dataDir: string,
+  mode: 'read' | 'write',
+  use: (deliveries: Deliveries) => Promise<T>,
+): Promise<T> {
+  const deliveries = await openDeliveries(dataDir, mode)
+  try {
+    return await use(deliveries)
+  } finally {
+    await deliveries.close()
+  }
+}
+
 export async function openDeliveries(dataDir: string, mode: 'read' | 'write'): Promise<Deliveries> {
   const { databaseUrl: url } = readSettings(process.env, 'databaseUrl')
   if (url === undefined) return openSqliteDeliveries({ path: queuePath(dataDir), mode })
@@ -62,8 +79,7 @@ export async function openDeliveriesIfPossible(dataDir: string, print: Printer):
   try {
     return await openDeliveries(dataDir, 'read')
   } catch (error) {
-    const reason = explainData(error)
-    print.note(`the deliveries cannot be read: ${reason instanceof Error ? reason.message : String(reason)}`)
+    print.note(`the deliveries cannot be read: ${messageOf(explainData(error))}`)
     return undefined
   }
 }

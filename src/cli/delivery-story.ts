@@ -1,5 +1,6 @@
 import { printable } from '../lib/printable.ts'
 import type { Deliveries, DeliveryRecord, FailureRecord } from '../queue/deliveries.ts'
+import { count } from './count.ts'
 import { localTime } from './local-time.ts'
 
 /** The history of a delivery. */
@@ -69,7 +70,7 @@ function indent(text: string): string {
 }
 
 function stateOf({ record, ran }: DeliveryStory): string {
-  const after = `after ${record.attempts} attempt${record.attempts === 1 ? '' : 's'}`
+  const after = `after ${count(record.attempts, 'attempt')}`
   switch (record.state) {
     case 'blocked':
       return 'blocked: another delivery of its object comes first'

@@ -1,12 +1,24 @@
 import type { Logger } from 'pino'
-import { timeOfId } from '../journal/event-id.ts'
+import { clockSlackMs, timeOfId } from '../journal/event-id.ts'
 import { type Entry, positionBefore, readJournal } from '../journal/follow.ts'
 import { oldest, type Position } from '../journal/position.ts'
 
 const lengthOfId = 36
 
+/** Returns whether a text in lower case is an id, or the beginning of one. */
+export function isIdStart(text: string): boolean {
+  return /^[\da-f-]{8,36}$/.test(text)
+}
+
+/** Returns where the search for events with these ids begins. An import writes events later than their ids say. */
+export function positionBeforeIds(dataDir: string, ids: Iterable<string>): Promise<Position> {
+  let first = Number.POSITIVE_INFINITY
+  for (const id of ids) first = Math.min(first, timeOfId(id))
+  return positionBefore(dataDir, new Date(first - clockSlackMs))
+}
+
 /** The maximum number of events listed if the beginning of an id matches several. */
-const mostNamed = 20
+const maxListed = 20
 
 export interface Found {
   /** The first of the found events. */
@@ -38,7 +50,7 @@ export async function findEvents({ dataDir, id, log, onRead }: FindDeps): Promis
       // `data` may contain an id, too.
       const fitting = chunk.entries.filter(({ event }) => event.id.startsWith(id))
       count += fitting.length
-      entries.push(...fitting.slice(0, mostNamed - entries.length))
+      entries.push(...fitting.slice(0, maxListed - entries.length))
       if (count > 0 && id.length === lengthOfId) break
       onRead(chunk.position)
     }

@@ -1,3 +1,4 @@
+import { parseJson } from '../lib/json.ts'
 import { UsageError } from './usage-error.ts'
 
 /** The value under a name: a set of further names, or a plain value. */
@@ -21,7 +22,7 @@ export function parseParameters(args: readonly string[]): Record<string, unknown
     const branch = path.reduce((at, step) => descend(at, step, key), root)
     const own = name === '' ? String(branch.size) : name
     if (branch.has(own)) throw new UsageError(`${key} is set twice`)
-    branch.set(own, sign === ':=' ? parseJson(text, key) : text)
+    branch.set(own, sign === ':=' ? toJson(text, key) : text)
   }
   return Object.fromEntries([...root].map(([name, value]) => [name, toValue(value)]))
 }
@@ -43,10 +44,8 @@ function toValue(value: unknown): unknown {
     : Object.fromEntries(entries)
 }
 
-function parseJson(text: string, key: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    throw new UsageError(`what ${key} is set to is no JSON`)
-  }
+function toJson(text: string, key: string): unknown {
+  const value = parseJson(text)
+  if (value === undefined) throw new UsageError(`what ${key} is set to is no JSON`)
+  return value
 }

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import { backfill, type Place } from '../backfill/backfill.ts'
+import { backfill, type Place, portalClockSlackMs } from '../backfill/backfill.ts'
 import { readJournalled } from '../backfill/journalled.ts'
 import { parseTargets } from '../backfill/targets.ts'
 import { createClient } from '../bitrix24/client.ts'
@@ -21,9 +21,6 @@ export interface BackfillOnStartDeps {
   /** Milliseconds between two attempts. */
   readonly pause?: number
 }
-
-/** Milliseconds by which the clock of this machine may be ahead of the portal's. */
-const clockSlack = 60_000
 
 /**
  * Journals the changes that every portal made since then and sent no event for.
@@ -58,7 +55,7 @@ function createBackfill(
 ): () => Promise<boolean> {
   const { dataDir, append, signal, log } = deps
   const targets = parseTargets(deps.targets)
-  const since = new Date(deps.since.getTime() - clockSlack)
+  const since = new Date(deps.since.getTime() - portalClockSlackMs)
   const kinds = new Set(targets.map(({ name }) => name.replace(/:.*/, '')))
   const client = createClient({
     incomingWebhook,

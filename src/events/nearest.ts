@@ -9,14 +9,14 @@ const names: readonly string[] = [...documentedEvents, robotEvent]
  */
 export function nearestName(name: string): string | undefined {
   let nearest: string | undefined
-  let fewest = Number.POSITIVE_INFINITY
+  let minEdits = Number.POSITIVE_INFINITY
   for (const known of candidates(name)) {
     const edits = editsBetween(name, known)
     // If more than a third differs, it is another name.
     const length = name.includes('*') ? name.replaceAll('*', '').length : Math.max(name.length, known.length)
-    if (edits >= fewest || edits > length / 3) continue
+    if (edits >= minEdits || edits > length / 3) continue
     nearest = known
-    fewest = edits
+    minEdits = edits
   }
   return nearest
 }

@@ -35,7 +35,7 @@ const notIds = new Set(['', '0', 'undefined'])
 /**
  * The longest documented id, a call's, has 64 characters. An id as long as a body would only bloat the queue's keys.
  */
-const longestId = 200
+const maxIdLength = 200
 
 function idAt(data: FormValue | undefined, keys: readonly string[]): string | undefined {
   let value = data
@@ -43,5 +43,5 @@ function idAt(data: FormValue | undefined, keys: readonly string[]): string | un
     if (typeof value !== 'object') return undefined
     value = Array.isArray(value) ? value[Number(key)] : value[key]
   }
-  return typeof value === 'string' && !notIds.has(value) && value.length <= longestId ? value : undefined
+  return typeof value === 'string' && !notIds.has(value) && value.length <= maxIdLength ? value : undefined
 }

@@ -1,24 +1,7 @@
+import { crmTypeByName } from './crm-types.ts'
+
 /** The event name of an automation rule's post, to which Bitrix24 gives none. */
 export const robotEvent = 'ROBOT'
-
-/**
- * Maps a document's type in the CRM to the kind of object that events are about. The types are those that
- * crm.enum.ownertype lists (https://apidocs.bitrix24.com/api-reference/crm/auxiliary/enum/crm-enum-owner-type.html),
- * and orders.
- */
-const kinds: ReadonlyMap<string, string> = new Map([
-  ['LEAD', 'lead'],
-  ['DEAL', 'deal'],
-  ['CONTACT', 'contact'],
-  ['COMPANY', 'company'],
-  ['QUOTE', 'quote'],
-  ['INVOICE', 'invoice'],
-  ['ORDER', 'order'],
-  ['REQUISITE', 'requisite'],
-  ['SMART_INVOICE', 'item:31'],
-  ['SMART_DOCUMENT', 'item:36'],
-  ['SMART_B2E_DOC', 'item:39'],
-])
 
 /**
  * Returns a document's object under the name that events use, so that both share one order: `deal:662` for `crm,
@@ -33,6 +16,6 @@ export function objectOfDocument([module, , id = '']: readonly string[]): string
   if (number === undefined) return undefined
   if (module === 'tasks' && type === undefined) return `task:${number}`
   if (module !== 'crm' || type === undefined) return undefined
-  const kind = kinds.get(type) ?? /^DYNAMIC_[1-9]\d{0,9}$/.exec(type)?.[0].replace('DYNAMIC_', 'item:')
+  const kind = crmTypeByName.get(type)?.kind ?? /^DYNAMIC_[1-9]\d{0,9}$/.exec(type)?.[0].replace('DYNAMIC_', 'item:')
   return kind && `${kind}:${number}`
 }

@@ -2,6 +2,7 @@ import type { JournalledEvent } from '../events/event.ts'
 import type { FormValue } from '../events/form.ts'
 
 import { codeOf } from '../lib/error-code.ts'
+import { causeOf } from '../lib/error-text.ts'
 import { forwarderId, forwardMark } from '../lib/forward-mark.ts'
 import { not } from '../lib/pattern.ts'
 import { httpBuildQuery, type PhpArray, type PhpValue } from '../lib/php-query.ts'
@@ -77,7 +78,7 @@ export function forward(url: string | undefined, options: ForwardOptions = {}): 
         signal,
       }).catch((error: unknown) => {
         signal.throwIfAborted()
-        const code = error instanceof Error ? codeOf(error.cause) : undefined
+        const code = codeOf(causeOf(error))
         throw new Error(`${target.host} did not answer: ${code ?? 'the connection failed'}`, { cause: error })
       })
       // The body is read to its end so that the connection can be reused. Only the status matters.

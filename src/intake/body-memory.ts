@@ -1,8 +1,8 @@
 /** Bytes from which a body counts as large and waits for its turn. No documented event comes near this size. */
-export const large = 64 * 1024
+export const largeBytes = 64 * 1024
 
 /** Bytes of memory kept for later large bodies. */
-const mostSpare = 4 * 1024 ** 2
+const maxSpareBytes = 4 * 1024 ** 2
 
 /**
  * Keeps some of the memory of large bodies for the next ones. Otherwise, while megabytes are refused in a row, the
@@ -14,7 +14,7 @@ export function createBodyMemory(bodyLimit: number) {
   return {
     /** Sizes double, so only a few different ones exist. */
     sizeFor(length: number): number {
-      let size = 2 * large
+      let size = 2 * largeBytes
       while (size < length) size *= 2
       return Math.min(size, bodyLimit)
     },
@@ -25,7 +25,7 @@ export function createBodyMemory(bodyLimit: number) {
       return found ?? Buffer.allocUnsafeSlow(size)
     },
     release(memory: Buffer): void {
-      if (memory.length <= large || bytes + memory.length > mostSpare) return
+      if (memory.length <= largeBytes || bytes + memory.length > maxSpareBytes) return
       bytes += memory.length
       spare.push(memory)
     },

@@ -2,7 +2,8 @@ import { Readable } from 'node:stream'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyRequest } from 'fastify'
 import type { Form } from '../events/form.ts'
-import { createBodyMemory, large } from './body-memory.ts'
+import { toError } from '../lib/error-text.ts'
+import { createBodyMemory, largeBytes } from './body-memory.ts'
 import { decodeForm } from './form.ts'
 import { Refusal } from './refusal.ts'
 
@@ -48,19 +49,19 @@ export interface BodyReaderDeps {
 }
 
 /** Room for ten thousand ordinary posts of about 700 bytes. */
-const smallestTotal = 8 * 1024 ** 2
+const minTotalBytes = 8 * 1024 ** 2
 
 /**
  * Milliseconds after which a body that is still arriving is slow. A megabyte sent at once arrives in a tenth of that
  * time.
  */
-const slow = 1_000
+const slowAfterMs = 1_000
 
 /** The content type that formbody parses. The receiver reads no other type. */
 const formType = 'application/x-www-form-urlencoded'
 
 /** The minimum number of finished bodies that are still counted before a search for them pays off. */
-const mostUnpruned = 1_000
+const minPruned = 1_000
 
 const empty = Buffer.alloc(0)
 
@@ -81,7 +82,7 @@ interface Arriving {
  */
 export function createBodyReader({
   bodyLimit,
-  total = Math.max(smallestTotal, 4 * bodyLimit),
+  total = Math.max(minTotalBytes, 4 * bodyLimit),
 }: BodyReaderDeps): BodyReader {
   const arriving = new Map<Readable, Arriving>()
   /**
@@ -91,7 +92,7 @@ export function createBodyReader({
   const waiting = new Set<Arriving>()
   const memory = createBodyMemory(bodyLimit)
   let held = 0
-  let pruneAt = mostUnpruned
+  let pruneAt = minPruned
   let turn = Promise.resolve()
 
   function hold(bytes: number): void {
@@ -99,7 +100,7 @@ export function createBodyReader({
     if (held > total) prune()
     while (held > total) {
       const coming = chooseVictim(arriving.values())
-      const victim = coming && coming.size >= large ? coming : (largestOf(waiting) ?? coming)
+      const victim = coming && coming.size >= largeBytes ? coming : (largestOf(waiting) ?? coming)
       if (victim === undefined) return
       victim.refuse(new Refusal('overloaded', { under_way: held }))
     }
@@ -135,7 +136,7 @@ export function createBodyReader({
 
   function prune(): void {
     for (const payload of arriving.keys()) if (payload.readableEnded || payload.destroyed) forget(payload)
-    pruneAt = Math.max(mostUnpruned, 2 * arriving.size)
+    pruneAt = Math.max(minPruned, 2 * arriving.size)
   }
 
   const gather: BodyReader['gather'] = (check) => (request, _reply, payload, done) => {
@@ -143,12 +144,12 @@ export function createBodyReader({
     // Fastify refuses other types without reading them, and calls no parser for a post without a type.
     if (request.mediaType !== formType) done()
     else if (announced > bodyLimit) done(new Refusal('body_too_large'))
-    else if (announced < large) watch(payload, announced, done)
+    else if (announced < largeBytes) watch(payload, announced, done)
     else read(check, announced, payload, done)
   }
 
   function read(check: Check | undefined, announced: number, payload: Readable, done: Done): void {
-    const longest = Number.isNaN(announced) ? bodyLimit : announced
+    const maxBytes = Number.isNaN(announced) ? bodyLimit : announced
     let bytes: Buffer = empty
     let length = 0
     const one: Arriving = { size: 0, since: performance.now(), refuse: fail }
@@ -163,7 +164,8 @@ export function createBodyReader({
       } else if (length <= bytes.length) chunk.copy(bytes, before)
       else {
         // One buffer instead of a list: a body that arrives byte by byte would cost a hundred times its length.
-        const size = length > large ? memory.sizeFor(length) : Math.max(length, Math.min(2 * bytes.length, longest))
+        const size =
+          length > largeBytes ? memory.sizeFor(length) : Math.max(length, Math.min(2 * bytes.length, maxBytes))
         if (!hasRoom(size)) return
         const grown = memory.take(size)
         bytes.copy(grown, 0, 0, before)
@@ -203,7 +205,7 @@ export function createBodyReader({
     }
 
     function end(): void {
-      if (length < large) {
+      if (length < largeBytes) {
         pass()
         return
       }
@@ -222,7 +224,7 @@ export function createBodyReader({
       try {
         check?.(whole)
       } catch (error) {
-        refuse(error instanceof Error ? error : new Error(String(error)))
+        refuse(toError(error))
         return
       }
       stop()
@@ -258,9 +260,9 @@ export function createBodyReader({
  */
 function chooseVictim(arriving: Iterable<Arriving>): Arriving | undefined {
   const bodies = [...arriving]
-  const ofSize = bodies.filter(({ size }) => size >= large)
+  const ofSize = bodies.filter(({ size }) => size >= largeBytes)
   const now = performance.now()
-  return largestOf(ofSize.filter(({ since }) => now - since > slow)) ?? ofSize.at(-1) ?? largestOf(bodies)
+  return largestOf(ofSize.filter(({ since }) => now - since > slowAfterMs)) ?? ofSize.at(-1) ?? largestOf(bodies)
 }
 
 function largestOf(bodies: Iterable<Arriving>): Arriving | undefined {

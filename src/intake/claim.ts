@@ -15,7 +15,7 @@ const [ampersand, percent, equals, a, e] = [0x26, 0x25, 0x3d, 0x61, 0x65]
 const names = { token: 'auth[application_token]', event: 'event', domain: 'auth[domain]' } as const
 
 /** The maximum number of characters examined in an event or a domain. Both only go, shortened, into a log line. */
-const longestTold = 64 * 1024
+const maxLoggedLength = 64 * 1024
 
 /**
  * Finds the token in a form, and the values that a refusal logs, in one pass that creates no strings: a client
@@ -70,7 +70,7 @@ class RawClaim implements Claim {
 
   #decode({ start, end }: Range): string | undefined {
     if (start < 0) return undefined
-    return decodePercent(Buffer.from(this.#text.slice(start, Math.min(end, start + longestTold)))).toString()
+    return decodePercent(Buffer.from(this.#text.slice(start, Math.min(end, start + maxLoggedLength)))).toString()
   }
 }
 

@@ -5,12 +5,12 @@ import type { FastifyBaseLogger } from 'fastify'
  * Descriptors reserved for everything except posts: the journal, the queue, the dispatcher's pipes, the private
  * listener.
  */
-const reserve = 96
+const reservedDescriptors = 96
 
 /** Below this limit a bulk edit, which opens a thousand connections at once, may reach it. */
 export const lowLimit = 2_048
 
-const minute = 60_000
+const minuteMs = 60_000
 
 export interface ConnectionLimit {
   /** Why new connections are closed without an answer; `undefined` while they are accepted. */
@@ -37,24 +37,24 @@ export function limitConnections(
   server: Server,
   { log, descriptors = descriptorLimit() }: { readonly log: FastifyBaseLogger; readonly descriptors?: number },
 ): ConnectionLimit {
-  const most = Math.max(1, descriptors - reserve)
-  if (Number.isFinite(most)) server.maxConnections = most
+  const maxConnections = Math.max(1, descriptors - reservedDescriptors)
+  if (Number.isFinite(maxConnections)) server.maxConnections = maxConnections
   let open = 0
   let dropped = 0
-  let untold = 0
+  let unlogged = 0
   let isFull = false
   let timer: NodeJS.Timeout | undefined
 
-  function tell(): void {
+  function logDropped(): void {
     log.error(
-      { count: untold, descriptors, connections: most },
+      { count: unlogged, descriptors, connections: maxConnections },
       'out of descriptors: connections are closed unanswered',
     )
-    untold = 0
+    unlogged = 0
     timer = setTimeout(() => {
       timer = undefined
-      if (untold > 0) tell()
-    }, minute).unref()
+      if (unlogged > 0) logDropped()
+    }, minuteMs).unref()
   }
 
   server.on('connection', (socket) => {
@@ -67,8 +67,8 @@ export function limitConnections(
   server.on('drop', () => {
     isFull = true
     dropped++
-    untold++
-    if (timer === undefined) tell()
+    unlogged++
+    if (timer === undefined) logDropped()
   })
 
   return {

@@ -1,4 +1,4 @@
-import { objectRuleOf } from '../events/catalogue.ts'
+import { entryOf } from '../events/catalogue.ts'
 import type { FormValue } from '../events/form.ts'
 
 /** Places in a form: whether a text in this place is part of the event, and the places below it. */
@@ -22,7 +22,7 @@ const known = new Map<unknown, Places>()
  * catalogue looks for the id of its object. Without these values no handler can receive the event.
  */
 export function partsOf(event: FormValue | undefined): Places {
-  const rule = typeof event === 'string' ? objectRuleOf(event.toUpperCase()) : undefined
+  const rule = typeof event === 'string' ? entryOf(event.toUpperCase())?.object : undefined
   const found = known.get(rule)
   if (found !== undefined) return found
   const root: Places = { isPlace: false, below: new Map() }

@@ -2,12 +2,11 @@ import { randomUUIDv7 } from 'node:crypto'
 import { hasDocumentedShape, objectOf } from '../events/catalogue.ts'
 import type { Event } from '../events/event.ts'
 import { type Form, isForm } from '../events/form.ts'
-
 import { Refusal } from './refusal.ts'
 import { removeSecrets } from './secrets.ts'
 
 export interface Origin {
-  readonly webhook: string | undefined
+  readonly webhook?: string | undefined
   readonly query: Form | undefined
   readonly remote: string
   /** Values that must not reach the journal in any place: the tokens that the receiver holds. */

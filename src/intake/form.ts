@@ -28,7 +28,7 @@ const options = {
   parameterLimit: limits.parameters,
   arrayLimit: limits.items,
   throwOnLimitExceeded: true,
-  parseArrays: false, // an id in brackets is a key, not a position; settle() finds the real lists
+  parseArrays: false, // an id in brackets is a key, not a position; toLists() finds the real lists
   plainObjects: true, // otherwise qs drops keys such as `constructor`
   duplicates: 'last', // PHP's rule
 } as const
@@ -51,7 +51,7 @@ export function decodeForm(text: string): Form {
     // qs gets the parsed fields and only nests them. Given the text, it would split it again and look for brackets in
     // the values.
     form = qs.parse(fields as Record<string, string>, options) as Form
-    for (const key of Object.keys(form)) form[key] = settle(form[key] as FormValue)
+    for (const key of Object.keys(form)) form[key] = toLists(form[key] as FormValue)
     isProven = proofs <= 1
   } catch (error) {
     if (!(error instanceof RangeError)) throw error
@@ -152,7 +152,7 @@ function contradiction(): RangeError {
 }
 
 /** Below the root, an object whose keys are 0..n-1 is a list, as PHP's json_encode treats it. */
-function settle(value: FormValue): FormValue {
+function toLists(value: FormValue): FormValue {
   if (typeof value === 'string') return value
   if (Array.isArray(value)) {
     // If a text and an object share one name, in spellings that PHP reads alike, qs makes a list of them.
@@ -161,7 +161,7 @@ function settle(value: FormValue): FormValue {
   }
   const keys = Object.keys(value)
   // qs turns `a[]=1&a[]=2`, which browsers write and http_build_query does not, into {0: [1, 2]}.
-  if (keys.length === 1 && Array.isArray(value['0'])) return settle(value['0'])
-  for (const key of keys) value[key] = settle(value[key] as FormValue)
+  if (keys.length === 1 && Array.isArray(value['0'])) return toLists(value['0'])
+  for (const key of keys) value[key] = toLists(value[key] as FormValue)
   return keys.length > 0 && keys.every((key, index) => key === String(index)) ? Object.values(value) : value
 }

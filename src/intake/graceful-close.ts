@@ -6,10 +6,10 @@ import type { FastifyInstance } from 'fastify'
  * Milliseconds. A client that requested `/healthz?watch` within this time will request it again soon. The Caddyfile
  * does so twice a second.
  */
-const rhythm = 3_000
+const watchIntervalMs = 3_000
 
 /** Milliseconds. A proxy that has just received the 503 may have chosen this process a moment before. */
-const lastChoice = 250
+const proxyDelayMs = 250
 
 /**
  * Adds `/healthz`, and makes `app.close()` lose no connection. When a listener closes, the kernel resets every
@@ -24,13 +24,13 @@ const lastChoice = 250
 export function addGracefulClose(app: FastifyInstance, limit: number, isInherited: boolean): void {
   let watchedAt = Number.NEGATIVE_INFINITY
   let isClosing = false
-  const told = Promise.withResolvers<void>()
+  const notified = Promise.withResolvers<void>()
 
   app.get<{ Querystring: Record<string, unknown> }>('/healthz', async (request, reply) => {
     const isWatcher = 'watch' in request.query
     if (isWatcher) watchedAt = performance.now()
     if (!isClosing) return { status: 'ok' }
-    if (isWatcher) told.resolve()
+    if (isWatcher) notified.resolve()
     return reply.code(503).send({ status: 'stopping' })
   })
 
@@ -38,9 +38,12 @@ export function addGracefulClose(app: FastifyInstance, limit: number, isInherite
     isClosing = true
     if (isInherited) return
     const now = performance.now()
-    if (now - watchedAt < rhythm) {
-      await Promise.race([told.promise, sleep(Math.min(rhythm, limit - lastChoice), undefined, { ref: false })])
-      await sleep(lastChoice)
+    if (now - watchedAt < watchIntervalMs) {
+      await Promise.race([
+        notified.promise,
+        sleep(Math.min(watchIntervalMs, limit - proxyDelayMs), undefined, { ref: false }),
+      ])
+      await sleep(proxyDelayMs)
     }
     await emptyBacklog(app.server, now + limit)
   })

@@ -1,6 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Journal } from '../journal/journal.ts'
+import { toError } from '../lib/error-text.ts'
 import { readLines } from '../lib/lines.ts'
 import { PrivateRefusal, Refusal, toRefusal } from './refusal.ts'
 import { parseRefusedLine } from './refused-line.ts'
@@ -19,14 +20,14 @@ export const importPath = '/import'
 export const importType = 'application/x-ndjson'
 
 /** Events that wait for the disk at once, and their bytes: the journal refuses events while 10 MB wait. */
-const mostAtOnce = 200
-const mostBytesAtOnce = 2 * 1024 ** 2
+export const maxEventsAtOnce = 200
+export const maxBytesAtOnce = 2 * 1024 ** 2
 
 /**
  * The maximum length of a journal line, in bytes: a post of `bodyLimit` bytes with JSON escapes and our field names,
  * plus a margin.
  */
-export function longestLine(bodyLimit: number): number {
+export function maxLineBytes(bodyLimit: number): number {
   return 64 * 1024 + 4 * bodyLimit
 }
 
@@ -44,7 +45,7 @@ export function addImportRoute(app: FastifyInstance, deps: ImportDeps): void {
       const isOurs = request.headers['content-type']?.split(';')[0]?.trim().toLowerCase() === importType
       done(isOurs ? undefined : new Refusal('unsupported_media_type'))
     } catch (error) {
-      done(error instanceof Error ? error : new Error(String(error)))
+      done(toError(error))
     }
   }
   app.post(importPath, { onRequest }, async (request) => {
@@ -63,13 +64,13 @@ interface UnderWay {
 /** @throws {PrivateRefusal} naming the first line that could not be journalled, and the number of journalled lines */
 async function importLines(chunks: AsyncIterable<Buffer>, deps: ImportDeps): Promise<number> {
   const { secrets, journal, bodyLimit } = deps
-  const longest = longestLine(bodyLimit)
+  const maxBytes = maxLineBytes(bodyLimit)
   let underWay: UnderWay[] = []
   let bytesUnderWay = 0
   let line = 0
   let journalled = 0
 
-  async function settle(): Promise<void> {
+  async function awaitAppends(): Promise<void> {
     const errors = await Promise.all(underWay.map(({ ended }) => ended))
     journalled += errors.filter((error) => error === undefined).length
     const at = errors.findIndex((error) => error !== undefined)
@@ -86,7 +87,7 @@ async function importLines(chunks: AsyncIterable<Buffer>, deps: ImportDeps): Pro
   }
 
   async function refuse(code: 'malformed_event' | 'body_too_large', what: string): Promise<never> {
-    await settle()
+    await awaitAppends()
     throw new PrivateRefusal(code, {
       ...{ line, journalled },
       message: `line ${line} ${what}; of the lines before it ${journalled} are in the journal, nothing after it`,
@@ -94,10 +95,10 @@ async function importLines(chunks: AsyncIterable<Buffer>, deps: ImportDeps): Pro
   }
 
   try {
-    for await (const bytes of readLines(chunks, longest)) {
+    for await (const bytes of readLines(chunks, maxBytes)) {
       line++
       if (bytes === undefined)
-        return await refuse('body_too_large', `is longer than ${longest} bytes, which no event of BODY_LIMIT can be`)
+        return await refuse('body_too_large', `is longer than ${maxBytes} bytes, which no event of BODY_LIMIT can be`)
       if (bytes.length === 0) continue
       const event = isUtf8(bytes) ? parseRefusedLine(bytes.toString(), secrets()) : undefined
       if (event === undefined) return await refuse('malformed_event', 'is no event that the journal refused')
@@ -107,14 +108,14 @@ async function importLines(chunks: AsyncIterable<Buffer>, deps: ImportDeps): Pro
       )
       underWay.push({ line, ended })
       bytesUnderWay += bytes.length
-      if (underWay.length >= mostAtOnce || bytesUnderWay >= mostBytesAtOnce) await settle()
+      if (underWay.length >= maxEventsAtOnce || bytesUnderWay >= maxBytesAtOnce) await awaitAppends()
     }
   } catch (error) {
     if (error instanceof Refusal) throw error
     // The client has disconnected. The lines that arrived are journalled anyway, and the client will send them again.
-    await settle()
+    await awaitAppends()
     throw new Refusal('malformed_request', { line, journalled }, { cause: error })
   }
-  await settle()
+  await awaitAppends()
   return journalled
 }

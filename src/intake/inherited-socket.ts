@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import type { AddressInfo, Server } from 'node:net'
 import type { FastifyInstance } from 'fastify'
+import { messageOf } from '../lib/error-text.ts'
 import { StartError } from '../lib/start-error.ts'
 
 /**
@@ -48,7 +49,7 @@ export async function listenOnInherited(app: FastifyInstance, fd: number, backlo
     server.listen({ fd }, backlog)
     await once(server, 'listening')
   } catch (error) {
-    throw new StartError(`${notUsable}: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
+    throw new StartError(`${notUsable}: ${messageOf(error)}`, { cause: error })
   }
   const address = server.address()
   if (address === null || typeof address === 'string') throw new StartError(`${notUsable}: it has no port`)

@@ -2,7 +2,6 @@ import { Counter, Gauge, type Registry } from 'prom-client'
 import { entries, entryOf } from '../events/catalogue.ts'
 import type { Event } from '../events/event.ts'
 import { createHistogram } from '../lib/histogram.ts'
-
 import { refusals as codes, type RefusalCode } from './refusal.ts'
 import type { RefusalLog } from './refusal-log.ts'
 import type { ShapeLog } from './shape-log.ts'
@@ -23,7 +22,7 @@ const other = 'other'
 const labels: readonly string[] = [...new Set(entries.map(({ name }) => baseOf(name))), other]
 
 /** `ts` is in Unix seconds. A number without exactly ten digits is not the time of an event. */
-const [earliest, latest] = [1e9, 1e10]
+const [minTs, maxTs] = [1e9, 1e10]
 
 export interface PostMetricsDeps {
   readonly registry: Registry
@@ -110,7 +109,7 @@ export function createPostMetrics({ registry, shapes, refusals, webhooks }: Post
       counterOf(event).count++
       answer.observe(ms / 1000)
       const sent = Number(event.ts)
-      if (sent >= earliest && sent < latest) lag.observe(Math.max(0, now - sent))
+      if (sent >= minTs && sent < maxTs) lag.observe(Math.max(0, now - sent))
     },
     lastEventWas(time) {
       lastEventAt ??= time.getTime() / 1000

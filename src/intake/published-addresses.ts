@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
+import { messageOf } from '../lib/error-text.ts'
 import { StartError } from '../lib/start-error.ts'
 import { type AllowedAddresses, createAllowedAddresses } from './allowed-addresses.ts'
 import { copyPath, type PublishedCopy, readCopies, writeCopies } from './published-copy.ts'
@@ -18,13 +19,13 @@ export const publishedLists = [
  * Milliseconds. Bitrix24 asks clients to read the list every five to ten minutes, and at most once a minute. It lists
  * a new server five to ten minutes before that server sends, so a refresh every ten minutes could be too late.
  */
-const rhythm = { refresh: 300_000, again: 60_000, patience: 10_000 }
+const defaultTimes = { refresh: 300_000, again: 60_000, timeoutMs: 10_000 }
 
 export interface PublishedDeps {
   readonly dataDir: string
   readonly log: FastifyBaseLogger
   readonly urls?: readonly string[]
-  readonly times?: Partial<typeof rhythm>
+  readonly times?: Partial<typeof defaultTimes>
 }
 
 export interface PublishedAddresses extends AllowedAddresses {
@@ -42,7 +43,7 @@ export interface PublishedAddresses extends AllowedAddresses {
  */
 export async function openPublishedAddresses(deps: PublishedDeps): Promise<PublishedAddresses> {
   const { dataDir, log, urls = publishedLists } = deps
-  const times = { ...rhythm, ...deps.times }
+  const times = { ...defaultTimes, ...deps.times }
   const stop = new AbortController()
   /** URL of a list, or path of the copies → why it fails. */
   const failing = new Map<string, string>()
@@ -80,11 +81,11 @@ export async function openPublishedAddresses(deps: PublishedDeps): Promise<Publi
   async function refresh(url: string): Promise<void> {
     const fetchedAt = new Date().toISOString()
     try {
-      copies.set(url, { fetchedAt, addresses: await readPublishedList(url, times.patience, stop.signal) })
+      copies.set(url, { fetchedAt, addresses: await readPublishedList(url, times.timeoutMs, stop.signal) })
     } catch (error) {
       if (stop.signal.aborted) return
       // The previous content is still the best available.
-      const reason = error instanceof Error ? error.message : String(error)
+      const reason = messageOf(error)
       const lastGood = copies.get(url)?.fetchedAt ?? 'none: posts from its addresses are refused'
       if (!failing.has(url)) log.warn({ url, reason, last_good: lastGood }, 'a list of allowed addresses cannot be had')
       failing.set(url, reason)

@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import { readIfExists, writeFileAtomic } from '../lib/atomic-file.ts'
+import { isObject } from '../lib/is-object.ts'
 import { readAddresses } from './published-list.ts'
 
 /** A list of addresses with its last known content. */
@@ -25,7 +26,7 @@ export async function readCopies(dataDir: string, urls: readonly string[]): Prom
   const text = readIfExists(copyPath(dataDir))
   if (text === undefined) return copies
   const file: unknown = JSON.parse(text)
-  for (const [url, value] of Object.entries(typeof file === 'object' && file !== null ? file : {})) {
+  for (const [url, value] of Object.entries(isObject(file) ? file : {})) {
     const copy = readCopy(value)
     if (copy !== undefined && urls.includes(url)) copies.set(url, copy)
   }
@@ -33,9 +34,8 @@ export async function readCopies(dataDir: string, urls: readonly string[]): Prom
 }
 
 function readCopy(value: unknown): PublishedCopy | undefined {
-  if (typeof value !== 'object' || value === null || !('fetchedAt' in value && 'addresses' in value)) return undefined
-  const { fetchedAt } = value
-  const addresses = readAddresses(value.addresses)
+  const { fetchedAt, addresses: list } = isObject(value) ? value : {}
+  const addresses = readAddresses(list)
   if (typeof fetchedAt !== 'string' || Number.isNaN(Date.parse(fetchedAt)) || !addresses?.length) return undefined
   return { fetchedAt, addresses }
 }

@@ -1,37 +1,43 @@
 import { isIP } from 'node:net'
+import { codeOf } from '../lib/error-code.ts'
+import { causeOf, messageOf } from '../lib/error-text.ts'
+import { isObject } from '../lib/is-object.ts'
+import { parseJson } from '../lib/json.ts'
 
 /** Bytes after decompression. A thousand addresses take 16 KB. */
-const longestList = 64 * 1024
+const maxListBytes = 64 * 1024
 
 /**
  * Reads one of the lists of addresses that Bitrix24 publishes: `{"nodes":["3.217.33.54"]}` for the world, a bare
  * `["195.208.184.200"]` for Russia. Both URLs may return either form. A list with any item that is not an IP address
  * is refused as a whole.
  *
- * @param patience milliseconds for the whole request
+ * @param timeoutMs milliseconds for the whole request
  * @throws {Error} with a message that gives the reason to a person
  * @see https://apidocs.bitrix24.com/settings/cloud-and-on-premise/network-access.html
  */
-export async function readPublishedList(url: string, patience: number, stop: AbortSignal): Promise<readonly string[]> {
-  const tooLate = AbortSignal.timeout(patience)
+export async function readPublishedList(url: string, timeoutMs: number, stop: AbortSignal): Promise<readonly string[]> {
+  const timeout = AbortSignal.timeout(timeoutMs)
   try {
     const response = await fetch(url, {
       // An operator must check a list that moved before its addresses are allowed.
       redirect: 'manual',
       headers: { accept: 'application/json' },
-      signal: AbortSignal.any([tooLate, stop]),
+      signal: AbortSignal.any([timeout, stop]),
     })
     if (response.status === 200) return parsePublishedList(await readText(response))
     await response.body?.cancel()
     throw new Error(`it answered with status ${response.status}`)
   } catch (error) {
-    throw new Error(tooLate.aborted ? `no answer in ${patience / 1000} s` : reasonOf(error), { cause: error })
+    throw new Error(timeout.aborted ? `no answer in ${timeoutMs / 1000} s` : reasonOf(error), { cause: error })
   }
 }
 
 /** @throws {Error} */
 export function parsePublishedList(text: string): readonly string[] {
-  const list = addressesIn(parseJson(text))
+  const json = parseJson(text)
+  if (json === undefined) throw new Error('it is no JSON')
+  const list = addressesIn(json)
   if (list === undefined) throw new Error('it is no list of IP addresses')
   if (list.length === 0) throw new Error('the list is empty')
   return list
@@ -44,16 +50,7 @@ export function readAddresses(value: unknown): readonly string[] | undefined {
 }
 
 function addressesIn(value: unknown): readonly string[] | undefined {
-  return readAddresses(typeof value === 'object' && value !== null && 'nodes' in value ? value.nodes : value)
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    // The message of the original error would quote the content.
-    throw new Error('it is no JSON')
-  }
+  return readAddresses(isObject(value) && 'nodes' in value ? value['nodes'] : value)
 }
 
 async function readText(response: Response): Promise<string> {
@@ -61,7 +58,7 @@ async function readText(response: Response): Promise<string> {
   let length = 0
   for await (const chunk of response.body ?? []) {
     length += chunk.length
-    if (length > longestList) throw new Error(`it is longer than ${longestList / 1024} KB`)
+    if (length > maxListBytes) throw new Error(`it is longer than ${maxListBytes / 1024} KB`)
     chunks.push(chunk)
   }
   return new TextDecoder().decode(Buffer.concat(chunks))
@@ -69,8 +66,7 @@ async function readText(response: Response): Promise<string> {
 
 /** `fetch` hides the reason in the cause, which has no message if several addresses were tried. */
 function reasonOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error)
-  const { cause } = error
-  if (!(cause instanceof Error)) return error.message
-  return cause.message || ('code' in cause ? String(cause.code) : cause.name)
+  const cause = causeOf(error)
+  if (!(cause instanceof Error)) return messageOf(error)
+  return cause.message || (codeOf(cause) ?? cause.name)
 }

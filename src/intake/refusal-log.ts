@@ -1,11 +1,10 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { shorten } from '../lib/shorten.ts'
-
 import type { Refusal, RefusalCode } from './refusal.ts'
 import { longSecrets, removed } from './secrets.ts'
 
 export interface RefusalLog {
-  readonly tell: (refusal: Refusal, context?: Record<string, unknown>) => void
+  readonly write: (refusal: Refusal, context?: Record<string, unknown>) => void
   /** Counts a refusal that has its own log line. */
   readonly count: (code: RefusalCode) => void
   /** By code, since the start. */
@@ -18,10 +17,10 @@ export interface RefusalLogDeps {
   readonly secrets: () => readonly string[]
 }
 
-const minute = 60_000
+const minuteMs = 60_000
 
 /** Lines of one code within a minute. Further refusals are only counted. */
-const mostOfACode = 10
+const maxLinesOfACode = 10
 
 /**
  * Logs refusals at `warn`, limited so that strangers cannot fill the log's disk. Each code gets at most ten lines
@@ -32,37 +31,40 @@ export function createRefusalLog({ log, secrets }: RefusalLogDeps): RefusalLog {
   const counts = new Map<RefusalCode, number>()
   let lines = new Map<string, number>()
   let known = new Set<string>()
-  let untold = new Map<string, number>()
+  let unlogged = new Map<string, number>()
   let isCounting = false
 
   const endWindow = () => {
-    for (const [code, count] of untold) log.warn({ code, count }, 'more refusals of this kind in the last minute')
+    for (const [code, count] of unlogged) log.warn({ code, count }, 'more refusals of this kind in the last minute')
     lines = new Map()
     known = new Set()
-    untold = new Map()
+    unlogged = new Map()
     isCounting = false
   }
 
   const count: RefusalLog['count'] = (code) => void counts.set(code, (counts.get(code) ?? 0) + 1)
 
-  const tell: RefusalLog['tell'] = (refusal, context) => {
+  const write: RefusalLog['write'] = (refusal, context) => {
     count(refusal.code)
-    if (!isCounting) setTimeout(endWindow, minute).unref()
+    if (!isCounting) setTimeout(endWindow, minuteMs).unref()
     isCounting = true
     const { code, details } = refusal
     const written = lines.get(code) ?? 0
     const who = whoIn(code, details, context)
-    if ((who !== undefined && known.has(who)) || written >= mostOfACode) {
-      untold.set(code, (untold.get(code) ?? 0) + 1)
+    if ((who !== undefined && known.has(who)) || written >= maxLinesOfACode) {
+      unlogged.set(code, (unlogged.get(code) ?? 0) + 1)
       return
     }
     lines.set(code, written + 1)
     if (who !== undefined) known.add(who)
     const held = longSecrets(secrets()).map(toBinary)
-    const told = Object.entries({ code, ...details, ...context }).map(([name, value]) => [name, tellable(value, held)])
-    log.warn(Object.fromEntries(told), 'refused')
+    const fields = Object.entries({ code, ...details, ...context }).map(([name, value]) => [
+      name,
+      printableOf(value, held),
+    ])
+    log.warn(Object.fromEntries(fields), 'refused')
   }
-  return { tell, count, counts }
+  return { write, count, counts }
 }
 
 /** The client whose second line would repeat the first, and might displace the line of another client. */
@@ -75,21 +77,21 @@ function whoIn(code: RefusalCode, details: Record<string, unknown>, context: Rec
  * Returns the part of a stranger's text that may be logged. A part of a secret at the end of a shortened text would
  * also be a secret.
  */
-function tellable(value: unknown, held: readonly string[]): unknown {
-  if (Array.isArray(value)) return value.map((one) => tellable(one, held))
+function printableOf(value: unknown, held: readonly string[]): unknown {
+  if (Array.isArray(value)) return value.map((one) => printableOf(one, held))
   if (typeof value !== 'string') return value
   return holdsOneOf(held, value) ? removed : shorten(value)
 }
 
 /** How many times a text may be percent-encoded and still be readable as a secret to a reader of the log. */
-const mostDecodings = 3
+const maxDecodings = 3
 
 /** The number of examined characters: the logged part, and the longest secret in its longest encoding. */
-const lookedAt = 4096
+const maxExaminedLength = 4096
 
 function holdsOneOf(held: readonly string[], text: string): boolean {
-  let binary = toBinary(text.slice(0, lookedAt))
-  for (let decodings = 0; decodings <= mostDecodings; decodings++) {
+  let binary = toBinary(text.slice(0, maxExaminedLength))
+  for (let decodings = 0; decodings <= maxDecodings; decodings++) {
     if (held.some((secret) => binary.includes(secret))) return true
     binary = binary.replaceAll(/%([\da-f]{2})/g, (_, hex: string) =>
       toLower(String.fromCharCode(Number.parseInt(hex, 16))),

@@ -1,26 +1,44 @@
 import type { Event } from '../events/event.ts'
 import type { Form, FormValue } from '../events/form.ts'
-
+import { isEventId } from '../journal/event-id.ts'
+import { isObject } from '../lib/is-object.ts'
+import { parseJson } from '../lib/json.ts'
 import { removeSecrets } from './secrets.ts'
 
-/** The fields that a journal line may have. The receiver's log also has lines with an id and an event. */
-const names = new Set([
-  ...[
-    'level',
-    'time',
-    'id',
-    'webhook',
-    'event',
-    'object',
-    'shape',
-    'source',
-    'handler',
-    'event_handler_id',
-    'ts',
-    'document_id',
-  ],
-  ...['data', 'auth', 'query', 'extra', 'remote', 'msg'],
-])
+type Check = (value: unknown) => boolean
+
+const isText: Check = (value) => typeof value === 'string'
+const isAbsentOr =
+  (check: Check): Check =>
+  (value) =>
+    value === undefined || check(value)
+
+/** The fields of an event in a journal line. */
+const fields: Readonly<Record<keyof Event, Check>> = {
+  id: (value) => typeof value === 'string' && isEventId(value),
+  webhook: isAbsentOr(isText),
+  event: (value) => isText(value) && value !== '',
+  object: isAbsentOr(isText),
+  document_id: isAbsentOr((value) => Array.isArray(value) && value.every(isText)),
+  shape: isAbsentOr((value) => value === 'unexpected'),
+  source: isAbsentOr((value) => value === 'backfill'),
+  handler: isAbsentOr(isText),
+  event_handler_id: isAbsentOr(isText),
+  ts: isAbsentOr(isText),
+  data: isAbsentOr((value) => isFormValue(value)),
+  auth: isAbsentOr((value) => isForm(value)),
+  query: isAbsentOr((value) => isForm(value)),
+  extra: isAbsentOr((value) => isForm(value)),
+  remote: isText,
+}
+
+/** The receiver's log also has lines with an id and an event, but with other fields. */
+const names = new Set([...Object.keys(fields), 'level', 'time', 'msg'])
+
+function isEventLine(line: unknown): line is Record<string, unknown> & Event {
+  if (!isObject(line) || Object.keys(line).some((name) => !names.has(name))) return false
+  return Object.entries(fields).every(([name, check]) => check(line[name]))
+}
 
 /**
  * Returns the event of a line that the journal refused and that went to stderr instead; `undefined` if the line holds
@@ -30,48 +48,16 @@ const names = new Set([
  * @param held tokens that must not reach the journal in any place
  */
 export function parseRefusedLine(text: string, held: readonly string[]): Event | undefined {
-  const line = readObject(text.slice(Math.max(0, text.indexOf('{"level":'))))
-  if (line === undefined || Object.keys(line).some((name) => !names.has(name))) return undefined
-  const {
-    id,
-    event,
-    remote,
-    object,
-    webhook,
-    shape,
-    source,
-    handler,
-    event_handler_id,
-    ts,
-    document_id,
-    data,
-    auth,
-    query,
-    extra,
-  } = line
-  if (typeof id !== 'string' || !uuid.test(id)) return undefined
-  if (typeof event !== 'string' || event === '' || typeof remote !== 'string') return undefined
-  if (
-    !isTextOrNone(object) ||
-    !isTextOrNone(webhook) ||
-    !isTextOrNone(handler) ||
-    !isTextOrNone(event_handler_id) ||
-    !isTextOrNone(ts)
-  )
-    return undefined
-  if (shape !== undefined && shape !== 'unexpected') return undefined
-  if (source !== undefined && source !== 'backfill') return undefined
-  if (document_id !== undefined && !isTexts(document_id)) return undefined
-  if (data !== undefined && !isFormValue(data)) return undefined
-  if (auth !== undefined && !isForm(auth)) return undefined
-  if ((query !== undefined && !isForm(query)) || (extra !== undefined && !isForm(extra))) return undefined
-  const form: Form = { event, ...(data !== undefined && { data }), ...(auth && { auth }), ...(extra && { extra }) }
-  removeSecrets(form, query, held)
-  return {
-    ...{ id, webhook, event, object, shape, source, handler, event_handler_id, ts, document_id },
-    ...{ data: form['data'], auth: isForm(form['auth']) ? form['auth'] : undefined, query },
-    ...{ extra: isForm(form['extra']) ? form['extra'] : undefined, remote },
+  const line = parseJson(text.slice(Math.max(0, text.indexOf('{"level":'))))
+  if (!isEventLine(line)) return undefined
+  const { level: _level, time: _time, msg: _msg, ...event } = line
+  const { data, auth, extra } = event
+  const form: Form = {
+    ...{ event: event.event, ...(data !== undefined && { data }), ...(auth && { auth }), ...(extra && { extra }) },
   }
+  removeSecrets(form, event.query, held)
+  const formAt = (name: string) => (isForm(form[name]) ? form[name] : undefined)
+  return { ...event, data: form['data'], auth: formAt('auth'), extra: formAt('extra') }
 }
 
 /**
@@ -88,27 +74,8 @@ export function parseRefusedLines(text: string, held: readonly string[]): readon
   })
 }
 
-const uuid = /^[\da-f]{8}-[\da-f]{4}-7[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/
-
-function readObject(text: string): Record<string, unknown> | undefined {
-  try {
-    const value: unknown = JSON.parse(text)
-    return typeof value === 'object' && value !== null ? { ...value } : undefined
-  } catch {
-    return undefined
-  }
-}
-
-function isTextOrNone(value: unknown): value is string | undefined {
-  return value === undefined || typeof value === 'string'
-}
-
-function isTexts(value: unknown): value is string[] {
-  return Array.isArray(value) && value.every((one) => typeof one === 'string')
-}
-
 /** Deeper than a form may be (src/intake/form.ts), and shallow enough that recursion cannot overflow the stack. */
-const deepest = 100
+const maxDepth = 100
 
 function isForm(value: unknown, depth = 0): value is Form {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return false
@@ -117,6 +84,6 @@ function isForm(value: unknown, depth = 0): value is Form {
 
 function isFormValue(value: unknown, depth = 0): value is FormValue {
   if (typeof value === 'string') return true
-  if (depth > deepest) return false
+  if (depth > maxDepth) return false
   return Array.isArray(value) ? value.every((one) => isFormValue(one, depth + 1)) : isForm(value, depth)
 }

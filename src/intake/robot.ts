@@ -7,7 +7,7 @@ import type { Body } from './body.ts'
 import { extraOf, type Origin } from './event.ts'
 import { decodeForm } from './form.ts'
 import { Refusal } from './refusal.ts'
-import { accept, onlyFrom, type RouteDeps, readQuery } from './route.ts'
+import { onlyFrom, type PostRoute, type RouteDeps, takePost } from './route.ts'
 import { removeSecrets } from './secrets.ts'
 
 /**
@@ -23,26 +23,10 @@ export const robotRoute = '/*'
  * `properties` and `event_token`, which become `extra`.
  */
 export function addRobotRoute(app: FastifyInstance, deps: RouteDeps): void {
-  const { bodies, tokens, robotPath } = deps
-  const hooks = { onRequest: onlyFrom(deps), preParsing: bodies.gather() }
-  app.post<{ Body: Body | undefined }>(robotRoute, hooks, async (request) => {
-    const { body } = request
-    bodies.arrived(request.raw)
-    const release = body?.hold()
-    try {
-      // Fastify makes no body for a post without one. Such a post is a form without a document.
-      const form = body?.decode() ?? decodeForm('')
-      const started = performance.now()
-      const event = toRobotEvent(form, {
-        query: readQuery(request.raw.url),
-        remote: request.ip,
-        secrets: [...tokens.values(), ...robotPath.values],
-      })
-      return await accept(event, started, deps)
-    } finally {
-      release?.()
-    }
-  })
+  const hooks = { onRequest: onlyFrom(deps), preParsing: deps.bodies.gather() }
+  // Fastify makes no body for a post without one. Such a post is a form without a document.
+  const decode = (body: Body | undefined) => body?.decode() ?? decodeForm('')
+  app.post<PostRoute>(robotRoute, hooks, (request) => takePost(request, deps, decode, toRobotEvent))
 }
 
 /** @throws {Refusal} `malformed_event` if there is no document */

@@ -6,13 +6,12 @@ import type { Journal } from '../journal/journal.ts'
 import { shorten } from '../lib/shorten.ts'
 import type { AllowedAddresses } from './allowed-addresses.ts'
 import type { Body, BodyReader } from './body.ts'
-import { large } from './body-memory.ts'
+import { largeBytes } from './body-memory.ts'
 import { readClaim } from './claim.ts'
-import { toEvent } from './event.ts'
+import { type Origin, toEvent } from './event.ts'
 import { decodeForm } from './form.ts'
 import { Refusal } from './refusal.ts'
 import type { RobotPath } from './robot-path.ts'
-
 import type { ShapeLog } from './shape-log.ts'
 import type { Tokens } from './token.ts'
 
@@ -34,47 +33,51 @@ const accepted = { status: 'ok', message: 'event accepted' } as const
 
 /** The complete handling of a post. server.ts turns every thrown error into the answer. */
 export function addWebhookRoute(app: FastifyInstance, deps: RouteDeps): void {
-  const { config, bodies, tokens, robotPath } = deps
+  const { config, bodies, tokens } = deps
   // The token is checked first, because decoding costs more than posting: a client without a token must not cause that
   // work.
   const hooks = {
     onRequest: onlyFrom(deps),
     preParsing: bodies.gather((bytes) => tokens.check(readClaim(bytes.toString()))),
   }
-  app.post<{ Body: Body | undefined }>(config.webhookPath, hooks, async (request) => {
-    const { body } = request
+  const decode = (body: Body | undefined) => {
     // Without a content type Fastify parses nothing.
     if (body === undefined) throw new Refusal('unsupported_media_type')
-    // Not `using`: V8 does not optimise a function that contains it, and every post runs this one.
-    bodies.arrived(request.raw)
-    const release = body.hold()
-    try {
-      // The token of a large body was checked when it arrived.
-      if (body.text.length < large) tokens.check(readClaim(body.text))
-      const form = body.decode()
-      const started = performance.now()
-      const token = tokens.verify(form)
-      const event = toEvent(form, {
-        webhook: token.name,
-        query: readQuery(request.raw.url),
-        remote: request.ip,
-        secrets: [...tokens.values(), ...robotPath.values],
-      })
-      return await accept(event, started, deps)
-    } finally {
-      release()
-    }
-  })
+    // The token of a large body was checked when it arrived.
+    if (body.text.length < largeBytes) tokens.check(readClaim(body.text))
+    return body.decode()
+  }
+  const read = (form: Form, origin: Origin) => toEvent(form, { ...origin, webhook: tokens.verify(form).name })
+  app.post<PostRoute>(config.webhookPath, hooks, (request) => takePost(request, deps, decode, read))
 }
 
-/** The event is on disk before the answer is sent. `started` is the `performance.now()` of the decoding. */
-export async function accept(event: Event, started: number, deps: RouteDeps): Promise<typeof accepted> {
-  const { journal, log, shapes, onAccepted } = deps
-  await journal.append(event)
-  if (event.shape !== undefined) shapes.count(event.event)
-  log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
-  onAccepted(event, performance.now() - started)
-  return accepted
+export interface PostRoute {
+  Body: Body | undefined
+}
+
+/** The event is on disk before the answer is sent. */
+export async function takePost(
+  request: FastifyRequest<PostRoute>,
+  { bodies, tokens, robotPath, journal, log, shapes, onAccepted }: RouteDeps,
+  decode: (body: Body | undefined) => Form,
+  read: (form: Form, origin: Origin) => Event,
+): Promise<typeof accepted> {
+  // Not `using`: V8 does not optimise a function that contains it, and every post runs this one.
+  bodies.arrived(request.raw)
+  const release = request.body?.hold()
+  try {
+    const form = decode(request.body)
+    const started = performance.now()
+    const secrets = [...tokens.values(), ...robotPath.values]
+    const event = read(form, { query: readQuery(request.raw.url), remote: request.ip, secrets })
+    await journal.append(event)
+    if (event.shape !== undefined) shapes.count(event.event)
+    log.info({ id: event.id, event: shorten(event.event), object: event.object, webhook: event.webhook }, 'accepted')
+    onAccepted(event, performance.now() - started)
+    return accepted
+  } finally {
+    release?.()
+  }
 }
 
 /** This check runs before the body is read. */

@@ -22,7 +22,7 @@ import { createShapeLog, type ShapeLog } from './shape-log.ts'
 export interface ServerDeps extends Omit<RouteDeps, 'bodies' | 'shapes' | 'robotPath' | 'onAccepted'> {
   readonly config: Pick<Config, 'webhookPath' | 'robotPath' | 'bodyLimit' | 'trustProxy'>
   readonly log: FastifyBaseLogger
-  readonly timeouts?: Partial<typeof patience>
+  readonly timeouts?: Partial<typeof defaultTimeoutsMs>
   /** Whether the server will listen on a socket that stays open after it closes. */
   readonly isInherited?: boolean
   /** A caller passes this to read its counts. */
@@ -32,7 +32,7 @@ export interface ServerDeps extends Omit<RouteDeps, 'bodies' | 'shapes' | 'robot
 }
 
 /** Milliseconds. Bitrix24 sends a few hundred bytes at once, so a slower client is not Bitrix24. */
-const patience = {
+const defaultTimeoutsMs = {
   headers: 10_000,
   request: 30_000,
   // Longer than a proxy's own timeout (nginx: 60 s), so that the proxy closes first and no post meets a closing
@@ -43,7 +43,7 @@ const patience = {
 }
 
 /** Seconds. Requests in progress are usually answered within one second. */
-const retryAfter = 1
+const retryAfterSeconds = 1
 
 /** The public listener: the handler URL, the path for robots and `/healthz`. The caller starts listening. */
 export function createServer(deps: ServerDeps): FastifyInstance {
@@ -52,7 +52,7 @@ export function createServer(deps: ServerDeps): FastifyInstance {
   const secrets = () => [...tokens.values(), ...robotPath.values]
   const { refusals = createRefusalLog({ log, secrets }) } = deps
   const { onAccepted = () => undefined, isInherited = false } = deps
-  const limits = { ...patience, ...timeouts }
+  const limits = { ...defaultTimeoutsMs, ...timeouts }
   const app = Fastify({
     logger: false, // its request log halves the rate, and would print URLs
     trustProxy: config.trustProxy.length > 0 ? [...config.trustProxy] : false,
@@ -77,7 +77,7 @@ export function createServer(deps: ServerDeps): FastifyInstance {
   const refused = new WeakSet<Duplex>()
 
   function refuseSocket(refusal: Refusal, socket: Duplex): void {
-    if (!refused.has(socket)) refusals.tell(refusal, { remote: remoteOf(socket) })
+    if (!refused.has(socket)) refusals.write(refusal, { remote: remoteOf(socket) })
     refused.add(socket)
     // `end()` alone is not enough: a client that never closes would keep the connection open forever.
     socket.end(rawAnswer(refusal.code), () => socket.destroy())
@@ -129,7 +129,7 @@ export function createServer(deps: ServerDeps): FastifyInstance {
   }
 
   /** If robots have a secret path, any long part of another path may be that secret with a typing mistake. */
-  function tellPath(request: FastifyRequest): string {
+  function pathForLog(request: FastifyRequest): string {
     const path = pathOf(request)
     return robotPath.isSet ? path.replace(/[^/]{9,}/g, '…') : path
   }
@@ -138,7 +138,7 @@ export function createServer(deps: ServerDeps): FastifyInstance {
     const { code, status } = refusal
     if (code === 'malformed_request' && refused.has(request.raw.socket)) return
     if (code === 'malformed_request') refused.add(request.raw.socket)
-    refusals.tell(refusal, { remote: request.ip, ...(code === 'not_found' && { path: tellPath(request) }) })
+    refusals.write(refusal, { remote: request.ip, ...(code === 'not_found' && { path: pathForLog(request) }) })
     // People open the handler URL in a browser to check that it works.
     const message = code === 'method_not_allowed' && 'POST only; the address works'
     // The header tells the forwarder which receiver answered.
@@ -146,7 +146,7 @@ export function createServer(deps: ServerDeps): FastifyInstance {
     if (code === 'method_not_allowed') reply.header('allow', 'POST')
     // The rest of such a body is not read.
     if (code === 'overloaded' || code === 'body_too_large') reply.header('connection', 'close')
-    if (code === 'overloaded') reply.header('retry-after', retryAfter)
+    if (code === 'overloaded') reply.header('retry-after', retryAfterSeconds)
     reply.code(status).send({ ...refusalBody(code), ...(message && { message }) })
   }
 

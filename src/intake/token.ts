@@ -2,7 +2,6 @@ import { timingSafeEqual } from 'node:crypto'
 import type { Token } from '../config/values.ts'
 import { type Form, type FormValue, isForm } from '../events/form.ts'
 import type { Claim } from './claim.ts'
-
 import { Refusal } from './refusal.ts'
 import { longSecrets } from './secrets.ts'
 
@@ -44,11 +43,11 @@ export function createTokens(initial: readonly Token[]): Tokens {
   function refusal(token: string, event: FormValue | undefined, domain: FormValue | undefined): Refusal {
     // A token must not appear in a log line, whatever field it came in.
     const long = longSecrets(held.map(({ token }) => token.value))
-    const told = (value: FormValue | undefined) =>
+    const printableOf = (value: FormValue | undefined) =>
       typeof value === 'string' && !long.some((secret) => value.includes(secret)) ? value : undefined
     return new Refusal('invalid_application_token', {
-      event: told(event),
-      domain: told(domain),
+      event: printableOf(event),
+      domain: printableOf(domain),
       token,
       compared_with: held.map(({ token }) => token.name ?? 'the unnamed token'),
     })

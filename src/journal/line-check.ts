@@ -1,6 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import { isObject } from '../lib/is-object.ts'
 import { parseJson } from '../lib/json.ts'
+import { uuidVersion } from '../lib/uuid.ts'
 
 const isText = (value: unknown) => typeof value === 'string'
 
@@ -8,13 +9,11 @@ const isText = (value: unknown) => typeof value === 'string'
 const fields: readonly { readonly name: string; readonly is: (value: unknown) => boolean; readonly what: string }[] = [
   { name: 'level', is: (value) => typeof value === 'number', what: 'a number' },
   { name: 'time', is: (value) => isText(value) && !Number.isNaN(Date.parse(value)), what: 'a time' },
-  { name: 'id', is: (value) => isText(value) && uuid.test(value), what: 'a UUID' },
+  { name: 'id', is: (value) => typeof value === 'string' && uuidVersion(value) !== undefined, what: 'a UUID' },
   { name: 'event', is: (value) => isText(value) && value !== '', what: 'a name' },
   { name: 'remote', is: isText, what: 'a text' },
   { name: 'msg', is: isText, what: 'a text' },
 ]
-
-const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
 /** The values of a line that are compared with earlier lines. */
 export interface CheckedLine {

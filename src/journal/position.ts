@@ -14,3 +14,7 @@ export interface Position {
 
 /** The start of every journal. */
 export const oldest: Position = { segment: 0, offset: 0 }
+
+export function isBefore(one: Position, other: Position): boolean {
+  return one.segment < other.segment || (one.segment === other.segment && one.offset < other.offset)
+}

@@ -69,6 +69,14 @@ export async function listSegments(dataDir: string): Promise<Segment[]> {
     .sort((a, b) => a.number - b.number || (a.path < b.path ? -1 : 1))
 }
 
+/** Returns the size in bytes; 0 for a segment that the retention has removed meanwhile. */
+export async function sizeOf({ path }: Pick<Segment, 'path'>): Promise<number> {
+  return stat(path).then(
+    ({ size }) => size,
+    () => 0,
+  )
+}
+
 /** Opens a file, to read it or also to overwrite it. Returns `undefined` if it was removed since it was listed. */
 export async function openIfExists(
   { path }: Pick<Segment, 'path'>,

@@ -8,7 +8,7 @@ const timeoutMs = 1_000
  * Three times the maximum that waits for the disk, because all of it may be refused at once. More would only fill the
  * memory.
  */
-const longestBacklog = 32 * 1024 ** 2
+const maxBacklogBytes = 32 * 1024 ** 2
 
 /**
  * Writes lines that the journal refused to stderr, so that they can be imported later. Each line is one line of JSON.
@@ -17,7 +17,7 @@ const longestBacklog = 32 * 1024 ** 2
  * @param fd for tests; 2 is stderr
  */
 export function createStderrFallback(fd = 2): (lines: readonly string[]) => Promise<void> {
-  const output = createOutput({ fd, longestBacklog })
+  const output = createOutput({ fd, maxBacklogBytes })
   return async (lines) => {
     if (!output.write(...lines)) return
     await Promise.race([output.flush(), sleep(timeoutMs, undefined, { ref: false })])

@@ -9,11 +9,11 @@ export interface Output {
   flush(): Promise<void>
 }
 
-export interface OutputDeps {
+export interface OutputOptions {
   /** 1 for stdout, 2 for stderr. */
   readonly fd: number
   /** The maximum number of bytes that may wait for a reader that has stalled. */
-  readonly longestBacklog: number
+  readonly maxBacklogBytes: number
   readonly onDrained?: () => void
 }
 
@@ -21,19 +21,19 @@ export interface OutputDeps {
  * Linux' PIPE_BUF. Up to this many bytes are written atomically, so lines do not mix with those of another process on
  * the same pipe (https://man7.org/linux/man-pages/man7/pipe.7.html).
  */
-const longestWrite = 4096
+const maxWriteBytes = 4096
 
 /** Milliseconds until the next attempt if the output is full and non-blocking. */
-const pause = 50
+const retryIntervalMs = 50
 
 /** Milliseconds after which a pending write counts as blocked by its reader. */
-const held = 250
+const stalledAfterMs = 250
 
 /**
  * Writes lines to stdout or stderr in the background. A stalled reader must not delay an answer, and a missing reader
  * must not end the process. Only one write runs at a time, because a stalled reader blocks a thread of the pool.
  */
-export function createOutput({ fd, longestBacklog, onDrained }: OutputDeps): Output {
+export function createOutput({ fd, maxBacklogBytes, onDrained }: OutputOptions): Output {
   const waiting: { readonly line: string; readonly size: number }[] = []
   let taken = 0
   let left = 0
@@ -65,13 +65,13 @@ export function createOutput({ fd, longestBacklog, onDrained }: OutputDeps): Out
     let count = 0
     for (let size = 0; count < waiting.length; count++) {
       size += waiting[count]?.size ?? 0
-      if (size > longestWrite && count > 0) break
+      if (size > maxWriteBytes && count > 0) break
     }
     return toBytes(waiting.splice(0, count))
   }
 
   function onExit(code: number): void {
-    if (since === undefined || Date.now() - since < held) writeRest()
+    if (since === undefined || Date.now() - since < stalledAfterMs) writeRest()
     // exit(3) waits for every thread, including a blocked one. Another program that replaces this process ends with the
     // same code.
     else process.execve?.(process.execPath, [process.execPath, '--eval', `process.exit(${code})`], {})
@@ -89,7 +89,7 @@ export function createOutput({ fd, longestBacklog, onDrained }: OutputDeps): Out
     write(...lines) {
       const more = lines.map((line) => ({ line, size: Buffer.byteLength(line) }))
       const size = more.reduce((sum, one) => sum + one.size, 0)
-      if (isWriting && taken - left + size > longestBacklog) return false
+      if (isWriting && taken - left + size > maxBacklogBytes) return false
       taken += size
       waiting.push(...more)
       if (!isWriting) void writeAll()
@@ -109,7 +109,7 @@ function toBytes(lines: readonly { readonly line: string }[]): Buffer {
 function writeWhole(fd: number, bytes: Buffer, done = 0): Promise<void> {
   return new Promise((resolve) => {
     write(fd, bytes, done, (error, written) => {
-      if (codeOf(error) === 'EAGAIN') setTimeout(() => resolve(writeWhole(fd, bytes, done)), pause)
+      if (codeOf(error) === 'EAGAIN') setTimeout(() => resolve(writeWhole(fd, bytes, done)), retryIntervalMs)
       else if (error || done + written >= bytes.length) resolve()
       else resolve(writeWhole(fd, bytes, done + written))
     })

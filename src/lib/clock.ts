@@ -9,11 +9,11 @@ export interface Clock {
 }
 
 /** Node fires longer timers at once. */
-const longestTimer = 2 ** 31 - 1
+const maxTimerMs = 2 ** 31 - 1
 
 export const realClock: Clock = {
   now: () => performance.now(),
-  sleep: (ms, signal) => orAborted(wait(Math.min(ms, longestTimer), undefined, signal ? { signal } : {}), signal),
+  sleep: (ms, signal) => orAborted(wait(Math.min(ms, maxTimerMs), undefined, signal ? { signal } : {}), signal),
 }
 
 /** Rejects with the signal's reason as soon as the signal aborts. The promise itself continues. */

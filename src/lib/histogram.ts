@@ -4,7 +4,7 @@ export interface Histogram {
   readonly exposition: () => string
 }
 
-export interface HistogramDeps {
+export interface HistogramOptions {
   readonly name: string
   readonly help: string
   /** Upper bounds, ascending. */
@@ -15,7 +15,7 @@ export interface HistogramDeps {
  * A histogram without labels, for code that every post runs. prom-client's histogram makes objects and texts for each
  * observation, which costs half a microsecond there. This one adds to an array.
  */
-export function createHistogram({ name, help, buckets }: HistogramDeps): Histogram {
+export function createHistogram({ name, help, buckets }: HistogramOptions): Histogram {
   /** The last count is for values above every bound. */
   const counts = new Float64Array(buckets.length + 1)
   let sum = 0

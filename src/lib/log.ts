@@ -8,10 +8,10 @@ import { printableJson } from './printable.ts'
  * The maximum number of bytes that may wait for a stalled reader of stdout. Further lines are dropped and counted. 4
  * MB is some 20,000 lines.
  */
-const longestBacklog = 4 * 1024 ** 2
+const maxBacklogBytes = 4 * 1024 ** 2
 
 /** Milliseconds that the last lines may take to leave. */
-const patience = 500
+const flushTimeoutMs = 500
 
 export interface Log {
   readonly log: Logger
@@ -39,7 +39,7 @@ export function createLog(level: string, component: 'receiver' | 'dispatcher' | 
   let dropped = 0
   const stdout = createOutput({
     fd: 1,
-    longestBacklog,
+    maxBacklogBytes,
     onDrained: () => {
       const lines = dropped
       dropped = 0
@@ -53,6 +53,6 @@ export function createLog(level: string, component: 'receiver' | 'dispatcher' | 
   })
   return {
     log,
-    close: () => Promise.race([stdout.flush(), sleep(patience)]),
+    close: () => Promise.race([stdout.flush(), sleep(flushTimeoutMs)]),
   }
 }

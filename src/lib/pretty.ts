@@ -1,4 +1,6 @@
 import { type PrettyOptions, prettyFactory } from 'pino-pretty'
+import { isObject } from './is-object.ts'
+import { parseJson } from './json.ts'
 import { printable, printableColours, printableLines } from './printable.ts'
 
 /** The format of a line for people. */
@@ -24,10 +26,6 @@ export function createPretty(options: PrettyOptions): (line: string | object) =>
 
 /** Returns `undefined` for a text that is not a log line. */
 function parse(json: string): Record<string, unknown> | undefined {
-  try {
-    const fields: unknown = JSON.parse(json.replaceAll(escInJson, '$1\\\\u001b'))
-    return typeof fields === 'object' && fields !== null ? { ...fields } : undefined
-  } catch {
-    return undefined
-  }
+  const fields = parseJson(json.replaceAll(escInJson, '$1\\\\u001b'))
+  return isObject(fields) ? { ...fields } : undefined
 }

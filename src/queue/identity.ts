@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { readIfExists, writeFileAtomicSync } from '../lib/atomic-file.ts'
 import { isObject } from '../lib/is-object.ts'
 import { parseJson } from '../lib/json.ts'
+import { uuidVersion } from '../lib/uuid.ts'
 
 /** The name under which Postgres knows a data directory. */
 export interface Identity {
@@ -46,12 +47,10 @@ export function readIdentity(dataDir: string): Identity | undefined {
 function parse(text: string): Identity | undefined {
   const found = parseJson(text)
   // A wrong id would belong to another receiver, so only an exact format is accepted.
-  if (!isObject(found) || typeof found['id'] !== 'string' || !uuid.test(found['id'])) return undefined
+  if (!isObject(found) || typeof found['id'] !== 'string' || uuidVersion(found['id']) === undefined) return undefined
   if (found['isNew'] !== undefined && typeof found['isNew'] !== 'boolean') return undefined
   return { id: found['id'], isNew: found['isNew'] === true }
 }
-
-const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
 /**
  * If the journal is empty, following begins at its start. This fact is on disk before the first post is accepted, so a

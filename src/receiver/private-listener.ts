@@ -47,7 +47,7 @@ export function createAdminServer(deps: AdminDeps): FastifyInstance {
   })
   app.setErrorHandler((error, request, reply) => {
     if (!(error instanceof Refusal)) return reply.send(error)
-    refusals.tell(error, { remote: request.ip })
+    refusals.write(error, { remote: request.ip })
     // The rest of the body is dropped for a while: a reset of the connection could discard the answer.
     setTimeout(() => {
       if (!request.raw.complete) request.raw.socket.destroy()

@@ -19,20 +19,16 @@ export interface OwnRobot {
   readonly token: string
 }
 
-/** The class name of a document, by the type in its id (from the portal's source, CCrmBizProcHelper). */
-const classes: Readonly<Record<string, string>> = {
-  LEAD: 'CCrmDocumentLead',
-  DEAL: 'CCrmDocumentDeal',
-  CONTACT: 'CCrmDocumentContact',
-  COMPANY: 'CCrmDocumentCompany',
-}
+/** The documents with a class of their own (from the portal's source, CCrmBizProcHelper). */
+const classes = new Map(
+  ['Lead', 'Deal', 'Contact', 'Company'].map((name) => [name.toUpperCase(), `CCrmDocument${name}`]),
+)
 
 /** Returns the document of an id such as `DEAL_662` or `DYNAMIC_147_5`. A number alone is the id of a deal. */
 export function documentOf(id: string | number): readonly string[] {
   const document = /^\d+$/.test(String(id)) ? `DEAL_${id}` : String(id)
   const type = document.slice(0, document.lastIndexOf('_'))
-  const name = Object.hasOwn(classes, type) ? classes[type] : undefined
-  return ['crm', name ?? 'Bitrix\\Crm\\Integration\\BizProc\\Document\\Dynamic', document]
+  return ['crm', classes.get(type) ?? 'Bitrix\\Crm\\Integration\\BizProc\\Document\\Dynamic', document]
 }
 
 /**

@@ -89,15 +89,15 @@ export interface Watch {
 }
 
 /** Posts at once if a rate is given. The limit is high enough for a receiver to catch up after a short pause. */
-const mostAtOnce = 256
+const maxAtOnce = 256
 
 /** Milliseconds after which a post without an answer fails. */
-const patience = 30_000
+const answerTimeoutMs = 30_000
 
 /** Posts a simulation. Returns the outcome of each post, in the order of `bodiesOf`. */
 export async function simulate(url: string, simulation: Simulation, watch: Watch = {}): Promise<Outcome[]> {
   const { mode = 'single', rate, copies = modes[mode].copies } = simulation
-  const { atOnce = rate === undefined ? modes[mode].atOnce : mostAtOnce } = simulation
+  const { atOnce = rate === undefined ? modes[mode].atOnce : maxAtOnce } = simulation
   const { signal, onOutcome = () => undefined } = watch
   const outcomes: Outcome[] = []
   const underWay = new Set<Promise<void>>()
@@ -105,7 +105,7 @@ export async function simulate(url: string, simulation: Simulation, watch: Watch
   const started = performance.now()
 
   async function postOne(body: string, due: number): Promise<Outcome> {
-    const answer = await post(url, body, {}, AbortSignal.timeout(patience)).catch((error: unknown) => ({
+    const answer = await post(url, body, {}, AbortSignal.timeout(answerTimeoutMs)).catch((error: unknown) => ({
       status: 0,
       body: '',
       error,

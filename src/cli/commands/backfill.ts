@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { backfill, type Place, type Recipient, type Sum } from '../../backfill/backfill.ts'
+import { backfill, type Place, portalClockSlackMs, type Recipient, type Sum } from '../../backfill/backfill.ts'
 import { readJournalled } from '../../backfill/journalled.ts'
 import { parseTargets, type Target, targetNames } from '../../backfill/targets.ts'
 import { createClient } from '../../bitrix24/client.ts'
@@ -10,17 +10,15 @@ import { readConfig } from '../../config/config.ts'
 import { writeFileAtomic } from '../../lib/atomic-file.ts'
 import { realClock } from '../../lib/clock.ts'
 import { isObject } from '../../lib/is-object.ts'
+import { parseJson } from '../../lib/json.ts'
 import { matcherOf } from '../../lib/pattern.ts'
 import { openAppender } from '../appender.ts'
 import { defineCommand } from '../command.ts'
-import { findDataDir, openDeliveries } from '../data.ts'
+import { findDataDir, withDeliveries } from '../data.ts'
 import { createNoteLog } from '../note-log.ts'
 import { parseTime } from '../selection.ts'
 import { UsageError } from '../usage-error.ts'
 import { chooseIncomingWebhook } from './call.ts'
-
-/** Milliseconds by which our clock may be ahead of the portal's. */
-const clockSlack = 60_000
 
 /** Repairs a gap: reads from the portal what changed, and journals the changes that came without an event. */
 export const backfillCommand = defineCommand({
@@ -111,8 +109,7 @@ export const backfillCommand = defineCommand({
 })
 
 async function findRecipient(dataDir: string, name: string): Promise<Recipient> {
-  const deliveries = await openDeliveries(dataDir, 'read')
-  try {
+  return withDeliveries(dataDir, 'read', async (deliveries) => {
     const known = await deliveries.handlers()
     const events = known.find((handler) => handler.name === name)?.events
     if (events === undefined)
@@ -120,9 +117,7 @@ async function findRecipient(dataDir: string, name: string): Promise<Recipient> 
         `no handler "${name}" was ever loaded, so what it handles is not known: put its file into HANDLERS_DIR and reload; there are ${known.map((one) => one.name).join(', ') || 'none'}`,
       )
     return { handler: name, matches: matcherOf(events) }
-  } finally {
-    await deliveries.close()
-  }
+  })
 }
 
 /** The objects to backfill, and the progress. It is kept on disk while the backfill runs. */
@@ -148,7 +143,12 @@ function toPlan(targets: string | undefined, { since, all, hook: incomingWebhook
   if (targets === undefined) throw new UsageError(`name what to backfill: ${targetNames.join(', ')}`)
   if ((since !== undefined) === all) throw new UsageError('add --since TIME, or --all')
   const time = parseTime('--since', since, new Date())
-  return { targets, incomingWebhook, handler, since: time && new Date(time.getTime() - clockSlack).toISOString() }
+  return {
+    targets,
+    incomingWebhook,
+    handler,
+    since: time && new Date(time.getTime() - portalClockSlackMs).toISOString(),
+  }
 }
 
 function parse(names: string): readonly Target[] {
@@ -171,7 +171,7 @@ function resumePlan(
 
 function readPlan(path: string): Plan {
   if (!existsSync(path)) throw new Error('there is no backfill to resume')
-  const plan = parsePlan(readFileSync(path, 'utf8'))
+  const plan = parseJson(readFileSync(path, 'utf8'))
   if (!isObject(plan) || typeof plan['targets'] !== 'string')
     throw new Error(
       `${path} is not what a backfill wrote: where it was is not known; backfill again with --since, which tells nothing twice`,
@@ -186,13 +186,5 @@ function readPlan(path: string): Plan {
     handler: text(plan['handler']),
     host: text(plan['host']),
     place: target !== undefined && after !== undefined ? { target, after } : undefined,
-  }
-}
-
-function parsePlan(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
   }
 }

@@ -1,7 +1,8 @@
 import type { DeadSelection, DeliveryRecord } from '../../queue/deliveries.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
-import { findDataDir, openDeliveries } from '../data.ts'
+import { count } from '../count.ts'
+import { findDataDir, maxInTransaction, withDeliveries } from '../data.ts'
 import { recordToJson } from '../delivery-story.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
@@ -36,8 +37,7 @@ export const dead = defineCommand({
     if (what !== 'list' && isChosen === all)
       throw new UsageError(`dead ${what} takes ids of events, --handler or --object; or --all`)
     const selection: DeadSelection = { handler, object, events: ids.length > 0 ? ids : undefined }
-    const deliveries = await openDeliveries(findDataDir(), what === 'list' ? 'read' : 'write')
-    try {
+    return withDeliveries(findDataDir(), what === 'list' ? 'read' : 'write', async (deliveries) => {
       const found = await deliveries.dead(selection)
       if (what === 'list') {
         if (print.json) for (const one of found) await print.line(JSON.stringify(recordToJson(one)))
@@ -55,23 +55,18 @@ export const dead = defineCommand({
       if (unreadable.length > 0 && unreadable.length === found.length) return exitCodes.failed
       if (found.length === 0) throw new Error('no such delivery is dead')
       const deed = what === 'retry' ? 'tried again' : 'dropped'
-      const told = `${found.length === 1 ? '1 dead delivery is' : `${found.length} dead deliveries are`} to be ${deed}`
-      if (!(await confirm(print, told, yes || ids.length > 0))) return exitCodes.failed
-      let count = 0
-      for (let at = 0; at < found.length; at += atOnce) {
-        count += await deliveries[what](found.slice(at, at + atOnce))
-        print.progress(`${count} of ${found.length}`)
+      const plan = `${count(found.length, 'dead delivery is', 'dead deliveries are')} to be ${deed}`
+      if (!(await confirm(print, plan, yes || ids.length > 0))) return exitCodes.failed
+      let done = 0
+      for (let at = 0; at < found.length; at += maxInTransaction) {
+        done += await deliveries[what](found.slice(at, at + maxInTransaction))
+        print.progress(`${done} of ${found.length}`)
       }
-      await print.result({ [what === 'retry' ? 'retried' : 'dropped']: count }, `${count} ${deed}`)
+      await print.result({ [what === 'retry' ? 'retried' : 'dropped']: done }, `${done} ${deed}`)
       return undefined
-    } finally {
-      await deliveries.close()
-    }
+    })
   },
 })
-
-/** Deliveries in one transaction: a running dispatcher waits for its end. */
-const atOnce = 500
 
 const columns: Record<string, (delivery: DeliveryRecord) => string> = {
   died: ({ endedAt = 0 }) => localTime(endedAt),

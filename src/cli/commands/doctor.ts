@@ -49,7 +49,7 @@ export const doctor = defineCommand({
       print.progress(`looking at: ${name}`)
       for (const check of await runCheck(name, look)) {
         hasFailed ||= check.state === 'FAIL'
-        await print.result(check, tell(check))
+        await print.result(check, format(check))
       }
     }
     return hasFailed ? exitCodes.failed : exitCodes.done
@@ -69,7 +69,7 @@ async function checkAddress(given: string | undefined): Promise<readonly Check[]
   ]
 }
 
-function tell({ name, state, text, advice }: Check): string {
+function format({ name, state, text, advice }: Check): string {
   const line = `${state.padEnd(7)}  ${name.padEnd(11)}  ${printable(text)}`
   return advice === undefined ? line : `${line}\n${' '.repeat(22)}${printable(advice)}`
 }

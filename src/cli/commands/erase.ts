@@ -6,12 +6,14 @@ import { readSettings } from '../../config/config.ts'
 import { type FoundLines, findLines, overwrite } from '../../journal/erase.ts'
 import { dropErasure, type Erasure, readErasure, writeErasure } from '../../journal/erasure.ts'
 import { findHolder, lockDataDir } from '../../journal/lock.ts'
-import type { Position } from '../../journal/position.ts'
+import { isBefore, type Position } from '../../journal/position.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import { type Deliveries, type DeliveryRecord, RunNotEnded } from '../../queue/deliveries.ts'
 import { queuePath } from '../../queue/sqlite/queue.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
-import { findDataDir, isFollowed, openDeliveries } from '../data.ts'
+import { count } from '../count.ts'
+import { findDataDir, isFollowed, withDeliveries } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
 import type { Printer } from '../printer.ts'
 import { UsageError } from '../usage-error.ts'
@@ -57,7 +59,7 @@ export const erase = defineCommand({
       const erasure = await prepare(dataDir, { object, member, before: Date.now() }, force, print)
       if (erasure === undefined) return exitCodes.failed
       const { events, overwrites } = erasure
-      const what = `${events.length} ${events.length === 1 ? 'event' : 'events'} about ${object} will lose what they hold, for good`
+      const what = `${count(events.length, 'event')} about ${object} will lose what they hold, for good`
       if (!(await confirm(print, what, yes))) return exitCodes.failed
       await writeErasure(dataDir, { ...erasure, overwrites })
       await finish(dataDir, erasure, print)
@@ -85,8 +87,7 @@ async function prepare(
     print.note(`${join(dataDir, name)} may hold it, too, and stays: remove it when you need it no longer`)
   const erasure = { ...target, events: lines.events, overwrites: lines.overwrites, damaged }
   if (!isFollowed(dataDir)) return erasure
-  const deliveries = await openDeliveries(dataDir, 'read')
-  try {
+  return withDeliveries(dataDir, 'read', async (deliveries) => {
     const found = await deliveries.ofObject(erasure)
     const open = found.filter(({ state }) => state !== 'done' && state !== 'coalesced')
     const unread = await notFollowed(deliveries, lines)
@@ -95,9 +96,7 @@ async function prepare(
     if (unread > 0) print.note(`${unread} of its events were not followed yet: no handler has seen them`)
     print.note(`nothing was erased: wait until they are handled, or drop them with --force`)
     return undefined
-  } finally {
-    await deliveries.close()
-  }
+  })
 }
 
 function toJson({ event, handler, state }: DeliveryRecord) {
@@ -107,10 +106,6 @@ function toJson({ event, handler, state }: DeliveryRecord) {
 async function notFollowed(deliveries: Deliveries, { places }: Pick<FoundLines, 'places'>): Promise<number> {
   const position = await deliveries.position()
   return position === undefined ? 0 : places.filter((place) => !isBefore(place, position)).length
-}
-
-function isBefore(one: Position, other: Position): boolean {
-  return one.segment < other.segment || (one.segment === other.segment && one.offset < other.offset)
 }
 
 /** Copies of the queue that a repair or a migration has left. */
@@ -131,13 +126,12 @@ async function finish(dataDir: string, erasure: Erasure, print: Printer): Promis
   const lines = overwrites.filter(({ line }) => line !== undefined).length
   await print.result(
     { object, events: events.length, lines, dropped },
-    `${object}: ${lines} ${lines === 1 ? 'line was' : 'lines were'} overwritten, ${dropped} pending or dead ${dropped === 1 ? 'delivery was' : 'deliveries were'} dropped`,
+    `${object}: ${count(lines, 'line was', 'lines were')} overwritten, ${count(dropped, 'pending or dead delivery was', 'pending or dead deliveries were')} dropped`,
   )
 }
 
 async function eraseInQueue(dataDir: string, erasure: Erasure): Promise<number> {
-  const deliveries = await openDeliveries(dataDir, 'write')
-  try {
+  return withDeliveries(dataDir, 'write', async (deliveries) => {
     const end = Date.now() + timeout
     for (;;) {
       const isAtWork = findHolder(dataDir, 'dispatcher') !== undefined
@@ -152,19 +146,12 @@ async function eraseInQueue(dataDir: string, erasure: Erasure): Promise<number> 
       }
       await sleep(interval)
     }
-  } finally {
-    await deliveries.close()
-  }
+  })
 }
 
 function unfinished(error: unknown): Error {
-  const reason = error instanceof Error ? error.message : String(error)
-  return new Error(
-    `${reason}. The journal is overwritten, the queue is not: run "b24-receiver erase" again to finish it`,
-    {
-      cause: error,
-    },
-  )
+  const what = 'The journal is overwritten, the queue is not: run "b24-receiver erase" again to finish it'
+  return new Error(`${messageOf(error)}. ${what}`, { cause: error })
 }
 
 function placesOf({ overwrites }: Erasure): readonly Position[] {

@@ -1,5 +1,6 @@
 import type { DeliveryRecord } from '../../queue/deliveries.ts'
 import { defineCommand } from '../command.ts'
+import { count } from '../count.ts'
 import { findDataDir, openDeliveriesIfPossible } from '../data.ts'
 import { readLastEvents } from '../last-events.ts'
 import { localTime } from '../local-time.ts'
@@ -26,12 +27,12 @@ export const events = defineCommand({
   args: 0,
   async run({ options, print }) {
     const selection = parseSelection(options)
-    const count = parseCount(options.lines)
+    const wanted = parseCount(options.lines)
     const dataDir = findDataDir()
     const { events: found, total } = await readLastEvents({
       dataDir,
       selection,
-      count,
+      count: wanted,
       log: createNoteLog(print),
       onRead: await createProgress(dataDir, print),
     })
@@ -52,7 +53,7 @@ export const events = defineCommand({
       'no event fits',
     )
     if (found.length > 0)
-      print.note(countOf(found.length, selection.isAll && found.length === count ? undefined : total))
+      print.note(countOf(found.length, selection.isAll && found.length === wanted ? undefined : total))
     return undefined
   },
 })
@@ -65,13 +66,13 @@ function statesOf(all: readonly DeliveryRecord[]): string {
   const records = all.filter(({ coalescedInto }) => !all.some(({ key }) => key === coalescedInto))
   const order = ['dead', 'waiting', 'running', 'ready', 'blocked', 'done', 'coalesced'] as const
   const counts = order.map((state) => ({ state, count: records.filter((record) => record.state === state).length }))
-  const told = counts.flatMap(({ state, count }) => (count === 0 ? [] : count === 1 ? state : `${state} ×${count}`))
-  return told.length === 0 ? '–' : told.join(', ')
+  const texts = counts.flatMap(({ state, count }) => (count === 0 ? [] : count === 1 ? state : `${state} ×${count}`))
+  return texts.length === 0 ? '–' : texts.join(', ')
 }
 
 /** @param total the number of matching events; `undefined` if they were not counted */
 function countOf(shown: number, total: number | undefined): string {
-  const events = (count: number) => `${count} event${count === 1 ? '' : 's'}`
+  const events = (number: number) => count(number, 'event')
   if (total === undefined) return `the last ${events(shown)}`
   return shown === total ? events(total) : `the last ${shown} of ${events(total)}: -n ${total} shows all of them`
 }

@@ -4,9 +4,11 @@ import { readSettings } from '../../config/config.ts'
 import { type LoadReport, readLoadReport } from '../../dispatch/load-report.ts'
 import { handlerFiles, nameOf, unknownEvents } from '../../handler/loader.ts'
 import { findHolder } from '../../journal/lock.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
-import { findDataDir, openDeliveries } from '../data.ts'
+import { count } from '../count.ts'
+import { findDataDir, withDeliveries } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
 import { UsageError } from '../usage-error.ts'
@@ -61,16 +63,13 @@ export const handlers = defineCommand({
         `the dispatcher at work still has "${name}": reload first; where it was the last handler, stop the receiver for this`,
       )
     const pending = found.waiting + found.dead
-    const told = `"${name}" is to be forgotten, and ${pending} ${pending === 1 ? 'delivery' : 'deliveries'} dropped`
-    if (!(await confirm(print, told, options.yes))) return exitCodes.failed
-    const deliveries = await openDeliveries(findDataDir(), 'write')
-    try {
+    const plan = `"${name}" is to be forgotten, and ${count(pending, 'delivery', 'deliveries')} dropped`
+    if (!(await confirm(print, plan, options.yes))) return exitCodes.failed
+    return withDeliveries(findDataDir(), 'write', async (deliveries) => {
       const dropped = await deliveries.forget(name)
       await print.result({ forgotten: name, dropped }, `forgotten; ${dropped} dropped`)
       return undefined
-    } finally {
-      await deliveries.close()
-    }
+    })
   },
 })
 
@@ -79,7 +78,7 @@ function readReport(onUnreadable: (reason: string) => void): LoadReport | undefi
   try {
     return readLoadReport(findDataDir())
   } catch (error) {
-    onUnreadable(error instanceof Error ? error.message : String(error))
+    onUnreadable(messageOf(error))
     return undefined
   }
 }
@@ -88,8 +87,7 @@ function readReport(onUnreadable: (reason: string) => void): LoadReport | undefi
 export async function readHandlerStates(onUnreadable: (reason: string) => void): Promise<HandlerState[]> {
   const { handlersDir: dir } = readSettings(process.env, 'handlersDir')
   const { files } = existsSync(dir) ? await handlerFiles(dir) : { files: [] }
-  const deliveries = await openDeliveries(findDataDir(), 'read')
-  try {
+  return withDeliveries(findDataDir(), 'read', async (deliveries) => {
     const known = await deliveries.handlers()
     const report = readReport(onUnreadable)
     const errors = new Map(report?.broken.map(({ file, error }) => [nameOf(file), error]))
@@ -111,9 +109,7 @@ export async function readHandlerStates(onUnreadable: (reason: string) => void):
         error: present.has(name) ? error : undefined,
       }
     })
-  } finally {
-    await deliveries.close()
-  }
+  })
 }
 
 const columns: Record<string, (handler: HandlerState) => string> = {

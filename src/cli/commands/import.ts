@@ -2,27 +2,17 @@ import { createReadStream } from 'node:fs'
 import type { Logger } from 'pino'
 import { readConfig } from '../../config/config.ts'
 import type { Event } from '../../events/event.ts'
-import { longestLine } from '../../intake/import-route.ts'
+import { maxBytesAtOnce, maxEventsAtOnce, maxLineBytes } from '../../intake/import-route.ts'
 import { parseRefusedLines } from '../../intake/refused-line.ts'
 import { createRobotPath } from '../../intake/robot-path.ts'
-
-import { timeOfId } from '../../journal/event-id.ts'
-import { positionBefore, readJournal } from '../../journal/follow.ts'
+import { readJournal } from '../../journal/follow.ts'
 import { readLines } from '../../lib/lines.ts'
 import { openAppender } from '../appender.ts'
 import { defineCommand } from '../command.ts'
 import { findDataDir } from '../data.ts'
+import { positionBeforeIds } from '../find-event.ts'
 import { createNoteLog } from '../note-log.ts'
 import { UsageError } from '../usage-error.ts'
-
-/** Events in one request, or in one wait for the disk. */
-const atOnce = 200
-
-/** Their maximum number of characters: a receiver refuses events while more than 10 MB wait for the disk. */
-const mostAtOnce = 2 * 1024 ** 2
-
-/** Milliseconds by which the clock may have been set back between an event and its segment. */
-const clockSlack = 3_600_000
 
 /** Imports events that went to stderr because the journal could not be written, or that were cut from it. */
 export const importCommand = defineCommand({
@@ -41,10 +31,10 @@ export const importCommand = defineCommand({
     const config = readConfig(process.env)
     const dataDir = findDataDir()
     const held = [...config.tokens.map(({ value }) => value), ...createRobotPath(config.robotPath).values]
-    const longest = longestLine(config.bodyLimit)
+    const maxBytes = maxLineBytes(config.bodyLimit)
     const found = new Map<string, Event>()
-    for await (const line of readLines(file === '-' ? process.stdin : createReadStream(file), longest)) {
-      if (line === undefined) print.note(`a line of more than ${longest} bytes is no event of BODY_LIMIT: passed over`)
+    for await (const line of readLines(file === '-' ? process.stdin : createReadStream(file), maxBytes)) {
+      if (line === undefined) print.note(`a line of more than ${maxBytes} bytes is no event of BODY_LIMIT: passed over`)
       // A line may contain several joined lines. Each of their events counts.
       for (const event of line ? parseRefusedLines(line.toString(), held) : []) found.set(event.id, event)
       print.progress(`${found.size} events found`)
@@ -79,7 +69,7 @@ function* batchesOf(events: readonly Event[]): Generator<Event[]> {
   let size = 0
   for (const event of events) {
     const { length } = JSON.stringify(event)
-    if (batch.length === atOnce || (batch.length > 0 && size + length > mostAtOnce)) {
+    if (batch.length === maxEventsAtOnce || (batch.length > 0 && size + length > maxBytesAtOnce)) {
       yield batch
       batch = []
       size = 0
@@ -94,8 +84,7 @@ function* batchesOf(events: readonly Event[]): Generator<Event[]> {
 async function journalled(dataDir: string, events: ReadonlyMap<string, Event>, log: Logger): Promise<Set<string>> {
   const known = new Set<string>()
   if (events.size === 0) return known
-  const first = [...events.keys()].map(timeOfId).reduce((least, time) => Math.min(least, time))
-  const from = await positionBefore(dataDir, new Date(first - clockSlack))
+  const from = await positionBeforeIds(dataDir, events.keys())
   for await (const { entries } of readJournal({ dataDir, from, log }))
     for (const { event } of entries) if (events.has(event.id)) known.add(event.id)
   return known

@@ -9,7 +9,7 @@ import { findDataDir } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
 
 /** Milliseconds that a reload may take in addition to HANDLER_LOAD_TIMEOUT and the end of the current runs. */
-const patience = 15_000
+const extraTimeoutMs = 15_000
 
 const never: LoadReport = { at: 0, loaded: [], broken: [] }
 
@@ -33,15 +33,15 @@ export const reload = defineCommand({
     if (holder === undefined) throw new Error(`no receiver runs on ${dataDir}`)
     if (holder.host !== hostname())
       throw new Error(`the receiver runs on ${holder.host}, as pid ${holder.pid}: run this there`)
-    const told = Date.now()
+    const sentAt = Date.now()
     // Not SIGHUP: a terminal sends it when it closes, and it stops the receiver.
     process.kill(holder.pid, 'SIGUSR2')
     if (options['no-wait']) {
       await print.result({ pid: holder.pid }, `pid ${holder.pid} was told`)
       return undefined
     }
-    const end = told + grace + timeout + patience
-    const { problems, warnings } = await settingsOf(dataDir, told, end)
+    const end = sentAt + grace + timeout + extraTimeoutMs
+    const { problems, warnings } = await settingsOf(dataDir, sentAt, end)
     for (const warning of warnings) print.note(warning)
     for (const problem of problems) {
       const text = problem.replace(/\s+/g, ' ')
@@ -57,7 +57,7 @@ export const reload = defineCommand({
     }
     for (; Date.now() < end; await sleep(100)) {
       const { at, loaded, broken, trouble, loading, leftOut = [] } = readLoadReport(dataDir) ?? never
-      if (at >= told && loading === undefined) {
+      if (at >= sentAt && loading === undefined) {
         if (trouble !== undefined) throw new Error(trouble)
         for (const { file, place, error } of broken)
           await print.result({ broken: file, place, error }, `${place}: ${error}`)
@@ -69,7 +69,7 @@ export const reload = defineCommand({
       print.progress('waiting for the handlers to be loaded')
     }
     const { at, loading = [] } = readLoadReport(dataDir) ?? never
-    if (at >= told && loading.length > 0)
+    if (at >= sentAt && loading.length > 0)
       throw new Error(
         `${loading.join(' or ')} ended the process that loaded it, or runs for ever: the old handlers go on, if any ran`,
       )
@@ -78,10 +78,10 @@ export const reload = defineCommand({
 })
 
 /** Returns the receiver's report about its new settings. */
-async function settingsOf(dataDir: string, told: number, end: number): Promise<ReloadReport> {
+async function settingsOf(dataDir: string, sentAt: number, end: number): Promise<ReloadReport> {
   for (; Date.now() < end; await sleep(50)) {
     const report = readReloadReport(dataDir)
-    if (report !== undefined && report.at >= told) return report
+    if (report !== undefined && report.at >= sentAt) return report
   }
   throw new Error('the receiver was told, but has not read its settings: its log says why')
 }

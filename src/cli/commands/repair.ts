@@ -2,6 +2,7 @@ import { existsSync, statSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { readSettings } from '../../config/config.ts'
 import { DataDirInUse, lockDataDir } from '../../journal/lock.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import { checkQueueFile } from '../../queue/sqlite/integrity.ts'
 import { queuePath } from '../../queue/sqlite/queue.ts'
 import type { Plan } from '../../queue/sqlite/rebuild.ts'
@@ -82,7 +83,7 @@ async function damageOf(path: string): Promise<string | undefined> {
     await checkQueueFile(path)
     return undefined
   } catch (error) {
-    return error instanceof Error ? error.message : String(error)
+    return messageOf(error)
   }
 }
 

@@ -1,21 +1,20 @@
 import type { Logger } from 'pino'
 import type { JournalledEvent } from '../../events/event.ts'
-import { timeOfId } from '../../journal/event-id.ts'
+import { isEventId } from '../../journal/event-id.ts'
 import { positionBefore, readJournal } from '../../journal/follow.ts'
-import { oldest, type Position } from '../../journal/position.ts'
+import { isBefore, oldest, type Position } from '../../journal/position.ts'
 import { matcherOf } from '../../lib/pattern.ts'
 import type { HandlerRecord } from '../../queue/deliveries.ts'
 import type { KnownHandler, NewDelivery } from '../../queue/queue.ts'
 import { defineCommand } from '../command.ts'
 import { confirm } from '../confirm.ts'
-import { findDataDir, openDeliveries } from '../data.ts'
+import { count } from '../count.ts'
+import { findDataDir, maxInTransaction, withDeliveries } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
+import { positionBeforeIds } from '../find-event.ts'
 import { createNoteLog } from '../note-log.ts'
 import { parseSelection, selectionOptions } from '../selection.ts'
 import { UsageError } from '../usage-error.ts'
-
-/** Deliveries in one transaction: a running dispatcher waits for its end. */
-const atOnce = 500
 
 /** Delivers events again, each to its matching handlers. */
 export const replay = defineCommand({
@@ -43,8 +42,7 @@ export const replay = defineCommand({
     if (ids.length === 0 && selection.isAll)
       throw new UsageError('choose events: by ids, or by --event, --object, --webhook, --since or --until')
     const dataDir = findDataDir()
-    const deliveries = await openDeliveries(dataDir, 'write')
-    try {
+    return withDeliveries(dataDir, 'write', async (deliveries) => {
       const handlers = chooseHandlers(await deliveries.handlers(), options.handler)
       const wanted = new Set(ids)
       const matches = (event: JournalledEvent) => (ids.length > 0 ? wanted.has(event.id) : selection.matches(event))
@@ -95,14 +93,13 @@ export const replay = defineCommand({
       for await (const { entries } of readAll({ dataDir, from, needle, log, end }))
         for (const { event, at } of entries.filter(({ event }) => matches(event)))
           for (const { name, order, debounce } of handlers.filter((handler) => handler.matches(event)))
-            if (waiting.push({ handler: name, event, segment: at.segment, order, debounce }) >= atOnce) await add()
+            if (waiting.push({ handler: name, event, segment: at.segment, order, debounce }) >= maxInTransaction)
+              await add()
       await add()
       const summary = { events, deliveries: runs, handlers: names, added }
       await print.result(summary, `${count(added, 'delivery was', 'deliveries were')} added`)
       return undefined
-    } finally {
-      await deliveries.close()
-    }
+    })
   },
 })
 
@@ -127,16 +124,11 @@ function chooseHandlers(known: readonly HandlerRecord[], names: readonly string[
     })
 }
 
-/** An imported event stands later in the journal than its id suggests, so reading by the id's time finds it. */
 function startOf(dataDir: string, ids: readonly string[], since: Date | undefined): Promise<Position> | Position {
-  for (const id of ids) if (!/^[\da-f]{8}-[\da-f]{4}-7/.test(id)) throw new UsageError(`"${id}" is no id of an event`)
-  const times = ids.map(timeOfId)
-  const first = times.length > 0 ? new Date(Math.min(...times) - clockSlack) : since
-  return first === undefined ? oldest : positionBefore(dataDir, first)
+  for (const id of ids) if (!isEventId(id)) throw new UsageError(`"${id}" is no id of an event`)
+  if (ids.length > 0) return positionBeforeIds(dataDir, ids)
+  return since === undefined ? oldest : positionBefore(dataDir, since)
 }
-
-/** Milliseconds by which the clock may have been set back between an id and its segment. */
-const clockSlack = 3_600_000
 
 interface Reading {
   readonly dataDir: string
@@ -149,13 +141,8 @@ interface Reading {
 
 async function* readAll({ end, ...reading }: Reading) {
   for await (const { entries, position } of readJournal(reading)) {
-    const isBefore = (at: Position) =>
-      end === undefined || at.segment < end.segment || (at.segment === end.segment && at.offset < end.offset)
-    yield { entries: entries.filter(({ at, event }) => isBefore(at) && event.erased !== true), position }
-    if (!isBefore(position)) return
+    const isWanted = (at: Position) => end === undefined || isBefore(at, end)
+    yield { entries: entries.filter(({ at, event }) => isWanted(at) && event.erased !== true), position }
+    if (!isWanted(position)) return
   }
-}
-
-function count(number: number, one: string, many = `${one}s`): string {
-  return `${number} ${number === 1 ? one : many}`
 }

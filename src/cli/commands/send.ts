@@ -6,6 +6,7 @@ import { nearestName } from '../../events/nearest.ts'
 import { robotEvent } from '../../events/robot.ts'
 import { codeOf } from '../../lib/error-code.ts'
 import { isObject } from '../../lib/is-object.ts'
+import { parseJson } from '../../lib/json.ts'
 import { httpBuildQuery, type PhpArray } from '../../lib/php-query.ts'
 import { printable } from '../../lib/printable.ts'
 import { bodiesOf, type Outcome, type Simulation, simulate } from '../../simulator/simulate.ts'
@@ -63,8 +64,8 @@ export const send = defineCommand({
   args: 1,
   async run({ options, args: [word], print }) {
     const isWrong = options['wrong-token']
-    const count = parseNumber('--count', options.count, mostEvents)
-    const rate = options.rate === undefined ? undefined : parseNumber('--rate', options.rate, mostEvents)
+    const count = parseNumber('--count', options.count, maxEvents)
+    const rate = options.rate === undefined ? undefined : parseNumber('--rate', options.rate, maxEvents)
     const event = parseEvent(word, options.force)
     const isRobot = event === robotEvent
     // A robot's post has the secret path instead of a token.
@@ -110,17 +111,17 @@ export const send = defineCommand({
     const seconds = (performance.now() - started) / 1000
     const summary = summarise(outcomes, seconds)
     if (print.json) await print.line(JSON.stringify({ ...summary, expected }))
-    else for (const line of tell(summary, outcomes)) await print.line(line)
+    else for (const line of format(summary, outcomes)) await print.line(line)
     return others > 0 || done < posts ? exitCodes.failed : exitCodes.done
   },
 })
 
 /** The limit, because every outcome is kept until the end. */
-const mostEvents = 100_000
+const maxEvents = 100_000
 
-function parseNumber(word: string, text: string, most: number): number {
+function parseNumber(word: string, text: string, max: number): number {
   const value = Number(text)
-  if (!/^\d+$/.test(text) || value < 1 || value > most) throw new UsageError(`${word} takes a number from 1 to ${most}`)
+  if (!/^\d+$/.test(text) || value < 1 || value > max) throw new UsageError(`${word} takes a number from 1 to ${max}`)
   return value
 }
 
@@ -221,17 +222,13 @@ function summarise(outcomes: readonly Outcome[], seconds: number): Summary {
 
 function errorOf({ status, body, error }: Outcome): string | undefined {
   if (status === 0) return codeOf(error) ?? String(error)
-  try {
-    const answer: unknown = JSON.parse(body)
-    const code = isObject(answer) ? answer['error'] : undefined
-    return typeof code === 'string' ? code : undefined
-  } catch {
-    // The answer is not from a receiver.
-    return undefined
-  }
+  // Another answer is not from a receiver.
+  const answer = parseJson(body)
+  const code = isObject(answer) ? answer['error'] : undefined
+  return typeof code === 'string' ? code : undefined
 }
 
-function tell({ posts, answers, seconds, p50, p99 }: Summary, [first]: readonly Outcome[]): string[] {
+function format({ posts, answers, seconds, p50, p99 }: Summary, [first]: readonly Outcome[]): string[] {
   if (posts === 1 && first && first.status > 0)
     return [`${first.status} ${printable(first.body.trim().slice(0, 300))} (${p50} ms)`]
   return [

@@ -1,13 +1,12 @@
 import { once } from 'node:events'
-import type { Position } from '../../journal/position.ts'
-
+import { isBefore, oldest, type Position } from '../../journal/position.ts'
 import { printable } from '../../lib/printable.ts'
 import type { Deliveries } from '../../queue/deliveries.ts'
 import { defineCommand } from '../command.ts'
-import { findDataDir, openDeliveries, openDeliveriesIfPossible } from '../data.ts'
+import { findDataDir, openDeliveriesIfPossible, withDeliveries } from '../data.ts'
 import { type DeliveryStory, readStory, storyToJson, storyToText } from '../delivery-story.ts'
 import { exitCodes } from '../exit-codes.ts'
-import { type Found, findEvents } from '../find-event.ts'
+import { type Found, findEvents, isIdStart } from '../find-event.ts'
 import { localTime } from '../local-time.ts'
 import { createNoteLog } from '../note-log.ts'
 import type { Printer } from '../printer.ts'
@@ -34,8 +33,7 @@ export const show = defineCommand({
   args: 1,
   async run({ options, args: [word = ''], print }) {
     const id = word.toLowerCase()
-    if (!/^[0-9a-f-]{8,36}$/.test(id))
-      throw new UsageError('show takes the id of an event, or how it begins, 8 characters or more')
+    if (!isIdStart(id)) throw new UsageError('show takes the id of an event, or how it begins, 8 characters or more')
     const dataDir = findDataDir()
     if (options.raw) return showRaw(dataDir, id, print)
     const onRead = await createProgress(dataDir, print)
@@ -72,17 +70,14 @@ export const show = defineCommand({
  * are escaped.
  */
 async function showRaw(dataDir: string, id: string, print: Printer): Promise<number> {
-  const deliveries = await openDeliveries(dataDir, 'read')
-  try {
+  return withDeliveries(dataDir, 'read', async (deliveries) => {
     const bytes = await deliveries.keptBytes(id)
     if (bytes === undefined) throw new Error(`no delivery keeps an event under ${id}: --raw takes a whole id`)
     if (print.json) await print.line(JSON.stringify({ id, base64: Buffer.from(bytes).toString('base64') }))
     else if (print.isTerminal) await print.line(printable(Buffer.from(bytes).toString('latin1')))
     else if (!process.stdout.write(bytes)) await once(process.stdout, 'drain')
     return exitCodes.done
-  } finally {
-    await deliveries.close()
-  }
+  })
 }
 
 async function listFound({ entries, count }: Found, id: string, print: Printer): Promise<number> {
@@ -102,8 +97,7 @@ async function listFound({ entries, count }: Found, id: string, print: Printer):
 }
 
 async function whyNone(deliveries: Deliveries, at: Position | undefined): Promise<string> {
-  const { segment, offset } = (await deliveries.position()) ?? { segment: 0, offset: 0 }
-  const isFollowed = at === undefined || segment > at.segment || (segment === at.segment && offset > at.offset)
+  const isFollowed = at === undefined || isBefore(at, (await deliveries.position()) ?? oldest)
   return isFollowed
     ? 'No deliveries: no handler was there for it when it was followed.'
     : 'No deliveries yet: the journal was not followed so far.'

@@ -1,16 +1,17 @@
-import { stat, statfs } from 'node:fs/promises'
+import { statfs } from 'node:fs/promises'
 import type { JournalledEvent } from '../../events/event.ts'
 import { lastEvent } from '../../journal/follow.ts'
 import { findHolder, type Holder } from '../../journal/lock.ts'
 import type { Position } from '../../journal/position.ts'
-import { listSegments } from '../../journal/segments.ts'
+import { listSegments, sizeOf } from '../../journal/segments.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import { isObject } from '../../lib/is-object.ts'
 import { printable } from '../../lib/printable.ts'
 import type { QueueState } from '../../queue/queue.ts'
 import { askAdmin } from '../admin.ts'
 import { defineCommand } from '../command.ts'
-import { explainData, findDataDir, isFollowed, openDeliveries } from '../data.ts'
-import { reasonOf } from '../doctor/check.ts'
+import { count } from '../count.ts'
+import { explainData, findDataDir, isFollowed, withDeliveries } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
 import { type HandlerState, readHandlerStates } from './handlers.ts'
@@ -63,7 +64,7 @@ export const status = defineCommand({
 
 async function readStatus(dataDir: string): Promise<Status> {
   const unreadable: string[] = []
-  const note = (error: unknown) => void unreadable.push(reasonOf(explainData(error)))
+  const note = (error: unknown) => void unreadable.push(messageOf(explainData(error)))
   const receiver = await orNote(() => findHolder(dataDir, 'receiver'), note)
   const { bavail, blocks, bsize } = await statfs(dataDir)
   const isKnown = isFollowed(dataDir)
@@ -96,32 +97,21 @@ async function readReadiness(): Promise<Record<string, unknown>> {
     const { body } = await askAdmin('/readyz')
     return isObject(body) ? { ...body } : { status: 'unknown' }
   } catch (error) {
-    return { status: 'unknown', reason: error instanceof Error ? error.message : String(error) }
+    return { status: 'unknown', reason: messageOf(error) }
   }
 }
 
 async function readDeliveries(dataDir: string) {
-  const deliveries = await openDeliveries(dataDir, 'read')
-  try {
+  return withDeliveries(dataDir, 'read', async (deliveries) => {
     const { oldestAt, ...counts } = await deliveries.state()
     const oldest = oldestAt === undefined ? undefined : new Date(oldestAt).toISOString()
     return { state: { ...counts, oldestAt: oldest }, position: await deliveries.position() }
-  } finally {
-    await deliveries.close()
-  }
+  })
 }
 
 async function readJournal(dataDir: string, position: Position | undefined): Promise<Status['journal']> {
   const segments = await listSegments(dataDir)
-  // A segment may have been removed meanwhile.
-  const sizes = await Promise.all(
-    segments.map(({ path }) =>
-      stat(path).then(
-        ({ size }) => size,
-        () => 0,
-      ),
-    ),
-  )
+  const sizes = await Promise.all(segments.map(sizeOf))
   const behind = segments.map(({ number }, at) => {
     if (position === undefined || number < position.segment) return 0
     return (sizes[at] ?? 0) - (number === position.segment ? position.offset : 0)
@@ -135,51 +125,28 @@ async function readJournal(dataDir: string, position: Position | undefined): Pro
   }
 }
 
-function rowsOf({
-  receiver,
-  readyz,
-  journal,
-  deliveries,
-  handlers,
-  disk,
-  dataDir,
-  unreadable,
-}: Status): [string, string][] {
-  const { status, ...reasons } = readyz ?? {}
-  const told = Object.entries(reasons).map(([name, reason]) => `${name}: ${toText(reason)}`)
+function rowsOf(status: Status): [string, string][] {
+  const { receiver, readyz, journal, deliveries, disk } = status
+  const { status: readiness, ...reasons } = readyz ?? {}
+  const details = Object.entries(reasons).map(([name, reason]) => `${name}: ${toText(reason)}`)
+  const row = (head: string, text: string): [string, string] => [head, text]
+  const since = receiver && `as pid ${receiver.pid} on ${receiver.host} since ${localTime(receiver.startedAt)}`
+  const { behind, last } = journal
+  const toFollow = behind === 0 ? 'has followed all of it' : `has ${toSize(behind ?? 0)} to follow`
   return [
-    [
-      'receiver',
-      receiver
-        ? `runs as pid ${receiver.pid} on ${receiver.host} since ${localTime(receiver.startedAt)}`
-        : 'does not run',
-    ],
-    ...(readyz ? [pair('readyz', [toText(status), ...told].join('; '))] : []),
-    [
-      'journal',
-      `${journal.segments} ${journal.segments === 1 ? 'segment' : 'segments'}, ${toSize(journal.bytes)}, in ${dataDir}`,
-    ],
-    ['last event', journal.last ? `${localTime(journal.last.time)} ${journal.last.msg}` : 'none'],
-    [
-      'dispatcher',
-      journal.behind === null
-        ? 'has followed nothing yet'
-        : journal.behind === 0
-          ? 'has followed all of it'
-          : `has ${toSize(journal.behind)} to follow`,
-    ],
-    ...(deliveries ? [pair('deliveries', tellPending(deliveries))] : []),
-    ['handlers', handlers.map(({ name, state }) => `${name} (${state})`).join(', ') || 'none'],
-    ...unreadable.map((reason) => pair('unreadable', reason)),
-    ['disk', `${toSize(disk.freeBytes)} free of ${toSize(disk.bytes)}`],
+    row('receiver', since === null ? 'does not run' : `runs ${since}`),
+    ...(readyz ? [row('readyz', [toText(readiness), ...details].join('; '))] : []),
+    row('journal', `${count(journal.segments, 'segment')}, ${toSize(journal.bytes)}, in ${status.dataDir}`),
+    row('last event', last ? `${localTime(last.time)} ${last.msg}` : 'none'),
+    row('dispatcher', behind === null ? 'has followed nothing yet' : toFollow),
+    ...(deliveries ? [row('deliveries', formatPending(deliveries))] : []),
+    row('handlers', status.handlers.map(({ name, state }) => `${name} (${state})`).join(', ') || 'none'),
+    ...status.unreadable.map((reason) => row('unreadable', reason)),
+    row('disk', `${toSize(disk.freeBytes)} free of ${toSize(disk.bytes)}`),
   ]
 }
 
-function pair(head: string, text: string): [string, string] {
-  return [head, text]
-}
-
-function tellPending({ ready, running, waiting, blocked, dead, oldestAt }: Pending): string {
+function formatPending({ ready, running, waiting, blocked, dead, oldestAt }: Pending): string {
   const oldest = oldestAt === undefined ? '' : `, the oldest from ${localTime(oldestAt)}`
   const counts = `${running} running, ${ready} ready, ${waiting} waiting, ${blocked} behind others of their object`
   return `${counts}${oldest}; ${dead} dead`

@@ -3,12 +3,11 @@ import { basename, join, resolve } from 'node:path'
 import { readConfig } from '../../config/config.ts'
 import type { JournalledEvent } from '../../events/event.ts'
 import { isHandlerFile } from '../../handler/loader.ts'
-
 import { matcherOf } from '../../lib/pattern.ts'
 import { printable } from '../../lib/printable.ts'
 import { defineCommand } from '../command.ts'
 import { findDataDir, openDeliveriesIfPossible } from '../data.ts'
-import { findEvents } from '../find-event.ts'
+import { findEvents, isIdStart } from '../find-event.ts'
 import { findNewest } from '../newest-event.ts'
 import { createNoteLog } from '../note-log.ts'
 import type { Printer } from '../printer.ts'
@@ -90,7 +89,7 @@ function findFile(word: string, handlersDir: string): string {
 }
 
 async function findEvent(dataDir: string, id: string, print: Printer): Promise<JournalledEvent> {
-  if (!/^[0-9a-f-]{8,36}$/.test(id))
+  if (!isIdStart(id))
     throw new UsageError('--event takes last, or the id of an event or how it begins, 8 characters or more')
   const onRead = await createProgress(dataDir, print)
   const { entries, count } = await findEvents({ dataDir, id, log: createNoteLog(print), onRead })

@@ -1,6 +1,7 @@
 import { verifyJournal } from '../../journal/verify.ts'
 import { printable } from '../../lib/printable.ts'
 import { defineCommand } from '../command.ts'
+import { count } from '../count.ts'
 import { findDataDir, nameOfQueue, openDeliveriesIfPossible } from '../data.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
@@ -44,7 +45,3 @@ export const verify = defineCommand({
     return troubles === 0 ? exitCodes.done : exitCodes.failed
   },
 })
-
-function count(number: number, of: string): string {
-  return `${number} ${of}${number === 1 ? '' : 's'}`
-}

@@ -1,6 +1,5 @@
 import type { Outcome } from '../../dispatch/runner.ts'
 import type { JournalledEvent } from '../../events/event.ts'
-
 import type { TracedRequest } from './rest-trace.ts'
 
 export interface Ended {

@@ -1,5 +1,4 @@
 import type { JournalledEvent } from '../../events/event.ts'
-
 import { createPretty, onTerminal } from '../../lib/pretty.ts'
 import { printable, printableLines } from '../../lib/printable.ts'
 import { localTime } from '../local-time.ts'

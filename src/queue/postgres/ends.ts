@@ -1,7 +1,7 @@
 import { setImmediate as tick } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { orderingKeyOf } from '../../events/ordering-key.ts'
-import { boundError, mostFailures } from '../../lib/error-text.ts'
+import { boundError, maxFailures } from '../../lib/error-text.ts'
 import type { Delivery, SnapshotFields } from '../queue.ts'
 import type { Job, Jobs } from './jobs.ts'
 import { textOf } from './ordering.ts'
@@ -150,11 +150,11 @@ async function noteFailures(transaction: Transaction, ends: readonly End[]): Pro
        FROM unnest($1::bigint[], $2::bigint[]) AS told (key, spent) WHERE one.key = told.key`,
       [spent.map(({ key }) => key), spent.map(({ spentMs }) => spentMs)],
     )
-  const many = ends.filter(({ delivery, error }) => error !== undefined && delivery.attempt > mostFailures)
+  const many = ends.filter(({ delivery, error }) => error !== undefined && delivery.attempt > maxFailures)
   if (many.length > 0)
     await transaction.query(
       `DELETE FROM b24_receiver.failure AS one USING unnest($1::bigint[], $2::integer[]) AS told (key, last)
        WHERE one.delivery = told.key AND one.attempt <= told.last`,
-      [many.map(({ delivery }) => delivery.key), many.map(({ delivery }) => delivery.attempt - mostFailures)],
+      [many.map(({ delivery }) => delivery.key), many.map(({ delivery }) => delivery.attempt - maxFailures)],
     )
 }

@@ -5,7 +5,7 @@ import { isDeletion } from '../../events/catalogue.ts'
 import { orderingKeyOf } from '../../events/ordering-key.ts'
 import { oldest } from '../../journal/position.ts'
 
-import { boundError, mostFailures } from '../../lib/error-text.ts'
+import { boundError, maxFailures } from '../../lib/error-text.ts'
 import { makePrivate } from '../../lib/private-files.ts'
 import type { Delivery, Queue, SnapshotFields, Wanted } from '../queue.ts'
 import { readNames, readSnapshotFields, readStoredEvent, standInFor } from '../stored.ts'
@@ -222,7 +222,7 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       if (row === undefined) throw notRunning(delivery)
       if (text !== null) {
         sql.failed.run(delivery.key, delivery.attempt, now(), text)
-        sql.forgetFailures.run(delivery.key, delivery.attempt - mostFailures)
+        sql.forgetFailures.run(delivery.key, delivery.attempt - maxFailures)
       }
       const { ordering_key: orderingKey } = row
       if (state !== 'waiting' && typeof orderingKey === 'string') orderingKeys.unblock(delivery.handler, orderingKey)

@@ -1,14 +1,14 @@
 import { describe, expect, test } from 'vitest'
-import { mostCommands, toQueries } from '../../../src/bitrix24/batch.ts'
+import { maxCommands, toQueries } from '../../../src/bitrix24/batch.ts'
 import type { Commands } from '../../../src/bitrix24/commands.ts'
 
 import { commandsOf, withholdWrites } from '../../../src/bitrix24/dry-run.ts'
 import { toBatch } from '../../../src/bitrix24/parameters.ts'
 import { isRead } from '../../../src/bitrix24/reads.ts'
-import { recordMethods } from '../../../src/bitrix24/record-source.ts'
+import { readings } from '../../../src/bitrix24/record-source.ts'
 import type { Envelope } from '../../../src/bitrix24/transport.ts'
 
-const toCmd = (commands: Commands) => toQueries(toBatch(commands, mostCommands, toCmd))
+const toCmd = (commands: Commands) => toQueries(toBatch(commands, maxCommands, toCmd))
 
 /** A way to a portal that answers every command with its name. */
 function start() {
@@ -27,7 +27,7 @@ const resultOf = ({ result }: Envelope) => result
 
 describe('a read', () => {
   test('is every method that gives a record', () => {
-    expect([...recordMethods.values()].filter((method) => !isRead(method))).toEqual([])
+    expect([...readings.values()].filter(({ method }) => !isRead(method))).toEqual([])
   })
 
   test.each([

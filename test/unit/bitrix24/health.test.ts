@@ -10,7 +10,7 @@ import { accessDenied, RestError, type SystemError } from '../../support/portal/
 import { startPortal } from '../../support/portal.ts'
 import { until } from '../../support/receiver.ts'
 
-async function start({ patience = 10_000 } = {}) {
+async function start({ probeTimeoutMs = 10_000 } = {}) {
   const clock = createClock()
   const portal = await startPortal({ now: () => Date.UTC(2026, 10, 23, 8) + clock.now() })
   const [incomingWebhook] = parseIncomingWebhooks(portal.incomingWebhook())
@@ -21,7 +21,7 @@ async function start({ patience = 10_000 } = {}) {
     incomingWebhook,
     limits,
     clock,
-    patience,
+    probeTimeoutMs,
     onChange: (trouble) => void changes.push(trouble?.code),
   })
   onTestFinished(health.stop)
@@ -118,7 +118,7 @@ test('failures at the same time are judged by one probe, one that comes during a
 })
 
 test('a portal that does not answer the probe is unreachable', async () => {
-  const { portal, health } = await start({ patience: 100 })
+  const { portal, health } = await start({ probeTimeoutMs: 100 })
   const never = Promise.withResolvers<void>()
   portal.behaviour.held = never.promise
   expect(await health.examine()).toMatchObject({

@@ -258,6 +258,17 @@ describe('a limit', () => {
     expect(portal.requests.map(({ status }) => status)).toEqual([503, 200])
   })
 
+  test('whose method is blocked is asked for again when the time that the portal told is over', async () => {
+    const { clock, portal, records } = await startBoth({ operating: 10 })
+    addDeals(portal, 1, 2)
+    portal.behaviour.seconds.set('crm.item.get', 10)
+    await records.get('deal:1')
+    const blocked = records.get('deal:2')
+    await until('it sleeps', () => clock.sleeping() > 0)
+    expect(await clock.skip()).toBe(600_000)
+    expect(await blocked).toMatchObject({ title: 'Deal 2' })
+  })
+
   test('of one method is waited for, and the records of others are not held up by it', async () => {
     const { clock, portal, records } = await startBoth()
     addDeals(portal, 1)

@@ -9,7 +9,7 @@ import { nodes, russia, startPublisher, world } from '../../support/published.ts
 import { temporaryFolder } from '../../support/receiver.ts'
 
 const patient = { timeout: 60_000, interval: 5 }
-const quick = { refresh: 20, again: 20, patience: 5000 }
+const quick = { refresh: 20, again: 20, timeoutMs: 5000 }
 const unreachable = 'a list of allowed addresses cannot be had'
 const changed = 'the allowed addresses changed'
 
@@ -154,7 +154,7 @@ test('one list is enough for a first start, and the missing one is named', async
 
 test('a first start without any list fails, with the reasons and what to do, and leaves no file', async () => {
   const lists = await setUp({ [world]: '<html></html>', [russia]: null })
-  const failed = lists.open({ patience: 2_000 })
+  const failed = lists.open({ timeoutMs: 2_000 })
   await expect(failed).rejects.toThrow(StartError)
   await expect(failed).rejects.toThrow(
     `B24_ALLOWED_IPS=auto, but no list of Bitrix24's addresses can be had, and DATA_DIR has no copy of an earlier one:

@@ -8,9 +8,9 @@ import { freePort } from '../../support/receiver.ts'
 
 const never = new AbortController().signal
 
-async function read(answer: ListAnswer | undefined, { patience = 5000, stop = never } = {}) {
+async function read(answer: ListAnswer | undefined, { timeoutMs = 5000, stop = never } = {}) {
   const publisher = await startPublisher(answer === undefined ? {} : { [world]: answer })
-  return readPublishedList(publisher.urlOf(world), patience, stop)
+  return readPublishedList(publisher.urlOf(world), timeoutMs, stop)
 }
 
 describe('a list is taken', () => {
@@ -100,7 +100,7 @@ describe('a list is refused as a whole, with the reason,', () => {
     ['nothing comes', null],
     ['it stops in the middle', (_request, response) => void response.writeHead(200).write('{"nodes":[')],
   ])('when %s in the time that it has', async (_, answer) => {
-    await expect(read(answer, { patience: 200 })).rejects.toThrow(new Error('no answer in 0.2 s'))
+    await expect(read(answer, { timeoutMs: 200 })).rejects.toThrow(new Error('no answer in 0.2 s'))
   })
 
   test('when nobody is there', async () => {

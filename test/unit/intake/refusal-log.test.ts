@@ -10,10 +10,10 @@ const minute = 60_000
 const wrongToken = (domain?: string) => new Refusal('invalid_application_token', { domain })
 const started = (
   ...secrets: string[]
-): { logRefusal: RefusalLog['tell']; counts: RefusalLog['counts']; lines: LogLine[] } => {
+): { logRefusal: RefusalLog['write']; counts: RefusalLog['counts']; lines: LogLine[] } => {
   const { log, lines } = createLines()
-  const { tell, counts } = createRefusalLog({ log, secrets: () => secrets })
-  return { logRefusal: tell, counts, lines }
+  const { write, counts } = createRefusalLog({ log, secrets: () => secrets })
+  return { logRefusal: write, counts, lines }
 }
 
 test('a refusal is logged at warn with its code, its details and where it came from', () => {

@@ -10,7 +10,7 @@ const lines = (count: number, mark: string, length = 100) =>
 test('what nobody reads is kept up to a limit; the rest is dropped whole, which is told; all else comes in order', async () => {
   const pipe = openPipe()
   let drained = 0
-  const output = createOutput({ fd: pipe.openWriter(), longestBacklog: 300_000, onDrained: () => drained++ })
+  const output = createOutput({ fd: pipe.openWriter(), maxBacklogBytes: 300_000, onDrained: () => drained++ })
   const kept = lines(20_000, 'a').filter((line) => output.write(line))
   expect(kept).toEqual(lines(3000, 'a'))
   expect(drained).toBe(0)
@@ -22,7 +22,7 @@ test('what nobody reads is kept up to a limit; the rest is dropped whole, which 
 
 test('what is given at once may be longer than the limit where nothing waits', async () => {
   const pipe = openPipe()
-  const output = createOutput({ fd: pipe.openWriter(), longestBacklog: 1000 })
+  const output = createOutput({ fd: pipe.openWriter(), maxBacklogBytes: 1000 })
   expect(output.write(...lines(1000, 'a'))).toBe(true)
   expect(output.write(...lines(1, 'b'))).toBe(false)
   await until('it is read to the end', () => pipe.read().length === 100_000)
@@ -30,7 +30,7 @@ test('what is given at once may be longer than the limit where nothing waits', a
 
 test('a flush waits for what was written before and not for what comes after', async () => {
   const pipe = openPipe()
-  const output = createOutput({ fd: pipe.openWriter(), longestBacklog: 1e6 })
+  const output = createOutput({ fd: pipe.openWriter(), maxBacklogBytes: 1e6 })
   output.write(...lines(10, 'a'))
   const first = output.flush()
   output.write(...lines(5000, 'b'))
@@ -55,7 +55,7 @@ test.for([
     // EAGAIN: it is full.
   }
   const outputs = ['a', 'b'].map((mark) => {
-    const output = createOutput({ fd: pipe.openWriter(flags), longestBacklog: 1e6 })
+    const output = createOutput({ fd: pipe.openWriter(flags), maxBacklogBytes: 1e6 })
     output.write(...lines(1000, mark, 300))
     return output
   })
@@ -71,7 +71,7 @@ test.for([
 
 test('a reader who is gone holds nothing', async () => {
   const pipe = openPipe()
-  const output = createOutput({ fd: pipe.openWriter(), longestBacklog: 1e5 })
+  const output = createOutput({ fd: pipe.openWriter(), maxBacklogBytes: 1e5 })
   pipe.closeReader()
   for (let time = 0; time < 30; time++) {
     expect(output.write(...lines(900, 'a'))).toBe(true)
