@@ -85,7 +85,6 @@ async function expectPromisesKept(
 
 test.skipIf(!canMount)(
   'a disk that fills under load: refused with 503 and told, nothing acknowledged is lost, and it goes on by itself (tmpfs)',
-  { timeout: 120_000 + rounds * 10_000 },
   async () => {
     const dataDir = smallDisk('4M')
     const receiver = await start({ dataDir })

@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
+import { createRandom } from '../support/random.ts'
 import {
   dealBody,
   type Receiver,
@@ -27,8 +28,8 @@ const victims = {
 
 test.for(Object.keys(victims) as (keyof typeof victims)[])(
   'when %s is killed under load, what was acknowledged is journalled once and handled',
-  { timeout: 120_000 + rounds * 10_000 },
   async (victim) => {
+    const random = createRandom()
     const dataDir = temporaryFolder('data')
     const seen = join(temporaryFolder('snapshot'), 'snapshot')
     const handlers = { 'ONCRMDEALUPDATE.mjs': recorder(seen) }
@@ -45,12 +46,12 @@ test.for(Object.keys(victims) as (keyof typeof victims)[])(
           if (answer?.status === 200) acknowledged.push(object)
         }
       })
-      const enough = acknowledged.length + 30 + Math.random() * 200
+      const enough = acknowledged.length + 30 + random(200)
       await until('it is under load', () => acknowledged.length >= enough)
       // At a random moment, not a wait for a state.
-      await sleep(Math.random() * 20)
+      await sleep(random(20))
       victims[victim](receiver)
-      await sleep(Math.random() * 200)
+      await sleep(random(200))
       isLoading = false
       await Promise.all(clients)
       receiver.killGroup('SIGKILL')

@@ -88,9 +88,7 @@ async function readOn(dataDir: string, from: Position) {
   return { objects, told }
 }
 
-test('wherever the power fails behind the last acknowledged byte, every position goes on with what was kept and what is new', {
-  timeout: 600_000,
-}, async () => {
+test('wherever the power fails behind the last acknowledged byte, every position goes on with what was kept and what is new', async () => {
   const killed = await killUnderLoad()
   const { segment, bytes, lines, durable, acknowledged, leave } = killed
   expect(
@@ -139,9 +137,7 @@ test('wherever the power fails behind the last acknowledged byte, every position
   )
 })
 
-test('after a power cut under load the next start handles all that was acknowledged, and what is new', {
-  timeout: 120_000,
-}, async () => {
+test('after a power cut under load the next start handles all that was acknowledged, and what is new', async () => {
   const { dataDir, seen, acknowledged, bytes, durable, leave } = await killUnderLoad()
   const middle = durable + Math.floor((bytes.length - durable) / 2)
   for (const [about, at, what, isFollowed] of [

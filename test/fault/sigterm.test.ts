@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { lostOrDoubled, startLoad } from '../support/load.ts'
+import { createRandom } from '../support/random.ts'
 import { readJournal, readSnapshot, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
 /** `npm run test:crash` sets 25; the suite runs a short form. */
@@ -14,9 +15,8 @@ export default async (event) => {
   appendFileSync(${JSON.stringify(seen)}, JSON.stringify(event) + '\\n')
 }`
 
-test('at SIGTERM under load what was acknowledged is what is journalled, handled or waiting, and the exit code is 0', {
-  timeout: 120_000 + rounds * 10_000,
-}, async () => {
+test('at SIGTERM under load what was acknowledged is what is journalled, handled or waiting, and the exit code is 0', async () => {
+  const random = createRandom()
   const dataDir = temporaryFolder('data')
   const seen = join(temporaryFolder('snapshot'), 'snapshot')
   const handlers = { 'ONCRMDEALUPDATE.mjs': slowly(seen) }
@@ -27,7 +27,7 @@ test('at SIGTERM under load what was acknowledged is what is journalled, handled
     const receiver = await startReceiver({ dataDir, handlers })
     await until('the dispatcher runs', () => receiver.logged('handler loaded').length > 0)
     const load = startLoad(receiver.url, { from: posted + 1 })
-    const enough = 30 + Math.random() * 200
+    const enough = 30 + random(200)
     await until('it is under load', () => load.acknowledged().length >= enough)
     receiver.child.kill('SIGTERM')
     await until('stopping', () => receiver.logged('stopping').length === 1)

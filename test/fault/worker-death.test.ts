@@ -47,9 +47,9 @@ test('a machine that dies while its worker runs a delivery: another runs it with
     'begin deal:1 attempt 1',
     'end deal:1 attempt 1',
   ])
-  expect(second.logged('failed, will be tried again')).toMatchObject([
-    { attempt: 1, err: { message: 'the dispatcher died while this ran' } },
-  ])
+  await expect
+    .poll(() => second.logged('failed, will be tried again'))
+    .toMatchObject([{ attempt: 1, err: { message: 'the dispatcher died while this ran' } }])
 })
 
 test('a process of handlers that dies is known to be dead as soon as its successor starts', async () => {

@@ -2,8 +2,8 @@ import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
+import { timesOption } from '../../src/lib/times.ts'
 import { alerterOf, startAlertTarget, urlSecret } from '../support/alert-target.ts'
 import { deals, dispatcherOf, isGone, spawnDispatcher } from '../support/dispatcher.ts'
 import { canMount, canTrace, forbidChildren, smallDisk } from '../support/faults.ts'
@@ -19,14 +19,14 @@ import {
   until,
 } from '../support/receiver.ts'
 
-const preload = (name: string) => `--import=${fileURLToPath(new URL(`../support/preload/${name}.ts`, import.meta.url))}`
+/** In the alerter a minute passes within three seconds. */
+const quickAlerter = { alerterSpeed: 20 }
 
-/** In its alerter a minute passes within three seconds. */
 async function startWithAlerts({ env, ...options }: ReceiverOptions = {}) {
   const target = await startAlertTarget()
   const receiver = await startReceiver({
     ...options,
-    env: { ALERT_URL: target.url, NODE_OPTIONS: preload('quick-clock'), ...env },
+    env: { ALERT_URL: target.url, ...env },
   })
   return { target, receiver }
 }
@@ -43,7 +43,7 @@ async function postWrongTokens(receiver: Receiver): Promise<void> {
 }
 
 function discardDead({ dataDir }: Pick<Receiver, 'dataDir'>): void {
-  const db = new DatabaseSync(join(dataDir, 'dispatch.db'), { timeout: 5_000 })
+  const db = new DatabaseSync(join(dataDir, 'dispatch.db'), { timeout: 300_000 })
   db.exec("DELETE FROM delivery WHERE state = 'dead'")
   db.close()
 }
@@ -97,7 +97,7 @@ test('wrong tokens are told from the tenth on, and none of them is in what is to
 })
 
 test('a journal that cannot be written is told with the reason, and when it can again', async () => {
-  const { target, receiver } = await startWithAlerts({ env: { DISPATCHER: 'off' } })
+  const { target, receiver } = await startWithAlerts({ args: [timesOption(quickAlerter)], env: { DISPATCHER: 'off' } })
   const limitFiles = (limit: string) =>
     execFileSync('prlimit', ['--pid', String(receiver.child.pid), `--fsize=${limit}:unlimited`])
   limitFiles('100')
@@ -112,11 +112,8 @@ test('an incoming webhook that is dead is told with its portal, never with its c
   const portal = await startPortal({ limit: { rate: 1000, burst: 1000 } })
   const { target, receiver } = await startWithAlerts({
     handlers: { [deals]: "export default (event, { bitrix24 }) => bitrix24.call('profile')" },
-    env: {
-      ...portal.env,
-      B24_HOOK: portal.incomingWebhook(),
-      NODE_OPTIONS: `${preload('quick-clock')} ${preload('quick-probes')}`,
-    },
+    args: [timesOption({ ...quickAlerter, probes: { probeEvery: 300 } })],
+    env: { ...portal.env, B24_HOOK: portal.incomingWebhook() },
   })
   portal.behaviour.dead = 'expired_token'
   await receiver.post(dealBody(1, { domain: portal.host }))
@@ -134,7 +131,7 @@ test('silence counts from the last event of the journal, whoever journalled it, 
   await first.stop()
   const { target, receiver } = await startWithAlerts({
     dataDir: first.dataDir,
-    env: { ALERT_AFTER_SILENCE: '2s', NODE_OPTIONS: '' },
+    env: { ALERT_AFTER_SILENCE: '2s' },
   })
   const alert = await target.got('silence')
   expect(alert.details).toEqual({ last_event: Object(last).time })
@@ -213,7 +210,11 @@ test('an alerter ends with a receiver that is killed', async () => {
 })
 
 test('the URL is in nothing that a receiver leaves behind, whatever its target does', async () => {
-  const { target, receiver } = await startWithAlerts({ handlers: failing, env: { LOG_LEVEL: 'trace' } })
+  const { target, receiver } = await startWithAlerts({
+    args: [timesOption(quickAlerter)],
+    handlers: failing,
+    env: { LOG_LEVEL: 'trace' },
+  })
   const elsewhere = await startAlertTarget()
   const reasons = () => new Set(receiver.logged('an alert could not be sent').map((line) => line['reason']))
   target.answer((response) => response.writeHead(307, { location: elsewhere.url }).end())

@@ -37,8 +37,8 @@ const dealsIn = async (dataDir: string) => (await readJournal(dataDir)).map(({ o
 
 /** Which deals were acknowledged, and which are there after a restart. What was refused went to stderr. */
 async function afterRestart({ dataDir, receiver, taken, refused }: Awaited<ReturnType<typeof begin>>) {
-  for (const id of refused) expect(receiver.output()).toContain(`"object":"deal:${id}"`)
   await receiver.stop()
+  for (const id of refused) expect(receiver.output()).toContain(`"object":"deal:${id}"`)
   await (await startReceiver({ dataDir, env: { DISPATCHER: 'off' } })).stop()
   return { taken, found: await dealsIn(dataDir) }
 }

@@ -1,17 +1,15 @@
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { openSqliteDeliveries } from '../../src/queue/sqlite/deliveries.ts'
 import { queuePath } from '../../src/queue/sqlite/queue.ts'
 import { dispatcherOf, linesOf } from '../support/dispatcher.ts'
 import { type Portal, startPortal } from '../support/portal.ts'
-import { type Receiver, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+import { quickProbes, type Receiver, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 const DEAL = 2
 const dead = 'failed for good: this delivery is dead'
-const quickProbes = fileURLToPath(new URL('../support/preload/quick-probes.ts', import.meta.url))
 
 /**
  * A handler that marks each run, `deal:5 NEW WON`, in `begun` and then in `done`; while there is a file `hold` it waits
@@ -43,13 +41,13 @@ async function start(handlersOf: (folder: string) => Record<string, string>, env
   for (const id of [5, 6]) portal.records.add(DEAL, { title: 'Boat', stageId: 'NEW', closedate: null }, 7, id)
   const handlers = handlersOf(folder)
   const receiver = await startReceiver({
+    args: quickProbes,
     handlers,
     env: {
       ...portal.env,
       B24_HOOK: portal.incomingWebhook(),
       B24_RATE: '1000',
       B24_BURST: '1000',
-      NODE_OPTIONS: `--import=${quickProbes}`,
       ...env,
     },
   })

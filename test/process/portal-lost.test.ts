@@ -1,15 +1,13 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { startAlertTarget } from '../support/alert-target.ts'
 import { type Portal, startPortal } from '../support/portal.ts'
-import { type Receiver, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+import { quickProbes, type Receiver, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 const DEAL = 2
 const postponed = 'postponed until the incoming webhook works'
-const quickProbes = `--import=${fileURLToPath(new URL('../support/preload/quick-probes.ts', import.meta.url))}`
 
 /** Portals of one account: that of its old name and that of its new one, with the same deals. */
 async function startRenamed() {
@@ -38,6 +36,7 @@ async function startWith(
   writeFileSync(file, incomingWebhooks)
   const receiver = await startReceiver({
     dataDir,
+    args: quickProbes,
     handlers: {
       'ONCRMDEALUPDATE.mjs': `import { appendFileSync } from 'node:fs'
 export default async ({ object, auth }, { bitrix24, attempt }) => {
@@ -53,7 +52,6 @@ export default async ({ object, auth }, { bitrix24, attempt }) => {
       B24_BURST: '1000',
       ALERT_URL: alertUrl,
       RETRY_FOR: '0s',
-      NODE_OPTIONS: quickProbes,
     },
   })
   await until('it follows', async () => JSON.stringify(await receiver.readyz()).includes('"ready"'))
@@ -107,9 +105,11 @@ test.for([301, 302, 307])(
     for (let id = 3; id <= 6; id++) after.edit(DEAL, id, { title: 'changed' })
     await until('they wait', () => receiver.logged(postponed).length >= 5)
     // The member_id of the first event tells that it is the same portal.
-    expect(await incomingWebhooksOf(receiver)).toEqual([
-      `the incoming webhook of ${before.host} is answered by something else than Bitrix24's REST: HTTP_${status} (a redirect to ${after.host}; if the portal was renamed, B24_HOOK needs its new address)`,
-    ])
+    await expect
+      .poll(() => incomingWebhooksOf(receiver))
+      .toEqual([
+        `the incoming webhook of ${before.host} is answered by something else than Bitrix24's REST: HTTP_${status} (a redirect to ${after.host}; if the portal was renamed, B24_HOOK needs its new address)`,
+      ])
     await give(after.incomingWebhook())
     await until('all are handled', () => seen().length === 6)
     // Of the old name too: the events under the new one have told whose it is.

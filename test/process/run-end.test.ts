@@ -55,7 +55,7 @@ describe('a failure that the handler does not await is charged to its run, and e
       err: { message: 'of its own' },
     })
     await until('it ran again', () => ran('ran').length === 1)
-    expect(ran('other')).toEqual(['deal:1'])
+    await expect.poll(() => ran('other')).toEqual(['deal:1'])
   })
 
   test('process.exit(), with the line of the handler', async () => {

@@ -11,7 +11,9 @@ describe.skipIf(!hasSocketActivation)('on a socket of systemd-socket-activate (s
   test('the post that started it is answered, and the log names the address of the socket', async () => {
     const receiver = await spawnActivated({ env: { HOST: '203.0.113.1' } })
     expect((await receiver.post(dealBody(1))).status).toBe(200)
-    expect(receiver.logged(`ready for events: POST /bitrix24 on 127.0.0.1:${receiver.port}`)).toHaveLength(1)
+    await expect
+      .poll(() => receiver.logged(`ready for events: POST /bitrix24 on 127.0.0.1:${receiver.port}`))
+      .toHaveLength(1)
     expect((await receiver.journal()).map(({ object }) => object)).toEqual(['deal:1'])
     expect(await receiver.stop()).toEqual({ code: 0, signal: null })
   })
@@ -22,7 +24,7 @@ describe.skipIf(!hasSocketActivation)('on a socket of systemd-socket-activate (s
     const wrong = await spawnActivated({ under: ['env', `PORT=${other}`] })
     for (const one of [receiver, wrong]) expect((await one.post(dealBody(1))).status).toBe(200)
     expect(receiver.output()).not.toContain('PORT is not')
-    expect(wrong.output()).toMatch(/PORT is not that of the socket.*set it/)
+    await expect.poll(wrong.output).toMatch(/PORT is not that of the socket.*set it/)
   })
 
   test('SIGTERM under load fails no post: what is not taken waits for the next process, and none is doubled', async () => {

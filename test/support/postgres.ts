@@ -34,7 +34,8 @@ export async function startPostgres({
       persistent: true,
       // Postgres does not run as root.
       createPostgresUser: userInfo().uid === 0,
-      postgresFlags: [...flags],
+      // Its default is a socket in /tmp, which a kill leaves there.
+      postgresFlags: ['-c', 'unix_socket_directories=', ...flags],
       initdbFlags: ['--no-sync'],
       onLog: () => undefined,
       onError: () => undefined,

@@ -1,9 +1,9 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { stripVTControlCharacters } from 'node:util'
 import { onTestFinished } from 'vitest'
 import { collect } from './cli.ts'
+import { shared } from './receiver.ts'
 
 export const hasTerminals = spawnSync('script', ['--version']).status === 0
 
@@ -18,7 +18,7 @@ export function atTerminal(env: Readonly<Record<string, string>>, script: string
       TERM: 'xterm-256color',
       SHELL: '/bin/sh',
       TZ: 'UTC',
-      NODE_COMPILE_CACHE: join(tmpdir(), 'b24-compile-cache'),
+      ...shared,
       ...env,
     },
   })

@@ -76,5 +76,7 @@ export default async (event, { bitrix24 }) => {
   expect(existsSync(join(postgres.dataDir, 'postmaster.pid'))).toBe(false)
   await postgres.start()
   await cluster.drained(1)
-  expect(receiver.logged('the limit of all workers cannot be kept; this one keeps to one of its own')).toHaveLength(1)
+  await expect
+    .poll(() => receiver.logged('the limit of all workers cannot be kept; this one keeps to one of its own'))
+    .toHaveLength(1)
 })

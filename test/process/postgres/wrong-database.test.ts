@@ -153,7 +153,7 @@ test('a database that is frozen is named within seconds, and everything goes on 
   await expect.poll(receiver.readyz).toMatchObject({ status: 'ready' })
   const thaw = await postgres.freeze(database)
   try {
-    await expect.poll(receiver.readyz, { timeout: 40_000 }).toMatchObject({
+    await expect.poll(receiver.readyz).toMatchObject({
       status: 'degraded',
       dispatcher: expect.stringMatching(/no answer for 10 s: it is frozen/),
     })
@@ -239,10 +239,9 @@ test.skipIf(!canMount)('a database whose disk is full, until there is room', asy
     const answers = await Promise.all(Array.from({ length: 50 }, (_, deal) => receiver.post(dealBody(deal))))
     expect(answers.every(({ status }) => status === 200)).toBe(true)
     posted += 50
-    return JSON.stringify(await receiver.readyz()).includes('degraded')
+    // Where it could not write its log ahead it may have ended meanwhile.
+    return /degraded.*(No space left on device|recovery|connect|terminat)/.test(JSON.stringify(await receiver.readyz()))
   })
-  // Where it could not write its log ahead it may have ended meanwhile.
-  expect(JSON.stringify(await receiver.readyz())).toMatch(/No space left on device|recovery|connect|terminat/)
   rmSync(join(disk, 'filler'))
   if (small.isGone()) await small.start()
   await cluster.drained(posted)

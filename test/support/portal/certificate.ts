@@ -82,7 +82,7 @@ function asn1Time(date: Date): string {
 }
 
 function makeCertificate(): NonNullable<typeof made> {
-  const dir = mkdtempSync(join(process.env['B24_SUITE_FOLDER'] ?? tmpdir(), 'b24-ca-'))
+  const dir = mkdtempSync(join(tmpdir(), 'b24-ca-'))
   const path = (name: string) => join(dir, name)
   writeFileSync(
     path('openssl.cnf'),

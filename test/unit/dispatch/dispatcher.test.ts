@@ -153,7 +153,7 @@ test('a handler that ends between its timeout and another one keeps the process'
         if (attempt > 1) resolve()
         signal.addEventListener('abort', () => setTimeout(() => reject(new RetryAfter('1ms')), 10))
       }),
-    { timeout: '300ms' },
+    { timeout: '1s' },
   )
   const dispatcher = await start(openQueue(), [late])
   await until('tried again', () => logged('handled').length === 1)

@@ -1,7 +1,7 @@
 import { isIP } from 'node:net'
-import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { createAllowedAddresses } from '../../../src/intake/allowed-addresses.ts'
+import { fc } from '../../support/random.ts'
 
 const numberOf = (address: string) => address.split('.').reduce((number, part) => number * 256 + Number(part), 0)
 const hexOf = (address: string) => {

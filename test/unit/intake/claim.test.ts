@@ -1,12 +1,11 @@
-import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { isForm } from '../../../src/events/form.ts'
 import { readClaim } from '../../../src/intake/claim.ts'
-
 import { decodeForm } from '../../../src/intake/form.ts'
 import { Refusal } from '../../../src/intake/refusal.ts'
 import { httpBuildQuery } from '../../../src/lib/php-query.ts'
 import { samples } from '../../support/intake.ts'
+import { fc } from '../../support/random.ts'
 
 const token = 'tokenoftheintaketests00000000001'
 const claimOf = (text: string | Buffer) => {

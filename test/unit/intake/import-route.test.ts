@@ -126,7 +126,7 @@ test('more lines than the memory should hold are taken one by one, and few of th
   expect(most).toBeLessThanOrEqual(200)
   // Of 31 MB.
   expect(ahead).toBeLessThan(4 * 1024 ** 2)
-}, 60_000)
+})
 
 test.each([
   ['is no JSON', 'no JSON\n'],

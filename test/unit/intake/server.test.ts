@@ -63,7 +63,7 @@ function failOnce(error: () => Error): TestServerOptions {
 }
 
 /** A state is waited for, and a busy machine may take its time. */
-const patient = { timeout: 60_000, interval: 5 }
+const patient = { timeout: 300_000, interval: 5 }
 const impatient = (): TestServerOptions => ({ timeouts: { headers: 200, request: 200, check: 10 } })
 const addressWorks = 'POST only; the address works'
 

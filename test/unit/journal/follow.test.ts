@@ -3,7 +3,6 @@ import { appendFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from '
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import { pathToFileURL } from 'node:url'
-import fc from 'fast-check'
 import { pino } from 'pino'
 import { expect, onTestFinished, test } from 'vitest'
 import type { Damage } from '../../../src/journal/damage.ts'
@@ -11,6 +10,7 @@ import { type Batch, follow, lastEvent, positionBefore, positionOfLast } from '.
 import { oldest, type Position } from '../../../src/journal/position.ts'
 import { createSegment } from '../../../src/journal/segments.ts'
 import { canTrace } from '../../support/faults.ts'
+import { fc } from '../../support/random.ts'
 import { temporaryFolder, until } from '../../support/receiver.ts'
 
 const line = (id: number, more = '') => `${JSON.stringify({ id: String(id), event: 'E', more })}\n`

@@ -1,6 +1,6 @@
-import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { readLines } from '../../../src/lib/lines.ts'
+import { fc } from '../../support/random.ts'
 
 async function* piecesOf(bytes: Buffer, ...sizes: number[]) {
   let from = 0

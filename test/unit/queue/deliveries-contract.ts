@@ -1,7 +1,7 @@
-import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Deliveries } from '../../../src/queue/deliveries.ts'
 import type { Awaitable, Delivery, Queue } from '../../../src/queue/queue.ts'
+import { fc } from '../../support/random.ts'
 import { deliveryOf, eventOf, here, known, want } from './queue-contract.ts'
 
 /** Opens a queue on a store of its own, and what an operator uses beside it. */

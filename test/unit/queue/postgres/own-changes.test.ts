@@ -10,8 +10,8 @@ const log = pino({ level: 'error' })
 let postgres: Postgres
 beforeAll(async () => {
   postgres = await startPostgres({ flags: ['-c', 'fsync=off'] })
-}, 60_000)
-afterAll(() => postgres.remove(), 60_000)
+})
+afterAll(() => postgres.remove())
 
 async function openStore() {
   const url = postgres.url(await postgres.createDatabase())

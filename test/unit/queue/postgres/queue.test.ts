@@ -53,9 +53,7 @@ describeQueue('pg-boss', async (now) => {
   return { queue: await store.open(), reopen: () => store.open() }
 })
 
-test('whatever is delivered, claimed, failed, and whenever it crashes, each object is in order, alone, and nothing is lost', {
-  timeout: 120_000 + rounds * 10_000,
-}, async () => {
+test('whatever is delivered, claimed, failed, and whenever it crashes, each object is in order, alone, and nothing is lost', async () => {
   const stores = await checkQueue(async (now) => {
     await forgetLast()
     const store = await openStore(now)
