@@ -35,7 +35,7 @@ interface Mark {
   readonly is: 'begun' | 'done'
 }
 
-test('when the dispatcher is killed under edits no change of stage is missed, and only what was killed is told twice', async () => {
+test('no change of stage is missed when the dispatcher is killed, and only what was killed runs twice', async () => {
   const random = createRandom()
   const seen = join(temporaryFolder('snapshot'), 'snapshot')
   const portal = await startPortal({ limit: { rate: 1000, burst: 1000 } })

@@ -6,7 +6,7 @@ import { dealBody, startReceiver, temporaryFolder, until } from '../support/rece
 /** `npm run test:crash` sets 25; the suite runs a short form. */
 const rounds = Number(process.env['ROUNDS'] ?? 2)
 
-test('however often the dispatcher is killed or replaced, each object is handled in order and never by two at a time', async () => {
+test('each object is handled in order, one event at a time, however often the dispatcher is replaced', async () => {
   const random = createRandom()
   const folder = temporaryFolder('talk')
   const receiver = await startReceiver({

@@ -17,7 +17,7 @@ beforeAll(async () => {
 })
 afterAll(() => postgres.remove())
 
-test('two receivers and three workers, killed at random: nothing is lost, nothing overlaps, every object is in order', async () => {
+test('of receivers and workers killed at random nothing is lost, doubled beside itself or out of order', async () => {
   const random = createRandom()
   const folder = temporaryFolder('kills')
   const cluster = await createCluster({

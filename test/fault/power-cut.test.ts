@@ -88,7 +88,7 @@ async function readOn(dataDir: string, from: Position) {
   return { objects, told }
 }
 
-test('wherever the power fails behind the last acknowledged byte, every position goes on with what was kept and what is new', async () => {
+test('wherever the power fails behind the last acknowledged byte, every position reads on without a gap', async () => {
   const killed = await killUnderLoad()
   const { segment, bytes, lines, durable, acknowledged, leave } = killed
   expect(

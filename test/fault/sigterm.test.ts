@@ -15,7 +15,7 @@ export default async (event) => {
   appendFileSync(${JSON.stringify(seen)}, JSON.stringify(event) + '\\n')
 }`
 
-test('at SIGTERM under load what was acknowledged is what is journalled, handled or waiting, and the exit code is 0', async () => {
+test('at SIGTERM under load what was acknowledged is journalled, handled or waiting, and the exit is 0', async () => {
   const random = createRandom()
   const dataDir = temporaryFolder('data')
   const seen = join(temporaryFolder('snapshot'), 'snapshot')

@@ -10,7 +10,7 @@ import { checkTrace, traceOptions } from '../support/trace.ts'
 const posts = 400 * Number(process.env['ROUNDS'] ?? 1)
 
 test.skipIf(!canTrace)(
-  'under concurrent load no 200 leaves on a socket before its line was written and then fsynced (strace)',
+  'under load no 200 leaves on a socket before its line was written and then fsynced (strace)',
   async () => {
     const trace = join(temporaryFolder('trace'), 'trace')
     const receiver = await startReceiver({

@@ -20,7 +20,7 @@ ${marking(folder, hanging)}`
 const runsOf = (folder: string) =>
   marksIn(folder).map(({ what, object, attempt }) => `${what} ${object} attempt ${attempt}`)
 
-test('a machine that dies while its worker runs a delivery: another runs it within its time, one attempt charged, in order', async () => {
+test('what ran on a machine that dies runs on another one, in order, and one attempt is charged', async () => {
   const folder = temporaryFolder('death')
   const cluster = await createCluster({
     postgres,

@@ -164,7 +164,7 @@ test('a new file that never ends to load keeps the event that it is named after,
   expect(deals.deals()).toEqual([1, 2])
 })
 
-test('a new file that never ends to load, of any other name, is waited for, because nobody knows its events', async () => {
+test('a new file of any other name that never ends to load is waited for: its events are not known', async () => {
   const one = seenIn('one')
   const receiver = await startReceiver({ handlers: { 'one.mjs': one.source, 'two.mjs': hangs }, env: bound })
   const trouble = await until('trouble', async () => {
@@ -202,7 +202,7 @@ test.each([
   await isReady(receiver)
 })
 
-test('a helper, a test and the settings of a tool stop no handler, and are told', async () => {
+test('a helper, a test and the settings of a tool stop no handler, and are reported', async () => {
   const one = seenIn('one')
   const receiver = await startReceiver({
     handlers: {

@@ -74,7 +74,7 @@ Let this machine reach one of them, or set B24_ALLOWED_IPS to addresses, or unse
   })
 })
 
-test('B24_ALLOWED_IPS with addresses takes posts from them only, asks nobody and keeps nothing', async () => {
+test('B24_ALLOWED_IPS with addresses takes posts from them only, reads no list and keeps nothing', async () => {
   const publisher = await startPublisher()
   const env = { ...auto(publisher.origin), B24_ALLOWED_IPS: '203.0.113.0/24,2001:db8::7', TRUST_PROXY: '127.0.0.1' }
   const receiver = await startReceiver({ env })
@@ -95,7 +95,7 @@ test('a listener for IPv4 and IPv6 knows an IPv4 address of the list', async () 
   expect(await receiver.journal()).toMatchObject([{ remote: '::ffff:127.0.0.1' }])
 })
 
-test('without B24_ALLOWED_IPS posts are taken from anybody, and no list is asked for', async () => {
+test('without B24_ALLOWED_IPS posts are taken from anyone, and no list is asked for', async () => {
   const publisher = await startPublisher({ [world]: nodes('203.0.113.7'), [russia]: '["195.208.184.200"]' })
   const receiver = await startReceiver({ env: auto(publisher.origin, { B24_ALLOWED_IPS: '' }) })
   expect(await statusOf(receiver.post(dealBody(1)))).toBe(200)

@@ -106,7 +106,7 @@ test('a stored event that is nowhere readable is dead with its reason; its bytes
   expect(dead).toMatchObject({ id, object: 'deal:2' })
 })
 
-test('a damaged dispatch.db is named everywhere, posts are accepted, and repair lets all of them be handled', async () => {
+test('a damaged dispatch.db is named everywhere, posts are accepted, and after a repair all is handled', async () => {
   const { dataDir, seen, handlers, path } = await withWaiting()
   const db = new DatabaseSync(path)
   const root = Number(db.prepare("SELECT rootpage FROM sqlite_master WHERE name = 'delivery'").get()?.['rootpage'])
@@ -144,7 +144,7 @@ test('repair refuses while a dispatcher runs, and changes nothing where nothing 
   expect(readFileSync(join(receiver.dataDir, 'dispatch.db')).equals(before)).toBe(true)
 })
 
-test('lock files that are garbage keep nobody from starting, and still keep a second receiver out', async () => {
+test('lock files that are garbage keep no receiver from starting, and still keep a second one out', async () => {
   const { dataDir, seen, handlers } = await withWaiting()
   const garbage = () => {
     for (const part of ['receiver', 'dispatcher']) writeFileSync(join(dataDir, `${part}.lock`), Buffer.alloc(8192, 'x'))

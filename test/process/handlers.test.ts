@@ -72,7 +72,7 @@ test.for([
   expect(await receiver.stop()).toEqual({ code: 0, signal: null })
 })
 
-test('a handler file that cannot be loaded is named, no other handler passes its events over, and posts go on', async () => {
+test('a handler file that cannot be loaded is named, no event is skipped for the others, and posts go on', async () => {
   const seen = join(temporaryFolder('seen'), 'seen')
   const handlers = { 'good.mjs': recorder(seen), 'broken.mjs': 'export default (' }
   const receiver = await startReceiver({ handlers })
@@ -102,7 +102,7 @@ test('with --watch a handler that is saved is the one that runs', async () => {
   expect(receiver.logged('handled')).toMatchObject([{ handler: 'deals', object: 'deal:7' }])
 })
 
-test('with --watch a folder that is not there is told, and posts are taken', async () => {
+test('with --watch a folder that is not there is reported, and posts are taken', async () => {
   const receiver = await startReceiver({
     args: ['--watch'],
     env: { HANDLERS_DIR: join(temporaryFolder('no'), 'where') },

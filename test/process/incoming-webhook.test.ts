@@ -91,7 +91,7 @@ function deliveryStates({ dataDir }: Receiver) {
   }
 }
 
-test('an incoming webhook that dies under load, and then a portal that is gone: what needs it waits, uncharged, and is handled after, in order', async () => {
+test('what needs a dead incoming webhook or a lost portal waits, uncharged, and is then handled in order', async () => {
   const folder = temporaryFolder('seen')
   const [read, noted] = [join(folder, 'read'), join(folder, 'noted')]
   const portal = await startFull()
@@ -197,7 +197,7 @@ test('of two portals with a deal of the same number each run reads from its own'
   }
 })
 
-test('the incoming webhook is in nothing that a receiver leaves behind, whatever fails and whatever the portal says', async () => {
+test('nothing that a receiver leaves behind contains the incoming webhook, whatever the portal answers', async () => {
   const portal = await startFull()
   const url = portal.incomingWebhook()
   const code = portal.code()
@@ -252,7 +252,7 @@ test('a new incoming webhook in B24_HOOK_FILE and a SIGHUP: what waited for the 
   await expect.poll(receiver.readyz).toMatchObject({ status: 'ready' })
 })
 
-test('a dispatcher that dies takes what it said of an incoming webhook along, and the next one goes on with what waited', async () => {
+test('the report of a dead dispatcher about an incoming webhook ends with it, and the next one goes on', async () => {
   const read = join(temporaryFolder('seen'), 'read')
   const portal = await startFull()
   const receiver = await startWith(portal, { 'ONCRMDEALUPDATE.mjs': reader(read) }, {}, [])
@@ -266,7 +266,7 @@ test('a dispatcher that dies takes what it said of an incoming webhook along, an
   await expect.poll(receiver.readyz).toMatchObject({ status: 'ready' })
 })
 
-test('a wrong incoming webhook is told at the start of the receiver with every other problem, and without its value', async () => {
+test('a wrong incoming webhook is reported at the start with every other problem, without its value', async () => {
   const receiver = await spawnReceiver({
     env: { B24_HOOK: 'http://example.bitrix24.com/rest/1/hidden/', CONCURRENCY: '0' },
   })
@@ -275,7 +275,7 @@ test('a wrong incoming webhook is told at the start of the receiver with every o
   expect(receiver.output()).not.toContain('hidden')
 })
 
-test('without an incoming webhook undici is never imported, with one it is before a run needs it, and the SDK is in no case', async () => {
+test('undici is imported only with an incoming webhook, and before a run needs it; the SDK never is', async () => {
   const handlers = { 'ONCRMDEALUPDATE.mjs': 'export default (event, { log }) => log.info("ran")' }
   const preload = new URL('../support/preload/report-imports.ts', import.meta.url).href
   const options = { handlers, env: { NODE_OPTIONS: `--import=${preload}` } }
@@ -292,7 +292,7 @@ test('without an incoming webhook undici is never imported, with one it is befor
   expect(receiver.output()).not.toContain('b24jssdk is imported')
 })
 
-test('what was never meant to be sent is dead at once, by its path and the line of the handler, and nothing was sent', async () => {
+test("a call with a promise as a parameter is dead at once, with the handler's line, and is not sent", async () => {
   const portal = await startFull()
   const receiver = await startWith(portal, {
     'ONCRMDEALUPDATE.mjs': `const price = async () => 7

@@ -54,7 +54,7 @@ describe.each(['embedded', 'postgres'])('%s engine', (engine) => {
   test.each([
     ['that cannot be', refused],
     ['that is undone', undone],
-  ])('whoever changes what all share, %s, is named, and his neighbour handles every event once', async (_, hostile) => {
+  ])('a handler that changes what all share, %s, is named, and its neighbour handles every event once', async (_, hostile) => {
     const folder = temporaryFolder('talk')
     const env = engine === 'postgres' ? { DATABASE_URL: postgres.url(await postgres.createDatabase()) } : {}
     const names = Object.keys(hostile)
@@ -111,7 +111,7 @@ test('a file that changes a built-in while it is loaded is broken, and named wit
   expect(String(broken['at'])).toMatch(/early\.mjs:2$/)
 })
 
-test('whose handler changes what cannot be fixed: its process is replaced, and nobody is charged', async () => {
+test('a handler that changes what cannot be restored costs its process, and no delivery is charged', async () => {
   const folder = temporaryFolder('talk')
   const receiver = await startReceiver({
     handlers: {

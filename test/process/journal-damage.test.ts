@@ -64,7 +64,7 @@ test('where only the newline between two events is damaged, import of the segmen
   expect(handled().toSorted((a, b) => a - b)).toEqual(dealsBut())
 })
 
-test('what was cut comes back with the command that the log tells', async () => {
+test('what was cut comes back with the command that the log names', async () => {
   const { dataDir, handlers, handled, idOf } = await damaged((lines) => {
     // As an earlier version would have cut it: the whole lines of the end, behind bytes that are none.
     const last = lines.splice(-2)

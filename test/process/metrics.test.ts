@@ -109,7 +109,7 @@ test('every series of a counter is there, at 0, before the first event', async (
   expect(seriesOf(after).filter(isNew)).toEqual(['b24_last_event_timestamp_seconds {}'])
 })
 
-test('the age of the oldest delivery is absent while nobody can say it', async () => {
+test('the age of the oldest delivery is absent while it is not known', async () => {
   const receiver = await startReceiver({ handlers: { [deals]: 'export default 1' } })
   const age = async () => (await receiver.metrics()).get('b24_oldest_delivery_age_seconds')?.samples
   await until('one dispatcher has ended', async () => {
@@ -190,7 +190,7 @@ export default ({ object }) => {
 
 const backlogOf = (readyz: unknown): object | undefined => Reflect.get(Object(readyz), 'backlog')
 
-test('a dispatcher that is stuck holds no scrape: what the receiver knows is told without it', async () => {
+test('a dispatcher that is stuck delays no scrape: what the receiver knows is reported without it', async () => {
   const folder = temporaryFolder('talk')
   const receiver = await startReceiver({
     env: { HANDLER_STALL: '1h' },

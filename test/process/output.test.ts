@@ -76,7 +76,7 @@ test('a stdout that is closed from the start, and a full one, are no reason to s
   }
 })
 
-test('a reader of stderr that stalls while the journal fails holds no answer for ever, and what comes is whole', async () => {
+test('a stalled reader of stderr delays no answer for ever while the journal fails, and lines are whole', async () => {
   const receiver = await startReceiver({ env: { SHUTDOWN_GRACE: grace, DISPATCHER: 'off' } })
   let errors = ''
   receiver.child.stderr?.on('data', (text: string) => {
@@ -107,7 +107,7 @@ test('a reader of stderr that stalls while the journal fails holds no answer for
   expect(load.refused()).toEqual(expect.arrayContaining(rescued))
 })
 
-test('of a log that nobody reads only so much is kept, and how much was dropped is told when he reads on', async () => {
+test('a log without a reader is kept up to a limit, and the number of dropped lines is reported', async () => {
   const folder = temporaryFolder('log')
   const script = join(folder, 'talk.mjs')
   const source = pathToFileURL(join(import.meta.dirname, '../../src/lib/log.ts')).href

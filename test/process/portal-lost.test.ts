@@ -93,7 +93,7 @@ async function endsWell(receiver: Receiver): Promise<void> {
 }
 
 test.for([301, 302, 307])(
-  'a renamed portal whose old address answers %i: what comes under the new name waits, and goes on with the new URL',
+  'events of a renamed portal wait when its old address answers %i, and go on with the new URL',
   async (status) => {
     const { before, after, redirect } = await startRenamed()
     const { receiver, seen, give } = await startWith(before, before.incomingWebhook())
@@ -119,7 +119,7 @@ test.for([301, 302, 307])(
   },
 )
 
-test('of a renamed portal that was never known before the event waits, and is told', async () => {
+test('of a renamed portal that was never known before the event waits, and is reported', async () => {
   const { before, after } = await startRenamed()
   const { receiver, seen, give } = await startWith(before, before.incomingWebhook())
   after.subscribe({ url: receiver.url, token: TOKEN })
@@ -135,7 +135,7 @@ test('of a renamed portal that was never known before the event waits, and is to
   await endsWell(receiver)
 })
 
-test('with the new URL, what waits from under the old name goes on when the first event has told whose it is', async () => {
+test('with the new URL, events under the old name go on when the first event has identified the portal', async () => {
   const { before, after } = await startRenamed()
   const { receiver, seen, give } = await startWith(before, before.incomingWebhook())
   for (const portal of [before, after]) portal.subscribe({ url: receiver.url, token: TOKEN })
@@ -167,7 +167,7 @@ test.for<[what: string, wrong: (portal: Portal) => string, told: RegExp, warned:
     /^B24_HOOK has no incoming webhook for the events of the token "sales"$/,
     /B24_HOOK has no URL of this name/,
   ],
-])('where B24_HOOK %s events wait, which is told, and go on with it', async ([, wrong, told, warned]) => {
+])('where B24_HOOK %s events wait, which is reported, and go on with it', async ([, wrong, told, warned]) => {
   const portal = await startPortal()
   for (let id = 1; id <= 5; id++) portal.records.add(DEAL, { title: `Deal ${id}` }, 7, id)
   const dataDir = temporaryFolder('data')

@@ -103,7 +103,7 @@ test('with ignoreOwnChanges its own write does not run a handler again, and a pe
   expect(receiver.logged('handled')).toHaveLength(2)
 })
 
-test('without it a handler that is run by its own writes is held, not dropped, and the log and an alert say so', async () => {
+test('without it a handler that is run by its own writes is throttled, not dropped, and an alert says so', async () => {
   const target = await startAlertTarget()
   const { portal, receiver } = await startAll({ 'counter.mjs': counter('{}') }, { ALERT_URL: target.url })
   portal.subscribe({ url: receiver.url, token: TOKEN })

@@ -7,7 +7,7 @@ import { readSnapshot, recorder, startReceiver, temporaryFolder, until } from '.
 
 const secret = '0123456789abcdef0123456789abcdef'
 
-test('a robot is handled like any event, also after a kill, and its path is told nowhere', async () => {
+test('a robot is handled like any event, also after a kill, and its path appears nowhere', async () => {
   const dataDir = temporaryFolder('robot')
   const seen = join(temporaryFolder('seen'), 'seen')
   const file = join(temporaryFolder('secret'), 'robot-path')

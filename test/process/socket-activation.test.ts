@@ -18,7 +18,7 @@ describe.skipIf(!hasSocketActivation)('on a socket of systemd-socket-activate (s
     expect(await receiver.stop()).toEqual({ code: 0, signal: null })
   })
 
-  test('a PORT that is not that of the socket is told', async () => {
+  test('a PORT that is not that of the socket is reported', async () => {
     const receiver = await spawnActivated()
     const other = String(await freePort())
     const wrong = await spawnActivated({ under: ['env', `PORT=${other}`] })
@@ -73,7 +73,7 @@ describe.skipIf(!hasSocketActivation)('on a socket of systemd-socket-activate (s
     process.kill(pid, 'SIGCONT')
   })
 
-  test('no child has the socket or the variables that tell of it', async () => {
+  test('no child has the socket or its variables', async () => {
     const seen = `${temporaryFolder('seen')}/seen`
     const receiver = await spawnActivated({ handlers: { 'ONCRMDEALUPDATE.mjs': recorder(seen) } })
     await receiver.post(dealBody(1))

@@ -55,7 +55,7 @@ test('what strangers wrote is in the log and in the journal as escapes of JSON, 
 })
 
 describe.skipIf(!hasTerminals)('at a terminal', () => {
-  test('what strangers wrote is shown and obeyed by nobody', async () => {
+  test('what strangers wrote is shown, and the terminal does not obey it', async () => {
     const handlersDir = temporaryFolder('handlers')
     const [port, adminPort] = [await freePort(), await freePort()]
     const env = {

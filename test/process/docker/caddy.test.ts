@@ -38,7 +38,7 @@ describe.skipIf(!hasCaddy)('behind a real Caddy (skipped where there is none)', 
     expect(adapted).toContain('"dial":"127.0.0.1:8080"')
   })
 
-  test('restarts under load fail no post: each is acknowledged and in the journal once, with the address of its sender', async () => {
+  test('restarts under load fail no post: each is journalled once, with the address of its sender', async () => {
     const site = await startBehindCaddy()
     const answers = new Map<number, number | string>()
     let last = 0

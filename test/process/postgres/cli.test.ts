@@ -36,7 +36,7 @@ async function start(options: ReceiverOptions = {}) {
   }
 }
 
-test('what was given up in Postgres is seen, tried again and dropped as in dispatch.db, and any event is replayed', async () => {
+test('dead deliveries in Postgres are listed, retried and dropped as in dispatch.db; events are replayed', async () => {
   const { receiver, cli, ran, refuse, allow } = await start()
   refuse()
   for (const id of [1, 2, 3]) expect((await receiver.post(dealBody(id))).status).toBe(200)

@@ -15,7 +15,7 @@ afterAll(() => postgres.remove())
 
 const cli = fileURLToPath(new URL('../../../src/bin/cli.ts', import.meta.url))
 
-test('from dispatch.db to Postgres and back, with deliveries that wait, are dead, or were cut off: nothing is lost, all in order', async () => {
+test('from dispatch.db to Postgres and back no delivery of any state is lost, and the order is kept', async () => {
   const folder = temporaryFolder('move')
   const dataDir = temporaryFolder('data')
   // Until there is a file of this name nothing succeeds.

@@ -50,7 +50,7 @@ test('three workers with a backlog for one portal are never refused: together th
   expect(portal.called()).toHaveLength(deals)
 })
 
-test('a run that calls while Postgres is away is not held: its worker keeps to a limit of its own', async () => {
+test('a run that calls while Postgres is away is not delayed: its worker keeps to a limit of its own', async () => {
   const go = join(temporaryFolder('rate'), 'go')
   const portal = await startFull({ limit: { rate: 1000, burst: 1000 } })
   const cluster = await createCluster({

@@ -51,7 +51,7 @@ test('a database that is not there, until it is', async () => {
   expect(output).not.toMatch(passwords)
 })
 
-test('a user without rights, until somebody grants them', async () => {
+test('a user without rights, until someone grants them', async () => {
   const database = await postgres.createDatabase()
   const why = /permission denied for database .*: for the first start the user of DATABASE_URL needs CREATE/
   const output = await waitAndMend(postgres.url(database, 'guest:secret0of0guest'), why, () =>
@@ -80,7 +80,7 @@ test.each([
   expect(stdout).toMatch(new RegExp(`^FAIL +queue .*${why.source}.*TEMPLATE template0`, 'm'))
 })
 
-test('a schema that somebody else owns, as after pg_dump --no-owner: whose it is, until it is given away', async () => {
+test('a schema that someone else owns, as after pg_dump --no-owner: whose it is, until it is given away', async () => {
   const database = await postgres.createDatabase()
   await (await openDatabase({ url: postgres.url(database), log: pino({ level: 'silent' }) })).close()
   const give = ['b24_receiver', 'b24_receiver_jobs']
@@ -102,7 +102,7 @@ test('a schema that somebody else owns, as after pg_dump --no-owner: whose it is
   expect(output).not.toMatch(passwords)
 })
 
-test('a schema of our name that is somebody else’s is refused, and left alone', async () => {
+test('a schema of this name that belongs to something else is refused, and left alone', async () => {
   const database = await postgres.createDatabase()
   await postgres.query('CREATE SCHEMA b24_receiver; CREATE TABLE b24_receiver.delivery (mine text)', database)
   const receiver = await startReceiver({ env: { DATABASE_URL: postgres.url(database) } })

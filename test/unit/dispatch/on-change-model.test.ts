@@ -131,7 +131,7 @@ function createWorld(path: string, coalesce: boolean) {
   }
 }
 
-test('whatever fails or is killed, a run begins where a change is not dealt with, and only there; the last one that began for a deal saw it as it is', async () => {
+test('whatever fails or is killed, a run begins where a change is not dealt with, and only there', async () => {
   const folder = temporaryFolder('on-change')
   let files = 0
   await fc.assert(

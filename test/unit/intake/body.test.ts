@@ -194,7 +194,7 @@ describe('bodies under way have a total', () => {
     expect([first, ...later].map((one) => one?.outcome.code)).toEqual([undefined, undefined, undefined])
   })
 
-  test('a small one that ended before anybody saw it whole takes no place', () => {
+  test('a small one that ended before anyone saw it whole takes no place', () => {
     const connect = createSenders(100, 300)
     for (let round = 0; round < 5_000; round++) connect(100).payload.destroy()
     const later = [connect(100), connect(100), connect(100)]

@@ -19,7 +19,7 @@ const decoded = (text: string | Buffer) => {
   return { token: application_token, event, domain }
 }
 
-test.each(samples)('of $name the raw bytes tell the same token, event and domain as the form', ({ body }) => {
+test.each(samples)('of $name the raw bytes give the same token, event and domain as the form', ({ body }) => {
   expect(claimOf(body)).toEqual(decoded(body))
 })
 
@@ -82,7 +82,7 @@ const genuine = fc.record({
   auth: fc.record({ domain: leaf, application_token: leaf }),
 })
 
-test('of any form that http_build_query writes, the raw bytes tell what the decoder finds', () => {
+test('of any form that http_build_query writes, the raw bytes give what the decoder finds', () => {
   fc.assert(
     fc.property(genuine, fc.func(fc.boolean()), (form, isLower) => {
       const written = httpBuildQuery(form)

@@ -103,7 +103,7 @@ describe('a list is refused as a whole, with the reason,', () => {
     await expect(read(answer, { patience: 200 })).rejects.toThrow(new Error('no answer in 0.2 s'))
   })
 
-  test('when nobody is there', async () => {
+  test('when nothing listens there', async () => {
     const port = await freePort()
     const reason = new Error(`connect ECONNREFUSED 127.0.0.1:${port}`)
     await expect(readPublishedList(`http://127.0.0.1:${port}${world}`, 5000, never)).rejects.toThrow(reason)

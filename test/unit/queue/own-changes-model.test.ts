@@ -188,7 +188,7 @@ async function folderWithQueue(): Promise<string> {
   return folder
 }
 
-test('whatever the order of writes, edits and events, an edit of somebody else is followed by a run that begins after it', async () => {
+test('whatever the order of writes and events, an edit of someone else is followed by a run after it', async () => {
   const folder = await folderWithQueue()
   await fc.assert(
     fc.asyncProperty(steps, async (all) => {
@@ -199,7 +199,7 @@ test('whatever the order of writes, edits and events, an edit of somebody else i
   )
 })
 
-test('while nobody else writes nothing runs, in whatever order and however late the events come', async () => {
+test('while only the handler writes nothing runs, in whatever order and however late the events come', async () => {
   const folder = await folderWithQueue()
   const ours = writeBy(
     fc.constant('h'),

@@ -31,7 +31,7 @@ describeOwnChanges(
   false,
 )
 
-test('a loop that goes round over several workers is held for all of them', async () => {
+test('a loop that goes round over several workers is throttled for all of them', async () => {
   const clock = { now: Date.UTC(2026, 10, 23, 8) }
   const open = await openStore()
   const parts = { now: () => clock.now }
