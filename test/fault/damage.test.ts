@@ -8,7 +8,7 @@ import { createRandom } from '../support/random.ts'
 import {
   dealBody,
   type Receiver,
-  readSnapshot,
+  readRecorded,
   recorder,
   startReceiver,
   temporaryFolder,
@@ -79,7 +79,7 @@ interface Acknowledged {
 test('after any damage each acknowledged event is handled or named', async () => {
   const random = createRandom()
   const dataDir = temporaryFolder('data')
-  const seen = join(temporaryFolder('snapshot'), 'snapshot')
+  const seen = join(temporaryFolder('seen'), 'seen')
   const handlers = { 'ONCRMDEALUPDATE.mjs': recorder(seen) }
   const acknowledged: Acknowledged[] = []
   /** Objects and ids that something has named. */
@@ -90,7 +90,7 @@ test('after any damage each acknowledged event is handled or named', async () =>
 
   const isTold = ({ object, line }: Acknowledged, handled: ReadonlySet<string | undefined>) =>
     handled.has(object) || named.has(object) || (line !== undefined && named.has(idOf(line)))
-  const handledNow = () => new Set(readSnapshot(seen).map((event) => event.object))
+  const handledNow = () => new Set(readRecorded(seen).map((event) => event.object))
 
   /** Until nothing is in the way of the handlers: what the product's own messages tell is done. */
   async function followAdvice(): Promise<void> {

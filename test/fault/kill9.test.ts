@@ -7,7 +7,7 @@ import {
   dealBody,
   type Receiver,
   readJournal,
-  readSnapshot,
+  readRecorded,
   recorder,
   startReceiver,
   temporaryFolder,
@@ -31,7 +31,7 @@ test.for(Object.keys(victims) as (keyof typeof victims)[])(
   async (victim) => {
     const random = createRandom()
     const dataDir = temporaryFolder('data')
-    const seen = join(temporaryFolder('snapshot'), 'snapshot')
+    const seen = join(temporaryFolder('seen'), 'seen')
     const handlers = { 'ONCRMDEALUPDATE.mjs': recorder(seen) }
     const acknowledged: string[] = []
     let id = 0
@@ -59,7 +59,7 @@ test.for(Object.keys(victims) as (keyof typeof victims)[])(
     }
 
     const last = await startReceiver({ dataDir, handlers })
-    const handled = () => new Set(readSnapshot(seen).map((event) => event.object))
+    const handled = () => new Set(readRecorded(seen).map((event) => event.object))
     await until(`all ${acknowledged.length} handled`, () => {
       const done = handled()
       return acknowledged.every((object) => done.has(object))
@@ -69,7 +69,7 @@ test.for(Object.keys(victims) as (keyof typeof victims)[])(
     for (const { object } of await readJournal(dataDir)) times.set(object, (times.get(object) ?? 0) + 1)
     const lost = acknowledged.filter((object) => !times.has(object))
     const doubled = acknowledged.filter((object) => (times.get(object) ?? 0) > 1)
-    const runs = readSnapshot(seen).length
+    const runs = readRecorded(seen).length
     // What `npm run test:crash` is run for: the figures.
     process.stdout.write(
       `${victim}: ${acknowledged.length} acknowledged over ${rounds} kills, ${lost.length} lost, ` +

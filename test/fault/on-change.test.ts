@@ -37,7 +37,7 @@ interface Mark {
 
 test('no change of stage is missed when the dispatcher is killed, and only what was killed runs twice', async () => {
   const random = createRandom()
-  const seen = join(temporaryFolder('snapshot'), 'snapshot')
+  const seen = join(temporaryFolder('seen'), 'seen')
   const portal = await startPortal({ limit: { rate: 1000, burst: 1000 } })
   for (const id of ids) portal.records.add(DEAL, { title: '', stageId: 'NEW' }, 7, id)
   const receiver = await startReceiver({

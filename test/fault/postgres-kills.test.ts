@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { createCluster, idsByObject, marking, marksIn, wrongsOf } from '../support/cluster.ts'
+import { createCluster, idsByObject, marking, marksIn, violationsOf } from '../support/cluster.ts'
 import { dispatcherOf, isGone } from '../support/dispatcher.ts'
 import { type Postgres, startPostgres } from '../support/postgres.ts'
 import { createRandom } from '../support/random.ts'
@@ -71,5 +71,5 @@ test('of receivers and workers killed at random nothing is lost, doubled beside 
   expect(journals.flat().length).toBeGreaterThanOrEqual(count)
   await cluster.drained(journals.flat().length)
   const events = idsByObject(journals.flat())
-  expect(wrongsOf(marksIn(folder), events)).toEqual({ lost: [], overlaps: [], disordered: [] })
+  expect(violationsOf(marksIn(folder), events)).toEqual({ lost: [], overlaps: [], disordered: [] })
 })

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { createCluster, idsByObject, marking, marksIn, wrongsOf } from '../support/cluster.ts'
+import { createCluster, idsByObject, marking, marksIn, violationsOf } from '../support/cluster.ts'
 import { type Postgres, startPostgres } from '../support/postgres.ts'
 import { dealBody, temporaryFolder, until } from '../support/receiver.ts'
 
@@ -52,7 +52,7 @@ test.each([
     await cluster.drained(answered)
     const events = idsByObject(await receiver.journal())
     expect([...events.values()].flat()).toHaveLength(answered)
-    expect(wrongsOf(marksIn(folder), events)).toEqual({ lost: [], overlaps: [], disordered: [] })
+    expect(violationsOf(marksIn(folder), events)).toEqual({ lost: [], overlaps: [], disordered: [] })
     for (const process of [receiver, worker])
       expect([
         ...process.logged('the dispatcher cannot go on'),

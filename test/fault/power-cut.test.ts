@@ -10,7 +10,7 @@ import { journalDir, listSegments } from '../../src/journal/segments.ts'
 import { lostOrDoubled, postMany, startLoad } from '../support/load.ts'
 import {
   makeFolder,
-  readSnapshot,
+  readRecorded,
   recorder,
   spawnReceiver,
   startReceiver,
@@ -33,11 +33,11 @@ const remains = {
 
 /** A receiver and its dispatcher, killed under load; then bytes that met no fsync, as the page cache may hold them. */
 async function killUnderLoad() {
-  const seen = join(temporaryFolder('snapshot'), 'snapshot')
+  const seen = join(temporaryFolder('seen'), 'seen')
   const receiver = await startReceiver({ handlers: { 'ONCRMDEALUPDATE.mjs': recorder(seen) } })
   await until('the dispatcher runs', () => receiver.logged('handler loaded').length > 0)
   const load = startLoad(receiver.url)
-  await until('some are handled', () => readSnapshot(seen).length > 100)
+  await until('some are handled', () => readRecorded(seen).length > 100)
   receiver.killGroup('SIGKILL')
   await receiver.exited
   await load.stop()
@@ -148,10 +148,10 @@ test('after a power cut under load the next start handles all that was acknowled
   ] as const) {
     const copy = temporaryFolder('copy')
     cpSync(dataDir, copy, { recursive: true })
-    const seenNow = join(temporaryFolder('snapshot'), 'snapshot')
+    const seenNow = join(temporaryFolder('seen'), 'seen')
     copyFileSync(seen, seenNow)
     const handlers = { 'ONCRMDEALUPDATE.mjs': recorder(seenNow) }
-    const handled = () => readSnapshot(seenNow).map(({ object }) => object)
+    const handled = () => readRecorded(seenNow).map(({ object }) => object)
     // By itself, so that the journal stays as it is.
     const dispatcher = isFollowed && (await spawnReceiver({ dataDir: copy, handlers, script: dispatcherScript }))
     if (dispatcher) {

@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { lostOrDoubled, startLoad } from '../support/load.ts'
 import { createRandom } from '../support/random.ts'
-import { readJournal, readSnapshot, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
+import { readJournal, readRecorded, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
 /** `npm run test:crash` sets 25; the suite runs a short form. */
 const rounds = Number(process.env['ROUNDS'] ?? 2)
@@ -18,7 +18,7 @@ export default async (event) => {
 test('at SIGTERM under load what was acknowledged is journalled, handled or waiting, and the exit is 0', async () => {
   const random = createRandom()
   const dataDir = temporaryFolder('data')
-  const seen = join(temporaryFolder('snapshot'), 'snapshot')
+  const seen = join(temporaryFolder('seen'), 'seen')
   const handlers = { 'ONCRMDEALUPDATE.mjs': slowly(seen) }
   const acknowledged: string[] = []
   let posted = 0
@@ -37,16 +37,16 @@ test('at SIGTERM under load what was acknowledged is journalled, handled or wait
     posted += load.total()
     acknowledged.push(...load.acknowledged())
     expect([...load.statuses()].filter((status) => status !== 200 && status !== 0)).toEqual([])
-    handledInTime = readSnapshot(seen).length
+    handledInTime = readRecorded(seen).length
   }
 
   const journalled = (await readJournal(dataDir)).map((event) => event.object)
   const { lost, doubled } = lostOrDoubled(acknowledged, journalled)
   const unacknowledged = journalled.length - acknowledged.length
   const last = await startReceiver({ dataDir, handlers })
-  await until('all handled', () => new Set(readSnapshot(seen).map(({ id }) => id)).size === journalled.length)
+  await until('all handled', () => new Set(readRecorded(seen).map(({ id }) => id)).size === journalled.length)
   await last.stop()
-  const runs = readSnapshot(seen).length
+  const runs = readRecorded(seen).length
   // What `npm run test:crash` is run for: the figures.
   process.stdout.write(
     `SIGTERM: ${acknowledged.length} acknowledged over ${rounds} stops, ${lost.length} lost, ${doubled.length} journalled twice, ` +

@@ -7,7 +7,7 @@ import { envOf, runCli } from '../support/cli.ts'
 import {
   dealBody,
   type Receiver,
-  readSnapshot,
+  readRecorded,
   recorder,
   startReceiver,
   temporaryFolder,
@@ -22,7 +22,7 @@ function seenIn(name: string) {
   return {
     source: recorder(path),
     deals: () =>
-      readSnapshot(path)
+      readRecorded(path)
         .map((event) => Number(event.object?.slice('deal:'.length)))
         .sort((a, b) => a - b),
   }

@@ -50,7 +50,7 @@ describe('backfill', () => {
     addDeals(portal, 3)
     portal.subscribe({ url: receiver.url, token: TOKEN })
     portal.edit(DEAL, 1, { title: 'told' })
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     await until('it was handled', () => seen().length === 1)
 
     // Whole seconds are all that Bitrix24 tells.
@@ -58,7 +58,7 @@ describe('backfill', () => {
     await receiver.stop()
     portal.edit(DEAL, 1, { title: 'missed' })
     addDeals(portal, 1, 77)
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     const again = await startReceiver({
       dataDir: receiver.dataDir,
       env: { PORT: String(receiver.port), ADMIN_PORT: String(receiver.adminPort), HANDLERS_DIR: receiver.handlersDir },
@@ -232,14 +232,14 @@ describe('BACKFILL_ON_START', () => {
     const { portal, receiver, seen, env } = await start()
     portal.subscribe({ url: receiver.url, token: TOKEN })
     addDeals(portal, 2)
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     await until('both were handled', () => seen().length === 2)
     await receiver.stop()
     await until('a second is over', () => Date.now() - (portal.records.get(DEAL, 2)?.updatedTime ?? 0) > 1100)
     portal.edit(DEAL, 1, { title: 'missed' })
     addDeals(portal, 1, 50)
     // The next one has the same port.
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     const again = await startReceiver({
       dataDir: receiver.dataDir,
       env: { ...env, HANDLERS_DIR: receiver.handlersDir, BACKFILL_ON_START: 'deal' },
@@ -257,11 +257,11 @@ describe('BACKFILL_ON_START', () => {
     const { portal, receiver, seen, env } = await start()
     portal.subscribe({ url: receiver.url, token: TOKEN })
     addDeals(portal, 1)
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     await until('it was handled', () => seen().length === 1)
     await receiver.stop()
     addDeals(portal, 120, 100)
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     await portal.unplug()
     const again = await startReceiver({
       dataDir: receiver.dataDir,

@@ -19,7 +19,7 @@ import {
   dealBody,
   makeFolder,
   type Receiver,
-  readSnapshot,
+  readRecorded,
   recorder,
   spawnReceiver,
   startReceiver,
@@ -29,7 +29,7 @@ import {
 
 const failing = 'export default () => { throw new Error("not now") }\n'
 
-const dealsIn = (seen: string) => new Set(readSnapshot(seen).map(({ object }) => object))
+const dealsIn = (seen: string) => new Set(readRecorded(seen).map(({ object }) => object))
 
 interface Readyz {
   readonly status: string

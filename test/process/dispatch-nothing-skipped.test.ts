@@ -12,7 +12,7 @@ import {
   makeFolder,
   type Receiver,
   readJournal,
-  readSnapshot,
+  readRecorded,
   recorder,
   startReceiver,
   TOKEN,
@@ -31,7 +31,7 @@ function ledger() {
     handler: (name: string) => recorder(path(name)),
     /** The deals it saw, each as often as it saw it. */
     seenBy: (name: string) =>
-      readSnapshot(path(name))
+      readRecorded(path(name))
         .map((event) => Number(event.object?.slice('deal:'.length)))
         .sort((a, b) => a - b),
   }

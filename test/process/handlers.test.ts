@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { webhookBody } from '../../src/simulator/webhook-body.ts'
-import { dealBody, readSnapshot, recorder, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, readRecorded, recorder, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 test('a handler that throws is logged with the event and run again', async () => {
   const receiver = await startReceiver({
@@ -50,9 +50,9 @@ test('what was not handled when the receiver stopped is handled after the next s
   const second = await startReceiver({ dataDir: first.dataDir, handlers: { 'ONCRMDEALUPDATE.mjs': recorder(seen) } })
   await until(
     () => `all handled\n${second.output()}`,
-    () => readSnapshot(seen).length === 20,
+    () => readRecorded(seen).length === 20,
   )
-  expect(new Set(readSnapshot(seen).map((event) => event.object)).size).toBe(20)
+  expect(new Set(readRecorded(seen).map((event) => event.object)).size).toBe(20)
 })
 
 test.for([
@@ -80,13 +80,13 @@ test('a handler file that cannot be loaded is named, no event is skipped for the
   expect(named).toMatchObject({ file: join(receiver.handlersDir, 'broken.mjs') })
   expect((await receiver.post(dealBody(1))).status).toBe(200)
   await receiver.stop()
-  expect(readSnapshot(seen)).toEqual([])
+  expect(readRecorded(seen)).toEqual([])
 
   const mended = { 'good.mjs': recorder(seen), 'broken.mjs': recorder(seen) }
   const again = await startReceiver({ dataDir: receiver.dataDir, handlers: mended })
   await until(
     () => `both handled it\n${again.output()}`,
-    () => readSnapshot(seen).length === 2,
+    () => readRecorded(seen).length === 2,
   )
 })
 
@@ -120,10 +120,10 @@ test('an event whose data is not as documented is accepted, marked, counted and 
   expect((await post('private')).status).toBe(200)
   expect((await post(null)).status).toBe(200)
   await receiver.post(dealBody(662))
-  await until('handled', () => readSnapshot(seen).length === 3)
+  await until('handled', () => readRecorded(seen).length === 3)
   const journal = await receiver.journal()
   // In the order of the journal: the three are about different objects.
-  const handled = journal.flatMap(({ id }) => readSnapshot(seen).find((event) => event.id === id) ?? [])
+  const handled = journal.flatMap(({ id }) => readRecorded(seen).find((event) => event.id === id) ?? [])
   for (const events of [handled, journal])
     expect(events.map(({ shape, object }) => [shape, object])).toEqual([
       ['unexpected', undefined],

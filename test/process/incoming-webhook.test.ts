@@ -11,7 +11,7 @@ import {
   dealBody,
   quickProbes,
   type Receiver,
-  readSnapshot,
+  readRecorded,
   recorder,
   spawnReceiver,
   startReceiver,
@@ -119,11 +119,11 @@ test('what needs a dead incoming webhook or a lost portal waits, uncharged, and 
     await until('it is said', async () => (await incomingWebhooksOf(receiver)).length > 0)
     const told = await incomingWebhooksOf(receiver)
     expect(await receiver.readyz()).toMatchObject({ status: 'degraded' })
-    await until('the handler that calls nobody goes on', () => readSnapshot(noted).length === edits)
+    await until('the handler that calls nobody goes on', () => readRecorded(noted).length === edits)
     await until('what waits has stopped calling', async () => (await queue.state()).running === 0)
     const calls = callsOfRuns()
     edit(9)
-    await until('it still does', () => readSnapshot(noted).length === edits)
+    await until('it still does', () => readRecorded(noted).length === edits)
     expect(callsOfRuns()).toBe(calls)
     expect(readsOf(read).length).toBeLessThan(edits - 9)
     await up()

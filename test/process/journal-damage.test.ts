@@ -5,7 +5,7 @@ import { listSegments } from '../../src/journal/segments.ts'
 import { startAlertTarget } from '../support/alert-target.ts'
 import { envOf, jsonLines, runCli } from '../support/cli.ts'
 import { readValue } from '../support/exposition.ts'
-import { dealBody, readSnapshot, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, readRecorded, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
 /** A stopped receiver with twenty deals in its newest segment, none of them handled, of which `damage` spoils some. */
 async function damaged(damage: (lines: Buffer[]) => void) {
@@ -26,7 +26,7 @@ async function damaged(damage: (lines: Buffer[]) => void) {
     offsetOf,
     handlers: { 'one.mjs': recorder(seen) },
     idOf: (deal: number) => events[deal - 1]?.id,
-    handled: () => readSnapshot(seen).map(({ object }) => Number(object?.slice('deal:'.length))),
+    handled: () => readRecorded(seen).map(({ object }) => Number(object?.slice('deal:'.length))),
   }
 }
 

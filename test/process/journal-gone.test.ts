@@ -8,7 +8,7 @@ import {
   dealBody,
   type Receiver,
   readJournal,
-  readSnapshot,
+  readRecorded,
   recorder,
   startReceiver,
   temporaryFolder,
@@ -154,7 +154,7 @@ test('a start brings a segment back that only events.ndjson still has, and handl
     execFileSync('ln', [path, join(dataDir, 'events.ndjson')])
   }
   const again = await startReceiver({ dataDir, handlers: { 'one.mjs': recorder(seen) } })
-  await until('handled', () => readSnapshot(seen).length === taken.length)
+  await until('handled', () => readRecorded(seen).length === taken.length)
   await again.stop()
 })
 

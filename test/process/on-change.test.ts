@@ -212,9 +212,9 @@ test('an update of a deal that is gone runs nothing, and a forgotten handler see
   await ended('handled', 2)
   portal.behaviour.held = new Promise(() => undefined)
   portal.edit(DEAL, 5, { title: 'Ship' })
-  await portal.eventsSettled()
+  await portal.eventsAnswered()
   portal.records.remove(DEAL, 5)
-  await portal.eventsSettled()
+  await portal.eventsAnswered()
   process.kill(await dispatcherOf(receiver), 'SIGKILL')
   portal.behaviour.held = undefined
   await ended('gone', 1)

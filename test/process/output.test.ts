@@ -8,7 +8,7 @@ import { lostOrDoubled, postMany, startLoad } from '../support/load.ts'
 import { openPipe } from '../support/pipe.ts'
 import {
   type Receiver,
-  readSnapshot,
+  readRecorded,
   recorder,
   spawnReceiver,
   startReceiver,
@@ -40,7 +40,7 @@ test('a reader of stdout that stalls (a socket) neither stops nor ends it, and S
   await until('the dispatcher runs', () => isReady(receiver))
   receiver.child.stdout?.pause()
   expect(await postMany(receiver.url, posts)).toEqual(ok(posts))
-  await until('all handled', () => readSnapshot(seen).length === posts)
+  await until('all handled', () => readRecorded(seen).length === posts)
   expect(receiver.logged('accepted').length).toBeLessThan(posts)
 
   // Its start makes the output that they share a blocking one.
@@ -49,7 +49,7 @@ test('a reader of stdout that stalls (a socket) neither stops nor ends it, and S
   await until('another runs', () => ![dispatcher, ''].includes(childrenOf(receiver.child.pid)))
   await until('it follows', () => isReady(receiver))
   expect(await postMany(receiver.url, 100, { from: 10_000 })).toEqual(ok(100))
-  await until('all handled', () => readSnapshot(seen).length === posts + 100)
+  await until('all handled', () => readRecorded(seen).length === posts + 100)
 
   expect(await stopped(receiver)).toEqual({ code: 0, signal: null })
   receiver.child.stdout?.resume()

@@ -12,7 +12,7 @@ export interface CliOptions {
   /** Somebody else than the owner of the data; only root may choose it. */
   readonly uid?: number
   readonly input?: string
-  /** A folder without a `.env`, unless told otherwise. */
+  /** A folder without a `.env` by default. */
   readonly cwd?: string
 }
 

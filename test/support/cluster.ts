@@ -94,7 +94,7 @@ export function idsByObject(events: readonly Event[]): Map<string, string[]> {
  *
  * @param events ids in the order in which they have to run, by object
  */
-export function wrongsOf(marks: readonly Mark[], events: ReadonlyMap<string, readonly string[]>) {
+export function violationsOf(marks: readonly Mark[], events: ReadonlyMap<string, readonly string[]>) {
   const lost: string[] = []
   const overlaps: string[] = []
   const disordered: string[] = []

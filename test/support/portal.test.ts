@@ -148,7 +148,7 @@ describe('limits', () => {
   })
 
   test('a portal that gives no operating counters limits no method either', async () => {
-    const portal = await startPortal({ operating: 'untold' })
+    const portal = await startPortal({ operating: 'uncounted' })
     portal.behaviour.seconds.set('crm.contact.list', 1_000)
     for (const _ of [1, 2]) {
       const { status, body } = await call(portal, 'crm.contact.list')
@@ -262,7 +262,7 @@ describe('events', () => {
     await call(portal, 'crm.item.add', { entityTypeId: SMART_PROCESS, fields })
     await call(portal, 'tasks.task.add', { fields: { TITLE: 'Paint it', RESPONSIBLE_ID: 3 } })
     await call(portal, 'crm.deal.delete', { id: 662 })
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     expect(names()).toEqual([
       'ONCRMDEALADD',
       'ONCRMDEALUPDATE',
@@ -292,7 +292,7 @@ describe('events', () => {
     portal.subscribe({ url, token: TOKEN, events })
     portal.records.add(SMART_PROCESS, { title: 'Boat' }, 7)
     portal.records.add(DEAL, { title: 'Boat' }, 7)
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     expect(names()).toEqual(events)
   })
 
@@ -303,7 +303,7 @@ describe('events', () => {
     portal.records.add(DEAL, { title: 'Boat' }, 7, 662)
     portal.edit(DEAL, 662, { title: 'Ship' })
     expect(names()).toEqual([])
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     expect(names()).toEqual(['ONCRMDEALUPDATE', 'ONCRMDEALUPDATE'])
   })
 
@@ -323,7 +323,7 @@ describe('events', () => {
     for (const [index, portal] of portals.entries()) {
       portal.subscribe({ url: receiver.url, token: TOKEN })
       portal.records.add(DEAL, { title: `Boat ${index}` }, 7, 662)
-      await portal.eventsSettled()
+      await portal.eventsAnswered()
       expect(portal.fired).toEqual([{ event: 'ONCRMDEALADD', id: 662, status: 200 }])
     }
     const titles = () => new Set(receiver.logged('read back').map((line) => line['title']))

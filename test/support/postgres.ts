@@ -73,7 +73,7 @@ export async function startPostgres({
     /** It has ended by itself. */
     isGone: () => !existsSync(join(dataDir, 'postmaster.pid')) || isGone(pidOf()),
     url: (database: string, user = 'postgres:postgres') => `postgres://${user}@127.0.0.1:${port}/${database}`,
-    /** Another database: empty, or a copy of one that nobody uses. */
+    /** Another database: empty, or a copy of one that is not in use. */
     async createDatabase(template = 'template1'): Promise<string> {
       const name = `test_${randomUUID().replaceAll('-', '')}`
       await query(`CREATE DATABASE ${name} TEMPLATE ${template}`)

@@ -56,7 +56,7 @@ export async function until<T>(
 const [firstPort, ports] = [10_000, 20_000]
 let nextPort = Math.floor(Math.random() * ports)
 
-/** One that nobody has, and no other process of tests is given before this one ends. */
+/** A free port, which no other process of tests gets before this one ends. */
 export async function freePort(): Promise<number> {
   for (;;) {
     const port = firstPort + (nextPort++ % ports)
@@ -234,7 +234,7 @@ export default defineHandler(${JSON.stringify(events)}, (event) => appendFileSyn
 `
 }
 
-export function readSnapshot(seen: string): Event[] {
+export function readRecorded(seen: string): Event[] {
   if (!existsSync(seen)) return []
   // A line that is being written has no end yet.
   const lines = readFileSync(seen, 'utf8').split('\n').slice(0, -1)

@@ -22,7 +22,7 @@ export function atTerminal(env: Readonly<Record<string, string>>, script: string
       ...env,
     },
   })
-  // The terminal goes with it, and whoever sits at it hears its hang-up.
+  // The terminal goes with it, and its processes get a hang-up.
   onTestFinished(() => void child.kill('SIGKILL'))
   child.stdin.on('error', () => undefined)
   return { child, ...collect(child), type: (keys: string) => void child.stdin.write(keys) }

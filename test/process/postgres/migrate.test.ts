@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { createCluster, idsByObject, marking, marksIn, wrongsOf } from '../../support/cluster.ts'
+import { createCluster, idsByObject, marking, marksIn, violationsOf } from '../../support/cluster.ts'
 import { type Postgres, startPostgres } from '../../support/postgres.ts'
 import { dealBody, type Receiver, startReceiver, temporaryFolder, until } from '../../support/receiver.ts'
 
@@ -89,5 +89,5 @@ ${marking(
     () =>
       [...events.values()].flat().every((id) => marksIn(folder).some((mark) => mark.what === 'end' && mark.id === id)),
   )
-  expect(wrongsOf(marksIn(folder), events)).toEqual({ lost: [], overlaps: [], disordered: [] })
+  expect(violationsOf(marksIn(folder), events)).toEqual({ lost: [], overlaps: [], disordered: [] })
 })

@@ -26,7 +26,7 @@ export function portalCertificate(): Certificate {
 export interface CertificateOptions {
   readonly from?: Date
   readonly to?: Date
-  /** As in `subjectAltName`; those of a portal unless told. */
+  /** As in `subjectAltName`; those of a portal by default. */
   readonly names?: string
   /** By itself, not by the authority. */
   readonly isSelfSigned?: boolean

@@ -273,7 +273,7 @@ describe('the limits', () => {
   })
 
   test('a method that is blocked by a portal that gave no time is tried again after a minute', async () => {
-    const { clock, portal, client } = await startBoth({ operating: 'untold' })
+    const { clock, portal, client } = await startBoth({ operating: 'uncounted' })
     portal.behaviour.failing.set('crm.contact.list', ['OPERATION_TIME_LIMIT'])
     const blocked = client.call('crm.contact.list')
     expect(await clock.skip()).toBe(60_000)

@@ -8,7 +8,7 @@ import { Refusal } from '../../../src/intake/refusal.ts'
 import { createRefusalLog } from '../../../src/intake/refusal-log.ts'
 import { createTokens } from '../../../src/intake/token.ts'
 import { createAdminServer } from '../../../src/receiver/private-listener.ts'
-import { createLines, heldToken, open, untroubled } from '../../support/intake.ts'
+import { createLines, healthyDeps, heldToken, open } from '../../support/intake.ts'
 import { idOf } from '../../support/journal.ts'
 
 interface Options {
@@ -24,7 +24,7 @@ async function start({ append, bodyLimit = 1024, allowedHosts = [] }: Options = 
   const secrets = () => tokens.values()
   const refusals = createRefusalLog({ log, secrets })
   const admin = createAdminServer({
-    ...untroubled,
+    ...healthyDeps,
     metrics: async () => '',
     allowedHosts,
     refusals,

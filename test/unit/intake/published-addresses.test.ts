@@ -98,29 +98,35 @@ test.each([
   ['at a status of 500', undefined],
   ['when it is empty', '[]'],
   ['when it is no list', '<html></html>'],
-])('a list that cannot be had, %s, counts as it last was, and is reported once until it works again', async (_, bad) => {
-  const lists = await setUp({ [world]: nodes('3.217.33.54'), [russia]: '["195.208.184.200"]' })
-  const { has } = await lists.open(quick)
-  const fails = async () => {
-    const asked = lists.asked(world)
-    lists.answer(world, bad)
-    await vi.waitFor(() => expect(lists.asked(world)).toBeGreaterThan(asked + 3), patient)
-  }
-  await fails()
-  expect(['3.217.33.54', '195.208.184.200'].map(has)).toEqual([true, true])
-  expect(lists.logged(unreachable)).toEqual([
-    expect.objectContaining({
-      level: 40,
-      url: lists.urlOf(world),
-      reason: expect.any(String),
-      last_good: expect.stringMatching(/Z$/),
-    }),
-  ])
-  lists.answer(world, nodes('3.217.33.54'))
-  await vi.waitFor(() => expect(lists.logged('a list of allowed addresses can be had again')).toHaveLength(1), patient)
-  await fails()
-  expect(lists.logged(unreachable)).toHaveLength(2)
-})
+])(
+  'a list that cannot be had, %s, counts as it last was, and is reported once until it works again',
+  async (_, bad) => {
+    const lists = await setUp({ [world]: nodes('3.217.33.54'), [russia]: '["195.208.184.200"]' })
+    const { has } = await lists.open(quick)
+    const fails = async () => {
+      const asked = lists.asked(world)
+      lists.answer(world, bad)
+      await vi.waitFor(() => expect(lists.asked(world)).toBeGreaterThan(asked + 3), patient)
+    }
+    await fails()
+    expect(['3.217.33.54', '195.208.184.200'].map(has)).toEqual([true, true])
+    expect(lists.logged(unreachable)).toEqual([
+      expect.objectContaining({
+        level: 40,
+        url: lists.urlOf(world),
+        reason: expect.any(String),
+        last_good: expect.stringMatching(/Z$/),
+      }),
+    ])
+    lists.answer(world, nodes('3.217.33.54'))
+    await vi.waitFor(
+      () => expect(lists.logged('a list of allowed addresses can be had again')).toHaveLength(1),
+      patient,
+    )
+    await fails()
+    expect(lists.logged(unreachable)).toHaveLength(2)
+  },
+)
 
 test('while one list cannot be had, the other is followed', async () => {
   const lists = await setUp({ [world]: nodes('3.217.33.54'), [russia]: '["195.208.184.200"]' })

@@ -1,12 +1,12 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { createRefusalLog } from '../../../src/intake/refusal-log.ts'
 import { createAdminServer } from '../../../src/receiver/private-listener.ts'
-import { createLines, open, untroubled } from '../../support/intake.ts'
+import { createLines, healthyDeps, open } from '../../support/intake.ts'
 
 async function start(...allowedHosts: string[]) {
   const { log, lines } = createLines()
   const admin = createAdminServer({
-    ...untroubled,
+    ...healthyDeps,
     metrics: async () => 'metrics of ours\n',
     allowedHosts,
     refusals: createRefusalLog({ log, secrets: () => [] }),
