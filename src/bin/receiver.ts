@@ -77,7 +77,7 @@ async function start(config: Config): Promise<void> {
       'users of this machine other than the receiver may enter DATA_DIR',
     )
   const published =
-    allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log, times: readTimes().lists }) : undefined
+    allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log, ...readTimes().lists }) : undefined
   const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
   const lastAt = Date.parse((await lastEvent(dataDir))?.time ?? '') || undefined
   const shapes = createShapeLog(log)

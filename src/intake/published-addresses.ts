@@ -24,7 +24,7 @@ export interface PublishedDeps {
   readonly dataDir: string
   readonly log: FastifyBaseLogger
   readonly urls?: readonly string[]
-  readonly times?: Partial<typeof rhythm> | undefined
+  readonly times?: Partial<typeof rhythm>
 }
 
 export interface PublishedAddresses extends AllowedAddresses {

@@ -4,7 +4,7 @@ const prefix = '--times='
 export interface Times {
   readonly probes?: { readonly probeEvery: number }
   /** Of the published lists of addresses. */
-  readonly lists?: { readonly refresh: number; readonly again: number }
+  readonly lists?: { readonly times: { readonly refresh: number; readonly again: number } }
   /** How many seconds pass for the alerter in one second. */
   readonly alerterSpeed?: number
 }

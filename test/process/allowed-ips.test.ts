@@ -7,7 +7,7 @@ import { nodes, russia, startPublisher, world } from '../support/published.ts'
 import { dealBody, spawnReceiver, startReceiver, until } from '../support/receiver.ts'
 
 const preload = fileURLToPath(new URL('../support/preload/published-lists.ts', import.meta.url))
-const quickLists = [timesOption({ lists: { refresh: 100, again: 100 } })]
+const quickLists = [timesOption({ lists: { times: { refresh: 100, again: 100 } } })]
 const auto = (origin: string, more: Record<string, string> = {}) => ({
   B24_ALLOWED_IPS: 'auto',
   NODE_OPTIONS: `--import=${preload}`,

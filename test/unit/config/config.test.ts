@@ -225,7 +225,7 @@ test.each([
   ['DATABASE_URI', 'DATABASE_URL'],
   ['RETENTION_DAY', 'RETENTION_DAYS'],
   ['ALERT_URLS', 'ALERT_URL'],
-])('%s is nearly %s, which is reported', (name, nearest) => {
+])('%s is nearly %s, which is told', (name, nearest) => {
   expect(misspeltSettings({ ...enough, [name]: 'x' })).toEqual([{ name, nearest }])
 })
 

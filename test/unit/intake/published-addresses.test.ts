@@ -8,8 +8,8 @@ import { createLines } from '../../support/intake.ts'
 import { nodes, russia, startPublisher, world } from '../../support/published.ts'
 import { temporaryFolder } from '../../support/receiver.ts'
 
-const patient = { timeout: 300_000, interval: 5 }
-const quick = { refresh: 20, again: 20, patience: 60_000 }
+const patient = { timeout: 60_000, interval: 5 }
+const quick = { refresh: 20, again: 20, patience: 5000 }
 const unreachable = 'a list of allowed addresses cannot be had'
 const changed = 'the allowed addresses changed'
 

@@ -8,7 +8,7 @@ import { freePort } from '../../support/receiver.ts'
 
 const never = new AbortController().signal
 
-async function read(answer: ListAnswer | undefined, { patience = 60_000, stop = never } = {}) {
+async function read(answer: ListAnswer | undefined, { patience = 5000, stop = never } = {}) {
   const publisher = await startPublisher(answer === undefined ? {} : { [world]: answer })
   return readPublishedList(publisher.urlOf(world), patience, stop)
 }
@@ -103,7 +103,7 @@ describe('a list is refused as a whole, with the reason,', () => {
     await expect(read(answer, { patience: 200 })).rejects.toThrow(new Error('no answer in 0.2 s'))
   })
 
-  test('when nothing listens there', async () => {
+  test('when nobody is there', async () => {
     const port = await freePort()
     const reason = new Error(`connect ECONNREFUSED 127.0.0.1:${port}`)
     await expect(readPublishedList(`http://127.0.0.1:${port}${world}`, 5000, never)).rejects.toThrow(reason)
