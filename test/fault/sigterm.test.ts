@@ -24,7 +24,8 @@ test('at SIGTERM under load what was acknowledged is journalled, handled or wait
   let posted = 0
   let handledInTime = 0
   for (let round = 0; round < rounds; round++) {
-    const receiver = await startReceiver({ dataDir, handlers })
+    // A slow machine needs more than the default to answer what was on its way.
+    const receiver = await startReceiver({ dataDir, handlers, env: { SHUTDOWN_GRACE: '60s' } })
     await until('the dispatcher runs', () => receiver.logged('handler loaded').length > 0)
     const load = startLoad(receiver.url, { from: posted + 1 })
     const enough = 30 + random(200)
