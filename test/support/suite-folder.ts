@@ -14,21 +14,24 @@ export default function makeSuiteFolder(): () => void {
   // Some tests run a process as another user.
   chmodSync(folder, 0o755)
   process.env['TMPDIR'] = folder
-  return () => {
-    for (const pid of orphansIn(folder)) kill(pid)
+  const clean = (spared?: number) => {
+    for (const pid of processesIn(folder, spared)) kill(pid)
     for (const path of mountsIn(folder)) execFileSync('umount', ['--lazy', path])
     rmSync(folder, { recursive: true, force: true, maxRetries: 10 })
   }
+  // A run that is ended by a signal has no end of its own.
+  process.once('exit', () => clean())
+  return () => clean(process.pid)
 }
 
-/** Processes whose temporary folder this is, but those of vitest. Linux only. */
-function orphansIn(folder: string): number[] {
+/** The processes whose temporary folder this is, but the children of `spared`. Linux only. */
+function processesIn(folder: string, spared: number | undefined): number[] {
   return listOf('/proc').flatMap((name) => {
-    const isOrphan =
+    const isOurs =
       /^\d+$/.test(name) &&
       textOf(`/proc/${name}/environ`).split('\0').includes(`TMPDIR=${folder}`) &&
-      !textOf(`/proc/${name}/status`).includes(`\nPPid:\t${process.pid}\n`)
-    return isOrphan ? [Number(name)] : []
+      !textOf(`/proc/${name}/status`).includes(`\nPPid:\t${spared}\n`)
+    return isOurs ? [Number(name)] : []
   })
 }
 
