@@ -258,7 +258,7 @@ describe('a limit', () => {
     expect(portal.requests.map(({ status }) => status)).toEqual([503, 200])
   })
 
-  test('of one method is waited for, and the records of others are not delayed by it', async () => {
+  test('of one method is waited for, and the records of others are not held up by it', async () => {
     const { clock, portal, records } = await startBoth()
     addDeals(portal, 1)
     portal.records.add('task', { title: 'Call back' }, 7, 17)

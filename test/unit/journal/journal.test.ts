@@ -401,7 +401,7 @@ describe('a disk that does not answer', () => {
     expect(journal.rescued).toEqual([])
   })
 
-  test('is given up after the timeout: each event is on the stderr fallback, once, before its refusal', async () => {
+  test('is given up after the timeout: every event has gone to the stderr fallback, once, before its refusal', async () => {
     const dataDir = temporaryFolder('journal')
     let rescued: string[] = []
     const journal = await open(dataDir, {
