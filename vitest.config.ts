@@ -7,9 +7,9 @@ export default defineConfig({
     pool: 'forks',
     // Most of them wait for processes of their own.
     maxWorkers: 4,
-    // They bound what hangs, on a machine that has other things to do.
-    testTimeout: 120_000,
-    hookTimeout: 120_000,
-    expect: { poll: { timeout: 60_000 } },
+    // They end what hangs, and nothing that is only slow. No test has a shorter one of its own.
+    testTimeout: process.env['ROUNDS'] ? 7_200_000 : 900_000,
+    hookTimeout: 900_000,
+    expect: { poll: { timeout: process.env['ROUNDS'] ? 3_600_000 : 300_000 } },
   },
 })

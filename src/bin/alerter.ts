@@ -9,12 +9,15 @@ import { explainStart } from '../config/explain-start.ts'
 import { openParent } from '../lib/child-process.ts'
 import { createLog } from '../lib/log.ts'
 import { printableLines } from '../lib/printable.ts'
+import { readTimes } from '../lib/times.ts'
 
 const config = readSettings()
 const { log, close: closeLog } = createLog(config.logLevel, 'alerter')
 let url = urlOf(config)
 const lookAt = createConditions(config)
 const alerts = createAlerts({ host: hostname(), post: (alert) => postAlert(url, alert), log })
+const { alerterSpeed = 1 } = readTimes()
+const startedAt = Date.now()
 let disk: Disk | undefined
 let isLookingAtDisk = false
 
@@ -23,7 +26,7 @@ parent.events.on('message', (message) => {
   if (message.type === 'reload') return reload()
   const { sample } = message
   if (sample.journal) void lookAtDisk()
-  const at = Date.now()
+  const at = startedAt + (Date.now() - startedAt) * alerterSpeed
   alerts.update(lookAt(sample, disk, at), at)
 })
 // Signals of the terminal reach this process, too. The parent process decides what they mean.

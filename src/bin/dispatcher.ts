@@ -26,6 +26,7 @@ import { realClock } from '../lib/clock.ts'
 import { setForwarderId } from '../lib/forward-mark.ts'
 import { createLog } from '../lib/log.ts'
 import { printableLines } from '../lib/printable.ts'
+import { readTimes } from '../lib/times.ts'
 import type { Engine, EngineDeps } from '../queue/engine.ts'
 import { findKnownHandlers, openEngine } from '../queue/open-engine.ts'
 import { explainQueueFile } from '../queue/sqlite/integrity.ts'
@@ -56,6 +57,7 @@ const { values: args } = parseArgs({
     /** The previous dispatcher ended by itself while it loaded the handlers. */
     'after-end': { type: 'boolean' },
     [parentOption]: { type: 'string' },
+    times: { type: 'string' },
   },
 })
 const isWorker = args.worker !== undefined
@@ -115,6 +117,7 @@ async function run(): Promise<void> {
   const portals = createPortals({
     ...config,
     ...engine,
+    ...readTimes().probes,
     clock: realClock,
     onChange: (incomingWebhook, trouble) => {
       report.incomingWebhook(incomingWebhook, trouble)

@@ -26,6 +26,7 @@ import { forwarderId } from '../lib/forward-mark.ts'
 import { createLog } from '../lib/log.ts'
 import { printableLines } from '../lib/printable.ts'
 import { modeForOthers } from '../lib/private-files.ts'
+import { readTimes } from '../lib/times.ts'
 
 import { initFirstIdentity } from '../queue/identity.ts'
 import { followedSegment, initFirstStart } from '../queue/sqlite/queue.ts'
@@ -76,7 +77,8 @@ async function start(config: Config): Promise<void> {
       { folder: dataDir, mode, advice: `chmod 700 ${dataDir}, or chmod 2750 to let a group read` },
       'users of this machine other than the receiver may enter DATA_DIR',
     )
-  const published = allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log }) : undefined
+  const published =
+    allowedIps === 'auto' ? await openPublishedAddresses({ dataDir, log, ...readTimes().lists }) : undefined
   const allowed = allowedIps === undefined || allowedIps === 'auto' ? published : createAllowedAddresses(allowedIps)
   const lastAt = Date.parse((await lastEvent(dataDir))?.time ?? '') || undefined
   const shapes = createShapeLog(log)

@@ -3,6 +3,7 @@ import { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { type Channel, openChannel } from './ipc-channel.ts'
+import { timesArgs } from './times.ts'
 
 /** Another process of this product. */
 export interface Child<In, Out> {
@@ -33,7 +34,8 @@ export function startChild<In extends Message, Out extends Message>(
   args: readonly string[],
   nodeArgs: readonly string[] = [],
 ): Child<In, Out> {
-  const child = start([noDebugger, ...nodeArgs, fileURLToPath(script), `--${parentOption}=${process.pid}`, ...args])
+  const ownArgs = [`--${parentOption}=${process.pid}`, ...timesArgs(), ...args]
+  const child = start([noDebugger, ...nodeArgs, fileURLToPath(script), ...ownArgs])
   // A process that could not be started may have no stream.
   const stream = child.stdio?.[channelFd]
   return { process: child, channel: openChannel(stream instanceof Duplex ? stream : closed()) }

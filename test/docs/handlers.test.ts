@@ -65,7 +65,7 @@ test('the handler that writes to Bitrix24 does so once, although its own change 
     () => `handled, and its own change too\n${receiver.output()}`,
     () => titled().length === 2,
   )
-  await portal.eventsSettled()
+  await portal.eventsAnswered()
   expect(portal.records.get(DEAL, 662)?.fields).toMatchObject({ title: '#662 Garden house' })
   expect(portal.called()).toEqual(['crm.deal.get', 'crm.deal.update', 'crm.deal.get'])
 })

@@ -6,7 +6,7 @@ import { expect, test } from 'vitest'
 import { publishedLists } from '../../src/intake/published-addresses.ts'
 import { listSegments } from '../../src/journal/segments.ts'
 import { blocksOf, blockWith, readText, root, tableOf } from '../support/docs.ts'
-import { dealBody, readSnapshot, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, readRecorded, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
 const page = 'docs/operations.md'
 
@@ -90,5 +90,5 @@ test('a segment that was read may be deleted: its events are neither handled aga
   const third = await startReceiver({ dataDir: first.dataDir, handlers })
   await third.post(dealBody(3))
   await until('handled', () => third.logged('handled').length === 1)
-  expect(readSnapshot(seen).map(({ object }) => object)).toEqual(['deal:1', 'deal:2', 'deal:3'])
+  expect(readRecorded(seen).map(({ object }) => object)).toEqual(['deal:1', 'deal:2', 'deal:3'])
 })

@@ -2,11 +2,12 @@ import { execFileSync } from 'node:child_process'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
+import { createRandom } from '../support/random.ts'
 import {
   dealBody,
   type Receiver,
   readJournal,
-  readSnapshot,
+  readRecorded,
   recorder,
   startReceiver,
   temporaryFolder,
@@ -27,10 +28,10 @@ const victims = {
 
 test.for(Object.keys(victims) as (keyof typeof victims)[])(
   'when %s is killed under load, what was acknowledged is journalled once and handled',
-  { timeout: 120_000 + rounds * 10_000 },
   async (victim) => {
+    const random = createRandom()
     const dataDir = temporaryFolder('data')
-    const seen = join(temporaryFolder('snapshot'), 'snapshot')
+    const seen = join(temporaryFolder('seen'), 'seen')
     const handlers = { 'ONCRMDEALUPDATE.mjs': recorder(seen) }
     const acknowledged: string[] = []
     let id = 0
@@ -45,12 +46,12 @@ test.for(Object.keys(victims) as (keyof typeof victims)[])(
           if (answer?.status === 200) acknowledged.push(object)
         }
       })
-      const enough = acknowledged.length + 30 + Math.random() * 200
+      const enough = acknowledged.length + 30 + random(200)
       await until('it is under load', () => acknowledged.length >= enough)
       // At a random moment, not a wait for a state.
-      await sleep(Math.random() * 20)
+      await sleep(random(20))
       victims[victim](receiver)
-      await sleep(Math.random() * 200)
+      await sleep(random(200))
       isLoading = false
       await Promise.all(clients)
       receiver.killGroup('SIGKILL')
@@ -58,7 +59,7 @@ test.for(Object.keys(victims) as (keyof typeof victims)[])(
     }
 
     const last = await startReceiver({ dataDir, handlers })
-    const handled = () => new Set(readSnapshot(seen).map((event) => event.object))
+    const handled = () => new Set(readRecorded(seen).map((event) => event.object))
     await until(`all ${acknowledged.length} handled`, () => {
       const done = handled()
       return acknowledged.every((object) => done.has(object))
@@ -68,7 +69,7 @@ test.for(Object.keys(victims) as (keyof typeof victims)[])(
     for (const { object } of await readJournal(dataDir)) times.set(object, (times.get(object) ?? 0) + 1)
     const lost = acknowledged.filter((object) => !times.has(object))
     const doubled = acknowledged.filter((object) => (times.get(object) ?? 0) > 1)
-    const runs = readSnapshot(seen).length
+    const runs = readRecorded(seen).length
     // What `npm run test:crash` is run for: the figures.
     process.stdout.write(
       `${victim}: ${acknowledged.length} acknowledged over ${rounds} kills, ${lost.length} lost, ` +

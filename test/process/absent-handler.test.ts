@@ -7,14 +7,14 @@ import { envOf, runCli } from '../support/cli.ts'
 import {
   dealBody,
   type Receiver,
-  readSnapshot,
+  readRecorded,
   recorder,
   startReceiver,
   temporaryFolder,
   until,
 } from '../support/receiver.ts'
 
-const bound = { HANDLER_LOAD_TIMEOUT: '700ms' }
+const bound = { HANDLER_LOAD_TIMEOUT: '2s' }
 const hangs = 'await new Promise(() => setInterval(() => {}, 1_000))\nexport default () => {}\n'
 
 function seenIn(name: string) {
@@ -22,7 +22,7 @@ function seenIn(name: string) {
   return {
     source: recorder(path),
     deals: () =>
-      readSnapshot(path)
+      readRecorded(path)
         .map((event) => Number(event.object?.slice('deal:'.length)))
         .sort((a, b) => a - b),
   }
@@ -164,7 +164,7 @@ test('a new file that never ends to load keeps the event that it is named after,
   expect(deals.deals()).toEqual([1, 2])
 })
 
-test('a new file that never ends to load, of any other name, is waited for, because nobody knows its events', async () => {
+test('a new file of any other name that never ends to load is waited for: its events are not known', async () => {
   const one = seenIn('one')
   const receiver = await startReceiver({ handlers: { 'one.mjs': one.source, 'two.mjs': hangs }, env: bound })
   const trouble = await until('trouble', async () => {
@@ -183,7 +183,7 @@ test.each([
   ['blocks', 'for (;;);\n'],
 ])('a file that %s the process that loads it is named, and only that one', async (_what, source) => {
   const one = seenIn('one')
-  const env = { HANDLER_STALL: '1s', SHUTDOWN_GRACE: '500ms', ...bound }
+  const env = { HANDLER_STALL: '3s', SHUTDOWN_GRACE: '500ms', ...bound }
   const receiver = await startReceiver({ handlers: { 'one.mjs': one.source, 'two.mjs': source }, env })
   const trouble = await until('trouble', async () => {
     const { dispatcher = '' } = await readiness(receiver)
@@ -202,7 +202,7 @@ test.each([
   await isReady(receiver)
 })
 
-test('a helper, a test and the settings of a tool stop no handler, and are told', async () => {
+test('a helper, a test and the settings of a tool stop no handler, and are reported', async () => {
   const one = seenIn('one')
   const receiver = await startReceiver({
     handlers: {
@@ -215,7 +215,9 @@ test('a helper, a test and the settings of a tool stop no handler, and are told'
   await isReady(receiver)
   await postDeals(receiver, 1)
   await until('it has run', () => one.deals().length === 1)
-  const told = receiver.logged('a file is left out: it is no handler')
+  const leftOut = () => receiver.logged('a file is left out: it is no handler')
+  await expect.poll(leftOut).toHaveLength(3)
+  const told = leftOut()
   expect(told.map(({ level }) => Number(level)).sort((a, b) => a - b)).toEqual([30, 30, 40])
   expect(told.map(({ file }) => String(file)).sort()).toEqual(
     ['helper.mjs', 'one.spec.mjs', 'vitest.config.mjs'].map((name) => join(receiver.handlersDir, name)),

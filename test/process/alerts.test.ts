@@ -2,8 +2,8 @@ import { execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
+import { timesOption } from '../../src/lib/times.ts'
 import { alerterOf, startAlertTarget, urlSecret } from '../support/alert-target.ts'
 import { deals, dispatcherOf, isGone, spawnDispatcher } from '../support/dispatcher.ts'
 import { canMount, canTrace, forbidChildren, smallDisk } from '../support/faults.ts'
@@ -19,14 +19,14 @@ import {
   until,
 } from '../support/receiver.ts'
 
-const preload = (name: string) => `--import=${fileURLToPath(new URL(`../support/preload/${name}.ts`, import.meta.url))}`
+/** In the alerter a minute passes within three seconds. */
+const quickAlerter = { alerterSpeed: 20 }
 
-/** In its alerter a minute passes within three seconds. */
 async function startWithAlerts({ env, ...options }: ReceiverOptions = {}) {
   const target = await startAlertTarget()
   const receiver = await startReceiver({
     ...options,
-    env: { ALERT_URL: target.url, NODE_OPTIONS: preload('quick-clock'), ...env },
+    env: { ALERT_URL: target.url, ...env },
   })
   return { target, receiver }
 }
@@ -43,7 +43,7 @@ async function postWrongTokens(receiver: Receiver): Promise<void> {
 }
 
 function discardDead({ dataDir }: Pick<Receiver, 'dataDir'>): void {
-  const db = new DatabaseSync(join(dataDir, 'dispatch.db'), { timeout: 5_000 })
+  const db = new DatabaseSync(join(dataDir, 'dispatch.db'), { timeout: 300_000 })
   db.exec("DELETE FROM delivery WHERE state = 'dead'")
   db.close()
 }
@@ -54,7 +54,7 @@ function leftBehind({ output, dataDir }: Receiver): string {
   return [output(), ...files.map(({ parentPath, name }) => readFileSync(join(parentPath, name), 'latin1'))].join('\n')
 }
 
-test('a dead delivery is told with its reason, and when none is left, that it is over', async () => {
+test('a dead delivery is reported with its reason, and when none is left, that it is over', async () => {
   const { target, receiver } = await startWithAlerts({ handlers: failing })
   await receiver.post(dealBody(662))
   const alert = await target.got('dead_delivery')
@@ -69,7 +69,7 @@ test('a dead delivery is told with its reason, and when none is left, that it is
   expect(target.took).toHaveLength(2)
 })
 
-test('a reason may be as long as a handler likes: its dispatcher lives, and what is told of it is short', async () => {
+test('a reason may be as long as a handler likes: the dispatcher lives, and the alert is short', async () => {
   const { target, receiver } = await startWithAlerts({
     handlers: { [deals]: failing[deals].replace(`'no such deal'`, `'no such deal '.repeat(6 * 1024 ** 2)`) },
   })
@@ -82,13 +82,13 @@ test('a reason may be as long as a handler likes: its dispatcher lives, and what
   expect(isGone(pid)).toBe(false)
 })
 
-test('a handler file that cannot be loaded is told by its name, because the dispatcher ends again and again', async () => {
+test('a handler file that cannot be loaded is reported by name, because the dispatcher ends repeatedly', async () => {
   const { target } = await startWithAlerts({ handlers: { 'stages.mjs': 'export default (' } })
   const { text } = await target.got('dispatcher_restarting')
   expect(text).toMatch(/the dispatcher ended 3 times within 10 minutes, events wait: .*stages\.mjs.*SyntaxError/)
 })
 
-test('wrong tokens are told from the tenth on, and none of them is in what is told', async () => {
+test('wrong tokens are reported from the tenth on, and no alert contains one', async () => {
   const { target, receiver } = await startWithAlerts()
   await postWrongTokens(receiver)
   const alert = await target.got('wrong_tokens')
@@ -96,8 +96,8 @@ test('wrong tokens are told from the tenth on, and none of them is in what is to
   expect(JSON.stringify(alert)).not.toMatch(/wrong\dtoken|test0token/)
 })
 
-test('a journal that cannot be written is told with the reason, and when it can again', async () => {
-  const { target, receiver } = await startWithAlerts({ env: { DISPATCHER: 'off' } })
+test('a journal that cannot be written is reported with the reason, and when it can again', async () => {
+  const { target, receiver } = await startWithAlerts({ args: [timesOption(quickAlerter)], env: { DISPATCHER: 'off' } })
   const limitFiles = (limit: string) =>
     execFileSync('prlimit', ['--pid', String(receiver.child.pid), `--fsize=${limit}:unlimited`])
   limitFiles('100')
@@ -108,15 +108,12 @@ test('a journal that cannot be written is told with the reason, and when it can 
   expect((await receiver.post(dealBody(2))).status).toBe(200)
 })
 
-test('an incoming webhook that is dead is told with its portal, never with its code, and when it works again', async () => {
+test('a dead incoming webhook is reported with its portal, without its code, and when it works again', async () => {
   const portal = await startPortal({ limit: { rate: 1000, burst: 1000 } })
   const { target, receiver } = await startWithAlerts({
     handlers: { [deals]: "export default (event, { bitrix24 }) => bitrix24.call('profile')" },
-    env: {
-      ...portal.env,
-      B24_HOOK: portal.incomingWebhook(),
-      NODE_OPTIONS: `${preload('quick-clock')} ${preload('quick-probes')}`,
-    },
+    args: [timesOption({ ...quickAlerter, probes: { probeEvery: 300 } })],
+    env: { ...portal.env, B24_HOOK: portal.incomingWebhook() },
   })
   portal.behaviour.dead = 'expired_token'
   await receiver.post(dealBody(1, { domain: portal.host }))
@@ -127,14 +124,14 @@ test('an incoming webhook that is dead is told with its portal, never with its c
   expect(JSON.stringify(target.took)).not.toContain(portal.code())
 })
 
-test('silence counts from the last event of the journal, whoever journalled it, and ends with the next', async () => {
+test('silence counts from the last event of the journal, also of an earlier start, and ends with the next', async () => {
   const first = await startReceiver()
   await first.post(dealBody(1))
   const [last] = await first.journal()
   await first.stop()
   const { target, receiver } = await startWithAlerts({
     dataDir: first.dataDir,
-    env: { ALERT_AFTER_SILENCE: '2s', NODE_OPTIONS: '' },
+    env: { ALERT_AFTER_SILENCE: '2s' },
   })
   const alert = await target.got('silence')
   expect(alert.details).toEqual({ last_event: Object(last).time })
@@ -142,7 +139,7 @@ test('silence counts from the last event of the journal, whoever journalled it, 
   expect(await target.got('silence', 'over')).toMatchObject({ since: alert.since })
 })
 
-test.skipIf(!canMount)('a disk that is nearly full is told while it can still be written (tmpfs)', async () => {
+test.skipIf(!canMount)('a disk that is nearly full is reported while it can still be written (tmpfs)', async () => {
   const { target, receiver } = await startWithAlerts({ dataDir: smallDisk('8M') })
   writeFileSync(join(receiver.dataDir, 'filler'), Buffer.alloc(7.5 * 1024 ** 2))
   expect((await target.got('disk_nearly_full')).text).toMatch(/\d+ MB of 8 MB are free/)
@@ -164,7 +161,7 @@ test('a target that does not answer takes nothing from the receiver', async () =
   expect(isGone(alerter)).toBe(true)
 })
 
-test('an alerter that is killed is started again, tells again what lasts, and the receiver goes on', async () => {
+test('an alerter that is killed is started again, reports again what lasts, and the receiver goes on', async () => {
   const { target, receiver } = await startWithAlerts({ handlers: failing })
   await receiver.post(dealBody(1))
   await target.got('dead_delivery')
@@ -180,7 +177,7 @@ test('an alerter that is killed is started again, tells again what lasts, and th
 })
 
 test.skipIf(!canTrace)(
-  'an alerter that cannot be started for want of memory is tried again, and the receiver goes on (strace)',
+  'an alerter that cannot be started for want of memory is tried again, the receiver goes on (strace)',
   async () => {
     const { receiver } = await startWithAlerts()
     const alerter = await until('an alerter', () => alerterOf(receiver))
@@ -213,7 +210,11 @@ test('an alerter ends with a receiver that is killed', async () => {
 })
 
 test('the URL is in nothing that a receiver leaves behind, whatever its target does', async () => {
-  const { target, receiver } = await startWithAlerts({ handlers: failing, env: { LOG_LEVEL: 'trace' } })
+  const { target, receiver } = await startWithAlerts({
+    args: [timesOption(quickAlerter)],
+    handlers: failing,
+    env: { LOG_LEVEL: 'trace' },
+  })
   const elsewhere = await startAlertTarget()
   const reasons = () => new Set(receiver.logged('an alert could not be sent').map((line) => line['reason']))
   target.answer((response) => response.writeHead(307, { location: elsewhere.url }).end())
@@ -246,7 +247,7 @@ test('after a SIGHUP alerts go where ALERT_URL_FILE says by then', async () => {
   await next.got('dead_delivery')
 })
 
-test('a dispatcher by itself tells what it knows, its receiver the rest, and nothing is told twice', async () => {
+test('a dispatcher by itself reports what it knows, its receiver the rest, and nothing is reported twice', async () => {
   const { target, receiver } = await startWithAlerts({ env: { DISPATCHER: 'off' } })
   const dispatcher = await spawnDispatcher({
     dataDir: receiver.dataDir,

@@ -45,12 +45,12 @@ function addDeals({ records }: Portal, count: number, from = 1) {
 }
 
 describe('backfill', () => {
-  test('journals what was changed and made while nobody answered, and only that; handlers get it', async () => {
+  test('journals what was changed and made while no receiver answered, and only that; handlers get it', async () => {
     const { portal, receiver, cli, seen } = await start()
     addDeals(portal, 3)
     portal.subscribe({ url: receiver.url, token: TOKEN })
     portal.edit(DEAL, 1, { title: 'told' })
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     await until('it was handled', () => seen().length === 1)
 
     // Whole seconds are all that Bitrix24 tells.
@@ -58,7 +58,7 @@ describe('backfill', () => {
     await receiver.stop()
     portal.edit(DEAL, 1, { title: 'missed' })
     addDeals(portal, 1, 77)
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     const again = await startReceiver({
       dataDir: receiver.dataDir,
       env: { PORT: String(receiver.port), ADMIN_PORT: String(receiver.adminPort), HANDLERS_DIR: receiver.handlersDir },
@@ -178,7 +178,7 @@ describe('backfill', () => {
     expect(jsonLines(stdout)).toMatchObject([{ events: 1, deliveries: 1 }])
   })
 
-  test('that was cut off goes on where it was, and no record is told twice', async () => {
+  test('that was cut off goes on where it was, and no record is journalled twice', async () => {
     const { portal, receiver, cli } = await start()
     addDeals(portal, 200)
     portal.behaviour.failing.set('crm.item.list', ['ok', 'ok', 'INTERNAL_SERVER_ERROR'])
@@ -220,7 +220,7 @@ describe('backfill', () => {
     ['what there is not', ['deals', '--all'], '"deals" cannot be backfilled'],
     ['a time too long ago', ['deal', '--since', '999999999d'], '--since takes how long ago'],
     ['--resume and what to backfill', ['lead', '--resume'], '--resume takes nothing beside it but --dry-run'],
-  ])('with %s is refused as wrong words', async (_, args, message) => {
+  ])('with %s is refused as a wrong use', async (_, args, message) => {
     const { cli } = await start()
     const { code, stderr } = await cli('backfill', ...args)
     expect([code, stderr.includes(message)]).toEqual([64, true])
@@ -232,14 +232,14 @@ describe('BACKFILL_ON_START', () => {
     const { portal, receiver, seen, env } = await start()
     portal.subscribe({ url: receiver.url, token: TOKEN })
     addDeals(portal, 2)
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     await until('both were handled', () => seen().length === 2)
     await receiver.stop()
     await until('a second is over', () => Date.now() - (portal.records.get(DEAL, 2)?.updatedTime ?? 0) > 1100)
     portal.edit(DEAL, 1, { title: 'missed' })
     addDeals(portal, 1, 50)
     // The next one has the same port.
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     const again = await startReceiver({
       dataDir: receiver.dataDir,
       env: { ...env, HANDLERS_DIR: receiver.handlersDir, BACKFILL_ON_START: 'deal' },
@@ -253,15 +253,15 @@ describe('BACKFILL_ON_START', () => {
     expect(again.logged('backfilled: what was missed is journalled')).toHaveLength(1)
   })
 
-  test('is done all the same when the incoming webhook is down at first, and when the dispatcher is killed meanwhile', async () => {
+  test('is done though the incoming webhook is down at first and the dispatcher is killed meanwhile', async () => {
     const { portal, receiver, seen, env } = await start()
     portal.subscribe({ url: receiver.url, token: TOKEN })
     addDeals(portal, 1)
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     await until('it was handled', () => seen().length === 1)
     await receiver.stop()
     addDeals(portal, 120, 100)
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     await portal.unplug()
     const again = await startReceiver({
       dataDir: receiver.dataDir,
@@ -306,7 +306,7 @@ describe('BACKFILL_ON_START', () => {
     await until('no backfill is owed', () => !existsSync(join(receiver.dataDir, 'backfill-since')))
   })
 
-  test('of two incoming webhooks of one portal tells no record twice', async () => {
+  test('of two incoming webhooks of one portal journals no record twice', async () => {
     const { portal, receiver, seen, env } = await start()
     await receiver.post(dealBody(1))
     await until('it was handled', () => seen().length === 1)
@@ -322,7 +322,7 @@ describe('BACKFILL_ON_START', () => {
     expect(await again.journal()).toHaveLength(61)
   })
 
-  test('on a first start asks nobody', async () => {
+  test('on a first start calls no portal', async () => {
     const portal = await startPortal({ limit: plenty })
     addDeals(portal, 1)
     await start({ portal, env: { BACKFILL_ON_START: 'deal' } })

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest'
 import {
   dealBody,
   makeFolder,
-  readSnapshot,
+  readRecorded,
   recorder,
   startReceiver,
   TOKEN,
@@ -75,8 +75,8 @@ describe('every sample of what Bitrix24 sends', () => {
       )
     }
 
-    await until('every event was handled', () => readSnapshot(seen).length === withToken.length)
-    const byId = new Map(readSnapshot(seen).map((event) => [event.id, event]))
+    await until('every event was handled', () => readRecorded(seen).length === withToken.length)
+    const byId = new Map(readRecorded(seen).map((event) => [event.id, event]))
     for (const event of journal) expect(byId.get(event.id)).toEqual(event)
 
     await receiver.stop()

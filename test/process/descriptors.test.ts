@@ -52,7 +52,7 @@ test.skipIf(process.platform !== 'linux')(
       ),
     })
     expect(readValue(await receiver.metrics(), dropped)).toBeGreaterThan(100)
-    expect(receiver.logged(message)).toMatchObject([{ level: 50, descriptors: 160, connections: 64 }])
+    await expect.poll(() => receiver.logged(message)).toMatchObject([{ level: 50, descriptors: 160, connections: 64 }])
 
     strangers.close()
     await until('it takes connections again', async () => JSON.stringify(await receiver.readyz()).includes('"ready"'))

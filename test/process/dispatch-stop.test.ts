@@ -4,9 +4,9 @@ import { expect, test } from 'vitest'
 import { openSqliteQueue, queuePath } from '../../src/queue/sqlite/queue.ts'
 import { deals, dispatcherOf, isGone, linesOf, scripted, spawnDispatcher } from '../support/dispatcher.ts'
 import { postMany } from '../support/load.ts'
-import { dealBody, readSnapshot, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, readRecorded, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
-test('a second dispatcher by itself waits for the first, takes over when that ends, and both drain at SIGTERM', async () => {
+test('a second dispatcher by itself waits for the first and takes over, and both drain at SIGTERM', async () => {
   const folder = temporaryFolder('talk')
   const receiver = await startReceiver({ env: { DISPATCHER: 'off' } })
   const { dataDir } = receiver
@@ -45,7 +45,7 @@ test('a receiver whose dispatcher finds another at work says which, until that e
   await until('it took over', async () => (await readyz()).startsWith('{"status":"ready"'))
 })
 
-test('a dispatcher by itself that is told to stop while it starts leaves nothing half run', async () => {
+test('a dispatcher by itself that is stopped while it starts leaves nothing half run', async () => {
   const receiver = await startReceiver({ env: { DISPATCHER: 'off' } })
   const { dataDir } = receiver
   await postMany(receiver.url, 30)
@@ -209,7 +209,7 @@ test('a handler file that never finishes loading holds up neither the next reloa
   await reload(2)
   await until('the fixed one is loaded', () => receiver.logged('handlers were loaded again').length === 1)
   await receiver.post(dealBody(1))
-  await until('handled', () => readSnapshot(seen).length === 1)
+  await until('handled', () => readRecorded(seen).length === 1)
 
   put(`console.error('again'); await new Promise(() => {}); export default () => {}`)
   await reload(3)

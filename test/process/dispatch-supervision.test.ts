@@ -9,9 +9,7 @@ import { canTrace, forbidChildren } from '../support/faults.ts'
 import { postMany } from '../support/load.ts'
 import { dealBody, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
-test('while a handler loops for ever over one object, 2,000 posts are answered and handled; fixed, it handles the one', {
-  timeout: 120_000,
-}, async () => {
+test('while a handler loops for ever over one object, all other posts are answered and handled', async () => {
   const folder = temporaryFolder('talk')
   const receiver = await startReceiver({
     // Longer than a slow machine holds a loop that turns.
@@ -43,7 +41,7 @@ test('while a handler loops for ever over one object, 2,000 posts are answered a
   expect([...charged]).toEqual(['deal:666'])
 })
 
-test('a receiver killed while a handler loops takes its dispatcher along, and the next start handles everything', async () => {
+test('a receiver killed while a handler loops ends its dispatcher, and the next start handles everything', async () => {
   const folder = temporaryFolder('talk')
   const first = await startReceiver({
     handlers: { [deals]: scripted(folder, `if (isGuilty) { mark('loops'); for (;;); } mark('seen', event.object)`) },
@@ -142,10 +140,10 @@ test('a handler that crashes its process, whichever way, costs a dispatcher and 
   expect(await receiver.stop()).toEqual({ code: 0, signal: null })
 })
 
-test('a handler that ignores its timeout is replaced with its process, tried again in the next, never beside itself', async () => {
+test('a handler that ignores its timeout is replaced with its process and retried, never beside itself', async () => {
   const folder = temporaryFolder('talk')
   const receiver = await startReceiver({
-    env: { HANDLER_TIMEOUT: '300ms' },
+    env: { HANDLER_TIMEOUT: '1s' },
     handlers: {
       [deals]: scripted(
         folder,
@@ -177,7 +175,7 @@ test('a handler that ignores its timeout is replaced with its process, tried aga
   ])
 })
 
-test('a dispatcher may take longer to start than a handler may block it, and is not killed while its loop turns', async () => {
+test('a dispatcher may start slower than HANDLER_STALL, and is not killed while its event loop turns', async () => {
   const folder = temporaryFolder('talk')
   const receiver = await startReceiver({
     env: { HANDLER_STALL: '600ms' },
@@ -289,7 +287,7 @@ test.each([
     () => `all are handled\n${receiver.output()}`,
     () => new Set(linesOf(folder, 'seen')).size === 3,
   )
-  expect(receiver.logged('a handler wrote to the channel of the dispatcher: killed')).toHaveLength(1)
+  await expect.poll(() => receiver.logged('a handler wrote to the channel of the dispatcher: killed')).toHaveLength(1)
   expect((await receiver.post(dealBody(3))).status).toBe(200)
   expect(receiver.child.exitCode).toBeNull()
 })

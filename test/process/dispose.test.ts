@@ -20,7 +20,7 @@ export const dispose = async () => { await sleep(100); note('disposed') }`,
   expect(readFileSync(seen, 'utf8')).toBe('begins\nends\ndisposed\n')
 })
 
-test('a dispose() that fails is told and does not hold the stop', async () => {
+test('a dispose() that fails is reported and does not delay the stop', async () => {
   const receiver = await startReceiver({
     handlers: { 'ONTASKADD.mjs': "export default () => {}\nexport const dispose = () => { throw new Error('no') }" },
   })

@@ -14,7 +14,7 @@ const bodies = samples
   .map(({ body }) => body.toString().replace(/(%5Bapplication_token%5D=)\w+/, `$1${TOKEN}`))
 
 test.skipIf(!hasPhp)(
-  'an existing hook.php cannot tell the receiver in front of it from Bitrix24, also when the receiver is killed (php)',
+  'an existing hook.php sees no difference between the receiver and Bitrix24, also after a kill (php)',
   async () => {
     expect(bodies.length).toBeGreaterThan(70)
     const before = await startPhp()

@@ -1,7 +1,6 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { fileURLToPath } from 'node:url'
 import { expect, onTestFinished, test } from 'vitest'
 import { openSqliteDeliveries } from '../../src/queue/sqlite/deliveries.ts'
 import { queuePath } from '../../src/queue/sqlite/queue.ts'
@@ -10,8 +9,9 @@ import { RestError } from '../support/portal/rest-error.ts'
 import { type Portal, type PortalOptions, startPortal } from '../support/portal.ts'
 import {
   dealBody,
+  quickProbes,
   type Receiver,
-  readSnapshot,
+  readRecorded,
   recorder,
   spawnReceiver,
   startReceiver,
@@ -22,7 +22,6 @@ import {
 
 const DEAL = 2
 const plenty = { rate: 1000, burst: 1000 }
-const preload = (name: string) => `--import=${fileURLToPath(new URL(`../support/preload/${name}.ts`, import.meta.url))}`
 
 /** A handler that reads its deal and appends what it saw, as a line of JSON. */
 function reader(seen: string): string {
@@ -55,15 +54,20 @@ async function startFull(options: PortalOptions = {}): Promise<Portal> {
   return portal
 }
 
-function startWith(portal: Portal, handlers: Record<string, string>, env: Record<string, string> = {}) {
+function startWith(
+  portal: Portal,
+  handlers: Record<string, string>,
+  env: Record<string, string> = {},
+  args: readonly string[] = quickProbes,
+) {
   return startReceiver({
+    args,
     handlers,
     env: {
       ...portal.env,
       B24_HOOK: portal.incomingWebhook(),
       B24_RATE: String(plenty.rate),
       B24_BURST: String(plenty.burst),
-      NODE_OPTIONS: preload('quick-probes'),
       ...env,
     },
   })
@@ -87,9 +91,7 @@ function deliveryStates({ dataDir }: Receiver) {
   }
 }
 
-test('an incoming webhook that dies under load, and then a portal that is gone: what needs it waits, uncharged, and is handled after, in order', {
-  timeout: 240_000,
-}, async () => {
+test('what needs a dead incoming webhook or a lost portal waits, uncharged, and is then handled in order', async () => {
   const folder = temporaryFolder('seen')
   const [read, noted] = [join(folder, 'read'), join(folder, 'noted')]
   const portal = await startFull()
@@ -117,11 +119,11 @@ test('an incoming webhook that dies under load, and then a portal that is gone: 
     await until('it is said', async () => (await incomingWebhooksOf(receiver)).length > 0)
     const told = await incomingWebhooksOf(receiver)
     expect(await receiver.readyz()).toMatchObject({ status: 'degraded' })
-    await until('the handler that calls nobody goes on', () => readSnapshot(noted).length === edits)
+    await until('the handler that calls nobody goes on', () => readRecorded(noted).length === edits)
     await until('what waits has stopped calling', async () => (await queue.state()).running === 0)
     const calls = callsOfRuns()
     edit(9)
-    await until('it still does', () => readSnapshot(noted).length === edits)
+    await until('it still does', () => readRecorded(noted).length === edits)
     expect(callsOfRuns()).toBe(calls)
     expect(readsOf(read).length).toBeLessThan(edits - 9)
     await up()
@@ -129,7 +131,7 @@ test('an incoming webhook that dies under load, and then a portal that is gone: 
       () => `all are handled\n${receiver.output().slice(-2_000)}`,
       () => readsOf(read).length === edits,
     )
-    expect(await receiver.readyz()).toMatchObject({ status: 'ready' })
+    await expect.poll(receiver.readyz).toMatchObject({ status: 'ready' })
     return told
   }
 
@@ -160,12 +162,12 @@ test('an incoming webhook that dies under load, and then a portal that is gone: 
   await until('the last is done', async () => (await queue.state()).running === 0)
   expect(deliveryStates(receiver)).toEqual([{ state: 'done', attempts: 1 }])
   const said = (msg: string) => receiver.logged(msg).map((line) => [line['level'], line['incoming_webhook']])
-  expect(said('an incoming webhook does not work; what needs it waits')).toEqual(
-    [50, 50].map((level) => [level, incomingWebhook]),
-  )
-  expect(said('an incoming webhook works again; what waited for it goes on')).toEqual(
-    [30, 30].map((level) => [level, incomingWebhook]),
-  )
+  await expect
+    .poll(() => said('an incoming webhook does not work; what needs it waits'))
+    .toEqual([50, 50].map((level) => [level, incomingWebhook]))
+  await expect
+    .poll(() => said('an incoming webhook works again; what waited for it goes on'))
+    .toEqual([30, 30].map((level) => [level, incomingWebhook]))
   expect(leftBehind(receiver)).not.toContain(portal.code())
 })
 
@@ -195,7 +197,7 @@ test('of two portals with a deal of the same number each run reads from its own'
   }
 })
 
-test('the incoming webhook is in nothing that a receiver leaves behind, whatever fails and whatever the portal says', async () => {
+test('nothing that a receiver leaves behind contains the incoming webhook, whatever the portal answers', async () => {
   const portal = await startFull()
   const url = portal.incomingWebhook()
   const code = portal.code()
@@ -232,13 +234,14 @@ test('a new incoming webhook in B24_HOOK_FILE and a SIGHUP: what waited for the 
   const receiver = await startWith(
     portal,
     { 'ONCRMDEALUPDATE.mjs': reader(read) },
-    { B24_HOOK: '', B24_HOOK_FILE: file, NODE_OPTIONS: '' },
+    { B24_HOOK: '', B24_HOOK_FILE: file },
+    [],
   )
   portal.subscribe({ url: receiver.url, token: TOKEN })
   portal.changeCode()
   for (let id = 1; id <= 9; id++) portal.edit(DEAL, id, { title: 'changed' })
   await until('they wait', () => receiver.logged('postponed until the incoming webhook works').length === 9)
-  expect(await incomingWebhooksOf(receiver)).toHaveLength(1)
+  await expect.poll(() => incomingWebhooksOf(receiver)).toHaveLength(1)
   writeFileSync(file, portal.incomingWebhook())
   receiver.child.kill('SIGHUP')
   await until(
@@ -246,13 +249,13 @@ test('a new incoming webhook in B24_HOOK_FILE and a SIGHUP: what waited for the 
     () => readsOf(read).length === 9,
   )
   expect(new Set(readsOf(read).map(({ attempt }) => attempt))).toEqual(new Set([1]))
-  expect(await receiver.readyz()).toMatchObject({ status: 'ready' })
+  await expect.poll(receiver.readyz).toMatchObject({ status: 'ready' })
 })
 
-test('a dispatcher that dies takes what it said of an incoming webhook along, and the next one goes on with what waited', async () => {
+test('the report of a dead dispatcher about an incoming webhook ends with it, and the next one goes on', async () => {
   const read = join(temporaryFolder('seen'), 'read')
   const portal = await startFull()
-  const receiver = await startWith(portal, { 'ONCRMDEALUPDATE.mjs': reader(read) }, { NODE_OPTIONS: '' })
+  const receiver = await startWith(portal, { 'ONCRMDEALUPDATE.mjs': reader(read) }, {}, [])
   portal.subscribe({ url: receiver.url, token: TOKEN })
   portal.behaviour.dead = 'expired_token'
   portal.edit(DEAL, 1, { title: 'changed' })
@@ -260,10 +263,10 @@ test('a dispatcher that dies takes what it said of an incoming webhook along, an
   portal.behaviour.dead = undefined
   process.kill(await dispatcherOf(receiver), 'SIGKILL')
   await until('handled', () => readsOf(read).length === 1)
-  expect(await receiver.readyz()).toMatchObject({ status: 'ready' })
+  await expect.poll(receiver.readyz).toMatchObject({ status: 'ready' })
 })
 
-test('a wrong incoming webhook is told at the start of the receiver with every other problem, and without its value', async () => {
+test('a wrong incoming webhook is reported at the start with every other problem, without its value', async () => {
   const receiver = await spawnReceiver({
     env: { B24_HOOK: 'http://example.bitrix24.com/rest/1/hidden/', CONCURRENCY: '0' },
   })
@@ -272,9 +275,10 @@ test('a wrong incoming webhook is told at the start of the receiver with every o
   expect(receiver.output()).not.toContain('hidden')
 })
 
-test('without an incoming webhook undici is never imported, with one it is before a run needs it, and the SDK is in no case', async () => {
+test('undici is imported only with an incoming webhook, and before a run needs it; the SDK never is', async () => {
   const handlers = { 'ONCRMDEALUPDATE.mjs': 'export default (event, { log }) => log.info("ran")' }
-  const options = { handlers, env: { NODE_OPTIONS: preload('tell-imports') } }
+  const preload = new URL('../support/preload/report-imports.ts', import.meta.url).href
+  const options = { handlers, env: { NODE_OPTIONS: `--import=${preload}` } }
   const without = await startReceiver(options)
   await without.post(dealBody(1))
   await until('handled', () => without.logged('handled').length === 1)
@@ -288,7 +292,7 @@ test('without an incoming webhook undici is never imported, with one it is befor
   expect(receiver.output()).not.toContain('b24jssdk is imported')
 })
 
-test('what was never meant to be sent is dead at once, by its path and the line of the handler, and nothing was sent', async () => {
+test("a call with a promise as a parameter is dead at once, with the handler's line, and is not sent", async () => {
   const portal = await startFull()
   const receiver = await startWith(portal, {
     'ONCRMDEALUPDATE.mjs': `const price = async () => 7

@@ -54,53 +54,56 @@ describe.each(['embedded', 'postgres'])('%s engine', (engine) => {
   test.each([
     ['that cannot be', refused],
     ['that is undone', undone],
-  ])('whoever changes what all share, %s, is named, and his neighbour handles every event once', async (_, hostile) => {
-    const folder = temporaryFolder('talk')
-    const env = engine === 'postgres' ? { DATABASE_URL: postgres.url(await postgres.createDatabase()) } : {}
-    const names = Object.keys(hostile)
-    const receiver = await startReceiver({
-      env: { ...env, CONCURRENCY: '32' },
-      handlers: {
-        'good.mjs': defined(good(folder)),
-        ...Object.fromEntries(
-          names.map((name) => [
-            `${name}.mjs`,
-            defined(scripted(folder, `mark('ran-${name}'); await sleep(1); ${hostile[name]}`)),
-          ]),
-        ),
-      },
-    })
-    for (let id = 1; id <= 5; id++) await receiver.post(body(id))
-    for (const name of names) await until(`${name} ran`, () => linesOf(folder, `ran-${name}`).length > 0)
-    for (let id = 6; id <= 10; id++) await receiver.post(body(id))
-    const handled = () => linesOf(folder, 'good').toSorted()
-    await until(
-      () => `ten are handled\n${handled().join('\n')}\n${receiver.output().slice(-3_000)}`,
-      () => handled().length >= 10,
-    )
-    expect(handled()).toEqual(Array.from({ length: 10 }, (_, at) => `deal:${at + 1}[2,4]`).toSorted())
-    for (const name of names) await until(`${name} is named`, () => namings(receiver, name).length > 0)
-
-    for (const name of names)
-      writeFileSync(
-        join(receiver.handlersDir, `${name}.mjs`),
-        defined(scripted(folder, `mark('fixed-${name}', event.object)`)),
+  ])(
+    'a handler that changes what all share, %s, is named, and its neighbour handles every event once',
+    async (_, hostile) => {
+      const folder = temporaryFolder('talk')
+      const env = engine === 'postgres' ? { DATABASE_URL: postgres.url(await postgres.createDatabase()) } : {}
+      const names = Object.keys(hostile)
+      const receiver = await startReceiver({
+        env: { ...env, CONCURRENCY: '32' },
+        handlers: {
+          'good.mjs': defined(good(folder)),
+          ...Object.fromEntries(
+            names.map((name) => [
+              `${name}.mjs`,
+              defined(scripted(folder, `mark('ran-${name}'); await sleep(1); ${hostile[name]}`)),
+            ]),
+          ),
+        },
+      })
+      for (let id = 1; id <= 5; id++) await receiver.post(body(id))
+      for (const name of names) await until(`${name} ran`, () => linesOf(folder, `ran-${name}`).length > 0)
+      for (let id = 6; id <= 10; id++) await receiver.post(body(id))
+      const handled = () => linesOf(folder, 'good').toSorted()
+      await until(
+        () => `ten are handled\n${handled().join('\n')}\n${receiver.output().slice(-3_000)}`,
+        () => handled().length >= 10,
       )
-    receiver.child.kill('SIGHUP')
-    await until('the fixed ones are loaded', () => receiver.logged('handlers were loaded again').length > 0)
-    await receiver.post(body(11))
-    for (const name of names)
-      await until(`${name} handles again`, () => linesOf(folder, `fixed-${name}`).includes('deal:11'))
-    await until('the neighbour has it, too', () => handled().length === 11)
-    await until(
-      () => `all is handled\n${receiver.output().slice(-3_000)}`,
-      async () => {
-        const { status, backlog } = await readyz(receiver)
-        return status === 'ready' && backlog?.pending === 0 && backlog.dead === 0
-      },
-    )
-    expect(handled()).toHaveLength(11)
-  })
+      expect(handled()).toEqual(Array.from({ length: 10 }, (_, at) => `deal:${at + 1}[2,4]`).toSorted())
+      for (const name of names) await until(`${name} is named`, () => namings(receiver, name).length > 0)
+
+      for (const name of names)
+        writeFileSync(
+          join(receiver.handlersDir, `${name}.mjs`),
+          defined(scripted(folder, `mark('fixed-${name}', event.object)`)),
+        )
+      receiver.child.kill('SIGHUP')
+      await until('the fixed ones are loaded', () => receiver.logged('handlers were loaded again').length > 0)
+      await receiver.post(body(11))
+      for (const name of names)
+        await until(`${name} handles again`, () => linesOf(folder, `fixed-${name}`).includes('deal:11'))
+      await until('the neighbour has it, too', () => handled().length === 11)
+      await until(
+        () => `all is handled\n${receiver.output().slice(-3_000)}`,
+        async () => {
+          const { status, backlog } = await readyz(receiver)
+          return status === 'ready' && backlog?.pending === 0 && backlog.dead === 0
+        },
+      )
+      expect(handled()).toHaveLength(11)
+    },
+  )
 })
 
 test('a file that changes a built-in while it is loaded is broken, and named with its line', async () => {
@@ -111,7 +114,7 @@ test('a file that changes a built-in while it is loaded is broken, and named wit
   expect(String(broken['at'])).toMatch(/early\.mjs:2$/)
 })
 
-test('whose handler changes what cannot be fixed: its process is replaced, and nobody is charged', async () => {
+test('a handler that changes what cannot be restored costs its process, and no delivery is charged', async () => {
   const folder = temporaryFolder('talk')
   const receiver = await startReceiver({
     handlers: {

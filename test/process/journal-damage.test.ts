@@ -5,7 +5,7 @@ import { listSegments } from '../../src/journal/segments.ts'
 import { startAlertTarget } from '../support/alert-target.ts'
 import { envOf, jsonLines, runCli } from '../support/cli.ts'
 import { readValue } from '../support/exposition.ts'
-import { dealBody, readSnapshot, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, readRecorded, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
 /** A stopped receiver with twenty deals in its newest segment, none of them handled, of which `damage` spoils some. */
 async function damaged(damage: (lines: Buffer[]) => void) {
@@ -26,7 +26,7 @@ async function damaged(damage: (lines: Buffer[]) => void) {
     offsetOf,
     handlers: { 'one.mjs': recorder(seen) },
     idOf: (deal: number) => events[deal - 1]?.id,
-    handled: () => readSnapshot(seen).map(({ object }) => Number(object?.slice('deal:'.length))),
+    handled: () => readRecorded(seen).map(({ object }) => Number(object?.slice('deal:'.length))),
   }
 }
 
@@ -64,7 +64,7 @@ test('where only the newline between two events is damaged, import of the segmen
   expect(handled().toSorted((a, b) => a - b)).toEqual(dealsBut())
 })
 
-test('what was cut comes back with the command that the log tells', async () => {
+test('what was cut comes back with the command that the log names', async () => {
   const { dataDir, handlers, handled, idOf } = await damaged((lines) => {
     // As an earlier version would have cut it: the whole lines of the end, behind bytes that are none.
     const last = lines.splice(-2)

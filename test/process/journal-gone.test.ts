@@ -8,7 +8,7 @@ import {
   dealBody,
   type Receiver,
   readJournal,
-  readSnapshot,
+  readRecorded,
   recorder,
   startReceiver,
   temporaryFolder,
@@ -37,8 +37,8 @@ const dealsIn = async (dataDir: string) => (await readJournal(dataDir)).map(({ o
 
 /** Which deals were acknowledged, and which are there after a restart. What was refused went to stderr. */
 async function afterRestart({ dataDir, receiver, taken, refused }: Awaited<ReturnType<typeof begin>>) {
-  for (const id of refused) expect(receiver.output()).toContain(`"object":"deal:${id}"`)
   await receiver.stop()
+  for (const id of refused) expect(receiver.output()).toContain(`"object":"deal:${id}"`)
   await (await startReceiver({ dataDir, env: { DISPATCHER: 'off' } })).stop()
   return { taken, found: await dealsIn(dataDir) }
 }
@@ -154,7 +154,7 @@ test('a start brings a segment back that only events.ndjson still has, and handl
     execFileSync('ln', [path, join(dataDir, 'events.ndjson')])
   }
   const again = await startReceiver({ dataDir, handlers: { 'one.mjs': recorder(seen) } })
-  await until('handled', () => readSnapshot(seen).length === taken.length)
+  await until('handled', () => readRecorded(seen).length === taken.length)
   await again.stop()
 })
 

@@ -10,7 +10,7 @@ import {
   dealBody,
   type Receiver,
   type ReceiverOptions,
-  readSnapshot,
+  readRecorded,
   recorder,
   startReceiver,
   temporaryFolder,
@@ -29,7 +29,7 @@ async function lived(options: ReceiverOptions = {}) {
   const dataDir = temporaryFolder('data')
   const start = (env: Record<string, string> = {}) =>
     startReceiver({ ...options, dataDir, handlers, env: { ...options.env, ...env } })
-  const handled = () => readSnapshot(seen).map(({ object }) => Number(object?.slice('deal:'.length)))
+  const handled = () => readRecorded(seen).map(({ object }) => Number(object?.slice('deal:'.length)))
   const allHandled = (wanted: readonly number[]) =>
     until(
       () => `handled: ${wanted.join()}, are: ${handled().join()}`,

@@ -1,7 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { isDeepStrictEqual } from 'node:util'
 import { expect, test } from 'vitest'
 import { refusals } from '../../src/intake/refusal.ts'
@@ -10,9 +9,16 @@ import { webhookBody } from '../../src/simulator/webhook-body.ts'
 import { deals, dispatcherOf, linesOf, scripted } from '../support/dispatcher.ts'
 import { type Metric, readValue } from '../support/exposition.ts'
 import { startPortal } from '../support/portal.ts'
-import { dealBody, type Receiver, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+import {
+  dealBody,
+  quickProbes,
+  type Receiver,
+  startReceiver,
+  TOKEN,
+  temporaryFolder,
+  until,
+} from '../support/receiver.ts'
 
-const quickProbes = `--import=${fileURLToPath(new URL('../support/preload/quick-probes.ts', import.meta.url))}`
 const portal = { domain: 'example.bitrix24.com', memberId: 'a223c6b3710f85df22e9377d6c4f7553', token: TOKEN }
 const seconds = () => Math.floor(Date.now() / 1000)
 
@@ -103,7 +109,7 @@ test('every series of a counter is there, at 0, before the first event', async (
   expect(seriesOf(after).filter(isNew)).toEqual(['b24_last_event_timestamp_seconds {}'])
 })
 
-test('the age of the oldest delivery is absent while nobody can say it', async () => {
+test('the age of the oldest delivery is absent while it is not known', async () => {
   const receiver = await startReceiver({ handlers: { [deals]: 'export default 1' } })
   const age = async () => (await receiver.metrics()).get('b24_oldest_delivery_age_seconds')?.samples
   await until('one dispatcher has ended', async () => {
@@ -184,7 +190,7 @@ export default ({ object }) => {
 
 const backlogOf = (readyz: unknown): object | undefined => Reflect.get(Object(readyz), 'backlog')
 
-test('a dispatcher that is stuck holds no scrape: what the receiver knows is told without it', async () => {
+test('a dispatcher that is stuck delays no scrape: what the receiver knows is reported without it', async () => {
   const folder = temporaryFolder('talk')
   const receiver = await startReceiver({
     env: { HANDLER_STALL: '1h' },
@@ -266,6 +272,7 @@ test('an incoming webhook that does not work is 0, under its name, until it work
   const away = await startPortal({ limit: { rate: 1000, burst: 1000 } })
   away.records.add(2, { title: 'A deal' }, 7, 1)
   const receiver = await startReceiver({
+    args: quickProbes,
     handlers: {
       [deals]: `export default (event, { bitrix24 }) => bitrix24.call('crm.item.get', { entityTypeId: 2, id: 1 })`,
     },
@@ -273,7 +280,6 @@ test('an incoming webhook that does not work is 0, under its name, until it work
       ...away.env,
       B24_APPLICATION_TOKEN: `sales=${TOKEN}`,
       B24_HOOK: `sales=${away.incomingWebhook()}`,
-      NODE_OPTIONS: quickProbes,
     },
   })
   away.subscribe({ url: receiver.url, token: TOKEN })

@@ -63,7 +63,7 @@ test('SIGUSR1 opens no debugger in a command, nor in the process in which it tri
   expect(await tail.result).toMatchObject({ code: 0, stderr: '' })
 })
 
-test('nor does it while one starts: whatever starts Node here tells it so', () => {
+test('SIGUSR1 opens none while one starts: every command here passes --disable-sigusr1', () => {
   const { scripts } = JSON.parse(readText('package.json')) as { scripts: Record<string, string> }
   const commands = [
     ...['start', 'dev', 'tail', 'call', 'dispatch'].map((name) => scripts[name]),

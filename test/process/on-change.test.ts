@@ -1,17 +1,15 @@
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { openSqliteDeliveries } from '../../src/queue/sqlite/deliveries.ts'
 import { queuePath } from '../../src/queue/sqlite/queue.ts'
 import { dispatcherOf, linesOf } from '../support/dispatcher.ts'
 import { type Portal, startPortal } from '../support/portal.ts'
-import { type Receiver, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+import { quickProbes, type Receiver, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 const DEAL = 2
 const dead = 'failed for good: this delivery is dead'
-const quickProbes = fileURLToPath(new URL('../support/preload/quick-probes.ts', import.meta.url))
 
 /**
  * A handler that marks each run, `deal:5 NEW WON`, in `begun` and then in `done`; while there is a file `hold` it waits
@@ -43,13 +41,13 @@ async function start(handlersOf: (folder: string) => Record<string, string>, env
   for (const id of [5, 6]) portal.records.add(DEAL, { title: 'Boat', stageId: 'NEW', closedate: null }, 7, id)
   const handlers = handlersOf(folder)
   const receiver = await startReceiver({
+    args: quickProbes,
     handlers,
     env: {
       ...portal.env,
       B24_HOOK: portal.incomingWebhook(),
       B24_RATE: '1000',
       B24_BURST: '1000',
-      NODE_OPTIONS: `--import=${quickProbes}`,
       ...env,
     },
   })
@@ -88,7 +86,7 @@ function rowsOf({ dataDir }: Receiver): unknown[] {
 
 const stage = (portal: Portal, stageId: string, id = 5) => portal.edit(DEAL, id, { stageId })
 
-test('a handler runs when the stage has changed and not for another edit, with the stage before; a failed run and SIGKILL move nothing', async () => {
+test('a handler runs only when the stage has changed; a failed run and SIGKILL do not move the snapshot', async () => {
   const { portal, receiver, mark, unmark, begun, done, ended } = await start((folder) => ({
     'mover.mjs': mover(folder, "{ onChange: ['stageId'] }"),
   }))
@@ -214,9 +212,9 @@ test('an update of a deal that is gone runs nothing, and a forgotten handler see
   await ended('handled', 2)
   portal.behaviour.held = new Promise(() => undefined)
   portal.edit(DEAL, 5, { title: 'Ship' })
-  await portal.eventsSettled()
+  await portal.eventsAnswered()
   portal.records.remove(DEAL, 5)
-  await portal.eventsSettled()
+  await portal.eventsAnswered()
   process.kill(await dispatcherOf(receiver), 'SIGKILL')
   portal.behaviour.held = undefined
   await ended('gone', 1)
@@ -228,7 +226,7 @@ test('an update of a deal that is gone runs nothing, and a forgotten handler see
   expect(rowsOf(receiver)).toEqual([])
 })
 
-test('an event that is replayed runs only if its change was not dealt with; one that was given up is always', async () => {
+test('a replayed event runs only if its change was not dealt with; one that was given up always runs', async () => {
   const { portal, receiver, mark, done, ended } = await start((folder) => ({
     'mover.mjs': mover(folder, "{ onChange: ['stageId'], retryFor: '0s' }"),
   }))
@@ -254,7 +252,7 @@ test('an event that is replayed runs only if its change was not dealt with; one 
   expect(done()).toEqual(['deal:5 first WON 1', 'deal:5 WON LOSE 1'])
 })
 
-test('beside ignoreOwnChanges: its own change of the stage does not run it, and what it left shows in the next edit', async () => {
+test('beside ignoreOwnChanges its own change does not run it, and shows as previous in the next edit', async () => {
   const { portal, receiver, mark, unmark, done, ended } = await start((folder) => ({
     'mover.mjs': mover(folder, "{ onChange: ['stageId'], ignoreOwnChanges: true }"),
   }))
@@ -285,7 +283,7 @@ test('beside ignoreOwnChanges: who takes back what the handler has written to a 
   expect(done()).toEqual(['deal:5 first WON 1', 'deal:5 WON WON 1'])
 })
 
-test('a field that the deal does not have ends a delivery at its first run; without an incoming webhook it waits, and says why', async () => {
+test('a field that the deal lacks ends a delivery at its first run; without B24_HOOK it waits', async () => {
   const { portal, receiver, begun, ended } = await start((folder) => ({
     'mover.mjs': mover(folder, "{ onChange: ['stageid', 'title'] }"),
   }))
@@ -307,7 +305,7 @@ test('a field that the deal does not have ends a delivery at its first run; with
   expect([...begun(), ...without.begun()]).toEqual([])
 })
 
-test('while the incoming webhook is down it waits, no attempt is counted, and the change is found when it is back', async () => {
+test('while the incoming webhook is down it waits, uncharged, and the change is found afterwards', async () => {
   const { portal, receiver, done, ended } = await start((folder) => ({
     'mover.mjs': mover(folder, "{ onChange: ['stageId'], retryFor: '0s' }"),
   }))

@@ -8,7 +8,7 @@ import { lostOrDoubled, postMany, startLoad } from '../support/load.ts'
 import { openPipe } from '../support/pipe.ts'
 import {
   type Receiver,
-  readSnapshot,
+  readRecorded,
   recorder,
   spawnReceiver,
   startReceiver,
@@ -40,7 +40,7 @@ test('a reader of stdout that stalls (a socket) neither stops nor ends it, and S
   await until('the dispatcher runs', () => isReady(receiver))
   receiver.child.stdout?.pause()
   expect(await postMany(receiver.url, posts)).toEqual(ok(posts))
-  await until('all handled', () => readSnapshot(seen).length === posts)
+  await until('all handled', () => readRecorded(seen).length === posts)
   expect(receiver.logged('accepted').length).toBeLessThan(posts)
 
   // Its start makes the output that they share a blocking one.
@@ -49,7 +49,7 @@ test('a reader of stdout that stalls (a socket) neither stops nor ends it, and S
   await until('another runs', () => ![dispatcher, ''].includes(childrenOf(receiver.child.pid)))
   await until('it follows', () => isReady(receiver))
   expect(await postMany(receiver.url, 100, { from: 10_000 })).toEqual(ok(100))
-  await until('all handled', () => readSnapshot(seen).length === posts + 100)
+  await until('all handled', () => readRecorded(seen).length === posts + 100)
 
   expect(await stopped(receiver)).toEqual({ code: 0, signal: null })
   receiver.child.stdout?.resume()
@@ -76,7 +76,7 @@ test('a stdout that is closed from the start, and a full one, are no reason to s
   }
 })
 
-test('a reader of stderr that stalls while the journal fails holds no answer for ever, and what comes is whole', async () => {
+test('a stalled reader of stderr delays no answer for ever while the journal fails, and lines are whole', async () => {
   const receiver = await startReceiver({ env: { SHUTDOWN_GRACE: grace, DISPATCHER: 'off' } })
   let errors = ''
   receiver.child.stderr?.on('data', (text: string) => {
@@ -107,7 +107,7 @@ test('a reader of stderr that stalls while the journal fails holds no answer for
   expect(load.refused()).toEqual(expect.arrayContaining(rescued))
 })
 
-test('of a log that nobody reads only so much is kept, and how much was dropped is told when he reads on', async () => {
+test('a log without a reader is kept up to a limit, and the number of dropped lines is reported', async () => {
   const folder = temporaryFolder('log')
   const script = join(folder, 'talk.mjs')
   const source = pathToFileURL(join(import.meta.dirname, '../../src/lib/log.ts')).href

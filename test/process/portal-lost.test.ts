@@ -1,15 +1,13 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
-import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { startAlertTarget } from '../support/alert-target.ts'
 import { type Portal, startPortal } from '../support/portal.ts'
-import { type Receiver, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+import { quickProbes, type Receiver, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 const DEAL = 2
 const postponed = 'postponed until the incoming webhook works'
-const quickProbes = `--import=${fileURLToPath(new URL('../support/preload/quick-probes.ts', import.meta.url))}`
 
 /** Portals of one account: that of its old name and that of its new one, with the same deals. */
 async function startRenamed() {
@@ -38,6 +36,7 @@ async function startWith(
   writeFileSync(file, incomingWebhooks)
   const receiver = await startReceiver({
     dataDir,
+    args: quickProbes,
     handlers: {
       'ONCRMDEALUPDATE.mjs': `import { appendFileSync } from 'node:fs'
 export default async ({ object, auth }, { bitrix24, attempt }) => {
@@ -53,7 +52,6 @@ export default async ({ object, auth }, { bitrix24, attempt }) => {
       B24_BURST: '1000',
       ALERT_URL: alertUrl,
       RETRY_FOR: '0s',
-      NODE_OPTIONS: quickProbes,
     },
   })
   await until('it follows', async () => JSON.stringify(await receiver.readyz()).includes('"ready"'))
@@ -95,7 +93,7 @@ async function endsWell(receiver: Receiver): Promise<void> {
 }
 
 test.for([301, 302, 307])(
-  'a renamed portal whose old address answers %i: what comes under the new name waits, and goes on with the new URL',
+  'events of a renamed portal wait when its old address answers %i, and go on with the new URL',
   async (status) => {
     const { before, after, redirect } = await startRenamed()
     const { receiver, seen, give } = await startWith(before, before.incomingWebhook())
@@ -107,9 +105,11 @@ test.for([301, 302, 307])(
     for (let id = 3; id <= 6; id++) after.edit(DEAL, id, { title: 'changed' })
     await until('they wait', () => receiver.logged(postponed).length >= 5)
     // The member_id of the first event tells that it is the same portal.
-    expect(await incomingWebhooksOf(receiver)).toEqual([
-      `the incoming webhook of ${before.host} is answered by something else than Bitrix24's REST: HTTP_${status} (a redirect to ${after.host}; if the portal was renamed, B24_HOOK needs its new address)`,
-    ])
+    await expect
+      .poll(() => incomingWebhooksOf(receiver))
+      .toEqual([
+        `the incoming webhook of ${before.host} is answered by something else than Bitrix24's REST: HTTP_${status} (a redirect to ${after.host}; if the portal was renamed, B24_HOOK needs its new address)`,
+      ])
     await give(after.incomingWebhook())
     await until('all are handled', () => seen().length === 6)
     // Of the old name too: the events under the new one have told whose it is.
@@ -119,7 +119,7 @@ test.for([301, 302, 307])(
   },
 )
 
-test('of a renamed portal that was never known before the event waits, and is told', async () => {
+test('of a renamed portal that was never known before the event waits, and is reported', async () => {
   const { before, after } = await startRenamed()
   const { receiver, seen, give } = await startWith(before, before.incomingWebhook())
   after.subscribe({ url: receiver.url, token: TOKEN })
@@ -135,7 +135,7 @@ test('of a renamed portal that was never known before the event waits, and is to
   await endsWell(receiver)
 })
 
-test('with the new URL, what waits from under the old name goes on when the first event has told whose it is', async () => {
+test('with the new URL, events under the old name go on when the first event has identified the portal', async () => {
   const { before, after } = await startRenamed()
   const { receiver, seen, give } = await startWith(before, before.incomingWebhook())
   for (const portal of [before, after]) portal.subscribe({ url: receiver.url, token: TOKEN })
@@ -167,7 +167,7 @@ test.for<[what: string, wrong: (portal: Portal) => string, told: RegExp, warned:
     /^B24_HOOK has no incoming webhook for the events of the token "sales"$/,
     /B24_HOOK has no URL of this name/,
   ],
-])('where B24_HOOK %s events wait, which is told, and go on with it', async ([, wrong, told, warned]) => {
+])('where B24_HOOK %s events wait, which is reported, and go on with it', async ([, wrong, told, warned]) => {
   const portal = await startPortal()
   for (let id = 1; id <= 5; id++) portal.records.add(DEAL, { title: `Deal ${id}` }, 7, id)
   const dataDir = temporaryFolder('data')

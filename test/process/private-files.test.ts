@@ -66,7 +66,7 @@ test('a folder that is for a group, by its mode, gets files that the group may r
     expect(`${mode} ${name}`).toBe(`${['', 'journal'].includes(name) ? 750 : 640} ${name}`)
 })
 
-test('a folder that everybody may enter stays as it is, and the log warns; its new files are for the receiver alone', async () => {
+test('a folder that everybody may enter stays so, the log warns, and new files are private', async () => {
   const dataDir = join(temporaryFolder('home'), 'data')
   mkdirSync(dataDir)
   chmodSync(dataDir, 0o755)

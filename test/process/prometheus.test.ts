@@ -3,15 +3,13 @@ import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { expect, onTestFinished, test } from 'vitest'
 import { deals, dispatcherOf } from '../support/dispatcher.ts'
 import { blockWith } from '../support/docs.ts'
 import { startPortal } from '../support/portal.ts'
-import { dealBody, freePort, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
+import { dealBody, freePort, quickProbes, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
 const hasPrometheus = spawnSync('prometheus', ['--version']).error === undefined
-const quickProbes = `--import=${fileURLToPath(new URL('../support/preload/quick-probes.ts', import.meta.url))}`
 const page = 'docs/monitoring.md'
 
 interface Fired {
@@ -96,9 +94,6 @@ ${scrape.replace('127.0.0.1:9090', `127.0.0.1:${adminPort}`)}`,
   return query
 }
 
-/** Milliseconds; the longest time of a rule is a third of it. */
-const long = 150_000
-
 test.skipIf(!hasPrometheus)(
   'Prometheus hears of an outage of journal, webhook and dispatcher, of each once',
   async () => {
@@ -106,12 +101,12 @@ test.skipIf(!hasPrometheus)(
     portal.records.add(2, { title: 'A deal' }, 7, 1)
     const handler = `export default (event, { bitrix24 }) => bitrix24.call('crm.item.get', { entityTypeId: 2, id: 1 })`
     const receiver = await startReceiver({
+      args: quickProbes,
       handlers: { [deals]: handler },
       env: {
         ...portal.env,
         B24_APPLICATION_TOKEN: TOKEN,
         B24_HOOK: portal.incomingWebhook(),
-        NODE_OPTIONS: quickProbes,
       },
     })
     portal.subscribe({ url: receiver.url, token: TOKEN })
@@ -120,13 +115,12 @@ test.skipIf(!hasPrometheus)(
     const query = await startPrometheus(receiver.adminPort, target)
     const firing = (name: string) => query(`ALERTS{alertname="${name}",alertstate="firing"}`)
     const isFiring = async (name: string) => (await firing(name)).length > 0
-    const over = (name: string) => until(`${name} is over`, async () => !(await isFiring(name)), long)
+    const over = (name: string) => until(`${name} is over`, async () => !(await isFiring(name)))
     const names = () => outages().map(({ labels }) => labels['alertname'])
     const heardOf = (name: string) =>
       until(
         () => `Alertmanager hears of ${name}, not only of ${names().join()}`,
         () => names().includes(name),
-        long,
       )
     // Of the first refusal a counter must have been seen at 0.
     await until('a counter was seen twice', async () => {
@@ -161,5 +155,4 @@ test.skipIf(!hasPrometheus)(
     const told = names().filter((name) => name !== 'B24ReceiverDown')
     expect(told).toEqual(['B24JournalUnavailable', 'B24IncomingWebhookDown', 'B24DispatcherDown'])
   },
-  4 * long,
 )

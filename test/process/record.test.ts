@@ -98,12 +98,12 @@ test('with ignoreOwnChanges its own write does not run a handler again, and a pe
   expect(opportunity()).toBe(1)
   portal.edit(DEAL, 5, { title: 'Edited again' })
   await until('it ran once more', () => receiver.logged('own_change').length === 2)
-  await portal.eventsSettled()
+  await portal.eventsAnswered()
   expect(opportunity()).toBe(2)
   expect(receiver.logged('handled')).toHaveLength(2)
 })
 
-test('without it a handler that is run by its own writes is held, not dropped, and the log and an alert say so', async () => {
+test('without it a handler that is run by its own writes is throttled, not dropped, and an alert says so', async () => {
   const target = await startAlertTarget()
   const { portal, receiver } = await startAll({ 'counter.mjs': counter('{}') }, { ALERT_URL: target.url })
   portal.subscribe({ url: receiver.url, token: TOKEN })
@@ -119,7 +119,7 @@ test('without it a handler that is run by its own writes is held, not dropped, a
     ),
     details: { handler: 'counter', event: 'ONCRMDEALUPDATE', object: 'deal:5' },
   })
-  await portal.eventsSettled()
+  await portal.eventsAnswered()
   expect(receiver.logged('handled').length).toBeLessThan(25)
   expect(receiver.output()).not.toContain('this delivery is dead')
 })

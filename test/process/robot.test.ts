@@ -3,11 +3,11 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { post } from '../../src/simulator/post.ts'
 import { robotBody } from '../../src/simulator/robot-body.ts'
-import { readSnapshot, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
+import { readRecorded, recorder, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
 
 const secret = '0123456789abcdef0123456789abcdef'
 
-test('a robot is handled like any event, also after a kill, and its path is told nowhere', async () => {
+test('a robot is handled like any event, also after a kill, and its path appears nowhere', async () => {
   const dataDir = temporaryFolder('robot')
   const seen = join(temporaryFolder('seen'), 'seen')
   const file = join(temporaryFolder('secret'), 'robot-path')
@@ -35,7 +35,7 @@ test('a robot is handled like any event, also after a kill, and its path is told
     () => `all handled\n${second.output()}`,
     () => second.logged('handled').length === 4,
   )
-  const handled = new Map(readSnapshot(seen).map(({ object, data }) => [object, data]))
+  const handled = new Map(readRecorded(seen).map(({ object, data }) => [object, data]))
   expect(handled).toEqual(new Map([1, 2, 3, 4].map((id) => [`deal:${id}`, { stage: 'NEW' }])))
   expect(second.logged('the documentation does not know this event: is it spelt right?')).toEqual([])
 

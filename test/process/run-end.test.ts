@@ -55,7 +55,7 @@ describe('a failure that the handler does not await is charged to its run, and e
       err: { message: 'of its own' },
     })
     await until('it ran again', () => ran('ran').length === 1)
-    expect(ran('other')).toEqual(['deal:1'])
+    await expect.poll(() => ran('other')).toEqual(['deal:1'])
   })
 
   test('process.exit(), with the line of the handler', async () => {
@@ -68,7 +68,7 @@ describe('a failure that the handler does not await is charged to its run, and e
   })
 })
 
-test('what fails after the end of its run is named in the log, by show and in an alert, and ends no process', async () => {
+test('what fails after its run had ended is named in the log, by show and in an alert, and ends no process', async () => {
   const target = await startAlertTarget()
   const { receiver, pid } = await start(`setTimeout(() => { throw new Error('too late') }, 200)`, {
     env: { ALERT_URL: target.url },
@@ -107,7 +107,7 @@ describe('a handler that returns while its calls are under way', () => {
     expect(portal.records.get(DEAL, 5)?.fields).toMatchObject({ title: 'two' })
   })
 
-  test('is charged with one that fails and that nobody awaits', async () => {
+  test('is charged with one that fails and that no one awaits', async () => {
     const { receiver, post, charge } = await startWithPortal(
       `void context.bitrix24.call('crm.item.get', { entityTypeId: 2, id: attempt === 1 ? 99 : 5 })`,
     )

@@ -11,18 +11,20 @@ describe.skipIf(!hasSocketActivation)('on a socket of systemd-socket-activate (s
   test('the post that started it is answered, and the log names the address of the socket', async () => {
     const receiver = await spawnActivated({ env: { HOST: '203.0.113.1' } })
     expect((await receiver.post(dealBody(1))).status).toBe(200)
-    expect(receiver.logged(`ready for events: POST /bitrix24 on 127.0.0.1:${receiver.port}`)).toHaveLength(1)
+    await expect
+      .poll(() => receiver.logged(`ready for events: POST /bitrix24 on 127.0.0.1:${receiver.port}`))
+      .toHaveLength(1)
     expect((await receiver.journal()).map(({ object }) => object)).toEqual(['deal:1'])
     expect(await receiver.stop()).toEqual({ code: 0, signal: null })
   })
 
-  test('a PORT that is not that of the socket is told', async () => {
+  test('a PORT that is not that of the socket is reported', async () => {
     const receiver = await spawnActivated()
     const other = String(await freePort())
     const wrong = await spawnActivated({ under: ['env', `PORT=${other}`] })
     for (const one of [receiver, wrong]) expect((await one.post(dealBody(1))).status).toBe(200)
     expect(receiver.output()).not.toContain('PORT is not')
-    expect(wrong.output()).toMatch(/PORT is not that of the socket.*set it/)
+    await expect.poll(wrong.output).toMatch(/PORT is not that of the socket.*set it/)
   })
 
   test('SIGTERM under load fails no post: what is not taken waits for the next process, and none is doubled', async () => {
@@ -71,7 +73,7 @@ describe.skipIf(!hasSocketActivation)('on a socket of systemd-socket-activate (s
     process.kill(pid, 'SIGCONT')
   })
 
-  test('no child has the socket or the variables that tell of it', async () => {
+  test('no child has the socket or its variables', async () => {
     const seen = `${temporaryFolder('seen')}/seen`
     const receiver = await spawnActivated({ handlers: { 'ONCRMDEALUPDATE.mjs': recorder(seen) } })
     await receiver.post(dealBody(1))

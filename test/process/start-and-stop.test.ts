@@ -6,7 +6,7 @@ import { expect, test } from 'vitest'
 import { listSegments } from '../../src/journal/segments.ts'
 import { dealBody, spawnReceiver, startReceiver, TOKEN, temporaryFolder, until } from '../support/receiver.ts'
 
-test('the start says where it listens, which tokens it holds, where the journal is and which handlers it loaded', async () => {
+test('the start says where it listens, its tokens, where the journal is and which handlers are loaded', async () => {
   const receiver = await startReceiver({
     env: { B24_APPLICATION_TOKEN: `sales=${TOKEN},support=${TOKEN}x` },
     handlers: {
@@ -20,7 +20,7 @@ test('the start says where it listens, which tokens it holds, where the journal 
   expect(receiver.output()).not.toContain(TOKEN)
 })
 
-test('a wrong configuration is told whole, without the secrets, and exits 78', async () => {
+test('a wrong configuration is reported whole, without the secrets, and exits 78', async () => {
   const receiver = await spawnReceiver({ env: { B24_APPLICATION_TOKEN: 'a b', PORT: '80a', WEBHOOK_PATH: 'x' } })
   expect(await receiver.exited).toEqual({ code: 78, signal: null })
   expect(receiver.output()).toMatch(
@@ -47,7 +47,7 @@ test('a taken port is explained', async () => {
   other.close()
 })
 
-test('a port of 0 is told as the one that the system chose', async () => {
+test('a port of 0 is reported as the one that the system chose', async () => {
   const receiver = await startReceiver({ env: { ADMIN_PORT: '0' } })
   const readyz = /"readyz":"([^"]+)"/.exec(receiver.output())?.[1] ?? ''
   expect(readyz).toMatch(/^http:\/\/127\.0\.0\.1:[1-9]\d*\/readyz$/)
@@ -62,7 +62,7 @@ test('a HOST that is not an address of this machine is explained', async () => {
   )
 })
 
-test('a variable that is nearly a setting is told at the start', async () => {
+test('a variable that is nearly a setting is reported at the start', async () => {
   const receiver = await startReceiver({ env: { HANDLER_DIR: '/srv/handlers' } })
   const warning = 'HANDLER_DIR is not a setting. Did you mean HANDLERS_DIR?'
   await until('it is told', () => receiver.logged(warning).length > 0)
@@ -96,7 +96,7 @@ test.runIf(process.getuid?.() === 0)(
   },
 )
 
-test.runIf(process.getuid?.() === 0)('a segment of somebody else says which user may not read it', async () => {
+test.runIf(process.getuid?.() === 0)('a segment of someone else says which user may not read it', async () => {
   const first = await startReceiver()
   const { dataDir } = first
   await first.post(dealBody(1))

@@ -1,10 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
-import { type Receiver, TOKEN } from './receiver.ts'
+import { type Receiver, shared, TOKEN } from './receiver.ts'
 
 export const cliScript = fileURLToPath(new URL('../../src/bin/cli.ts', import.meta.url))
 
@@ -13,7 +12,7 @@ export interface CliOptions {
   /** Somebody else than the owner of the data; only root may choose it. */
   readonly uid?: number
   readonly input?: string
-  /** A folder without a `.env`, unless told otherwise. */
+  /** A folder without a `.env` by default. */
   readonly cwd?: string
 }
 
@@ -29,7 +28,7 @@ export function spawnCli({ env, uid, input, cwd = tmpdir() }: CliOptions, ...arg
     env: {
       PATH: process.env['PATH'],
       TZ: 'UTC',
-      ...(uid === undefined && { NODE_COMPILE_CACHE: join(tmpdir(), 'b24-compile-cache') }),
+      ...shared,
       ...env,
     },
     ...(uid !== undefined && { uid, gid: uid }),

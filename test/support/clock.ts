@@ -18,7 +18,7 @@ export function createClock(start = 0) {
       }
     },
   }
-  /** Wakes whoever slept until then. */
+  /** Wakes every sleeper whose time has come. */
   const move = (ms: number) => {
     now += ms
     for (const { at, wake } of sleepers) if (at <= now) wake()

@@ -25,21 +25,17 @@ export async function createCluster({ postgres, handlers, env = {} }: ClusterDep
     startWorker: (more: ReceiverOptions = {}) =>
       startWorker({ ...shared, ...more, env: { ...shared.env, ...more.env } }),
     /** Resolves when nothing is pending any more. */
-    async drained(count: number, ms?: number): Promise<void> {
-      await until(
-        `${count} deliveries done`,
-        async () => {
-          const [tables] = await postgres.query("SELECT to_regclass('b24_receiver.snapshot') AS made", database)
-          if (!tables?.['made']) return false
-          const [row] = await postgres.query(
-            `SELECT count(*) FILTER (WHERE state IN ('done', 'coalesced')) AS done,
+    async drained(count: number): Promise<void> {
+      await until(`${count} deliveries done`, async () => {
+        const [tables] = await postgres.query("SELECT to_regclass('b24_receiver.snapshot') AS made", database)
+        if (!tables?.['made']) return false
+        const [row] = await postgres.query(
+          `SELECT count(*) FILTER (WHERE state IN ('done', 'coalesced')) AS done,
                count(*) FILTER (WHERE state NOT IN ('done', 'coalesced')) AS pending FROM b24_receiver.delivery`,
-            database,
-          )
-          return Number(row?.['done']) >= count && Number(row?.['pending']) === 0
-        },
-        ms,
-      )
+          database,
+        )
+        return Number(row?.['done']) >= count && Number(row?.['pending']) === 0
+      })
     },
   }
 }
@@ -98,7 +94,7 @@ export function idsByObject(events: readonly Event[]): Map<string, string[]> {
  *
  * @param events ids in the order in which they have to run, by object
  */
-export function wrongsOf(marks: readonly Mark[], events: ReadonlyMap<string, readonly string[]>) {
+export function violationsOf(marks: readonly Mark[], events: ReadonlyMap<string, readonly string[]>) {
   const lost: string[] = []
   const overlaps: string[] = []
   const disordered: string[] = []

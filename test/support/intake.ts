@@ -41,7 +41,7 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** The token that test servers hold unless told otherwise. */
+/** The token that test servers hold by default. */
 export const heldToken = 'tokenoftheintaketests00000000001'
 
 /** A post that is accepted. */
@@ -255,7 +255,7 @@ export function catchRefusal(run: () => unknown): Refusal {
 }
 
 /** What the private listener asks of a receiver that is well. */
-export const untroubled = {
+export const healthyDeps = {
   journalTrouble: () => undefined,
   dispatcherTrouble: () => undefined,
   incomingWebhookTroubles: () => [],

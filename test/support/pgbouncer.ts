@@ -9,7 +9,7 @@ import { freePort, until } from './receiver.ts'
 
 export const hasPgBouncer = spawnSync('pgbouncer', ['--version']).status === 0
 
-const nobody = 65534
+const unprivileged = 65534
 
 /** A real PgBouncer in front of a Postgres, for the length of a test. */
 export async function startPgBouncer({
@@ -49,7 +49,7 @@ server_login_retry = 1
     const child = spawn('pgbouncer', [settings], {
       stdio: 'ignore',
       // It does not run as root.
-      ...(process.getuid?.() === 0 && { uid: nobody, gid: nobody }),
+      ...(process.getuid?.() === 0 && { uid: unprivileged, gid: unprivileged }),
     })
     await until('PgBouncer listens', async () => {
       if (child.exitCode !== null) throw new Error(`PgBouncer ended with ${child.exitCode}`)

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import { temporaryFolder } from './receiver.ts'
 
-/** A pipe with a name, which holds 64 KB and which nobody reads before `read()` is called. */
+/** A pipe with a name, which holds 64 KB and which is not read before `read()` is called. */
 export function openPipe() {
   const path = join(temporaryFolder('pipe'), 'pipe')
   execFileSync('mkfifo', [path])

@@ -62,7 +62,7 @@ describe('records', () => {
     expect(portal.records.get(DEAL, 662)?.fields).toEqual({ title: 'Boat', UF_CRM_2_1639669411830: 'blue' })
   })
 
-  test('the older methods tell the same deal in upper case and texts', async () => {
+  test('the older methods return the same deal in upper case and texts', async () => {
     const portal = await startPortal()
     portal.records.add(DEAL, { title: 'Boat', opportunity: 10, assignedById: 3 }, 7, 662)
     expect((await call(portal, 'crm.deal.update', { id: 662, fields: { STAGE_ID: 'WON' } })).result).toBe(true)
@@ -77,7 +77,7 @@ describe('records', () => {
     expect(portal.records.get(DEAL, 662)?.fields).toMatchObject({ stageId: 'WON' })
   })
 
-  test('the time of a change has whole seconds, and tells a person from the incoming webhook', async () => {
+  test('the time of a change has whole seconds, and its author is a person or the incoming webhook', async () => {
     const clock = createClock(Date.UTC(2026, 10, 23, 8, 0, 0, 700))
     const portal = await startPortal({ now: clock.now, user: 5 })
     portal.records.add(DEAL, { title: 'Boat' }, 7, 662)
@@ -90,7 +90,7 @@ describe('records', () => {
     expect(await read()).toMatchObject({ item: { updatedTime: '2026-11-23T11:00:01+03:00', updatedBy: 8 } })
   })
 
-  test('what is not there: an error of crm.item, an error without a code of crm.deal, an empty list of a task', async () => {
+  test('what is missing is an error of crm.item, one without a code of crm.deal, an empty list of a task', async () => {
     const portal = await startPortal()
     expect(await call(portal, 'crm.item.get', { entityTypeId: DEAL, id: 1 })).toMatchObject({
       status: 400,
@@ -100,7 +100,7 @@ describe('records', () => {
     expect(await call(portal, 'tasks.task.get', { taskId: 1 })).toMatchObject({ status: 200, result: [] })
   })
 
-  test('a list comes in pages of 50, and by id where nobody counts', async () => {
+  test('a list comes in pages of 50, and by id where no one counts', async () => {
     const portal = await startPortal()
     for (let id = 1; id <= 120; id++) portal.records.add(CONTACT, { name: `Contact ${id}` }, 7)
     const first = await call(portal, 'crm.contact.list')
@@ -147,8 +147,8 @@ describe('limits', () => {
     expect((await call(portal, 'crm.contact.list')).status).toBe(200)
   })
 
-  test('a portal that tells no operating counters limits no method either', async () => {
-    const portal = await startPortal({ operating: 'untold' })
+  test('a portal that gives no operating counters limits no method either', async () => {
+    const portal = await startPortal({ operating: 'uncounted' })
     portal.behaviour.seconds.set('crm.contact.list', 1_000)
     for (const _ of [1, 2]) {
       const { status, body } = await call(portal, 'crm.contact.list')
@@ -228,7 +228,7 @@ describe('what goes wrong', () => {
     expect(await call(portal, 'crm.deal.lost')).toMatchObject({ status: 404, error: 'ERROR_METHOD_NOT_FOUND' })
   })
 
-  test('a method fails as often as it was told to', async () => {
+  test('a method fails as often as it is set to', async () => {
     const portal = await startPortal()
     portal.behaviour.failing.set('profile', ['QUERY_LIMIT_EXCEEDED', new RestError('ERROR_CORE', 'no', 500), 'ok'])
     const statuses = [await call(portal, 'profile'), await call(portal, 'profile'), await call(portal, 'profile')]
@@ -251,7 +251,7 @@ describe('what goes wrong', () => {
 })
 
 describe('events', () => {
-  test('every write fires one, whoever wrote it, and one that changes nothing none', async () => {
+  test('every write fires one event, of whichever user, and one that changes nothing fires none', async () => {
     const portal = await startPortal()
     const { url, forms, names, connections } = await startListener()
     portal.subscribe({ url, token: TOKEN })
@@ -262,7 +262,7 @@ describe('events', () => {
     await call(portal, 'crm.item.add', { entityTypeId: SMART_PROCESS, fields })
     await call(portal, 'tasks.task.add', { fields: { TITLE: 'Paint it', RESPONSIBLE_ID: 3 } })
     await call(portal, 'crm.deal.delete', { id: 662 })
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     expect(names()).toEqual([
       'ONCRMDEALADD',
       'ONCRMDEALUPDATE',
@@ -292,7 +292,7 @@ describe('events', () => {
     portal.subscribe({ url, token: TOKEN, events })
     portal.records.add(SMART_PROCESS, { title: 'Boat' }, 7)
     portal.records.add(DEAL, { title: 'Boat' }, 7)
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     expect(names()).toEqual(events)
   })
 
@@ -303,7 +303,7 @@ describe('events', () => {
     portal.records.add(DEAL, { title: 'Boat' }, 7, 662)
     portal.edit(DEAL, 662, { title: 'Ship' })
     expect(names()).toEqual([])
-    await portal.eventsSettled()
+    await portal.eventsAnswered()
     expect(names()).toEqual(['ONCRMDEALUPDATE', 'ONCRMDEALUPDATE'])
   })
 
@@ -323,7 +323,7 @@ describe('events', () => {
     for (const [index, portal] of portals.entries()) {
       portal.subscribe({ url: receiver.url, token: TOKEN })
       portal.records.add(DEAL, { title: `Boat ${index}` }, 7, 662)
-      await portal.eventsSettled()
+      await portal.eventsAnswered()
       expect(portal.fired).toEqual([{ event: 'ONCRMDEALADD', id: 662, status: 200 }])
     }
     const titles = () => new Set(receiver.logged('read back').map((line) => line['title']))

@@ -13,7 +13,7 @@ export interface PortalOptions extends RestOptions {
   /** An address of the loopback network, 127.0.0.1 to 127.0.0.9: portals of different addresses have different hosts. */
   readonly address?: string
   readonly memberId?: string
-  /** Unix milliseconds; what a portal tells and counts follows it. */
+  /** Unix milliseconds; the times and limits of the portal follow it. */
   readonly now?: () => number
 }
 
@@ -53,7 +53,7 @@ export async function startPortal(options: PortalOptions = {}) {
 
   onTestFinished(async () => {
     await unplug()
-    await events.settled()
+    await events.answered()
   })
 
   return {
@@ -84,7 +84,7 @@ export async function startPortal(options: PortalOptions = {}) {
     subscribe: (webhook: OutgoingWebhook) => void events.webhooks.push(webhook),
     fired: events.fired as readonly { event: string; id: number; status: number }[],
     /** Resolves when every event that was fired has its answer. */
-    eventsSettled: () => events.settled(),
+    eventsAnswered: () => events.answered(),
 
     /** Nobody listens at its address, and what was connected is cut off. */
     unplug,

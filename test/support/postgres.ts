@@ -34,7 +34,8 @@ export async function startPostgres({
       persistent: true,
       // Postgres does not run as root.
       createPostgresUser: userInfo().uid === 0,
-      postgresFlags: [...flags],
+      // Its default is a socket in /tmp, which a kill leaves there.
+      postgresFlags: ['-c', 'unix_socket_directories=', ...flags],
       initdbFlags: ['--no-sync'],
       onLog: () => undefined,
       onError: () => undefined,
@@ -72,7 +73,7 @@ export async function startPostgres({
     /** It has ended by itself. */
     isGone: () => !existsSync(join(dataDir, 'postmaster.pid')) || isGone(pidOf()),
     url: (database: string, user = 'postgres:postgres') => `postgres://${user}@127.0.0.1:${port}/${database}`,
-    /** Another database: empty, or a copy of one that nobody uses. */
+    /** Another database: empty, or a copy of one that is not in use. */
     async createDatabase(template = 'template1'): Promise<string> {
       const name = `test_${randomUUID().replaceAll('-', '')}`
       await query(`CREATE DATABASE ${name} TEMPLATE ${template}`)

@@ -70,7 +70,7 @@ export const apacheHaproxy: ProxySetup = {
   },
 }
 
-/** nginx as docs/proxies.md has it for whoever has no more: it holds nothing. */
+/** nginx as docs/proxies.md has it where nothing else is installed: it holds no post. */
 export const nginxPlain: ProxySetup = {
   name: 'nginx, plain, as above',
   isThere: hasNginx,

@@ -99,7 +99,7 @@ function fileIn(folder: string, name: string): string {
 }
 
 function start(folder: string, program: string, ...args: readonly string[]): ChildProcess {
-  // Its complaints are for whoever looks why a test fails.
+  // Its complaints explain why a test fails.
   return spawn(program, args, {
     stdio: ['ignore', 'ignore', 'inherit'],
     env: { PATH: process.env['PATH'] },

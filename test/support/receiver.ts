@@ -11,11 +11,20 @@ import { onTestFinished } from 'vitest'
 import type { Event } from '../../src/events/event.ts'
 
 import { listSegments } from '../../src/journal/segments.ts'
+import { timesOption } from '../../src/lib/times.ts'
 import { post } from '../../src/simulator/post.ts'
 import { webhookBody } from '../../src/simulator/webhook-body.ts'
 import { parseExposition } from './exposition.ts'
 
 export const TOKEN = 'test0token0test0token0test0token'
+
+/** What every process of ours has in its environment. */
+export const shared = {
+  // At the end of the run it goes, with what a killed process has left there.
+  TMPDIR: tmpdir(),
+  // Hundreds of processes start in the suite; the time goes into compiling the same files.
+  NODE_COMPILE_CACHE: fileURLToPath(new URL('../../node_modules/.cache/compile', import.meta.url)),
+}
 
 /** A folder that goes with the test. */
 export function temporaryFolder(name: string): string {
@@ -24,11 +33,14 @@ export function temporaryFolder(name: string): string {
   return folder
 }
 
-/** Resolves when `state` gives something; fails with `what`, as it is then, when it never does. */
+/**
+ * Resolves when `state` gives something; fails with `what`, as it is then, when it never does. The bound only ends what
+ * hangs: do not give a shorter one.
+ */
 export async function until<T>(
   what: string | (() => string),
   state: () => T | Promise<T>,
-  ms = 60_000,
+  ms = process.env['ROUNDS'] ? 3_600_000 : 300_000,
 ): Promise<NonNullable<T>> {
   const end = Date.now() + ms
   for (;;) {
@@ -44,7 +56,7 @@ export async function until<T>(
 const [firstPort, ports] = [10_000, 20_000]
 let nextPort = Math.floor(Math.random() * ports)
 
-/** One that nobody has, and no other process of tests is given before this one ends. */
+/** A free port, which no other process of tests gets before this one ends. */
 export async function freePort(): Promise<number> {
   for (;;) {
     const port = firstPort + (nextPort++ % ports)
@@ -95,6 +107,9 @@ export interface ReceiverOptions {
   readonly under?: readonly string[]
 }
 
+/** The arguments of a receiver that soon probes an incoming webhook again. */
+export const quickProbes = [timesOption({ probes: { probeEvery: 300 } })]
+
 /** Starts the receiver as a user would, in a process group of its own, and ends it with the test. */
 export async function startReceiver(options: ReceiverOptions = {}) {
   const receiver = await spawnReceiver(options)
@@ -125,8 +140,7 @@ export async function spawnReceiver(options: ReceiverOptions = {}) {
     ...(options.uid !== undefined && { uid: options.uid }),
     env: {
       PATH: process.env['PATH'],
-      // Hundreds of processes start in the suite; the time goes into compiling the same files.
-      NODE_COMPILE_CACHE: join(tmpdir(), 'b24-compile-cache'),
+      ...shared,
       B24_APPLICATION_TOKEN: TOKEN,
       HOST: '127.0.0.1',
       PORT: String(port),
@@ -220,7 +234,7 @@ export default defineHandler(${JSON.stringify(events)}, (event) => appendFileSyn
 `
 }
 
-export function readSnapshot(seen: string): Event[] {
+export function readRecorded(seen: string): Event[] {
   if (!existsSync(seen)) return []
   // A line that is being written has no end yet.
   const lines = readFileSync(seen, 'utf8').split('\n').slice(0, -1)

@@ -15,7 +15,7 @@ const serviceManager = 'while :; do (export LISTEN_PID=$BASHPID; exec "$@"); don
  */
 export async function spawnActivated({ env = {}, ...options }: ReceiverOptions = {}, { isKept = false } = {}) {
   const port = Number(env['PORT'] ?? (await freePort()))
-  // It hands on what it is told by name, and nothing else.
+  // It hands on the variables that are named, and no others.
   const names = [
     'NODE_COMPILE_CACHE',
     'B24_APPLICATION_TOKEN',

@@ -1,9 +1,9 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { stripVTControlCharacters } from 'node:util'
 import { onTestFinished } from 'vitest'
 import { collect } from './cli.ts'
+import { shared } from './receiver.ts'
 
 export const hasTerminals = spawnSync('script', ['--version']).status === 0
 
@@ -18,11 +18,11 @@ export function atTerminal(env: Readonly<Record<string, string>>, script: string
       TERM: 'xterm-256color',
       SHELL: '/bin/sh',
       TZ: 'UTC',
-      NODE_COMPILE_CACHE: join(tmpdir(), 'b24-compile-cache'),
+      ...shared,
       ...env,
     },
   })
-  // The terminal goes with it, and whoever sits at it hears its hang-up.
+  // The terminal goes with it, and its processes get a hang-up.
   onTestFinished(() => void child.kill('SIGKILL'))
   child.stdin.on('error', () => undefined)
   return { child, ...collect(child), type: (keys: string) => void child.stdin.write(keys) }

@@ -41,7 +41,7 @@ const addDeals = ({ records }: Portal, count: number) => {
   for (let id = 1; id <= count; id++) records.add(DEAL, { title: `Boat ${id}` }, 7, id)
 }
 
-test.for(['--help', '-h'])('%s behind the command explains it, and calls nobody', async (word) => {
+test.for(['--help', '-h'])('%s behind the command explains it, and calls no portal', async (word) => {
   const { code, stdout, stderr } = await run({}, 'profile', word)
   expect([code, stderr]).toEqual([0, ''])
   expect(stdout).toContain('b24-receiver call METHOD')
@@ -82,7 +82,7 @@ describe('a call', () => {
     })
   })
 
-  test('gives one page of a list, and all of it when told', async () => {
+  test('gives one page of a list, and all of it with --all', async () => {
     const { portal, call } = await start()
     addDeals(portal, 120)
     const list = ['crm.deal.list', 'order[ID]=ASC', '--json']
@@ -100,7 +100,7 @@ describe('a call', () => {
     expect(await run({ ...portal.env, B24_HOOK_FILE: file }, 'profile')).toMatchObject({ code: 0, stderr: '' })
   })
 
-  test('takes the one of several that it is told', async () => {
+  test('takes the one of several that --hook names', async () => {
     const { portal } = await start()
     const env = { ...portal.env, B24_HOOK: `sales=${never.B24_HOOK},support=${portal.incomingWebhook()}` }
     expect(await run(env, 'profile', '--hook', 'support')).toMatchObject({ code: 0, stderr: '' })

@@ -29,7 +29,7 @@ test('the demo shows the way of four posts, and leaves nothing of itself behind'
   expect(readdirSync(temp)).toEqual([])
 })
 
-test('the demo leaves alone what the settings are for: the portal, the database, the ports and files of a receiver', async () => {
+test('the demo touches nothing that the settings are for: portal, database, ports and files', async () => {
   const asked: string[] = []
   const portal = createServer((request, response) => {
     asked.push(request.url ?? '')

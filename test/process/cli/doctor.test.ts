@@ -94,7 +94,7 @@ describe('doctor', () => {
     await again.stop()
   })
 
-  test('tells how a receiver is that is not well', async () => {
+  test('says what is wrong with a receiver that is not well', async () => {
     const receiver = await startReceiver({ handlers: { 'bad.mjs': 'export default 3' } })
     const env = envOf(receiver)
     await until('it waits', async () => JSON.stringify(await receiver.readyz()).includes('bad.mjs'))
@@ -183,13 +183,13 @@ describe('doctor', () => {
 })
 
 describe('the handlers', () => {
-  const handlersOf = async (files: Record<string, string>) => {
+  const handlersOf = async (files: Record<string, string>, timeout = '30s') => {
     const dir = temporaryFolder('handlers')
     for (const [name, source] of Object.entries(files)) writeFileSync(join(dir, name), source)
     const env = {
       DATA_DIR: '/nowhere',
       HANDLERS_DIR: dir,
-      HANDLER_LOAD_TIMEOUT: '1s',
+      HANDLER_LOAD_TIMEOUT: timeout,
       B24_APPLICATION_TOKEN: TOKEN,
       PORT: String(await freePort()),
     }
@@ -226,12 +226,12 @@ describe('the handlers', () => {
       code: 1,
       checks: [expect.stringMatching(/^FAIL a\.mjs ends the process that loads it/)],
     })
-    const blocked = await handlersOf({ 'a.mjs': good, 'b.mjs': 'for (;;);' })
+    const blocked = await handlersOf({ 'a.mjs': good, 'b.mjs': 'for (;;);' }, '1s')
     expect(blocked).toMatchObject({ code: 1, checks: [expect.anything()] })
     expect(blocked.checks.at(-1)).toMatch(/^FAIL b\.mjs was not loaded within 16 s/)
-  }, 60_000)
+  })
 
-  test('of the same name, and a folder that is not there, fail; an empty one is told', async () => {
+  test('of the same name, and a folder that is not there, fail; an empty one is reported', async () => {
     const twins = await handlersOf({ 'a.mjs': good, 'a.ts': good })
     expect(twins.checks.at(-1)).toMatch(/^FAIL a\.ts: TypeError: a\.mjs is a handler of the same name/)
     expect((await handlersOf({ '_shared.mjs': 'x' })).checks).toEqual([
@@ -251,7 +251,7 @@ describe('an incoming webhook', () => {
     [302, 'HTTP_302 (a redirect to new.bitrix24.com; if the portal was renamed, B24_HOOK needs its new address)'],
     [404, 'HTTP_404 (the answer is not that of a REST API)'],
   ])(
-    'at an address that answers %i and no REST is told, with what may have become of the portal',
+    'at an address that answers %i and no REST is reported, with what may have become of the portal',
     async (status, why) => {
       const portal = await startPortal()
       portal.behaviour.raw = { status, headers: { location: 'https://new.bitrix24.com/' }, body: '<h1>Portal</h1>' }
@@ -267,7 +267,7 @@ describe('an incoming webhook', () => {
     },
   )
 
-  test('that a token has no URL for is told', async () => {
+  test('that a token has no URL for is reported', async () => {
     const portal = await startPortal()
     const env = { ...portal.env, B24_APPLICATION_TOKEN: `sales=${TOKEN}`, DATA_DIR: temporaryFolder('data') }
     const { of } = await look({ ...env, B24_HOOK: `sails=${portal.incomingWebhook()}` })
@@ -298,9 +298,9 @@ describe('an incoming webhook', () => {
 
   test.each([
     // Give or take what the call takes here.
-    [10_000, 'warn', /is ([789]|1[0-3])\.\d s ahead of this machine$/],
+    [10_000, 'warn', /is 1?\d\.\d s ahead of this machine$/],
     [-60_000, 'warn', /is [56]\d\.\d s behind this machine$/],
-  ])("whose portal's clock is %d ms off is told", async (offset, state, text) => {
+  ])("whose portal's clock is %d ms off is reported", async (offset, state, text) => {
     const portal = await startPortal({ now: () => Date.now() + offset })
     const { of } = await look({ ...base, ...portal.env, B24_HOOK: portal.incomingWebhook() })
     expect(of('clock')).toMatchObject([{ state, text: expect.stringMatching(text) }])

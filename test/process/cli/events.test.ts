@@ -6,7 +6,7 @@ import { jsonLines, linesOf, runCli } from '../../support/cli.ts'
 import { idOf, writeJournal } from '../../support/journal.ts'
 import { dealBody, startReceiver, until } from '../../support/receiver.ts'
 
-test('events are found beside a receiver that runs, with what became of them, and just so when it has stopped', async () => {
+test('events are found beside a receiver that runs, with their outcome, and also when it has stopped', async () => {
   const receiver = await startReceiver({
     env: { B24_APPLICATION_TOKEN: 'sales=test0token0test0token0test0token' },
     handlers: {
@@ -82,7 +82,7 @@ test('without dispatch.db the events are shown all the same, and it is said', as
   )
 })
 
-test('a line that is no event is passed over and told', async () => {
+test('a line that is no event is passed over and reported', async () => {
   const receiver = await startReceiver()
   await receiver.post(dealBody(1))
   await receiver.stop()

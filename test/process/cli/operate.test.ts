@@ -67,7 +67,7 @@ describe('replay', () => {
     expect(ran().at(-1)).toBe(`deal:1 ${first}`)
   })
 
-  test('says how many, and does nothing with --dry-run or without a word from somebody', async () => {
+  test('says how many, and does nothing with --dry-run or without a confirmation', async () => {
     const { receiver, cli, ran } = await start()
     await post(receiver, 1, 2, 1)
     await until('all ran', () => ran().length === 3)
@@ -173,7 +173,7 @@ describe('replay', () => {
     ['a time that is none', ['--since', 'yesterday'], '--since takes how long ago'],
     ['a time before all times', ['--since', '999999999d'], '--since takes how long ago'],
     ['a name that is none', ['--event', 'a b'], '--event a b is no name'],
-  ])('with %s is refused as wrong words', async (_, args, message) => {
+  ])('with %s is refused as a wrong use', async (_, args, message) => {
     const { receiver, cli, ran } = await start()
     await post(receiver, 1)
     await until('it ran', () => ran().length === 1)
@@ -340,7 +340,7 @@ describe('handlers', () => {
     ])
   })
 
-  test('a reload is not taken in by a dispatcher that began before it, and says only then what it made of the files', async () => {
+  test('a reload waits for a dispatcher of its own, and reports only then how the files loaded', async () => {
     const folder = temporaryFolder('gate')
     const { receiver, cli } = await start({
       handlers: {
@@ -432,7 +432,7 @@ describe('reload', () => {
 })
 
 describe('status', () => {
-  test('of a running receiver tells that it is ready, and exits with 0', async () => {
+  test('of a running receiver says that it is ready, and exits with 0', async () => {
     const { receiver, cli, ran } = await start()
     await post(receiver, 1, 2)
     await until('both ran', () => ran().length === 2)
@@ -447,7 +447,7 @@ describe('status', () => {
     expect(ready).toMatch(/^handlers +ONCRMDEALUPDATE \(loaded\)$/m)
   })
 
-  test('tells a broken handler as /readyz does, and exits with 1', async () => {
+  test('reports a broken handler as /readyz does, and exits with 1', async () => {
     const { receiver, cli } = await start({ handlers: { 'bad.mjs': 'export default 3' } })
     await until('it waits', async () => JSON.stringify(await receiver.readyz()).includes('bad.mjs'))
     const { code, stdout } = await cli('status')
@@ -456,7 +456,7 @@ describe('status', () => {
     expect(stdout).toMatch(/^handlers +none|^handlers +.*bad \(/m)
   })
 
-  test('tells when the private listener is not where the settings say', async () => {
+  test('says when the private listener is not where the settings say', async () => {
     const { env } = await start()
     const { code, stdout } = await runCli({ env: { ...env, ADMIN_PORT: String(await freePort()) } }, 'status')
     expect(code).toBe(1)
@@ -557,7 +557,7 @@ describe('import', () => {
     expect(existsSync(dataDir)).toBe(false)
   })
 
-  test('of lines that somebody made by hand brings no secret into the journal', async () => {
+  test('of lines that were made by hand brings no secret into the journal', async () => {
     const { lines } = await refused(1)
     const auth = { domain: 'x', access_token: 'access0access0access0', application_token: TOKEN }
     const made = { ...lines[0], data: { FIELDS: { ID: '1' }, NOTE: TOKEN, KEY: 'access0access0access0' }, auth }
@@ -571,7 +571,7 @@ describe('import', () => {
     }
   })
 
-  test('brings back a text with U+2028 in it, as an older version wrote it, and passes over what no event can be', async () => {
+  test('brings back a text with U+2028, as an older version wrote it, and skips what cannot be an event', async () => {
     const { lines } = await refused(1)
     const note = 'one\u2028two\u2029three'
     const made = JSON.stringify({ ...lines[0], data: { FIELDS: { ID: '1' }, NOTE: note } })
@@ -616,19 +616,19 @@ describe('in a shell', () => {
     return `${out}${err}`
   }
 
-  test('a stdout that nobody reads any more is no error, but a full disk is', async () => {
+  test('a stdout whose reader is gone is no error, but a full disk is', async () => {
     const { receiver, env } = await start()
     for (let id = 1; id <= 3; id++) await post(receiver, id)
     expect(await shell(env, 'set -o pipefail; CLI tail | true; echo $?')).toBe('0\n')
     expect(await shell(env, 'CLI tail > /dev/full; echo $?')).toMatch(/^1\nb24-receiver: .*ENOSPC/)
   })
 
-  test('a .env that cannot be read is told in one line', async () => {
+  test('a .env that cannot be read is reported in one line', async () => {
     const told = await shell({}, 'mkdir .env; CLI dead; echo $?')
     expect(told).toMatch(/^1\nb24-receiver dead: .+\n$/)
   })
 
-  test('a stderr that nobody reads any more is no reason to leave a deed undone', async () => {
+  test('a stderr whose reader is gone does not keep a command from its work', async () => {
     const { receiver, env, ran } = await start()
     await post(receiver, 1)
     await until('it ran', () => ran().length === 1)

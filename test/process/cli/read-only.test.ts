@@ -66,7 +66,7 @@ describe.runIf(process.getuid?.() === 0)('a user who may only read sees everythi
     await expectAllIsRead(receiver)
   })
 
-  test('after a crash, which leaves the WAL to whoever comes next', async () => {
+  test('after a crash, which leaves the WAL to the next process', async () => {
     const receiver = await start()
     receiver.killGroup('SIGKILL')
     await receiver.exited

@@ -113,7 +113,7 @@ describe('send', () => {
     expect(await receiver.journal()).toEqual([])
   })
 
-  test('takes the first token, the one of a name, or the one it is told', async () => {
+  test('takes the first token, the one of a name, or the one of --token', async () => {
     const tokens = `sales=${TOKEN},support=other0token0other0token`
     const { receiver, env } = await start({ env: { B24_APPLICATION_TOKEN: tokens } })
     const cli = (...args: string[]) =>

@@ -164,7 +164,7 @@ export default (_, { attempt }) => {
     ])
   })
 
-  test('tells an event that no handler took from one that was not followed yet', async () => {
+  test('distinguishes an event that no handler took from one that was not followed yet', async () => {
     const { queue, states } = await start()
     const size = 200
     await queue.add([], { segment: 1, offset: size })

@@ -162,7 +162,7 @@ describe('tail -f', () => {
   })
 })
 
-test.runIf(process.getuid?.() === 0)('a user who may not read the journal is told so on one line', async () => {
+test.runIf(process.getuid?.() === 0)('a user who may not read the journal gets that message on one line', async () => {
   const dataDir = await writeJournal([{}])
   chmodSync(dataDir, 0o700)
   const { code, stderr } = await runCli({ env: { DATA_DIR: dataDir }, uid: 65534 }, 'tail')

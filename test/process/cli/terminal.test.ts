@@ -90,7 +90,7 @@ describe.skipIf(!hasTerminals)('a receiver at a terminal', () => {
     return { ...receiver, env, lines: () => screen(receiver.said.stdout) }
   }
 
-  test('logs for people, reloads when told to, and stops at Ctrl-C', async () => {
+  test('logs for people, reloads when asked to, and stops at Ctrl-C', async () => {
     const { env, type, result, said, lines } = await start()
     expect(lines().find((line) => line.includes('ready for events'))).toMatch(
       /^\[\d\d:\d\d:\d\d\.\d{3}\] INFO: ready for/,

@@ -188,7 +188,7 @@ describe('what a handler asks of Bitrix24', () => {
   })
 })
 
-describe('a run that fails exits with 1, and tells what the receiver would have done', () => {
+describe('a run that fails exits with 1, and says what the receiver would have done', () => {
   test('of what is thrown, with the frames of the handler alone and the causes', async () => {
     const { attempt, file } = await start(`
       const read = () => JSON.parse('{')
@@ -381,7 +381,7 @@ describe('wrong arguments', () => {
     ])
   })
 
-  test('a name that nobody documents is told, with the nearest', async () => {
+  test('a name that is not documented is reported, with the nearest', async () => {
     const { attempt, receiver } = await start(
       `export default defineHandler(['ONCRMDEALUPDAT', 'ONCRMDEALUPDATE'], () => {})`,
     )

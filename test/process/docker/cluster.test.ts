@@ -28,7 +28,7 @@ test('every receiver has a journal of its own, and none runs handlers', () => {
   expect(grace * 1000).toBeGreaterThan(config.shutdownGrace)
 })
 
-test('it runs this version, three workers, and nobody but Caddy is reachable', () => {
+test('it runs this version and three workers, and only Caddy is reachable', () => {
   const { version } = JSON.parse(readText('package.json')) as { version: string }
   expect(compose).toContain(`image: bitrix24-webhook-receiver:${version}\n`)
   expect(compose).toMatch(/command: \[b24-receiver, worker\]\n {4}deploy:\n {6}replicas: 3\n/)

@@ -37,7 +37,7 @@ describe('a container, as far as a folder can be one', () => {
     folder = mkdtempSync(join(tmpdir(), 'b24-image-'))
     chmodSync(folder, 0o755)
     image = buildImage(folder)
-  }, 120_000)
+  })
   afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
   test('it holds what is needed to run and nothing that is needed to develop', () => {

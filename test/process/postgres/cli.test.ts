@@ -11,8 +11,8 @@ import { dealBody, type ReceiverOptions, temporaryFolder, until } from '../../su
 let postgres: Postgres
 beforeAll(async () => {
   postgres = await startPostgres()
-}, 60_000)
-afterAll(() => postgres.remove(), 60_000)
+})
+afterAll(() => postgres.remove())
 
 /** A receiver whose handler marks what it runs, and throws for good while the file `refuse` is there. */
 async function start(options: ReceiverOptions = {}) {
@@ -36,9 +36,7 @@ async function start(options: ReceiverOptions = {}) {
   }
 }
 
-test('what was given up in Postgres is seen, tried again and dropped as in dispatch.db, and any event is replayed', {
-  timeout: 120_000,
-}, async () => {
+test('dead deliveries in Postgres are listed, retried and dropped as in dispatch.db; events are replayed', async () => {
   const { receiver, cli, ran, refuse, allow } = await start()
   refuse()
   for (const id of [1, 2, 3]) expect((await receiver.post(dealBody(id))).status).toBe(200)
@@ -72,9 +70,7 @@ test('what was given up in Postgres is seen, tried again and dropped as in dispa
   expect((await cli('doctor')).stdout).toMatch(/^ok +queue +the database of DATABASE_URL is of this version; 1 dead$/m)
 })
 
-test('erase drops in Postgres what is dead about one object, and overwrites it in the journal', {
-  timeout: 120_000,
-}, async () => {
+test('erase drops in Postgres what is dead about one object, and overwrites it in the journal', async () => {
   const { cluster, receiver, cli, refuse } = await start()
   refuse()
   for (const id of [4711, 2]) await receiver.post(`${dealBody(id)}&data[FIELDS][TITLE]=person-${id}`)
@@ -95,9 +91,7 @@ test('erase drops in Postgres what is dead about one object, and overwrites it i
   expect(await cli('verify')).toMatchObject({ code: 0, stdout: expect.stringContaining('no trouble') })
 })
 
-test('a reload says what it made of the handlers of this machine, also when others have loaded theirs', {
-  timeout: 120_000,
-}, async () => {
+test('a reload says what it made of the handlers of this machine, also when others have loaded theirs', async () => {
   const { cluster, receiver, cli, put } = await start()
   await until('it is at work', () => receiver.logged('handler loaded').length === 1)
   const states = async () =>

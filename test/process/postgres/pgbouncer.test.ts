@@ -33,7 +33,6 @@ async function start(mode: 'session' | 'transaction') {
 
 test.skipIf(!hasPgBouncer).each(['session', 'transaction'] as const)(
   'behind PgBouncer in %s mode the dispatchers live through restarts of Postgres and PgBouncer',
-  { timeout: 400_000 },
   async (mode) => {
     const { folder, cluster, bouncer, receiver, worker, postSome, posted } = await start(mode)
     await postSome()
@@ -42,12 +41,12 @@ test.skipIf(!hasPgBouncer).each(['session', 'transaction'] as const)(
       await postgres.end('SIGINT')
       await postSome()
       await postgres.start()
-      await cluster.drained(posted(), 90_000)
+      await cluster.drained(posted())
     }
     await bouncer.restart()
     await postSome()
-    await cluster.drained(posted(), 90_000)
-    await expect.poll(receiver.readyz, { timeout: 30_000 }).toMatchObject({ status: 'ready' })
+    await cluster.drained(posted())
+    await expect.poll(receiver.readyz).toMatchObject({ status: 'ready' })
     for (const process of [receiver, worker])
       expect(process.logged('the dispatcher ended; events wait in the journal')).toEqual([])
   },
@@ -73,18 +72,15 @@ test.skipIf(!hasPgBouncer)('PgBouncer in statement mode is refused by its name, 
 
 test.skipIf(!hasPgBouncer)(
   'a pool that is smaller than what all processes take is named, not said to be ready',
-  {
-    timeout: 120_000,
-  },
   async () => {
     const cluster = await createCluster({ postgres, handlers: { 'ONCRMDEALUPDATE.mjs': 'export default () => {}' } })
     const bouncer = await startPgBouncer({ postgres, mode: 'session', poolSize: 3 })
     const env = { DATABASE_URL: bouncer.url(new URL(cluster.url).pathname.slice(1)) }
     const receiver = await cluster.startReceiver({ env })
-    await expect.poll(receiver.readyz, { timeout: 30_000 }).toMatchObject({ status: 'ready' })
+    await expect.poll(receiver.readyz).toMatchObject({ status: 'ready' })
     const other = await cluster.startReceiver({ env: { ...env, RUN_HANDLERS: 'on' } })
     for (let deal = 0; deal < 20; deal++) expect((await receiver.post(dealBody(deal))).status).toBe(200)
     const readiness = async () => JSON.stringify([await receiver.readyz(), await other.readyz()])
-    await expect.poll(readiness, { timeout: 60_000 }).toMatch(/no answer for 10 s: .*PgBouncer's pool is smaller/)
+    await expect.poll(readiness).toMatch(/no answer for 10 s: .*PgBouncer's pool is smaller/)
   },
 )

@@ -51,7 +51,7 @@ test('a database that is not there, until it is', async () => {
   expect(output).not.toMatch(passwords)
 })
 
-test('a user without rights, until somebody grants them', async () => {
+test('a user without rights, until someone grants them', async () => {
   const database = await postgres.createDatabase()
   const why = /permission denied for database .*: for the first start the user of DATABASE_URL needs CREATE/
   const output = await waitAndMend(postgres.url(database, 'guest:secret0of0guest'), why, () =>
@@ -80,7 +80,7 @@ test.each([
   expect(stdout).toMatch(new RegExp(`^FAIL +queue .*${why.source}.*TEMPLATE template0`, 'm'))
 })
 
-test('a schema that somebody else owns, as after pg_dump --no-owner: whose it is, until it is given away', async () => {
+test('a schema that someone else owns, as after pg_dump --no-owner: whose it is, until it is given away', async () => {
   const database = await postgres.createDatabase()
   await (await openDatabase({ url: postgres.url(database), log: pino({ level: 'silent' }) })).close()
   const give = ['b24_receiver', 'b24_receiver_jobs']
@@ -102,7 +102,7 @@ test('a schema that somebody else owns, as after pg_dump --no-owner: whose it is
   expect(output).not.toMatch(passwords)
 })
 
-test('a schema of our name that is somebody else’s is refused, and left alone', async () => {
+test('a schema of this name that belongs to something else is refused, and left alone', async () => {
   const database = await postgres.createDatabase()
   await postgres.query('CREATE SCHEMA b24_receiver; CREATE TABLE b24_receiver.delivery (mine text)', database)
   const receiver = await startReceiver({ env: { DATABASE_URL: postgres.url(database) } })
@@ -153,7 +153,7 @@ test('a database that is frozen is named within seconds, and everything goes on 
   await expect.poll(receiver.readyz).toMatchObject({ status: 'ready' })
   const thaw = await postgres.freeze(database)
   try {
-    await expect.poll(receiver.readyz, { timeout: 40_000 }).toMatchObject({
+    await expect.poll(receiver.readyz).toMatchObject({
       status: 'degraded',
       dispatcher: expect.stringMatching(/no answer for 10 s: it is frozen/),
     })
@@ -239,10 +239,9 @@ test.skipIf(!canMount)('a database whose disk is full, until there is room', asy
     const answers = await Promise.all(Array.from({ length: 50 }, (_, deal) => receiver.post(dealBody(deal))))
     expect(answers.every(({ status }) => status === 200)).toBe(true)
     posted += 50
-    return JSON.stringify(await receiver.readyz()).includes('degraded')
+    // Where it could not write its log ahead it may have ended meanwhile.
+    return /degraded.*(No space left on device|recovery|connect|terminat)/.test(JSON.stringify(await receiver.readyz()))
   })
-  // Where it could not write its log ahead it may have ended meanwhile.
-  expect(JSON.stringify(await receiver.readyz())).toMatch(/No space left on device|recovery|connect|terminat/)
   rmSync(join(disk, 'filler'))
   if (small.isGone()) await small.start()
   await cluster.drained(posted)

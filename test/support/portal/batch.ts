@@ -5,10 +5,10 @@ import type { Answer } from './methods.ts'
 import { asText, isJsonObject, type Json, type JsonObject, phpArray, phpEntries } from './php.ts'
 import { RestError } from './rest-error.ts'
 
-/** A command's answer, and the `time` of it where the portal tells one. */
+/** A command's answer, and the `time` of it where the portal gives one. */
 export type RunCommand = (method: string, params: JsonObject) => Answer & { readonly time?: JsonObject }
 
-const longest = 50
+const maxCommands = 50
 
 /**
  * One command after the other, each may use the results before it as `$result[key][field]`
@@ -16,7 +16,7 @@ const longest = 50
  */
 export function runBatch(params: JsonObject, run: RunCommand): Json {
   const commands = phpEntries(params['cmd'])
-  if (commands.length > longest) throw RestError.system('ERROR_BATCH_LENGTH_EXCEEDED')
+  if (commands.length > maxCommands) throw RestError.system('ERROR_BATCH_LENGTH_EXCEEDED')
   const isHalting = ['1', 'true', 'Y'].includes(asText(params['halt']))
   const results = new Map<string, Json>()
   const errors = new Map<string, Json>()

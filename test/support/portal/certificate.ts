@@ -26,7 +26,7 @@ export function portalCertificate(): Certificate {
 export interface CertificateOptions {
   readonly from?: Date
   readonly to?: Date
-  /** As in `subjectAltName`; those of a portal unless told. */
+  /** As in `subjectAltName`; those of a portal by default. */
   readonly names?: string
   /** By itself, not by the authority. */
   readonly isSelfSigned?: boolean
@@ -82,7 +82,7 @@ function asn1Time(date: Date): string {
 }
 
 function makeCertificate(): NonNullable<typeof made> {
-  const dir = mkdtempSync(join(process.env['B24_SUITE_FOLDER'] ?? tmpdir(), 'b24-ca-'))
+  const dir = mkdtempSync(join(tmpdir(), 'b24-ca-'))
   const path = (name: string) => join(dir, name)
   writeFileSync(
     path('openssl.cnf'),

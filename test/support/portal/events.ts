@@ -9,7 +9,7 @@ export interface OutgoingWebhook {
   readonly url: string
   readonly token: string
   /**
-   * Only these events; all of them unless told, but for those with a type behind their name, such as
+   * Only these events; all of them by default, but for those with a type behind their name, such as
    * `ONCRMDYNAMICITEMADD_1220`, which come beside the plain ones.
    */
   readonly events?: readonly string[]
@@ -19,7 +19,7 @@ export interface OutgoingWebhook {
   readonly copies?: number
 }
 
-/** A post that was answered; status 0 where nobody answered. */
+/** A post that was answered; status 0 where no answer came. */
 export interface FiredEvent {
   readonly event: string
   readonly id: number
@@ -96,7 +96,7 @@ export function createEvents({ host, memberId, now }: { host: string; memberId: 
       }
     },
     /** Resolves when every event that was fired has its answer. */
-    async settled(): Promise<void> {
+    async answered(): Promise<void> {
       while (posting.size > 0) await Promise.all(posting)
     },
   }

@@ -45,7 +45,7 @@ export function createOperatingTime(limitSeconds: number, now: () => number) {
       all.set(bucket, (all.get(bucket) ?? 0) + seconds)
     },
     /** As in an answer's `time`: Unix seconds of when the oldest bucket goes. */
-    tell(method: string) {
+    count(method: string) {
       const oldest = Math.min(...buckets(method).keys(), Math.floor(now() / minute))
       return { operating: sum(method), operating_reset_at: ((oldest + minutesCounted) * minute) / 1000 }
     },

@@ -34,7 +34,7 @@ function toNumber(value: Json): number {
   return /^\d{4}-\d\d-\d\dT/.test(text) ? Math.floor(Date.parse(text) / 1000) : Number(value)
 }
 
-/** Tasks are asked for by `ID` and `CHANGED_DATE`, and tell of `id` and `changedDate`. */
+/** Tasks are asked for by `ID` and `CHANGED_DATE`, and come with `id` and `changedDate`. */
 function read(row: JsonObject, name: string): Json {
   const camelCase = name.toLowerCase().replace(/_(.)/g, (_, letter: string) => letter.toUpperCase())
   return row[name] ?? row[camelCase] ?? null

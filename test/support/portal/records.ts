@@ -9,7 +9,7 @@ export interface PortalRecord {
   readonly id: number
   /** camelCase as crm.item has them; the portal's own fields under their `UF_…`. */
   readonly fields: JsonObject
-  /** Unix milliseconds; what the portal tells of them has whole seconds. */
+  /** Unix milliseconds; what the portal returns has whole seconds. */
   readonly createdTime: number
   readonly updatedTime: number
   readonly createdBy: number
@@ -24,7 +24,7 @@ export interface Change {
 
 export type Records = ReturnType<typeof createRecords>
 
-/** What a portal keeps; each write is told to `onChange`. */
+/** What a portal keeps; each write is passed to `onChange`. */
 export function createRecords({ now, onChange }: { now: () => number; onChange: (change: Change) => void }) {
   const all = new Map<string, PortalRecord>()
   const lastIds = new Map<RecordType, number>()

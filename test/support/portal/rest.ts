@@ -12,10 +12,10 @@ export interface RestOptions {
   /** The incoming webhook's user. */
   readonly user?: number
   readonly scopes?: readonly string[]
-  /** For each source address; 2 a second and 50 unless told. */
+  /** For each source address; 2 a second and 50 by default. */
   readonly limit?: RateLimit
-  /** Seconds that a method may take in ten minutes; `'untold'` for a portal that neither tells nor limits. */
-  readonly operating?: number | 'untold'
+  /** Seconds that a method may take in ten minutes; `'uncounted'` for a portal that neither counts nor limits. */
+  readonly operating?: number | 'uncounted'
 }
 
 export interface PortalRequest {
@@ -37,7 +37,7 @@ export interface Behaviour {
   readonly failing: Map<string, (SystemError | RestError | 'ok')[]>
   /** Methods that the incoming webhook's user may not call. */
   readonly forbidden: Set<string>
-  /** Seconds that a call of the method takes by the portal's count; 0.01 unless told. */
+  /** Seconds that a call of the method takes by the portal's count; 0.01 by default. */
   readonly seconds: Map<string, number>
   /** Requests wait for this before they are answered; they count as come. */
   held: Promise<void> | undefined
@@ -56,7 +56,7 @@ export interface RestDeps extends RestOptions {
 export function createRest(deps: RestDeps) {
   const { records, now, user, operating = 480, scopes = ['crm', 'task', 'im', 'user'] } = deps
   const buckets = createBuckets(deps.limit ?? { rate: 2, burst: 50 }, now)
-  const times = createOperatingTime(operating === 'untold' ? Number.POSITIVE_INFINITY : operating, now)
+  const times = createOperatingTime(operating === 'uncounted' ? Number.POSITIVE_INFINITY : operating, now)
   const requests: PortalRequest[] = []
   const messages: Message[] = []
   const behaviour: Behaviour = {
@@ -82,7 +82,7 @@ export function createRest(deps: RestDeps) {
     const call: Call = { params, records, user, scopes, now: started, messages }
     const answer = implementation(call)
     times.spend(method, behaviour.seconds.get(method) ?? 0.01)
-    return { ...answer, time: time(started, operating === 'untold' ? {} : times.tell(method)) }
+    return { ...answer, time: time(started, operating === 'uncounted' ? {} : times.count(method)) }
   }
 
   function failAsTold(method: string): void {

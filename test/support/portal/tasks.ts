@@ -35,7 +35,7 @@ function idOf({ params }: Call): number {
   return id
 }
 
-/** Asked for in upper case, told in camelCase. */
+/** Asked for in upper case, returned in camelCase. */
 function fieldsOf({ params }: Call): JsonObject {
   const fields = params['fields']
   if (!isJsonObject(fields)) throw new RestError('100', 'Could not find value for parameter {fields} (internal error)')

@@ -55,7 +55,7 @@ function watch() {
 
 const refuse = () => Promise.reject(new Error('alerts.example answered with 500'))
 
-test('what begins is told once, however long it lasts, and once when it is over', async () => {
+test('what begins is reported once, however long it lasts, and once when it is over', async () => {
   const { stay, told, took } = watch()
   await stay(3 * hour, condition())
   await stay(hour)
@@ -76,14 +76,14 @@ test('what begins is told once, however long it lasts, and once when it is over'
   expect(took[1]).toMatchObject({ at: '2026-11-23T11:00:00.000Z', since: '2026-11-23T08:00:00.000Z', details: {} })
 })
 
-test('each kind is told by itself', async () => {
+test('each kind is reported by itself', async () => {
   const { stay, told } = watch()
   await stay(second, condition(), condition(0, 'silence'))
   await stay(second, condition())
   expect(told().map((line) => line.split(':')[0])).toEqual(['dead_delivery on', 'silence on', 'silence over'])
 })
 
-test('what joins it is told an hour later, counted', async () => {
+test('what joins it is reported an hour later, counted', async () => {
   const { stay, took } = watch()
   await stay(minute, condition(1))
   await stay(minute, condition(2))
@@ -101,7 +101,7 @@ test('what joins it is told an hour later, counted', async () => {
   ])
 })
 
-test('what comes and goes is told once an hour, and its end only where its beginning was', async () => {
+test('what comes and goes is reported once an hour, and its end only where its beginning was', async () => {
   const { stay, took } = watch()
   for (let turn = 0; turn < 120; turn++) {
     await stay(minute, condition())
@@ -119,7 +119,7 @@ test('what comes and goes is told once an hour, and its end only where its begin
   ])
 })
 
-test('what began again within the hour and lasts is told when the hour is over, with its own beginning', async () => {
+test('what began again within the hour and lasts is reported when the hour is over, with its own beginning', async () => {
   const { stay, took } = watch()
   await stay(minute, condition())
   await stay(minute)
@@ -133,7 +133,7 @@ test('what began again within the hour and lasts is told when the hour is over, 
 })
 
 describe('after an end', () => {
-  test('something new is told at once, and that it is over as well', async () => {
+  test('something new is reported at once, and that it is over as well', async () => {
     const { stay, took } = watch()
     await stay(minute, condition(1))
     await stay(minute)
@@ -155,7 +155,7 @@ describe('after an end', () => {
     expect(took.at(-1)).toMatchObject({ text: 'hooks: 3 more: dead_delivery 4', details: { more: 3 } })
   })
 
-  test('six beginnings an hour are told; what is more is counted, and told when the hour has room', async () => {
+  test('six beginnings an hour are reported; what is more is counted, and reported when the hour has room', async () => {
     const { stay, took } = watch()
     for (let news = 1; news <= 20; news++) {
       await stay(minute, condition(news))
@@ -170,7 +170,7 @@ describe('after an end', () => {
     expect(took.at(-1)).toMatchObject({ state: 'over' })
   })
 
-  test('nothing new is told again only when the hour is over', async () => {
+  test('nothing new is reported again only when the hour is over', async () => {
     const { stay, took } = watch()
     await stay(minute, condition(1))
     await stay(minute)
@@ -180,7 +180,7 @@ describe('after an end', () => {
 })
 
 describe('a target that fails', () => {
-  test('is tried again, later and later, five minutes apart at last, and told in the log', async () => {
+  test('is tried again, later and later, five minutes apart at last, and reported in the log', async () => {
     const { stay, answer, tries, took, lines } = watch()
     answer(refuse)
     await stay(hour, condition())
@@ -239,7 +239,7 @@ describe('a target that fails', () => {
     expect(took).toMatchObject([{ text: 'hooks: dead_delivery 7' }])
   })
 
-  test('hears no end of what has begun again before it could be told', async () => {
+  test('hears no end of what has begun again before it could be reported', async () => {
     const { stay, answer, took } = watch()
     await stay(second, condition())
     answer(refuse)
@@ -272,7 +272,7 @@ describe('a target that fails', () => {
   })
 })
 
-test('while a target does not answer nothing more of that kind is sent, and the end is told after it', async () => {
+test('while a target does not answer nothing more of that kind is sent, and the end is reported after it', async () => {
   const { stay, answer, tries, took } = watch()
   const answered = Promise.withResolvers<void>()
   answer(() => answered.promise)
@@ -285,7 +285,7 @@ test('while a target does not answer nothing more of that kind is sent, and the 
   expect(took.map(({ state }) => state)).toEqual(['on', 'over'])
 })
 
-test('a clock that is put back keeps nothing from being told for longer than the hour', async () => {
+test('a clock that is put back delays no report for longer than the hour', async () => {
   const { stay, move, took } = watch()
   await stay(second, condition())
   await stay(second)

@@ -41,7 +41,7 @@ test('where nothing is known nothing is wrong', () => {
   expect(watch({ alertAfterSilence: 1 }).see({})).toEqual([])
 })
 
-test('a throttled handler is told until it may run again, with its event and its object', () => {
+test('a throttled handler is reported until it may run again, with its event and its object', () => {
   const { see, held, stay } = watch()
   const last = {
     ...{ handler: 'sync', id: '7', event: 'ONCRMDEALUPDATE', object: 'deal:662', reason: 'ran 21 times' },
@@ -60,7 +60,7 @@ test('a throttled handler is told until it may run again, with its event and its
 describe('a dead delivery', () => {
   const last = { handler: 'sync', id: '7', event: 'ONCRMDEALUPDATE', object: 'deal:662', reason: 'Error: no' }
 
-  test('is told as long as one is in the queue, with the last one and why', () => {
+  test('is reported as long as one is in the queue, with the last one and why', () => {
     const { see, held } = watch()
     expect(see({ dead: { queued: 0, count: 0, last: undefined } })).toEqual([])
     expect(see({ dead: { queued: 1, count: 1, last } })).toEqual(['dead_delivery'])
@@ -69,7 +69,7 @@ describe('a dead delivery', () => {
     expect(see({ dead: { queued: 0, count: 1, last } })).toEqual([])
   })
 
-  test('that died before the start is told, too', () => {
+  test('that died before the start is reported, too', () => {
     const { see, held } = watch()
     see({ dead: { queued: 3, count: 0, last: undefined } })
     expect(held()?.text).toBe('3 deliveries are dead, since before the start')
@@ -110,7 +110,7 @@ describe('silence', () => {
 })
 
 describe('the journal', () => {
-  test('is told as long as it cannot be written and a minute more, with the reason', () => {
+  test('is reported as long as it cannot be written and a minute more, with the reason', () => {
     const { stay, see, held } = watch()
     expect(see(journal({ trouble: 'ENOSPC: no space left on device' }))).toEqual(['journal_unavailable'])
     expect(stay(minute - second, journal())).toEqual(['journal_unavailable'])
@@ -118,7 +118,7 @@ describe('the journal', () => {
     expect(see(journal())).toEqual([])
   })
 
-  test('that fails and recovers between two looks is told by the posts that were refused', () => {
+  test('that fails and recovers between two samples is reported by the posts that were refused', () => {
     const { see, held } = watch()
     expect(see(journal({ refused: 3 }))).toEqual([])
     expect(see(journal({ refused: 4 }))).toEqual(['journal_unavailable'])
@@ -129,7 +129,7 @@ describe('the journal', () => {
 describe('a dispatcher', () => {
   const ended = (ends: number, trouble?: string): Sample => ({ dispatcher: { ends, trouble } })
 
-  test('that ends three times within ten minutes is told, with what is wrong, until ten minutes went well', () => {
+  test('that ends three times in ten minutes is reported with the reason, until ten minutes went well', () => {
     const { stay, see, held } = watch()
     see(ended(0))
     see(ended(1, 'stages.ts:3: SyntaxError'))
@@ -153,7 +153,7 @@ describe('a dispatcher', () => {
 })
 
 describe('a handler that is not loaded', () => {
-  test('is told until it is loaded, and is news when it is another one', () => {
+  test('is reported until it is loaded, and is news when it is another one', () => {
     const { see, held } = watch()
     expect(see({ absent: {} })).toEqual([])
     expect(see({ absent: { one: 'one is gone' } })).toEqual(['handler_not_loaded'])
@@ -171,7 +171,7 @@ describe('an incoming webhook', () => {
   const one = { a: 'the incoming webhook of a.example is dead: expired_token' }
   const two = { b: 'the incoming webhook of b.example is unreachable' }
 
-  test('that does not work is told, and for a minute more: a dispatcher that was replaced has to find it out again', () => {
+  test('that does not work is reported, and for a minute after a new dispatcher has started', () => {
     const { stay, see, held } = watch()
     see({ incomingWebhooks: {} })
     expect(see({ incomingWebhooks: one })).toEqual(['incoming_webhook_refused'])
@@ -190,7 +190,7 @@ describe('an incoming webhook', () => {
     expect(held()).toMatchObject({ news: news + 1, details: { incoming_webhooks: [one.a, two.b] } })
   })
 
-  test('is no news when it fails for another reason, and is told with that alone', () => {
+  test('is no news when it fails for another reason, and is reported with that alone', () => {
     const { see, held } = watch()
     see({ incomingWebhooks: one })
     const news = held()?.news
@@ -209,7 +209,7 @@ describe('an incoming webhook', () => {
 })
 
 describe('wrong tokens', () => {
-  test('are told from the tenth within ten minutes on, until none came for ten minutes', () => {
+  test('are reported from the tenth within ten minutes on, until none came for ten minutes', () => {
     const { stay, see, held } = watch()
     see({ wrongTokens: 0 })
     see({ wrongTokens: 9 })

@@ -50,7 +50,7 @@ function read(dataDir: string, hours?: number) {
   return readJournalled({ dataDir, incomingWebhook, kinds, since, log })
 }
 
-test('a portal that was silent for longer than is backfilled is known all the same, so its objects keep their order', async () => {
+test('a portal that was silent for longer than the backfill covers is known, so its objects keep order', async () => {
   const dataDir = journal(
     { hours: 60, lines: [{ domain: 'two.bitrix24.com' }, { webhook: 'sales', object: 'deal:1', ts: '5' }] },
     { hours: 0, lines: [{ domain: 'two.bitrix24.com' }] },
@@ -59,7 +59,7 @@ test('a portal that was silent for longer than is backfilled is known all the sa
   expect(origin).toEqual({ webhook: 'sales', auth: { domain: 'one.bitrix24.com', member_id: 'm1' } })
 })
 
-test('a record is told by the events of its changes, not by a robot, a comment or a move that is about it', async () => {
+test('a record is known by the events of its changes, not by a robot, a comment or a move about it', async () => {
   const dataDir = journal({
     hours: 0,
     lines: [

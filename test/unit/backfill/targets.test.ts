@@ -45,7 +45,7 @@ describe('rows', () => {
     expect(task?.rows({ tasks: [{ id: '662', createdDate: times[0], changedDate: times[1] }] })).toEqual([row])
   })
 
-  test('of a task that nobody changed are as old as it is', () => {
+  test('of a task that no one changed are as old as it is', () => {
     const tasks = [{ id: '662', createdDate: '2025-01-09T06:56:40+00:00', changedDate: null }]
     expect(task?.rows({ tasks })).toEqual([{ ...row, changed: row.created }])
   })

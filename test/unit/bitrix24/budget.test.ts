@@ -61,7 +61,7 @@ test('quiet fills it again, but never above the burst', async () => {
   expect(await move(500)).toBe(5)
 })
 
-test('after a penalty nobody goes until it is over, and then at the rate', async () => {
+test('after a penalty no call goes until it is over, and then at the rate', async () => {
   const { ask, budget, move } = createTurns({ rate: 2, burst: 50 })
   budget.penalise(1_000)
   for (const _ of [1, 2]) void ask()
@@ -76,7 +76,7 @@ test('a penalty holds who is waiting already', async () => {
   expect([await move(100), await move(1_399), await move(1)]).toEqual([1, 1, 2])
 })
 
-test('who gives up while waiting leaves at once with the reason, and costs nobody a turn', async () => {
+test('who gives up while waiting leaves at once with the reason, and costs no other a turn', async () => {
   const { ask, move, turns } = createTurns({ rate: 1, burst: 1 })
   const first = new AbortController()
   const second = new AbortController()

@@ -62,13 +62,13 @@ describe('a call', () => {
     expect(await client.call('tasks.task.get', { taskId: 1 })).toEqual([])
   })
 
-  test('goes to a portal that tells no time at all', async () => {
+  test('goes to a portal that gives no time at all', async () => {
     const { portal, client } = await startBoth()
     portal.behaviour.raw = { status: 200, headers: { 'content-type': 'application/json' }, body: '{"result":false}' }
     expect(await client.call('profile')).toBe(false)
   })
 
-  test('fails with the code and the words of the portal, also where it gives no code', async () => {
+  test('fails with the code and the message of the portal, also where it gives no code', async () => {
     const { client } = await startBoth()
     expect(await failureOf(client.call('crm.item.get', { entityTypeId: DEAL, id: 1 }))).toMatchObject({
       code: 'NOT_FOUND',
@@ -272,8 +272,8 @@ describe('the limits', () => {
     expect(statusesOf(portal)).toEqual({ 200: 3, 429: 1 })
   })
 
-  test('a method that is blocked by a portal that told no time is tried again after a minute', async () => {
-    const { clock, portal, client } = await startBoth({ operating: 'untold' })
+  test('a method that is blocked by a portal that gave no time is tried again after a minute', async () => {
+    const { clock, portal, client } = await startBoth({ operating: 'uncounted' })
     portal.behaviour.failing.set('crm.contact.list', ['OPERATION_TIME_LIMIT'])
     const blocked = client.call('crm.contact.list')
     expect(await clock.skip()).toBe(60_000)
@@ -294,7 +294,7 @@ describe('the limits', () => {
     expect(portal.messages).toHaveLength(1)
   })
 
-  test('a wait for a turn is told to whoever keeps the time of a run', async () => {
+  test('a wait for a turn is reported to the timer of the run', async () => {
     const { clock, limits, incomingWebhook } = await startBoth({ ours: { rate: 1, burst: 1 } })
     const waited: number[] = []
     const client = createClient({
@@ -365,14 +365,14 @@ describe('a batch', () => {
     expect(portal.requests).toHaveLength(1)
   })
 
-  test('ends with the first command that fails, whose key and method are told', async () => {
+  test('ends with the first command that fails, whose key and method are reported', async () => {
     const { portal, client } = await startBoth()
     const batch = client.batch({ gone: ['crm.deal.get', { id: 1 }], note: ['im.message.add', {}] })
     expect(await failureOf(batch)).toMatchObject({ command: 'gone', method: 'crm.deal.get', code: 'NO_CODE' })
     expect(portal.messages).toEqual([])
   })
 
-  test('that is settled gives each its result or its error, also where they have numbers for keys', async () => {
+  test('by batchSettled gives each its result or its error, also where they have numbers for keys', async () => {
     const { portal, client } = await startBoth()
     portal.records.add(CONTACT, { name: 'Ann' }, 7, 42)
     const settled = await client.batchSettled({
@@ -417,7 +417,7 @@ describe('a list', () => {
     expect(portal.requests.map((request) => request.params['start'])).toEqual([0, 50, 100])
   })
 
-  test('asks for no page that nobody wants', async () => {
+  test('asks for no page that is not wanted', async () => {
     const { portal, client } = await startBoth()
     for (let id = 1; id <= 120; id++) portal.records.add(CONTACT, { name: `Contact ${id}` }, 7)
     for await (const _ of client.list('crm.contact.list')) break

@@ -38,7 +38,7 @@ const failure = (work: Promise<unknown>) =>
   )
 
 test.each<SystemError>(['expired_token', 'NO_AUTH_FOUND', 'INVALID_CREDENTIALS', 'ACCESS_DENIED', 'OVERLOAD_LIMIT'])(
-  'an incoming webhook whose calls and whose probe are answered with %s is down: nothing more is sent, and each call says why',
+  'an incoming webhook whose calls and probe are answered with %s is down: calls fail with the reason',
   async (code) => {
     const { portal, health, changes, client, doubts } = await start()
     portal.behaviour.dead = code

@@ -40,7 +40,7 @@ test("an event's incoming webhook is the one of its token's name, or the only on
   expect(incomingWebhookFor(parseIncomingWebhooks(url()), undefined)?.host).toBe('example.bitrix24.com')
 })
 
-test("an incoming webhook is of the portal in the event's domain, whatever the letters' case, also where that lacks the port", () => {
+test("an incoming webhook is of the portal in the event's domain, in any case, also without the port", () => {
   expect(isIncomingWebhookOf(only(url()), 'Example.bitrix24.com')).toBe(true)
   expect(isIncomingWebhookOf(only(url('portal.example:8443')), 'portal.example:8443')).toBe(true)
   expect(isIncomingWebhookOf(only(url('portal.example:8443')), 'portal.example')).toBe(true)

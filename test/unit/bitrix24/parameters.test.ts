@@ -1,4 +1,3 @@
-import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { type Client, createClient } from '../../../src/bitrix24/client.ts'
 import type { Params } from '../../../src/bitrix24/commands.ts'
@@ -7,6 +6,7 @@ import { createLimits } from '../../../src/bitrix24/limits.ts'
 import { isFinal } from '../../../src/handler/handler.ts'
 import { realClock } from '../../../src/lib/clock.ts'
 import { type Portal, startPortal } from '../../support/portal.ts'
+import { fc } from '../../support/random.ts'
 
 const DEAL = 2
 const plenty = { rate: 1e6, burst: 1e6 }

@@ -87,11 +87,11 @@ test.each<[string, string, Origin, string]>([
     { auth: { domain: ['one.bitrix24.com'] } },
     'the incoming webhook of one.bitrix24.com is not used for an event that names no portal',
   ],
-])('an event gets no incoming webhook where %s, and the reason is told', (_, incomingWebhooks, event, reason) => {
+])('an event gets no incoming webhook where %s, and the reason is reported', (_, incomingWebhooks, event, reason) => {
   expect(chosen(incomingWebhooks, event)).toBe(reason)
 })
 
-test('a renamed portal is known by its member_id, by either name, in a later process too, and no other portal is', () => {
+test('a renamed portal is known by its member_id under either name, also later, and no other portal is', () => {
   const folder = temporaryFolder('members')
   const open = (incomingWebhooks: string) => {
     const told: [string, string | undefined][] = []

@@ -74,7 +74,7 @@ describe('the record', () => {
     ['ONCRMDYNAMICITEMDELETE_1032', 'item:1032:21'],
     ['ONTASKDELETE', 'task:17'],
     ['ONIMBOTDELETE', 'bot:5'],
-  ])('of %s is gone, and nobody is asked', async (event, object) => {
+  ])('of %s is gone, and no portal is called', async (event, object) => {
     const { portal, records } = await startBoth()
     addDeals(portal, 662)
     expect(await records.of({ event, object })).toBeNull()
@@ -287,7 +287,7 @@ describe('a limit', () => {
     ])
   })
 
-  test('is told to whoever keeps the time of a run', async () => {
+  test('is reported to the timer of the run', async () => {
     const { clock, portal, records } = await startWaiting()
     addDeals(portal, 1)
     const waits: number[] = []
@@ -305,7 +305,7 @@ describe('a limit', () => {
   })
 })
 
-test('a dead incoming webhook, or a portal that is not there, fails all that were wanted, and its secret is in none of it', async () => {
+test('a dead incoming webhook or a lost portal fails all records that were wanted, without its secret', async () => {
   const { portal, records } = await startBoth()
   portal.behaviour.dead = 'INVALID_CREDENTIALS'
   const dead = await outcomes([records.get('deal:1'), records.get('deal:2')])

@@ -88,7 +88,7 @@ describe('an answer', () => {
   })
 })
 
-test('an error in the words of something that stands before the portal is not taken for the portal’s', async () => {
+test('an error in the format of something in front of the portal is not taken for the portal’s', async () => {
   const { portal, send } = await start()
   const headers = { 'content-type': 'application/json' }
   portal.behaviour.raw = { status: 404, headers, body: '{"error":"Not Found"}' }
@@ -97,7 +97,7 @@ test('an error in the words of something that stands before the portal is not ta
   expect(await failureOf(send('profile', {}))).toMatchObject({ code: 'NO_CODE', trouble: undefined })
 })
 
-test('a redirect tells where to, without what may be a secret', async () => {
+test('a redirect says where to, without what may be a secret', async () => {
   const { portal, send } = await start()
   const location = `https://new-name.bitrix24.com/rest/1/${portal.code()}/profile`
   portal.behaviour.raw = { status: 302, headers: { location }, body: '' }

@@ -242,7 +242,7 @@ test('a variable of another program is not taken for a misspelt setting', () => 
 })
 
 describe('what is wrong', () => {
-  test('is told all at once, one line each, with the variable, what is allowed and what came', () => {
+  test('is reported all at once, one line each, with the variable, what is allowed and what came', () => {
     expect(() => readConfig({ PORT: '80a' })).toThrow(
       new ConfigError([
         'B24_APPLICATION_TOKEN  is required: the token shown under Developer resources → Outgoing webhook',
@@ -364,7 +364,7 @@ describe('tokens', () => {
 describe('the incoming webhook', () => {
   const url = (host: string) => `https://${host}/rest/1/${secret}/`
 
-  test('is refused with all other problems when it is wrong, by the receiver too, and the problem does not print it', () => {
+  test('is refused with all other problems when it is wrong, also by the receiver, and is not printed', () => {
     const problems = problemsOf({ B24_HOOK: url('a.example').replace('https', 'http'), PORT: 'x' })
     expect(problems).toEqual([
       expect.stringMatching(/^B24_APPLICATION_TOKEN /),
@@ -460,7 +460,7 @@ describe('where alerts go', () => {
     expect(problems.join()).not.toContain(secret)
   })
 
-  test('has to be set where silence is an alarm: nobody would hear it', () => {
+  test('has to be set where silence is an alarm: the alert would go nowhere', () => {
     expect(problemOf('ALERT_AFTER_SILENCE', '2h')).toBe('is set, but alerts have no target: set ALERT_URL too')
     expect(problemsOf({ ...enough, ALERT_AFTER_SILENCE: '2h', ALERT_URL: url })).toEqual([])
   })

@@ -128,7 +128,7 @@ test('runs that wait for their turn longer than a run may take are handled, at t
   expect(logged(failed)).toEqual([])
 })
 
-test('the time in which a call is answered counts: it ends with the run, whose failure is its own when the portal is there', async () => {
+test('the time in which a call is answered counts, and a run out of time fails if the portal works', async () => {
   const portal = await startPortal()
   const { append, start, logged, deliveries } = await prepare(portal)
   await append('deal:1')
@@ -154,7 +154,7 @@ test('the time in which a call is answered counts: it ends with the run, whose f
   expect(portal.called()).toEqual(['profile', 'scope'])
 })
 
-test('a failure with an incoming webhook that does not work is not charged, whatever is thrown, and the incoming webhook is probed once', async () => {
+test('a failure with an incoming webhook that does not work is not charged, and is probed once', async () => {
   const portal = await startPortal()
   const { append, start, logged, deliveries } = await prepare(portal)
   portal.behaviour.dead = 'expired_token'
@@ -181,7 +181,7 @@ test('a failure with an incoming webhook that does not work is not charged, what
   expect(logged(dead)).toEqual([])
 })
 
-test('while the incoming webhook is down a handler known to call is not run, one that is not known is refused locally, and others go on', async () => {
+test('while the incoming webhook is down a handler that calls it does not run, and the others go on', async () => {
   const portal = await startPortal()
   const { append, start, logged } = await prepare(portal)
   const runs: string[] = []
@@ -214,7 +214,7 @@ test('while the incoming webhook is down a handler known to call is not run, one
   expect(ran('late')).toBeGreaterThanOrEqual(4)
 })
 
-test('when the probe is answered what was postponed runs at once, in the order of its object and at its first attempt', async () => {
+test('when the probe is answered what was postponed runs at once, in order and as its first attempt', async () => {
   const portal = await startPortal()
   const { append, start, logged, deliveries } = await prepare(portal)
   await portal.unplug()
@@ -238,7 +238,7 @@ test('when the probe is answered what was postponed runs at once, in the order o
   expect(logged(failed)).toEqual([])
 })
 
-test('a failure that may be of the incoming webhook is of the run when the probe gets through: the attempt counts', async () => {
+test("a failure that may be the incoming webhook's is the run's if the probe works: the attempt counts", async () => {
   const portal = await startPortal()
   const { append, start, logged } = await prepare(portal)
   portal.behaviour.failing.set('profile', [RestError.system('NO_AUTH_FOUND')])
@@ -264,7 +264,7 @@ test('what was postponed when its dispatcher ended is run by the next at once', 
   expect(logged('handled')).toMatchObject([{ attempt: 1 }])
 })
 
-test('calls that a failed run left behind are not made beside the next, and that nobody awaits them ends no process', async () => {
+test('calls that a failed run left behind are not made beside the next run, and end no process', async () => {
   const portal = await startPortal()
   const { append, start, logged } = await prepare(portal, { limits: { rate: 2, burst: 1 } })
   portal.behaviour.forbidden.add('crm.deal.list')
@@ -299,7 +299,7 @@ test.each<[string, (portal: Portal) => string, (portal: Portal) => string]>([
     () => 'B24_HOOK has no incoming webhook for the events of a token without a name',
   ],
 ])(
-  'where the incoming webhook %s a run that touches context.bitrix24 waits, uncharged; one that does not is handled',
+  'where the incoming webhook %s a run that uses context.bitrix24 waits, uncharged; others are handled',
   async (_, incomingWebhooks, error) => {
     const portal = await startPortal()
     const { append, start, logged, deliveries } = await prepare(portal, { incomingWebhooks: incomingWebhooks(portal) })
@@ -363,7 +363,7 @@ test.each(['user_access_error', 'A_NEW_CODE'])(
   },
 )
 
-test('what the incoming webhook may not do is told to the delivery: the scope, or its user', async () => {
+test('what the incoming webhook may not do is reported to the delivery: the scope, or its user', async () => {
   const portal = await startPortal({ scopes: ['crm'], user: 17 })
   const { append, start, logged, deliveries } = await prepare(portal)
   portal.behaviour.forbidden.add('crm.deal.list')

@@ -101,7 +101,7 @@ async function prepare({ segmentSize = 64 * 1024 ** 2 } = {}) {
   }
 }
 
-test('a run that takes too long is told by its signal, counts as failed when it ends, and is tried again', async () => {
+test('a run that takes too long is aborted by its signal, counts as failed when it ends, and is retried', async () => {
   const { append, openQueue, start, logged } = await prepare()
   await append('deal:1')
   const attempts: number[] = []
@@ -123,7 +123,7 @@ test('a run that takes too long is told by its signal, counts as failed when it 
   expect(dispatcher.failure()).toBeUndefined()
 })
 
-test('a handler that ignores its signal holds its object, then the process must go; its retry does not start in this one', async () => {
+test('a handler that ignores its signal blocks its object, then its process ends; its retry waits', async () => {
   const { append, openQueue, start, logged } = await prepare()
   await append('deal:1', 'deal:1', 'deal:2')
   const started: string[] = []
@@ -153,14 +153,14 @@ test('a handler that ends between its timeout and another one keeps the process'
         if (attempt > 1) resolve()
         signal.addEventListener('abort', () => setTimeout(() => reject(new RetryAfter('1ms')), 10))
       }),
-    { timeout: '300ms' },
+    { timeout: '1s' },
   )
   const dispatcher = await start(openQueue(), [late])
   await until('tried again', () => logged('handled').length === 1)
   expect(dispatcher.failure()).toBeUndefined()
 })
 
-test('whatever a handler throws is a failure of its own, and told as it is', async () => {
+test('whatever a handler throws is a failure of its own, and reported as it is', async () => {
   const { dataDir, append, openQueue, start, logged } = await prepare()
   const thrown = [{ code: 'X1' }, Object.create(null), undefined, Symbol('x'), new Error('plain'), 'text']
   await append(...thrown.map((_, index) => `deal:${index}`))
@@ -225,7 +225,7 @@ test('handlers that never wait leave the event loop turning between them', async
   expect(seen.size).toBeGreaterThan(5)
 })
 
-test('the position is kept with the deliveries it produced, so a dispatcher started again neither skips nor doubles', async () => {
+test('the position is stored with the deliveries it produced, so a restart neither skips nor doubles', async () => {
   const { append, openQueue, start } = await prepare()
   const seen: string[] = []
   const record = [handlerOf((event) => void seen.push(event.id))]
@@ -251,7 +251,7 @@ test('events that no handler wants move the position, too', async () => {
   expect(await queue.claim([want()], 10)).toEqual([])
 })
 
-test('a run that does not end within the grace is released, uncharged; what it does afterwards is nobody’s failure', async () => {
+test('a run that does not end within the grace is released, uncharged, and cannot fail afterwards', async () => {
   const { append, openQueue, start, logged } = await prepare()
   await append('deal:1', 'deal:2')
   const ends: (() => void)[] = []
@@ -304,7 +304,7 @@ async function age(dataDir: string, days: number, numbers: readonly number[]) {
   for (const { number, path } of await listSegments(dataDir)) if (numbers.includes(number)) utimesSync(path, time, time)
 }
 
-test('a segment that was followed and is older than the retention goes, with what was done of it; a younger one stays', async () => {
+test('a followed segment that is older than the retention is removed with its done deliveries', async () => {
   const { dataDir, append, openQueue, start, logged } = await prepare({ segmentSize: 1 })
   await append('deal:1', 'deal:2', 'deal:3', 'deal:4')
   const queue = openQueue()
@@ -464,7 +464,7 @@ test('RetryAfter beyond RETRY_FOR is refused, with the reason in the log and in 
   ])
 })
 
-test('an error of megabytes leaves its beginning in the queue, and one without a text is told as such', async () => {
+test('an error of megabytes leaves its beginning in the queue, and one without a text is reported as such', async () => {
   const { append, openQueue, start, logged, dataDir } = await prepare()
   await append('deal:1', 'deal:2')
   const throwing = handlerOf((event) => {

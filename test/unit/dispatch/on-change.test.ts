@@ -141,7 +141,7 @@ describe('a record that is gone', () => {
     expect(await queue.snapshot(await claim())).toBeUndefined()
   })
 
-  test('is nothing new to the event of its deletion, which is run, asks nobody, and drops it', async () => {
+  test('is nothing new to the event of its deletion, which is run, calls no portal, and drops it', async () => {
     const { queue, claim, judge, arrive } = start()
     await arrive({ value: 1 })
     const delivery = await claim('ONCRMDEALDELETE')

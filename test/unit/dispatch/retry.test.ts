@@ -1,7 +1,7 @@
-import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { nextTry } from '../../../src/dispatch/retry.ts'
 import { FinalError, RetryAfter } from '../../../src/handler/handler.ts'
+import { fc } from '../../support/random.ts'
 
 const hour = 3_600_000
 const failure = { error: new Error('no'), attempt: 1, spentMs: 0, retryFor: 72 * hour, random: 0.5 }

@@ -21,7 +21,7 @@ function start(timeout: number) {
   }
 }
 
-test('the signal aborts when the time is up, as AbortSignal.timeout would, and the run is overdue after the same time again', async () => {
+test('the signal aborts when the time is up, and the run is overdue after the same time again', async () => {
   const { pass, signal } = start(1_000)
   expect(await pass(999)).toBe('in time')
   expect(await pass(1)).toBe('late')
@@ -33,7 +33,7 @@ test('the signal aborts when the time is up, as AbortSignal.timeout would, and t
   expect(await pass(1)).toBe('overdue')
 })
 
-test('a run is told by its signal before it is overdue, also where the whole process stood still meanwhile', async () => {
+test('a run is aborted by its signal before it is overdue, also where the whole process stood still', async () => {
   const { pass } = start(1_000)
   const now = performance.now.bind(performance)
   const frozen = vi.spyOn(performance, 'now').mockImplementation(() => now() + 60_000)

@@ -1,4 +1,3 @@
-import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import {
   documentedEvents,
@@ -15,6 +14,7 @@ import { fieldsOf, isOneOf, type Shape } from '../../../src/events/shape.ts'
 import { toEvent } from '../../../src/intake/event.ts'
 import { decodeForm } from '../../../src/intake/form.ts'
 import { isObject, readFixture, samples } from '../../support/intake.ts'
+import { fc } from '../../support/random.ts'
 
 interface Documented {
   readonly event: string

@@ -288,7 +288,7 @@ describe('the answer', () => {
     await expect(run(url, update)).resolves.toBeUndefined()
   })
 
-  test('that never comes because nobody listens: again', async () => {
+  test('that never comes because nothing listens: again', async () => {
     const port = await freePort()
     const error = await failureOf(`http://127.0.0.1:${port}/hook.php`)
     expect(error.message).toBe(`127.0.0.1:${port} did not answer: ECONNREFUSED`)

@@ -124,7 +124,7 @@ test('a folder that is missing is a problem, an empty one is not', async () => {
   expect(await loadHandlers(temporaryFolder('empty'))).toEqual([])
 })
 
-test('names that the documentation does not know are told, with the nearest that it knows', async () => {
+test('names that the documentation does not know are reported, with the nearest that it knows', async () => {
   const files = {
     'x.mjs': defined(['onCrmDealUpdaet', 'ONCRMDYNAMICITEMADD_147', 'ONTASKADD', 'ONSOMETHINGNEW', 'ROBOT']),
     'ONCRMLEADAD.mjs': 'export default () => {}',
@@ -138,7 +138,7 @@ test('names that the documentation does not know are told, with the nearest that
   ])
 })
 
-test('a pattern that matches no documented name is told only where it nearly does', async () => {
+test('a pattern that matches no documented name is reported only where it nearly does', async () => {
   const patterns = ['ONCRMDEAL*', '*', 'ONCRMDYNAMICITEM*_147', 'ONCRMDYNAMICITEMADD_*', 'ONNEW*', 'ONCRMDEEL*']
   expect((await loadHandlers(folderOf({ 'x.mjs': defined(patterns) }))).flatMap(unknownEvents)).toEqual([
     { event: 'ONCRMDEEL*', nearest: 'ONCRMDEALADD' },

@@ -1,12 +1,11 @@
-import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { isForm } from '../../../src/events/form.ts'
 import { readClaim } from '../../../src/intake/claim.ts'
-
 import { decodeForm } from '../../../src/intake/form.ts'
 import { Refusal } from '../../../src/intake/refusal.ts'
 import { httpBuildQuery } from '../../../src/lib/php-query.ts'
 import { samples } from '../../support/intake.ts'
+import { fc } from '../../support/random.ts'
 
 const token = 'tokenoftheintaketests00000000001'
 const claimOf = (text: string | Buffer) => {
@@ -20,7 +19,7 @@ const decoded = (text: string | Buffer) => {
   return { token: application_token, event, domain }
 }
 
-test.each(samples)('of $name the raw bytes tell the same token, event and domain as the form', ({ body }) => {
+test.each(samples)('of $name the raw bytes give the same token, event and domain as the form', ({ body }) => {
   expect(claimOf(body)).toEqual(decoded(body))
 })
 
@@ -83,7 +82,7 @@ const genuine = fc.record({
   auth: fc.record({ domain: leaf, application_token: leaf }),
 })
 
-test('of any form that http_build_query writes, the raw bytes tell what the decoder finds', () => {
+test('of any form that http_build_query writes, the raw bytes give what the decoder finds', () => {
   fc.assert(
     fc.property(genuine, fc.func(fc.boolean()), (form, isLower) => {
       const written = httpBuildQuery(form)

@@ -51,7 +51,7 @@ test.each([
   expect(eventOf(`event=${sent}&data[FIELDS][ID]=9`)).toMatchObject({ event, object })
 })
 
-test('an event that nobody documented is an event without an object', () => {
+test('an event that no one documented is an event without an object', () => {
   const event = eventOf('event=ONSOMETHINGNEW&data[FIELDS][ID]=9')
   expect(event).toMatchObject({ event: 'ONSOMETHINGNEW', data: { FIELDS: { ID: '9' } } })
   expect(event.object).toBeUndefined()

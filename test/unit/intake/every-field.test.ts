@@ -66,7 +66,7 @@ test.each([
       timeout_duration: '660',
     },
   ],
-])('every field of the post of %s is in the line, also one that nobody knows', async (_, target, body, expected) => {
+])('every field of the post of %s is in the line, also one that no one knows', async (_, target, body, expected) => {
   const { line, again } = await lineOf(target, `${unknown}${body}`)
   expect(line).toMatchObject({ extra: expected, auth: { domain: expect.any(String) } })
   expect(isObject(line) && JSON.stringify(line['extra']).length).toBe(JSON.stringify(expected).length)

@@ -1,4 +1,3 @@
-import fc from 'fast-check'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { refusals } from '../../../src/intake/refusal.ts'
 import {
@@ -13,6 +12,7 @@ import {
   startServer,
   type TestServer,
 } from '../../support/intake.ts'
+import { fc } from '../../support/random.ts'
 
 let server: TestServer
 beforeAll(async () => {

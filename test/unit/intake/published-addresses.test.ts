@@ -63,7 +63,7 @@ test('the addresses of all lists are allowed, and are on disk', async () => {
   expect(lists.lines.at(-1)).toMatchObject({ level: 30, addresses: 2, msg: changed })
 })
 
-test('a list that changes is told with how many came and went, and is on disk', async () => {
+test('a list that changes is reported with how many came and went, and is on disk', async () => {
   const lists = await setUp({ [world]: nodes('3.217.33.54', '3.217.33.55'), [russia]: '["195.208.184.200"]' })
   const { has } = await lists.open(quick)
   lists.answer(world, nodes('3.217.33.55', '52.29.163.104', '52.29.163.105'))
@@ -84,7 +84,7 @@ test('the file is a whole one at every moment', async () => {
   }
 })
 
-test('a list that stays as it is is not told again', async () => {
+test('a list that stays as it is is not reported again', async () => {
   const lists = await setUp({ [world]: nodes('3.217.33.54', '3.217.33.55'), [russia]: '["195.208.184.200"]' })
   await lists.open(quick)
   const told = lists.lines.length
@@ -98,29 +98,35 @@ test.each([
   ['at a status of 500', undefined],
   ['when it is empty', '[]'],
   ['when it is no list', '<html></html>'],
-])('a list that cannot be had, %s, counts as it last was, and is told once until it works again', async (_, bad) => {
-  const lists = await setUp({ [world]: nodes('3.217.33.54'), [russia]: '["195.208.184.200"]' })
-  const { has } = await lists.open(quick)
-  const fails = async () => {
-    const asked = lists.asked(world)
-    lists.answer(world, bad)
-    await vi.waitFor(() => expect(lists.asked(world)).toBeGreaterThan(asked + 3), patient)
-  }
-  await fails()
-  expect(['3.217.33.54', '195.208.184.200'].map(has)).toEqual([true, true])
-  expect(lists.logged(unreachable)).toEqual([
-    expect.objectContaining({
-      level: 40,
-      url: lists.urlOf(world),
-      reason: expect.any(String),
-      last_good: expect.stringMatching(/Z$/),
-    }),
-  ])
-  lists.answer(world, nodes('3.217.33.54'))
-  await vi.waitFor(() => expect(lists.logged('a list of allowed addresses can be had again')).toHaveLength(1), patient)
-  await fails()
-  expect(lists.logged(unreachable)).toHaveLength(2)
-})
+])(
+  'a list that cannot be had, %s, counts as it last was, and is reported once until it works again',
+  async (_, bad) => {
+    const lists = await setUp({ [world]: nodes('3.217.33.54'), [russia]: '["195.208.184.200"]' })
+    const { has } = await lists.open(quick)
+    const fails = async () => {
+      const asked = lists.asked(world)
+      lists.answer(world, bad)
+      await vi.waitFor(() => expect(lists.asked(world)).toBeGreaterThan(asked + 3), patient)
+    }
+    await fails()
+    expect(['3.217.33.54', '195.208.184.200'].map(has)).toEqual([true, true])
+    expect(lists.logged(unreachable)).toEqual([
+      expect.objectContaining({
+        level: 40,
+        url: lists.urlOf(world),
+        reason: expect.any(String),
+        last_good: expect.stringMatching(/Z$/),
+      }),
+    ])
+    lists.answer(world, nodes('3.217.33.54'))
+    await vi.waitFor(
+      () => expect(lists.logged('a list of allowed addresses can be had again')).toHaveLength(1),
+      patient,
+    )
+    await fails()
+    expect(lists.logged(unreachable)).toHaveLength(2)
+  },
+)
 
 test('while one list cannot be had, the other is followed', async () => {
   const lists = await setUp({ [world]: nodes('3.217.33.54'), [russia]: '["195.208.184.200"]' })
@@ -225,7 +231,7 @@ test.each<[string, (lists: Awaited<ReturnType<typeof setUp>>) => void]>([
   expect(['3.217.33.54', '195.208.184.200', '203.0.113.7'].map(has)).toEqual([true, true, false])
 })
 
-test('a copy that cannot be written is told once, and the lists are followed', async () => {
+test('a copy that cannot be written is reported once, and the lists are followed', async () => {
   const lists = await setUp({ [world]: nodes('3.217.33.54'), [russia]: '["195.208.184.200"]' })
   mkdirSync(lists.file)
   const { has } = await lists.open(quick)
@@ -236,7 +242,7 @@ test('a copy that cannot be written is told once, and the lists are followed', a
   expect(lists.logged('the copy of the allowed addresses cannot be written')).toHaveLength(1)
 })
 
-test('a stop waits for no list, and is told as no failure', async () => {
+test('a stop waits for no list, and is not reported as a failure', async () => {
   const lists = await setUp({ [world]: nodes('3.217.33.54'), [russia]: '["195.208.184.200"]' })
   const published = await lists.open(quick)
   lists.answer(world, null)

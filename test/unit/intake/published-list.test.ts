@@ -1,9 +1,9 @@
 import { isIP } from 'node:net'
 import { gzipSync } from 'node:zlib'
-import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { parsePublishedList, readPublishedList } from '../../../src/intake/published-list.ts'
 import { type ListAnswer, nodes, startPublisher, world } from '../../support/published.ts'
+import { fc } from '../../support/random.ts'
 import { freePort } from '../../support/receiver.ts'
 
 const never = new AbortController().signal

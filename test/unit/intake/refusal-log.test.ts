@@ -24,7 +24,7 @@ test('a refusal is logged at warn with its code, its details and where it came f
   ])
 })
 
-test('a token too short to be looked for takes nothing out of the line: 777 and crm are words of many texts', () => {
+test('a token too short to be looked for, such as 777 or crm, takes nothing out of the line', () => {
   const { logRefusal, lines } = started('1', 'crm', '777')
   logRefusal(new Refusal('malformed_form', { event: 'ONCRMDEALUPDATE', domain: 'crm.example.com' }), {
     remote: '127.0.0.1',
@@ -104,7 +104,7 @@ test('a log with nothing more to say does not keep the process alive', () => {
   expect(vi.getTimerCount()).toBe(0)
 })
 
-test('what came from a stranger is told in 80 characters', () => {
+test('what came from a stranger is logged in 80 characters', () => {
   const { logRefusal, lines } = started()
   logRefusal(wrongToken('d'.repeat(1_000_000)))
   expect(String(lines[0]?.['domain'])).toMatch(/^d{80}…$/)

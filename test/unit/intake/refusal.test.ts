@@ -33,7 +33,7 @@ describe('a refusal', () => {
     expect(refusal.details).toEqual({ segment: 7 })
   })
 
-  test('tells the sender its code and nothing else', () => {
+  test('shows the sender its code and nothing else', () => {
     expect(JSON.stringify(refusalBody(refusal.code))).toBe('{"status":"error","error":"journal_unavailable"}')
   })
 

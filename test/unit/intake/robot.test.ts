@@ -131,7 +131,7 @@ describe('at the path of robots,', () => {
     expectSecret(server)
   })
 
-  test.each(['GET', 'PUT', 'DELETE', 'OPTIONS'])('%s is told that the address works', async (method) => {
+  test.each(['GET', 'PUT', 'DELETE', 'OPTIONS'])('%s is answered that the address works', async (method) => {
     await using server = await startServer({ robotPath })
     for (const target of [robotPath, `${robotPath}/?a=1`])
       expect(await robot(server, { method, target }, '')).toMatchObject({
@@ -161,7 +161,7 @@ describe('at any other path', () => {
     '/',
   ]
 
-  test.each(others)('%s is answered as it is without robots, and nothing of the secret is told', async (target) => {
+  test.each(others)('%s is answered as it is without robots, and nothing of the secret is shown', async (target) => {
     await using server = await startServer({ robotPath })
     await using without = await startServer()
     for (const method of ['POST', 'GET'])
@@ -192,7 +192,7 @@ describe('at any other path', () => {
     ['its content encoding', '', { headers: [`Content-Encoding: ${robotPath}`] }],
     ['a content encoding too long to be told', '', { headers: [`Content-Encoding: ${'x'.repeat(60)}${robotPath}`] }],
     ['the address of its sender', '', { target: '/x', headers: [`X-Forwarded-For: ${robotPath}`] }],
-  ])('nothing of the secret is told where it stands in a refused post as %s', async (_, text, options) => {
+  ])('nothing of the secret is logged where it stands in a refused post as %s', async (_, text, options) => {
     await using server = await startServer({ robotPath, trustProxy: ['127.0.0.1'] })
     expect((await post(server.port, text, options)).status).toBeGreaterThanOrEqual(400)
     expect(server.lines).toHaveLength(1)

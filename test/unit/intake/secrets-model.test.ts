@@ -1,4 +1,3 @@
-import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { entries, objectOf } from '../../../src/events/catalogue.ts'
 import type { Event } from '../../../src/events/event.ts'
@@ -8,10 +7,10 @@ import { decodeForm } from '../../../src/intake/form.ts'
 import { parseRefusedLine } from '../../../src/intake/refused-line.ts'
 import { toRobotEvent } from '../../../src/intake/robot.ts'
 import { minSecretLength } from '../../../src/lib/min-secret-length.ts'
-
 import { httpBuildQuery } from '../../../src/lib/php-query.ts'
 import { robotBody } from '../../../src/simulator/robot-body.ts'
 import { webhookBody } from '../../../src/simulator/webhook-body.ts'
+import { fc } from '../../support/random.ts'
 
 const portal = { domain: 'some-long-domain.bitrix24.com', memberId: 'a223c6b3710f85df22e9377d6c4f7553' }
 const handlerId = 1_234_567

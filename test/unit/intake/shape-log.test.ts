@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { createShapeLog } from '../../../src/intake/shape-log.ts'
 import { createLines } from '../../support/intake.ts'
 
-test('the first event of a name that is not as documented is told, then every tenfold, each with the count', () => {
+test('the first event of a name with an unexpected shape is reported, then every tenfold, with the count', () => {
   const { log, lines } = createLines()
   const { count, counts } = createShapeLog(log)
   for (let index = 0; index < 150; index++) count('ONCRMDEALUPDATE')

@@ -36,7 +36,7 @@ test('nothing is compared that has another length, because timingSafeEqual would
   expect(timingSafeEqual).not.toHaveBeenCalled()
 })
 
-test('with no token held nothing passes', () => {
+test('with no token configured nothing passes', () => {
   expect(catchRefusal(() => createTokens([]).verify(decodeForm(proof('')))).code).toBe('invalid_application_token')
 })
 

@@ -37,7 +37,7 @@ test('the query of such a post is not decoded either', async () => {
   expect(qs.parse).not.toHaveBeenCalled()
 })
 
-test('a form that holds a token, or came to the path of robots, is refused before qs where it asks too much', async () => {
+test('a form with a token, or on the path of robots, that asks too much is refused before qs', async () => {
   await using server = await startServer({ robotPath: `/robot/${secret}` })
   vi.mocked(qs.parse).mockClear()
   const target = `/robot/${secret}`

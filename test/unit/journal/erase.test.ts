@@ -54,7 +54,7 @@ test('where the file is gone, shorter or holds another event by then, nothing is
   expect(basename(path)).toMatch(/^0{11}1-/)
 })
 
-test('a damaged line that names the object is told and stays, and half a line that is being written stays', async () => {
+test('a damaged line that names the object is reported and stays, and half a line at the end stays', async () => {
   const damaged = mine.replace('"data":', '"data";')
   const { dataDir, path } = await segmentOf(`${damaged}${mine.slice(0, -20)}`)
   const found = await findLines(dataDir, target)

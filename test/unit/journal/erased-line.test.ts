@@ -1,7 +1,7 @@
-import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { eraseLine } from '../../../src/journal/erased-line.ts'
 import { checkLine } from '../../../src/journal/line-check.ts'
+import { fc } from '../../support/random.ts'
 
 const base = {
   level: 30,

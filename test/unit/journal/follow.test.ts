@@ -3,7 +3,6 @@ import { appendFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from '
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import { pathToFileURL } from 'node:url'
-import fc from 'fast-check'
 import { pino } from 'pino'
 import { expect, onTestFinished, test } from 'vitest'
 import type { Damage } from '../../../src/journal/damage.ts'
@@ -19,6 +18,7 @@ import {
 import { oldest, type Position } from '../../../src/journal/position.ts'
 import { createSegment } from '../../../src/journal/segments.ts'
 import { canTrace } from '../../support/faults.ts'
+import { fc } from '../../support/random.ts'
 import { temporaryFolder, until } from '../../support/receiver.ts'
 
 const line = (id: number, more = '') => `${JSON.stringify({ id: String(id), event: 'E', more })}\n`
@@ -96,21 +96,21 @@ test('half a line is not read before it is whole', async () => {
   expect(chunks.map(({ entries }) => entries.length)).toEqual([1, 1])
 })
 
-test('half a line at the end of a sealed segment is passed over and told', async () => {
+test('half a line at the end of a sealed segment is passed over and reported', async () => {
   const { dataDir } = await journalOf(`${line(1)}{"id":"2`, line(3))
   const { ids, log } = await read(dataDir, oldest, 2)
   expect(ids).toEqual([1, 3])
   expect(log).toContain('half a line at the end of a segment')
 })
 
-test('a line that is no event is skipped and told with its place', async () => {
+test('a line that is no event is skipped and reported with its place', async () => {
   const { dataDir } = await journalOf(`${line(1)}no json\n${line(2)}`)
   const { ids, log } = await read(dataDir, oldest, 2)
   expect(ids).toEqual([1, 2])
   expect(log).toContain(`"segment":1,"offset":${line(1).length}`)
 })
 
-test('where a line is damaged the others come, each with its place, and the events that it held are named', async () => {
+test('where a line is damaged the others come, each with its place, and the events in it are named', async () => {
   const ours = (id: number) => `{"level":30,"time":"2026-11-23T08:00:00.000Z","id":"${id}","event":"E","more":"я"}\n`
   const lines = [1, 2, 3, 4, 5].map((id) => Buffer.from(ours(id)))
   const joined = Buffer.from(`${ours(6).trimEnd()}x${ours(7)}`)
@@ -223,7 +223,7 @@ test('where a text is sought, the lines that hold it come, each with its place, 
   )
 })
 
-test('tells when the last event came, also where newer segments are empty, and nothing where there is none', async () => {
+test('says when the last event came, also where newer segments are empty, and nothing where there is none', async () => {
   const at = (time: string) => `${JSON.stringify({ id: '1', event: 'E', time })}\n`
   const { dataDir } = await journalOf(at('2026-11-22T08:00:00.000Z') + at('2026-11-23T08:00:00.000Z'), '', '')
   expect((await lastEvent(dataDir))?.time).toBe('2026-11-23T08:00:00.000Z')

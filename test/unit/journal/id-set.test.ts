@@ -1,8 +1,8 @@
 import { randomUUID, randomUUIDv7 } from 'node:crypto'
-import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { createIdSet } from '../../../src/journal/id-set.ts'
 import { idOf } from '../../support/journal.ts'
+import { fc } from '../../support/random.ts'
 
 test('of any ids it knows those that it was given, as a Set does', () => {
   // Alike in all but one place, so that they meet in the table.

@@ -330,7 +330,7 @@ await journal.close()`,
   })
 })
 
-describe('a line waits for company', () => {
+describe('a line waits for a batch', () => {
   /** An event in each turn of the event loop, for as long as it is wanted. */
   async function appendInTurns(journal: Journal, isWanted: (turns: number, isFirstDurable: boolean) => boolean) {
     const appended: Promise<void>[] = []
@@ -347,7 +347,7 @@ describe('a line waits for company', () => {
     return Promise.all(appended)
   }
 
-  test('while every turn of the event loop brings some, for 3 ms at most, and all of it comes to the disk at once', async () => {
+  test('while every turn of the event loop brings some, for 3 ms at most, and all of them share one fsync', async () => {
     vi.useFakeTimers({ toFake: ['performance'] })
     onTestFinished(() => void vi.useRealTimers())
     const journal = await open(temporaryFolder('journal'))
@@ -360,7 +360,7 @@ describe('a line waits for company', () => {
     await journal.close()
   })
 
-  test('but a lonely line, and one whose company stays away, waits for no clock', async () => {
+  test('but a single line, and one whose batch does not grow, waits for no clock', async () => {
     vi.useFakeTimers({ toFake: ['performance'] })
     onTestFinished(() => void vi.useRealTimers())
     const journal = await open(temporaryFolder('journal'))
@@ -480,7 +480,7 @@ describe('a disk that refuses', () => {
     }
   }
 
-  test('is told by the refusal and by trouble(), the event is rescued first, and it all ends by itself', async () => {
+  test('is reported by the refusal and by trouble(), the event is rescued first, and it all ends by itself', async () => {
     let rescued: Event[] = []
     const { dataDir, journal, rotate } = await journalThatFails({
       stderrFallback: async (lines) => {

@@ -20,14 +20,14 @@ async function startLooking(dataDir: string) {
   await once(child.stdout, 'data')
 }
 
-test('whoever only looks is not taken for the one who held the folder last', async () => {
+test('a process that only looks is not taken for the last holder of the folder', async () => {
   const dataDir = temporaryFolder('lock')
   lockDataDir(dataDir, 'receiver').release()
   await startLooking(dataDir)
   for (let look = 0; look < 2_000; look++) expect(findHolder(dataDir, 'receiver')).toBeUndefined()
 })
 
-test('whoever looks keeps nobody from taking the folder, and sees who has it', async () => {
+test('a look keeps no process from taking the folder, and returns its holder', async () => {
   const dataDir = temporaryFolder('lock')
   lockDataDir(dataDir, 'receiver').release()
   await startLooking(dataDir)

@@ -35,7 +35,7 @@ test('all that may wait for the disk may be refused at once, and none of it is d
   expect(ids(pipe.read())).toEqual(lines(20_000).map((_, id) => id))
 })
 
-test('a reader who stalls holds nobody for long; when he reads on, what was kept for him comes in whole lines', async () => {
+test('a reader who stalls delays nothing for long, and later gets whole lines of what was kept for him', async () => {
   const pipe = openPipe()
   const stderrFallback = createStderrFallback(pipe.openWriter())
   // More than the pipe holds: the write cannot end. That these resolve is the test.

@@ -56,7 +56,7 @@ test('a journal as the receiver writes it is counted and has no trouble', async 
   })
 })
 
-describe('a line is told with its place where', () => {
+describe('a line is reported with its place if', () => {
   const line = (change: object) => JSON.stringify({ ...JSON.parse(good), id: idOf(9), ...change })
   const good = `{"level":30,"time":"2026-11-23T08:00:00.000Z","id":"${idOf(9)}","event":"E","remote":"::1","msg":"E"}`
   test.each<[string, string | Buffer, string]>([
@@ -86,7 +86,7 @@ describe('a line is told with its place where', () => {
 })
 
 describe('the end of a segment', () => {
-  test('that is half a line is trouble where nobody will write the rest, and none in the newest', async () => {
+  test('that is half a line is trouble where its rest will never be written, and none in the newest', async () => {
     const { dataDir, first, second, lengths } = await start()
     appendFileSync(first, '{"level":30')
     appendFileSync(second, '{"level":30')
@@ -203,7 +203,7 @@ test('a number that two segments have is trouble', async () => {
   expect((await verify(dataDir)).troubles).toEqual(['000000000001-2026-11-24.ndjson: has a number that is taken'])
 })
 
-test('a clock that was set back is told and is no trouble', async () => {
+test('a clock that was set back is reported and is no trouble', async () => {
   const at = (time: string) => ({ at: `2026-11-23T${time}Z` })
   const dataDir = await writeJournal([at('08:00:00.000'), at('07:00:00.000'), at('07:30:00.000')], [at('06:00:00.000')])
   const { verdict, troubles } = await verify(dataDir)

@@ -7,7 +7,7 @@ import { until } from '../../support/receiver.ts'
 const lines = (count: number, mark: string, length = 100) =>
   Array.from({ length: count }, (_, index) => `${`${mark}${index}`.padEnd(length - 1, '.')}\n`)
 
-test('what nobody reads is kept up to a limit; the rest is dropped whole, which is told; all else comes in order', async () => {
+test('without a reader lines are kept up to a limit, whole and in order, and the rest is counted', async () => {
   const pipe = openPipe()
   let drained = 0
   const output = createOutput({ fd: pipe.openWriter(), maxBacklogBytes: 300_000, onDrained: () => drained++ })

@@ -1,7 +1,7 @@
-import fc from 'fast-check'
 import { Histogram, Registry } from 'prom-client'
 import { expect, test } from 'vitest'
 import { createHistogram } from '../../../src/lib/histogram.ts'
+import { fc } from '../../support/random.ts'
 
 test('whatever it observed, a histogram says what one of prom-client says', async () => {
   const parts = { name: 'seconds', help: 'How long.', buckets: [0.001, 0.5, 1, 30] }

@@ -1,6 +1,6 @@
-import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { readLines } from '../../../src/lib/lines.ts'
+import { fc } from '../../support/random.ts'
 
 async function* piecesOf(bytes: Buffer, ...sizes: number[]) {
   let from = 0
@@ -33,7 +33,7 @@ test('however the bytes come in pieces, the lines are the same, and only a newli
   )
 })
 
-test('one that is too long is told as soon as that is known, once, and what follows it is read', async () => {
+test('one that is too long is reported as soon as that is known, once, and what follows it is read', async () => {
   let given = 0
   async function* endless() {
     for (; given < 10; given++) yield Buffer.from('xxxx')

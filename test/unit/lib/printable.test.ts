@@ -1,7 +1,7 @@
-import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { createPretty } from '../../../src/lib/pretty.ts'
 import { printable, printableColours, printableJson, printableLines } from '../../../src/lib/printable.ts'
+import { fc } from '../../support/random.ts'
 import { harmless } from '../../support/terminal.ts'
 
 const every = Array.from({ length: 0x10000 }, (_, code) => String.fromCharCode(code))

@@ -1,7 +1,7 @@
-import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Deliveries } from '../../../src/queue/deliveries.ts'
 import type { Awaitable, Delivery, Queue } from '../../../src/queue/queue.ts'
+import { fc } from '../../support/random.ts'
 import { deliveryOf, eventOf, here, known, want } from './queue-contract.ts'
 
 /** Opens a queue on a store of its own, and what an operator uses beside it. */
@@ -309,7 +309,7 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
       expect((await states(1)).toSorted()).toEqual(['1 blocked', '2 ready'])
     })
 
-    test('of a handler that wants no order waits for nobody', async () => {
+    test('of a handler that wants no order waits for no other', async () => {
       const { queue, deliveries, ids } = await start()
       const loose = deliveryOf(eventOf(1, 'deal:1'), { order: 'none' })
       await queue.add([loose], here)
@@ -437,7 +437,7 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
     })
   })
 
-  test(`${engine}: a queue that is watched is told of what an operator changed`, async () => {
+  test(`${engine}: a queue that is watched is notified of what an operator changed`, async () => {
     const { queue, deliveries, add, kill } = await start()
     await add([1, 'deal:1'])
     await kill()
@@ -447,7 +447,7 @@ export function describeDeliveries(engine: string, open: OpenBoth, numRuns = 60)
     await queue.close()
   })
 
-  test(`${engine}: whatever an operator does and whenever, each object runs alone and in order, and nothing is lost`, async () => {
+  test(`${engine}: whatever an operator does, each object runs alone and in order, and nothing is lost`, async () => {
     const step = fc.oneof(
       { weight: 5, arbitrary: fc.record({ do: fc.constant('deliver' as const), at: fc.nat(2) }) },
       { weight: 5, arbitrary: fc.record({ do: fc.constant('claim' as const), at: fc.constant(0) }) },

@@ -13,7 +13,7 @@ function start(most?: number) {
   return { clock, breaker, run }
 }
 
-test('twenty runs within a minute are free, the twenty-first holds the object and says why, once', () => {
+test('twenty runs within a minute are free, the twenty-first throttles the object and says why, once', () => {
   const { clock, breaker, run } = start()
   expect(run(20, 1_000).filter((hold) => hold)).toEqual([])
   expect(breaker.throttledUntil('deal:1')).toBeUndefined()
@@ -24,7 +24,7 @@ test('twenty runs within a minute are free, the twenty-first holds the object an
   expect(run(1, 1_000)).toEqual([undefined])
 })
 
-test('other objects, and the object for other handlers, are not held', () => {
+test('other objects, and the object for other handlers, are not throttled', () => {
   const { breaker, run } = start()
   run(21, 100)
   expect(breaker.throttledUntil('deal:2')).toBeUndefined()
@@ -38,7 +38,7 @@ test('runs over a longer time are no loop', () => {
   ).toEqual([])
 })
 
-test('a held object goes on by itself, and each further hold is longer, up to a quarter of an hour', () => {
+test('a throttled object goes on by itself, and each time it waits longer, up to a quarter of an hour', () => {
   const { clock, breaker, run } = start()
   const lengths: number[] = []
   for (let round = 0; round < 7; round++) {
@@ -50,7 +50,7 @@ test('a held object goes on by itself, and each further hold is longer, up to a 
   expect(lengths.map((ms) => ms / 60_000)).toEqual([1, 2, 5, 10, 15, 15, 15])
 })
 
-test('an hour without a hold is forgiven', () => {
+test('an hour without throttling is forgiven', () => {
   const { clock, run } = start()
   run(21, 100)
   clock.now += 60_000 + 3_600_001
@@ -58,7 +58,7 @@ test('an hour without a hold is forgiven', () => {
   expect((hold?.until ?? 0) - clock.now).toBe(60_000)
 })
 
-test('a clock that is put back holds nothing for longer', () => {
+test('a clock that is put back throttles nothing for longer', () => {
   const { clock, breaker, run } = start()
   run(21, 100)
   clock.now -= 3_600_000

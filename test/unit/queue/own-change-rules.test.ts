@@ -93,7 +93,7 @@ test.each<[situation: string, verdict: Verdict, question: Question, change: Retu
   expect(judge(question, change).verdict).toBe(verdict)
 })
 
-test('an echo is accounted to one write, a run and an echo of several to all that it may have been of', () => {
+test('an own change counts for one write, and a run or an own change of several for all that it may be of', () => {
   const earlier = write()
   const later = write({ first: 101, last: 101 })
   const tooLate = write({ first: 105, last: 105, sentAt: 5_000 })
@@ -103,7 +103,7 @@ test('an echo is accounted to one write, a run and an echo of several to all tha
   expect(judge(ask(writes), byPerson(101)).accounted).toEqual([earlier, later])
 })
 
-test('what can be told only now is accounted first', () => {
+test('what can be decided only now is accounted first', () => {
   const certain = write()
   const proved = write({ ...unsure, first: 101, last: 101 })
   expect(judge(ask([certain, proved]), byUs(101)).accounted).toEqual([proved])

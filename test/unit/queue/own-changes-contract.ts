@@ -91,7 +91,7 @@ export function describeOwnChanges(engine: string, openStore: OpenOwnWrites, isF
 
   describe(`own writes in ${engine}`, () => {
     describe('an event', () => {
-      test('of our own write is an echo, and the next one runs', async () => {
+      test('of a write of the handler is an own change, and the next one runs', async () => {
         const { title, arrive } = await startWithDeal()
         await title('Ship')
         expect(await arrive()).toBe('own_change')
@@ -202,7 +202,7 @@ export function describeOwnChanges(engine: string, openStore: OpenOwnWrites, isF
         expect(await arrive({ auth: { member_id: 'another' } })).toBe('run')
       })
 
-      test('that came before the write runs, and the one after it is the echo', async () => {
+      test('that came before the write runs, and the one after it is the own change', async () => {
         const { title, eventOf, judge, arrive, clock, client } = await startWithDeal()
         const early = eventOf('deal:662')
         clock.now += 2_000
@@ -232,7 +232,7 @@ export function describeOwnChanges(engine: string, openStore: OpenOwnWrites, isF
         expect(await arrive()).toBe('run')
       })
 
-      test('is an echo also in the next process', async () => {
+      test('is an own change also in the next process', async () => {
         const { title, arrive, reopen } = await startWithDeal()
         await title('Ship')
         await reopen()
@@ -249,7 +249,7 @@ export function describeOwnChanges(engine: string, openStore: OpenOwnWrites, isF
     })
 
     describe('the record', () => {
-      test('is read only where the event may be an echo', async () => {
+      test('is read only where the event may be an own change', async () => {
         const { title, arrive, portal, clock } = await startWithDeal()
         await arrive()
         expect(portal.called()).toEqual([])
@@ -329,7 +329,7 @@ export function describeOwnChanges(engine: string, openStore: OpenOwnWrites, isF
       expect([await arrive(), await arrive()]).toEqual(['own_change', 'own_change'])
     })
 
-    test('a portal that tells no time has no echoes', async () => {
+    test('a portal that gives no time has no own changes', async () => {
       const { client, arrive, portal } = await startWithDeal()
       portal.behaviour.raw = { status: 200, headers: { 'content-type': 'application/json' }, body: '{"result":true}' }
       await client.call('crm.deal.update', { id: 662, fields: { TITLE: 'Ship' } })

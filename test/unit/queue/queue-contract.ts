@@ -1,9 +1,8 @@
-import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { nextTry } from '../../../src/dispatch/retry.ts'
 import type { JournalledEvent } from '../../../src/events/event.ts'
-
 import type { Awaitable, Delivery, KnownHandler, NewDelivery, Queue, Wanted } from '../../../src/queue/queue.ts'
+import { fc } from '../../support/random.ts'
 
 /** Opens a queue on a store of its own. */
 export type OpenEngine = (now: () => number) => Awaitable<{
@@ -235,7 +234,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect((await claim())[0]).toMatchObject({ event: { id: '2' }, attempt: 1, spentMs: 0 })
     })
 
-    test('what is used up of the time of a delivery is kept by the next process, also of one that it takes over', async () => {
+    test('the time that a delivery has used is kept by the next process, also by one that takes it over', async () => {
       const { clock, queue, add, claim, reopen } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:2'))
       for (const one of await claim()) await queue.retry(one, { due: clock.now, error: 'no', spentMs: 1_000 })
@@ -259,7 +258,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await tryUntilDead({ clock, queue, reopen, jumps: [how] })).toBeGreaterThan(11 * hour)
     })
 
-    test('a delivery gets all of its time whatever the clock and its process do', { timeout: 120_000 }, async () => {
+    test('a delivery gets all of its time whatever the clock and its process do', async () => {
       await fc.assert(
         fc.asyncProperty(fc.array(jump, { minLength: 1, maxLength: 12 }), async (jumps) => {
           const { clock, queue, reopen } = await start()
@@ -290,7 +289,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(again).toMatchObject([{ event: { id: '1' }, attempt: 1 }])
     })
 
-    test('a delivery that is postponed waits like a retry, its object behind it; the attempt and its time so far were none', async () => {
+    test('a postponed delivery waits like a retry, its object behind it, without an attempt or a used time', async () => {
       const { clock, queue, add, claim, ids } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'))
       await queue.retry(got((await claim())[0]), { due: clock.now, error: 'no', spentMs: 9 })
@@ -339,7 +338,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     const merge = [want('h', { coalesce: true })]
     const mergeAll = [want('h', { coalesce: 'object' })]
 
-    test('what waits when a run starts becomes one run, with the newest event; what comes later is the next run', async () => {
+    test('what waits when a run starts becomes one run with the newest event; what comes later is the next', async () => {
       const { queue, add, claim } = await start()
       await add(eventOf(1, 'deal:1'), eventOf(2, 'deal:1'), eventOf(3, 'deal:1'))
       const run = await claim(merge)
@@ -435,7 +434,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
     })
   })
 
-  describe(`${engine}: settle`, () => {
+  describe(`${engine}: debounce`, () => {
     const debounce = 10_000
     const slowly = (...events: JournalledEvent[]) => events.map((event) => deliveryOf(event, { debounce }))
 
@@ -550,7 +549,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await tools(next).claim()).toMatchObject([{ event: { id: '1' }, attempt: 2 }])
     })
 
-    test('several ran: they are quarantined deliveries, uncharged, each is run alone, and the one that crashes again is charged', async () => {
+    test('several ran: they are quarantined, uncharged, each runs alone, and the one that crashes is charged', async () => {
       const { clock, add, claim, reopen } = await start()
       await add(...[1, 2, 3, 4].map((id) => eventOf(id, `deal:${id}`)), eventOf(5, 'deal:1'))
       expect(await claim([want('h')], 3)).toHaveLength(3)
@@ -587,7 +586,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       expect(await tools(next).ids()).toEqual(['1'])
     })
 
-    test('a quarantined one whose handler is gone keeps nobody else waiting', async () => {
+    test('a quarantined one whose handler is gone delays no other', async () => {
       const { queue, reopen } = await start()
       const both = [1, 2, 3, 4].map((id) => deliveryOf(eventOf(id), { handler: id < 3 ? 'gone' : 'h' }))
       await queue.add(both, here)

@@ -1,6 +1,6 @@
-import fc from 'fast-check'
 import { expect } from 'vitest'
 import type { Awaitable, Delivery, Queue, Wanted } from '../../../src/queue/queue.ts'
+import { fc } from '../../support/random.ts'
 import { deliveryOf, eventOf, here, known, want } from './queue-contract.ts'
 
 /** Opens a queue of its own for the model, and the next time the same one, as the next process sees it. */

@@ -1,12 +1,12 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { createRefusalLog } from '../../../src/intake/refusal-log.ts'
 import { createAdminServer } from '../../../src/receiver/private-listener.ts'
-import { createLines, open, untroubled } from '../../support/intake.ts'
+import { createLines, healthyDeps, open } from '../../support/intake.ts'
 
 async function start(...allowedHosts: string[]) {
   const { log, lines } = createLines()
   const admin = createAdminServer({
-    ...untroubled,
+    ...healthyDeps,
     metrics: async () => 'metrics of ours\n',
     allowedHosts,
     refusals: createRefusalLog({ log, secrets: () => [] }),
@@ -19,13 +19,13 @@ async function start(...allowedHosts: string[]) {
 test.each([
   ...['127.0.0.1:9090', '10.42.0.17:9090', '[::1]:9090', '[fe80::1]', '192.168.1.4'],
   ...['localhost', 'localhost:9090', 'LocalHost.', 'receiver.localhost:9090'],
-])('whoever calls the private listener as %s is answered: no page of a stranger can have that name', async (host) => {
+])('a call of the private listener as %s is answered: no page of a stranger can have that name', async (host) => {
   const { ask } = await start()
   expect((await ask(host)).body).toBe('metrics of ours\n')
 })
 
 test.each(['receiver:9090', 'Receiver', 'receiver.prod.svc.cluster.local.:9090', 'admin.internal'])(
-  'whoever calls it as %s is answered once ADMIN_ALLOWED_HOSTS, or ADMIN_HOST, names it',
+  'a call as %s is answered once ADMIN_ALLOWED_HOSTS, or ADMIN_HOST, names it',
   async (host) => {
     const { ask } = await start('receiver', 'RECEIVER.prod.svc.cluster.local', 'admin.internal.')
     expect((await ask(host)).statusCode).toBe(200)
@@ -36,7 +36,7 @@ test.each(['receiver:9090', 'Receiver', 'receiver.prod.svc.cluster.local.:9090',
 test.each([
   ...['evil.example', 'evil.example:9090', 'localhost.evil.example', '127.0.0.1.evil.example', 'xreceiver'],
   ...[':9090', '[::1', '::1', '127.0.0.1@evil.example', 'evil.example:127.0.0.1', 'receiver.evil.example'],
-])('whoever calls it as "%s" gets one clear answer at every route, and nothing else', async (host) => {
+])('a call as "%s" gets one clear answer at every route, and nothing else', async (host) => {
   const { ask, lines } = await start('receiver')
   for (const url of ['/readyz', '/metrics', '/nothing']) {
     const answer = await ask(host, url)

@@ -53,7 +53,7 @@ test('a redirect is an answer, not followed', async () => {
   expect(await post(url, '')).toEqual({ status: 302, body: '' })
 })
 
-test('a post without an answer is told with its error, and the others go on', async () => {
+test('a post without an answer is reported with its error, and the others go on', async () => {
   let posts = 0
   const url = await listen((request, response) => {
     if (++posts === 2) request.socket.destroy()

@@ -12,7 +12,7 @@ const deal: Simulation = { event: 'ONCRMDEALUPDATE', id: 662, ts: 1736405807, po
 const formsOf = (simulation: Simulation) => [...bodiesOf(simulation)].map((body) => decodeForm(body))
 const sentAt = (simulation: Simulation) => formsOf(simulation).map(({ ts }) => Number(ts) - 1736405807)
 
-test('one event is one post, of now unless told otherwise', () => {
+test('one event is one post, of now by default', () => {
   expect(formsOf(deal)).toMatchObject([{ event: 'ONCRMDEALUPDATE', ts: '1736405807', data: { FIELDS: { ID: '662' } } }])
   const { ts: _, ...now } = deal
   const [form] = formsOf(now)

@@ -53,7 +53,7 @@ test('of an event of one dynamic type the data says which', () => {
   expect(eventOf(webhookBody({ event: 'ONCRMDYNAMICITEMADD_147', id: 7, ts: 1, portal })).object).toBe('item:147:7')
 })
 
-test('an event that nobody documented has the data that it is given, or none', () => {
+test('an event that no one documented has the data that it is given, or none', () => {
   const ofNew = (data?: string) =>
     eventOf(webhookBody({ event: 'ONSOMETHINGNEW', ts: 1, portal, ...(data !== undefined && { data }) }))
   expect(ofNew()).toMatchObject({ event: 'ONSOMETHINGNEW', ts: '1' })

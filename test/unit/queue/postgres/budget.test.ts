@@ -106,7 +106,7 @@ test('portals have nothing to do with each other', async () => {
   expect(workers[0]?.waiting).toBe(1)
 })
 
-test('after a refusal nobody goes until its penalty is over, and then at the rate: the other workers neither', async () => {
+test('after a refusal no worker calls until its penalty is over, and then all keep to the rate', async () => {
   const { workers, ask, allWait, clock, turns, query } = await openWorkers(2)
   await ask(0)
   workers[0]?.penalise(1_000)
@@ -137,7 +137,7 @@ test('who gives up while waiting leaves at once with the reason, and his turn is
   expect(workers[0]?.waiting).toBe(0)
 })
 
-test('a database that does not answer is waited for some seconds: then each goes at the rate, without a burst, until it does', async () => {
+test('without an answer of the database for some seconds each worker goes at the rate, without a burst', async () => {
   const { ask, clock, turns, url, query } = await openWorkers(1)
   const levels = () => query('SELECT level FROM b24_receiver.budget')
   await ask(0)
@@ -161,7 +161,7 @@ test('a database that does not answer is waited for some seconds: then each goes
   expect(await levels()).toEqual([{ level: 1 }])
 })
 
-test("a database's clock that is put back by an hour holds nobody for longer than some seconds", async () => {
+test("a database's clock that is put back by an hour delays no worker for longer than some seconds", async () => {
   const { ask, clock, turns, putClock } = await openWorkers(1)
   await ask(0)
   putClock(-3_600_000)

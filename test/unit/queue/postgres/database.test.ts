@@ -55,9 +55,7 @@ async function startEndingProxy(url: string) {
   }
 }
 
-test('a server that ends a connection together with its answer does not end the process', {
-  timeout: 60_000,
-}, async () => {
+test('a server that ends a connection together with its answer does not end the process', async () => {
   const uncaught: unknown[] = []
   const note = (error: unknown) => void uncaught.push(error)
   process.on('uncaughtException', note)

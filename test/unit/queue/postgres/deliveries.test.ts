@@ -13,8 +13,8 @@ beforeAll(async () => {
   postgres = await startPostgres({ flags: ['-c', 'fsync=off'] })
   installed = await postgres.createDatabase()
   await (await openDatabase({ url: postgres.url(installed), log })).close()
-}, 60_000)
-afterAll(() => postgres.remove(), 60_000)
+})
+afterAll(() => postgres.remove())
 
 let installed: string
 

@@ -10,8 +10,8 @@ const log = pino({ level: 'error' })
 let postgres: Postgres
 beforeAll(async () => {
   postgres = await startPostgres({ flags: ['-c', 'fsync=off'] })
-}, 60_000)
-afterAll(() => postgres.remove(), 60_000)
+})
+afterAll(() => postgres.remove())
 
 async function openStore() {
   const url = postgres.url(await postgres.createDatabase())
@@ -31,7 +31,7 @@ describeOwnChanges(
   false,
 )
 
-test('a loop that goes round over several workers is held for all of them', async () => {
+test('a loop that goes round over several workers is throttled for all of them', async () => {
   const clock = { now: Date.UTC(2026, 10, 23, 8) }
   const open = await openStore()
   const parts = { now: () => clock.now }

@@ -4,7 +4,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { expect, test } from 'vitest'
 import { openSqliteDeliveries } from '../../../../src/queue/sqlite/deliveries.ts'
 import { openSqliteQueue, queuePath } from '../../../../src/queue/sqlite/queue.ts'
-import { dealBody, readSnapshot, startReceiver, temporaryFolder, until } from '../../../support/receiver.ts'
+import { dealBody, readRecorded, startReceiver, temporaryFolder, until } from '../../../support/receiver.ts'
 import { describeDeliveries } from '../deliveries-contract.ts'
 import { deliveryOf, eventOf, here, known } from '../queue-contract.ts'
 
@@ -70,7 +70,7 @@ export default (event) => {
   const deliveries = open(queuePath(receiver.dataDir), 'write')
   const dead = await deliveries.dead({ object: 'deal:1' })
   expect(await deliveries.retry(dead)).toBe(1)
-  const seen = () => readSnapshot(join(folder, 'snapshot'))
+  const seen = () => readRecorded(join(folder, 'snapshot'))
   await until('retried', () => seen().length === 1)
   const [first] = seen()
   const journalled = { level: 30, time: '2026-11-23T08:00:00.000Z', msg: '', ...first, id: first?.id ?? '' }

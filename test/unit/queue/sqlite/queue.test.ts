@@ -30,7 +30,7 @@ describe('the file', () => {
     return dataDir
   }
 
-  test('of version 10 is migrated: of every state nothing is lost, nothing that ended runs again, and order holds', async () => {
+  test('of version 10 is migrated: nothing is lost, nothing that ended runs again, and the order stays', async () => {
     const path = queuePath(fileOfVersion10())
     let now = 1_700_000_001_000
     const queue = openSqliteQueue({ path, now: () => now })
@@ -61,7 +61,7 @@ describe('the file', () => {
     expect(tables(queuePath(fileOfVersion10()))).toEqual(tables(queuePath(temporaryFolder('queue'))))
   })
 
-  test('of version 10 is migrated: its handlers are known, also before that, so that an empty folder is no accident', async () => {
+  test('of version 10 is migrated: its handlers are known, so that an empty folder is no accident', async () => {
     const dataDir = fileOfVersion10()
     expect(knownHandlers(dataDir)).toEqual(['h', 'quiet', 'watch'])
     const queue = openSqliteQueue({ path: queuePath(dataDir) })
@@ -98,7 +98,7 @@ describe('the file', () => {
 })
 
 describe('the first start', () => {
-  test('settles the position on disk, in the database itself and not only beside it', async () => {
+  test('keeps the position on disk, in the database itself and not only beside it', async () => {
     const dataDir = temporaryFolder('queue')
     initFirstStart(dataDir, true)
     const copy = queuePath(temporaryFolder('copy'))
@@ -113,7 +113,7 @@ describe('the first start', () => {
     expect(await openSqliteQueue({ path: queuePath(dataDir) }).position()).toEqual({ segment: 0, offset: 0 })
   })
 
-  test('is not held up by a file that cannot be used: that is for the dispatcher to say', () => {
+  test('does not fail on a file that cannot be used: the dispatcher reports that', () => {
     const dataDir = temporaryFolder('queue')
     writeFileSync(queuePath(dataDir), 'this is no database, but long enough to be taken for one'.repeat(20))
     initFirstStart(dataDir, true)
