@@ -1,7 +1,8 @@
 import type { Logger } from 'pino'
+import type { Row } from '../delivery-row.ts'
 import { monitorInterval } from './database.ts'
 import type { Job, Jobs } from './jobs.ts'
-import type { Database, Row, Transaction } from './session.ts'
+import type { Database, Transaction } from './session.ts'
 
 export interface ClaimsDeps {
   readonly database: Database
@@ -22,7 +23,7 @@ export interface Claim extends Job {
 export interface Claims {
   readonly held: Map<number, Claim>
   /** Starts the heartbeat and the search for dead processes. Calls back after each search. */
-  start(looked: () => void): void
+  start(onChecked: () => void): void
   /**
    * Takes over the deliveries of a dead process. If the process ran only one, this process claims and returns it. If it
    * ran several, each is ready again and quarantined. Returns `undefined` if no other process died.
@@ -46,22 +47,22 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsD
   const held = new Map<number, Claim>()
   let timer: NodeJS.Timeout | undefined
   let beats = 0
-  let lookedAt = 0
+  let checkedAt = 0
 
-  async function beat(looked: () => void): Promise<void> {
+  async function beat(onChecked: () => void): Promise<void> {
     try {
       await jobs.beat([...held.values()])
       // After a start of the database, the other processes need time for a heartbeat.
-      const [database_] = await database.query(
-        "SELECT pg_postmaster_start_time() < now() - $1 * interval '1 millisecond' AS settled",
+      const [server] = await database.query(
+        "SELECT pg_postmaster_start_time() < now() - $1 * interval '1 millisecond' AS is_up",
         [heartbeat],
       )
       beats++
       const now = performance.now()
-      if (beats < certainBeats || database_?.['settled'] !== true || now - lookedAt < monitorInterval) return
-      lookedAt = now
+      if (beats < certainBeats || server?.['is_up'] !== true || now - checkedAt < monitorInterval) return
+      checkedAt = now
       await jobs.lapse()
-      looked()
+      onChecked()
     } catch (error) {
       // Calls that need the database report the error themselves. The next heartbeat follows soon.
       beats = 0
@@ -104,10 +105,10 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsD
 
   return {
     held,
-    start(looked) {
+    start(onChecked) {
       let last = Promise.resolve()
       timer = setInterval(() => {
-        last = last.then(() => beat(looked))
+        last = last.then(() => beat(onChecked))
       }, beatInterval)
     },
     async takeOver(transaction) {

@@ -1,4 +1,5 @@
-import type { Database, Row, Transaction } from './session.ts'
+import type { Row } from '../delivery-row.ts'
+import type { Database, Transaction } from './session.ts'
 
 /** The place of a job in pg-boss. */
 interface Address {

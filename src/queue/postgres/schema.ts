@@ -1,6 +1,6 @@
 import type { Position } from '../../journal/position.ts'
-import type { QueueState } from '../queue.ts'
-import { toPosition } from '../sqlite/schema.ts'
+import { toHandler, toPosition, toState } from '../delivery-row.ts'
+import type { HandlerRecord, QueueState } from '../queue.ts'
 import { functions } from './functions.ts'
 import type { Session, Transaction } from './session.ts'
 
@@ -264,14 +264,17 @@ export async function readState(session: Session): Promise<QueueState> {
     (SELECT count(*) FROM b24_receiver.delivery WHERE state = 'blocked') AS blocked,
     (SELECT count(*) FROM b24_receiver.delivery WHERE state = 'dead') AS dead,
     (SELECT min(created_at) FROM b24_receiver.delivery WHERE ended_at IS NULL) AS oldest`)
-  const count = (name: string) => Number(row?.[name])
-  const oldest = row?.['oldest'] ?? null
-  return {
-    ready: count('ready'),
-    running: count('running'),
-    waiting: count('waiting'),
-    blocked: count('blocked'),
-    dead: count('dead'),
-    oldestAt: oldest === null ? undefined : Number(oldest),
-  }
+  return toState(row)
+}
+
+/** In the order of their names. */
+export async function readHandlers(session: Session): Promise<readonly HandlerRecord[]> {
+  const rows = await session.query(
+    `SELECT known.*,
+       (SELECT count(*) FROM b24_receiver.delivery
+        WHERE handler = known.name AND state IN ('blocked', 'ready', 'running', 'waiting')) AS pending,
+       (SELECT count(*) FROM b24_receiver.delivery WHERE handler = known.name AND state = 'dead') AS dead
+     FROM b24_receiver.handler AS known ORDER BY known.name COLLATE "C"`,
+  )
+  return rows.map(toHandler)
 }
