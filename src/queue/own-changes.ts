@@ -63,7 +63,7 @@ export interface Known {
 
 export interface StoredWrite extends OwnWrite {
   readonly orderingKey: string
-  /** A hash of the record after the write. */
+  /** A hash of the record after the write, if the answer had the record. */
   readonly content: string | null
 }
 
@@ -137,17 +137,26 @@ export function createOwnChanges(store: OwnChangeStore, now: () => number): OwnC
   }
 }
 
-/** A write whose event may come. */
-interface Written extends Change {
-  readonly orderingKey: string
+/** A write that changed an object, and whose event may come. Times are seconds, by the portal's clock. */
+interface Written extends Pick<NewWrite, 'orderingKey' | 'first' | 'last' | 'content'> {
+  readonly event: string
+  readonly isNew: boolean
 }
 
+/** Returns `undefined` if nothing was changed, or if the portal does not say when. */
 function readWritten(answered: Answered, writer: Writer): Written | undefined {
+  const { result, time } = answered
   const write = writeOf(answered)
   const orderingKey = orderingKeyOfWrite(writer, write)
-  if (write?.event === undefined || orderingKey === null) return undefined
-  const change = readChange(write.event, answered, writer.user)
-  return change && { ...change, orderingKey }
+  if (write?.event === undefined || orderingKey === null || !isObject(time)) return undefined
+  const first = Math.floor(Number(time['start']))
+  const last = Math.floor(Number(time['finish']))
+  if (!(first > 0 && last >= first)) return undefined
+  const written = { orderingKey, event: write.event, isNew: write.event.endsWith('ADD') }
+  const change = lastChangeOf(result)
+  if (change === undefined) return { ...written, first, last, content: null }
+  if (change.user !== writer.user || change.at < first) return undefined
+  return { ...written, first: change.at, last: change.at, content: contentOf(result) }
 }
 
 function planWrites(
@@ -194,28 +203,6 @@ function orderingKeyOfWrite({ event }: Writer, write: Write | undefined): string
  */
 function unknownIfRefused(error: unknown): undefined {
   if (!(error instanceof Bitrix24Error) || error.trouble !== undefined) throw error
-}
-
-interface Change {
-  readonly event: string
-  readonly isNew: boolean
-  readonly first: number
-  readonly last: number
-  /** A hash of the record at that time, if the answer contains the record. */
-  readonly content: string | null
-}
-
-/** Returns `undefined` if nothing was changed, or if the portal does not say when. */
-function readChange(event: string, { result, time }: Answered, user: string): Change | undefined {
-  if (!isObject(time)) return undefined
-  const first = Math.floor(Number(time['start']))
-  const last = Math.floor(Number(time['finish']))
-  if (!(first > 0 && last >= first)) return undefined
-  const isNew = event.endsWith('ADD')
-  const change = lastChangeOf(result)
-  if (change === undefined) return { event, isNew, first, last, content: null }
-  if (change.user !== user || change.at < first) return undefined
-  return { event, isNew, first: change.at, last: change.at, content: contentOf(result) }
 }
 
 /**

@@ -1,7 +1,7 @@
 import { coalescedWith, countOf } from '../coalesce.ts'
 import type { Row } from '../delivery-row.ts'
 import type { Wanted } from '../queue.ts'
-import type { Job } from './jobs.ts'
+import type { Job, Take } from './jobs.ts'
 import type { Session, Transaction } from './session.ts'
 
 /** What may be claimed now. */
@@ -11,7 +11,7 @@ export interface Plan {
   /** The handler of the first quarantined delivery. */
   readonly quarantined: string | undefined
   /** How many deliveries of each handler to claim, the oldest first. Another worker may claim them sooner. */
-  readonly counts: readonly { readonly handler: string; readonly count: number }[]
+  readonly counts: readonly Take[]
 }
 
 /** @param at Unix milliseconds, or `null` if the database supplies the time */

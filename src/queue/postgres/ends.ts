@@ -30,17 +30,11 @@ export interface EnderDeps {
   readonly log: Logger
 }
 
-export interface Ender {
-  end(delivery: Delivery, end: End): Promise<void>
-  /** Resolves when all ends are written. */
-  idle(): Promise<void>
-}
-
 /** Ends per transaction. Each takes the lock of its ordering key. */
 const maxPerTransaction = 256
 
 /** Ends that arrive during a write go into the next write. */
-export function createEnder(deps: EnderDeps): Ender {
+export function createEnder(deps: EnderDeps) {
   const { database, jobs, held, local, log } = deps
   let writing: Promise<void> | undefined
   let pending: RunEnd[] = []
@@ -76,7 +70,7 @@ export function createEnder(deps: EnderDeps): Ender {
   }
 
   return {
-    end(delivery, end) {
+    end(delivery: Delivery, end: End): Promise<void> {
       const claim = held.get(delivery.key)
       if (claim === undefined) return Promise.resolve()
       const deferred = Promise.withResolvers<void>()
@@ -85,7 +79,8 @@ export function createEnder(deps: EnderDeps): Ender {
       writing ??= write()
       return deferred.promise
     },
-    idle: async () => writing,
+    /** Resolves when all ends are written. */
+    idle: async (): Promise<void> => writing,
   }
 }
 

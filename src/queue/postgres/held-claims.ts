@@ -19,21 +19,6 @@ export interface Claim extends Job {
   readonly quarantined: boolean
 }
 
-/** The claims of this process, and their heartbeat. */
-export interface Claims {
-  readonly held: Map<number, Claim>
-  /** Starts the heartbeat and the search for dead processes. Calls back after each search. */
-  start(onChecked: () => void): void
-  /**
-   * Takes over the deliveries of a dead process. If the process ran only one, this process claims and returns it. If it
-   * ran several, each is ready again and quarantined. Returns `undefined` if no other process died.
-   */
-  takeOver(transaction: Transaction): Promise<Row | undefined>
-  /** Releases claims that this process does not know of because the answer was lost. */
-  reconcile(transaction: Transaction): Promise<void>
-  stop(): void
-}
-
 /** Milliseconds. */
 const beatInterval = 2_000
 
@@ -43,7 +28,8 @@ const beatInterval = 2_000
  */
 const certainBeats = 3
 
-export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsDeps): Claims {
+/** The claims of this process, and their heartbeat. */
+export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsDeps) {
   const held = new Map<number, Claim>()
   let timer: NodeJS.Timeout | undefined
   let beats = 0
@@ -105,13 +91,18 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsD
 
   return {
     held,
-    start(onChecked) {
+    /** Starts the heartbeat and the search for dead processes. Calls back after each search. */
+    start(onChecked: () => void): void {
       let last = Promise.resolve()
       timer = setInterval(() => {
         last = last.then(() => beat(onChecked))
       }, beatInterval)
     },
-    async takeOver(transaction) {
+    /**
+     * Takes over the deliveries of a dead process. If the process ran only one, this process claims and returns it. If
+     * it ran several, each is ready again and quarantined. Returns `undefined` if no other process died.
+     */
+    async takeOver(transaction: Transaction): Promise<Row | undefined> {
       // Running deliveries with our name that we do not know of belong to the previous process of this name.
       const before = await runningOf(transaction, worker)
       const [only] = before
@@ -154,11 +145,12 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsD
         }
       }
     },
-    async reconcile(transaction) {
+    /** Releases claims that this process does not know of because the answer was lost. */
+    async reconcile(transaction: Transaction): Promise<void> {
       const unknown = await runningOf(transaction, worker)
       if (unknown.length > 0) await giveBack(transaction, unknown, false)
     },
-    stop() {
+    stop(): void {
       clearInterval(timer)
     },
   }

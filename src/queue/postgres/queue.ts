@@ -7,7 +7,7 @@ import { eventIn, textOf } from '../stored.ts'
 import { planRuns, startRuns, wakeDue } from './claim.ts'
 import { createEnder } from './ends.ts'
 import { createClaims } from './held-claims.ts'
-import { createJobs } from './jobs.ts'
+import { createJobs, type Take } from './jobs.ts'
 import { addDeliveries } from './ordering.ts'
 import { readHandlers, readPosition, readState } from './schema.ts'
 import type { Database, Session, Transaction } from './session.ts'
@@ -90,10 +90,7 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     return counts.length > 0 && limit > 0 ? start(counts, wanted) : []
   }
 
-  async function start(
-    counts: readonly { readonly handler: string; readonly count: number; readonly quarantined?: boolean }[],
-    wanted: readonly Wanted[],
-  ): Promise<Delivery[]> {
+  async function start(counts: readonly Take[], wanted: readonly Wanted[]): Promise<Delivery[]> {
     return claiming(async (transaction) => {
       const taken = []
       for (const one of counts) taken.push(...(await jobs.take(transaction, one)))
