@@ -38,7 +38,7 @@ const interval = 2_000
 /** Registers the handlers that are loaded, and watches those that are not. */
 export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
   const { queue, late, timeout, report, log } = deps
-  const registeredHandlers = await queue.registeredHandlers()
+  const registeredHandlers = await queue.handlers()
   const { absent: found, unknown } = findAbsent({ ...deps, registeredHandlers })
   const absent = new Map(found.map((one) => [one.name, one]))
   const loaded = [...deps.handlers]
@@ -55,7 +55,7 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
   // The queue keeps events for a handler only while the handler is registered.
   await queue.registerHandlers([...loaded.map(toKnown), ...found.filter(({ name }) => !known.has(name)).map(toNew)])
   tell()
-  const pending = await queue.handlers()
+  const pending = new Map((await queue.handlers()).map((one) => [one.name, one.pending]))
   for (const { name, reason } of found)
     log.warn(
       { handler: name, pending: pending.get(name) ?? 0, reason },
@@ -63,7 +63,7 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
     )
 
   async function look(): Promise<void> {
-    const names = absent.size === 0 ? undefined : await queue.handlers()
+    const names = absent.size === 0 ? undefined : new Set((await queue.handlers()).map(({ name }) => name))
     for (const name of absent.keys())
       if (names && !names.has(name)) {
         absent.delete(name)

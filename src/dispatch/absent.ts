@@ -3,7 +3,7 @@ import { isDocumented } from '../events/catalogue.ts'
 import { robotEvent } from '../events/robot.ts'
 import type { LateFile, LoadedHandler } from '../handler/loader.ts'
 import { matcherOf } from '../lib/pattern.ts'
-import type { RegisteredHandler } from '../queue/queue.ts'
+import type { HandlerRecord } from '../queue/queue.ts'
 
 /** A handler that is not loaded but may be loaded again. Its events are kept for it. */
 export interface AbsentHandler {
@@ -20,7 +20,7 @@ export interface AbsentDeps {
   readonly handlers: readonly LoadedHandler[]
   readonly late: readonly LateFile[]
   /** The handlers that were loaded at some time and not forgotten. */
-  readonly registeredHandlers: readonly RegisteredHandler[]
+  readonly registeredHandlers: readonly Pick<HandlerRecord, 'name' | 'events' | 'order' | 'debounce'>[]
   /** Milliseconds, for `lateReason`. */
   readonly timeout: number
 }

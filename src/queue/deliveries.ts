@@ -1,8 +1,7 @@
 import type { JournalledEvent } from '../events/event.ts'
 import type { ErasureTarget } from '../journal/erase.ts'
 import type { Position } from '../journal/position.ts'
-
-import type { Awaitable, NewDelivery, QueueState } from './queue.ts'
+import type { Awaitable, HandlerRecord, NewDelivery, QueueState } from './queue.ts'
 
 /** A delivery as an operator sees it. Times are Unix milliseconds. */
 export interface DeliveryRecord {
@@ -38,22 +37,6 @@ export interface FailureRecord {
   /** Unix milliseconds. */
   readonly at: number
   readonly error: string
-}
-
-/**
- * A handler as the dispatcher last loaded it, and its pending deliveries. A field that an older version did not write
- * is `undefined`.
- */
-export interface HandlerRecord {
-  readonly name: string
-  readonly events: readonly string[] | undefined
-  readonly order: 'object' | 'none' | undefined
-  /** Milliseconds. */
-  readonly debounce: number | undefined
-  /** Unix milliseconds. */
-  readonly loadedAt: number | undefined
-  readonly pending: number
-  readonly dead: number
 }
 
 /** Selects dead deliveries. A delivery must match every given field. */

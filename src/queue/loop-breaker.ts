@@ -22,22 +22,22 @@ export interface LoopBreakerDeps {
   /** Unix milliseconds. */
   readonly now?: () => number
   /** The maximum number of watched objects. The object that was quiet the longest makes room for a new one. */
-  readonly most?: number
+  readonly maxWatched?: number
 }
 
-const window = 60_000
+const windowMs = 60_000
 /** The maximum number of changes that people and imports make to an object within the window. */
-const mostRuns = 20
+const maxRuns = 20
 /**
  * Milliseconds of throttling, longer each time. A loop goes on after each of these, and is throttled once for every 21
  * runs.
  */
-const holds = [60_000, 120_000, 300_000, 600_000, 900_000]
+const holdsMs = [60_000, 120_000, 300_000, 600_000, 900_000]
 /**
  * Milliseconds. An object that was not throttled for this long after its last throttling starts at the first step
  * again.
  */
-export const forgiven = 3_600_000
+export const forgivenMs = 3_600_000
 
 /** What is known about an object. Times are Unix milliseconds. */
 export interface Watched {
@@ -53,10 +53,10 @@ export const unwatched: Watched = { runs: [], level: 0, throttledAt: 0, until: 0
 /** Records another run that wrote. Returns the new state, and the throttling if the run exceeded the limit. */
 export function watchRun(watched: Watched, at: number): { readonly watched: Watched; readonly hold: Hold | undefined } {
   // A run that ended in the future ended before the clock was put back.
-  const runs = [...watched.runs, at].filter((ended) => ended <= at && ended > at - window)
-  if (runs.length <= mostRuns) return { watched: { ...watched, runs }, hold: undefined }
-  const level = Math.abs(at - watched.until) > forgiven ? 0 : watched.level
-  const until = at + (holds[Math.min(level, holds.length - 1)] ?? 0)
+  const runs = [...watched.runs, at].filter((ended) => ended <= at && ended > at - windowMs)
+  if (runs.length <= maxRuns) return { watched: { ...watched, runs }, hold: undefined }
+  const level = Math.abs(at - watched.until) > forgivenMs ? 0 : watched.level
+  const until = at + (holdsMs[Math.min(level, holdsMs.length - 1)] ?? 0)
   return {
     watched: { runs: [], level: level + 1, throttledAt: at, until },
     hold: {
@@ -74,7 +74,7 @@ export function throttledUntil({ throttledAt, until }: Watched, at: number): num
  * Slows down a possible loop: a handler changes its object, the change fires the event, and the handler runs again. It
  * drops nothing, because the object may simply be changed often.
  */
-export function createLoopBreaker({ now = Date.now, most = 10_000 }: LoopBreakerDeps = {}) {
+export function createLoopBreaker({ now = Date.now, maxWatched = 10_000 }: LoopBreakerDeps = {}) {
   /** The least recently used key comes first. */
   const all = new Map<string, Watched>()
 
@@ -84,7 +84,7 @@ export function createLoopBreaker({ now = Date.now, most = 10_000 }: LoopBreaker
       all.delete(key)
       all.set(key, watched)
       const [quietest] = all.keys()
-      if (all.size > most && quietest !== undefined) all.delete(quietest)
+      if (all.size > maxWatched && quietest !== undefined) all.delete(quietest)
       return hold
     },
     throttledUntil(key: string) {

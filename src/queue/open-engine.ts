@@ -1,16 +1,11 @@
 import type { Logger } from 'pino'
 import { createBudget } from '../bitrix24/budget.ts'
-import { misfitOf } from '../journal/fit.ts'
-import { oldest } from '../journal/position.ts'
-import { isJournalEmpty } from '../journal/segments.ts'
-import type { Engine, EngineDeps } from './engine.ts'
+import { type Engine, type EngineDeps, findStart } from './engine.ts'
 import { readIdentity } from './identity.ts'
 import { createLoopBreaker } from './loop-breaker.ts'
-import { openOwnChanges } from './own-changes.ts'
 import { checkQueueFile, explainQueueFile } from './sqlite/integrity.ts'
+import { openSqliteOwnChanges } from './sqlite/own-changes.ts'
 import { knownHandlers, openSqliteQueue, queuePath } from './sqlite/queue.ts'
-
-const unknown = 'does not say how far the journal was followed: it was lost, or the journal was'
 
 /** Call this while the process has the data directory for itself. */
 export async function openEngine(deps: EngineDeps): Promise<Engine> {
@@ -40,20 +35,16 @@ async function openEmbedded({ config: { dataDir }, log }: EngineDeps): Promise<E
     ownChanges,
     loopBreaker: createLoopBreaker(),
     openBudget: createBudget,
-    async startPosition() {
-      const position = await queue.position()
-      const misfit = position && (await misfitOf(dataDir, position))
-      if (position && misfit === undefined) return { from: position }
-      if (await isJournalEmpty(dataDir)) {
-        await queue.add([], oldest)
-        return { from: oldest }
-      }
-      if (isInPostgres(dataDir))
-        return { lost: 'the deliveries are in Postgres: set DATABASE_URL, or run "b24-receiver migrate embedded"' }
-      return { lost: misfit ? `${path} does not fit its journal: ${misfit}` : `${path} ${unknown}` }
-    },
+    startPosition: () =>
+      findStart({ queue, dataDir }, (misfit) => {
+        if (isInPostgres(dataDir))
+          return 'the deliveries are in Postgres: set DATABASE_URL, or run "b24-receiver migrate embedded"'
+        return misfit
+          ? `${path} does not fit its journal: ${misfit}`
+          : `${path} does not say how far the journal was followed: it was lost, or the journal was`
+      }),
     async close() {
-      ownChanges.close()
+      await ownChanges.close()
       await queue.close()
     },
   }
@@ -65,7 +56,7 @@ async function openFile(path: string, log: Logger) {
   try {
     const onUnreadable = (what: string) => log.warn({ what }, 'a row of dispatch.db cannot be read')
     const queue = openSqliteQueue({ path, onUnreadable })
-    return { queue, ownChanges: openOwnChanges({ path, onUnreadable }) }
+    return { queue, ownChanges: openSqliteOwnChanges({ path, onUnreadable }) }
   } catch (error) {
     throw explainQueueFile(error, path)
   }

@@ -40,6 +40,12 @@ export interface Question {
 
 export type Verdict = 'own_change' | 'run'
 
+export interface Judgement {
+  readonly verdict: Verdict
+  /** The writes whose event has come for this subscription. */
+  readonly accounted: readonly OwnWrite[]
+}
+
 /** The writes that may have fired this event: they were sent before it came, and their own event is still expected. */
 export function candidatesOf({ handler, event, subscription, receivedAt, writes }: Question): OwnWrite[] {
   return writes.filter(
@@ -60,10 +66,7 @@ export function candidatesOf({ handler, event, subscription, receivedAt, writes 
  * that runs uses up every write that may have fired it. A run for several events does the same. The author of the last
  * change is checked too, because events may get lost.
  */
-export function judge(
-  question: Question,
-  lastChange: LastChange | undefined,
-): { readonly verdict: Verdict; readonly accounted: readonly OwnWrite[] } {
+export function judge(question: Question, lastChange: LastChange | undefined): Judgement {
   const { handler, coalesced, writes, isComplete } = question
   const candidates = candidatesOf(question)
   const run = { verdict: 'run', accounted: candidates } as const

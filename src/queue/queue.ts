@@ -62,10 +62,20 @@ export interface KnownHandler {
   readonly onChange: boolean
 }
 
-/** A handler as it was registered when it was last loaded. */
-export interface RegisteredHandler extends Pick<KnownHandler, 'name' | 'order' | 'debounce'> {
-  /** `undefined` if an older version registered the handler. */
+/**
+ * A handler as the dispatcher last loaded it, and its pending deliveries. A field that an older version did not write
+ * is `undefined`.
+ */
+export interface HandlerRecord {
+  readonly name: string
   readonly events: readonly string[] | undefined
+  readonly order: 'object' | 'none' | undefined
+  /** Milliseconds. */
+  readonly debounce: number | undefined
+  /** Unix milliseconds. */
+  readonly loadedAt: number | undefined
+  readonly pending: number
+  readonly dead: number
 }
 
 /** How many deliveries are in each state. A blocked delivery waits behind another of its object. */
@@ -143,10 +153,8 @@ export interface Queue {
   reclaim(): Awaitable<Delivery | undefined>
   /** When the first waiting delivery is due, in Unix milliseconds. */
   nextDue(): Awaitable<number | undefined>
-  /** Handlers that were ever loaded, and how many deliveries are pending for each. */
-  handlers(): Awaitable<ReadonlyMap<string, number>>
-  /** The same handlers, as they were last loaded. */
-  registeredHandlers(): Awaitable<readonly RegisteredHandler[]>
+  /** The handlers that were ever loaded and not forgotten, by name. */
+  handlers(): Awaitable<readonly HandlerRecord[]>
   /** Drops the snapshots of a handler without `onChange`, because its runs no longer update them. */
   registerHandlers(handlers: readonly KnownHandler[]): Awaitable<void>
   state(): Awaitable<QueueState>
@@ -172,10 +180,7 @@ export interface Postponement {
   readonly error: string
 }
 
-export interface Retry {
-  /** Unix milliseconds. */
-  readonly due: number
-  readonly error: string
+export interface Retry extends Postponement {
   /** Milliseconds of its `RETRY_FOR`, the wait for this retry included. Unchanged if omitted. */
   readonly spentMs?: number
   /** The delivery killed its process once, so it must run in isolation. */

@@ -26,12 +26,12 @@ export type Stored = { readonly event: JournalledEvent } | { readonly unreadable
  *
  * @param bytes the stored bytes; asked for only if the text may have lost some of them
  */
-export function readStoredEvent(text: unknown, about: StoredAbout, bytes?: () => Uint8Array | undefined): Stored {
+export function readStoredEvent(text: unknown, about: StoredAbout, bytes?: () => unknown): Stored {
   if (typeof text !== 'string') return { unreadable: 'no text is kept' }
   // Decoding replaces bytes that are not UTF-8 by U+FFFD, which a valid event may contain too.
   if (text.includes('\ufffd')) {
     const kept = bytes?.()
-    if (kept && !isUtf8(kept)) return { unreadable: 'it is not UTF-8' }
+    if (kept instanceof Uint8Array && !isUtf8(kept)) return { unreadable: 'it is not UTF-8' }
   }
   const value = parse(text)
   if (value === undefined) return { unreadable: 'it is not JSON' }
@@ -47,7 +47,13 @@ export function eventIn(text: unknown): JournalledEvent | undefined {
 
 /** Whether this is the event of that delivery. */
 export function fits(event: JournalledEvent, { id, name, orderingKey }: StoredAbout): boolean {
-  return event.id === id && event.event === name && (orderingKey === null || orderingKeyOf(event) === orderingKey)
+  const isName = event.event === name || textOf(event.event) === name
+  return event.id === id && isName && (orderingKey === null || orderingKeyOf(event) === orderingKey)
+}
+
+/** A text in Postgres can contain neither a NUL nor half of a surrogate pair. */
+export function textOf(text: string): string {
+  return text.toWellFormed().replaceAll('\0', '\uFFFD')
 }
 
 /** A substitute for an unreadable event, with only the data from the delivery's other columns. */

@@ -5,7 +5,7 @@ import type { Queue } from '../../src/queue/queue.ts'
 import { openSqliteQueue, queuePath } from '../../src/queue/sqlite/queue.ts'
 import { dispatcherOf } from '../support/dispatcher.ts'
 import { dealBody, type Receiver, startReceiver, temporaryFolder, until } from '../support/receiver.ts'
-import { deliveryOf, eventOf, here, known, want } from '../unit/queue/queue-contract.ts'
+import { deliveryOf, eventOf, here, known, pendingOf, want } from '../unit/queue/queue-contract.ts'
 
 /** `npm run test:crash` makes it the 100,000 of the promise; the suite runs a short form. */
 const isLong = Number(process.env['ROUNDS'] ?? 2) > 2
@@ -59,7 +59,7 @@ test('with a long backlog waiting each object is still claimed in order, one at 
   figure(`a claim that finds nothing ready: ${await timesOf(500, () => queue.claim([want('other')], 8))}`)
 
   await queue.registerHandlers([known(handler)])
-  expect(await queue.handlers()).toEqual(new Map([[handler, deliveries - begun]]))
+  expect([...(await pendingOf(queue))]).toEqual([[handler, deliveries - begun]])
   const claimed = await queue.claim([want(handler, { limit: deliveries })], deliveries)
   const expected = Array.from({ length: objects }, (_, deal) => [`deal:${deal}`, deal < begun ? deal + objects : deal])
   expect(new Map(claimed.map(({ event }) => [event.object, Number(event.id)]))).toEqual(new Map(expected as never))

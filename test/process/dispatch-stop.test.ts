@@ -85,7 +85,7 @@ test.for([
   expect(receiver.logged('handled')).toHaveLength(1)
   expect(linesOf(folder, 'started')).toHaveLength(1)
   const queue = openSqliteQueue({ path: queuePath(receiver.dataDir) })
-  expect(await queue.handlers()).toEqual(new Map([['ONCRMDEALUPDATE', 1]]))
+  expect(await queue.handlers()).toMatchObject([{ name: 'ONCRMDEALUPDATE', pending: 1 }])
   await queue.close()
 })
 

@@ -14,32 +14,10 @@ export interface Moved {
   readonly pending: number
 }
 
-/** The columns that have the same name in both engines. */
-export const columns = [
-  'event_id',
-  'handler',
-  'run',
-  'ordering_key',
-  'name',
-  'event',
-  'segment',
-  'state',
-  'attempts',
-  'quarantined',
-  'coalesced',
-  'coalesced_into',
-  'postponed',
-  'debounce',
-  'created_at',
-  'first_run_at',
-  'since',
-  'due',
-  'ended_at',
-  'error',
-  'spent_ms',
-] as const
+/** The columns of a delivery that have the same name in both engines, except its key. */
+export const columns = `event_id, handler, run, ordering_key, name, event, segment, state, attempts, quarantined,
+  coalesced, coalesced_into, postponed, debounce, created_at, first_run_at, since, due, ended_at, error, spent_ms`
 
-export const inserted = columns.join(', ')
 /** A delivery in one of these states is pending. */
 export const pendingStates = ['blocked', 'ready', 'running', 'waiting']
 

@@ -1,15 +1,17 @@
 import { existsSync, renameSync } from 'node:fs'
 import { DatabaseSync } from 'node:sqlite'
 import { lockDataDir } from '../../journal/lock.ts'
+import type { Row } from '../delivery-row.ts'
 import { initIdentity, markKnown } from '../identity.ts'
 import { createJobs } from '../postgres/jobs.ts'
-import type { Row, Transaction } from '../postgres/session.ts'
+import type { Transaction } from '../postgres/session.ts'
 import { queuePath } from '../sqlite/queue.ts'
 import { isCurrent, readPosition as readSqlitePosition } from '../sqlite/schema.ts'
 import { readNames } from '../stored.ts'
-import { inserted, type MoveDeps, type Moved, openNow, pendingStates } from './migrate.ts'
+import { columns, type MoveDeps, type Moved, openNow, pendingStates } from './migrate.ts'
 
-const atOnce = 500
+const maxPerStatement = 500
+const ownWriteColumns = 'ordering_key, handler, webhook_user, event, sent_at, first, last, certain, content, accounted'
 
 /**
  * Copies `dispatch.db` into Postgres, which other workers may already use. A second run adds nothing.
@@ -33,13 +35,12 @@ export async function moveToPostgres({ dataDir, url, heartbeat }: MoveDeps): Pro
       await transaction.query('LOCK TABLE b24_receiver.delivery IN SHARE ROW EXCLUSIVE MODE')
       const keys = new Map<number, number>()
       let pending = 0
-      const rows = db.prepare(`SELECT key, ${inserted} FROM delivery ORDER BY key`).all()
-      for (let from = 0; from < rows.length; from += atOnce) {
-        const some = rows.slice(from, from + atOnce).map((row) => ({
+      const rows = db.prepare(`SELECT key, ${columns} FROM delivery ORDER BY key`).all()
+      for (let from = 0; from < rows.length; from += maxPerStatement) {
+        const some = rows.slice(from, from + maxPerStatement).map((row) => ({
           ...row,
-          ...interrupted(row['state'] === 'running', Number(row['attempts'])),
-          postponed: row['postponed'] === 1,
-          ...(row['state'] !== 'running' && { quarantined: row['quarantined'] === 1 }),
+          // A delivery whose process died runs again, in isolation, because the cause of the death is unknown.
+          ...(row['state'] === 'running' && { state: 'ready', attempts: Number(row['attempts']) - 1, quarantined: 1 }),
         }))
         const added = await insertInto(transaction, some, identity.id)
         for (const row of added) keys.set(Number(row['old']), Number(row['key']))
@@ -69,11 +70,6 @@ export async function moveToPostgres({ dataDir, url, heartbeat }: MoveDeps): Pro
   }
 }
 
-/** A delivery whose process died runs again, in isolation, because the cause of the death is unknown. */
-function interrupted(isRunning: boolean, attempts: number): object {
-  return isRunning ? { state: 'ready', attempts: attempts - 1, quarantined: true } : {}
-}
-
 async function insertInto(
   transaction: Transaction,
   rows: readonly object[],
@@ -82,10 +78,7 @@ async function insertInto(
   // A delivery goes behind another receiver's delivery that already has its ordering key.
   return transaction.query(
     `WITH old AS (
-       SELECT * FROM json_to_recordset($1::text::json) AS old (key bigint, event_id text, handler text, run integer,
-         ordering_key text, name text, event text, segment bigint, state text, attempts integer, quarantined boolean,
-         coalesced integer, coalesced_into bigint, postponed boolean, debounce bigint, created_at bigint,
-         first_run_at bigint, since bigint, due bigint, ended_at bigint, error text, spent_ms bigint)
+       SELECT * FROM json_populate_recordset(NULL::b24_receiver.delivery, $1::text::json)
      ),
      placed AS (
        SELECT *, state IN ('ready', 'waiting') AND EXISTS (
@@ -94,7 +87,7 @@ async function insertInto(
        FROM old
      ),
      added AS (
-       INSERT INTO b24_receiver.delivery (${inserted}, receiver, job)
+       INSERT INTO b24_receiver.delivery (${columns}, receiver, job)
        SELECT event_id, handler, run, ordering_key, name, event, segment, CASE WHEN is_behind THEN 'blocked' ELSE state END,
          attempts, quarantined, coalesced, NULL, postponed, debounce, created_at, first_run_at, since, due, ended_at, error,
          spent_ms, $2, CASE WHEN state = 'ready' AND NOT is_behind THEN gen_random_uuid() END
@@ -111,8 +104,8 @@ async function moveTheRest(transaction: Transaction, db: DatabaseSync, keys: Rea
   const of = (table: string) => db.prepare(`SELECT * FROM ${table}`).all()
   const merged = db.prepare('SELECT key, coalesced_into AS "into" FROM delivery WHERE coalesced_into IS NOT NULL').all()
   const insert = async (sql: string, rows: readonly object[]) => {
-    for (let from = 0; from < rows.length; from += atOnce)
-      await transaction.query(sql, [JSON.stringify(rows.slice(from, from + atOnce))])
+    for (let from = 0; from < rows.length; from += maxPerStatement)
+      await transaction.query(sql, [JSON.stringify(rows.slice(from, from + maxPerStatement))])
   }
   await insert(
     `UPDATE b24_receiver.delivery AS one SET coalesced_into = merged.into
@@ -123,34 +116,35 @@ async function moveTheRest(transaction: Transaction, db: DatabaseSync, keys: Rea
     }),
   )
   await insert(
-    `INSERT INTO b24_receiver.failure (delivery, attempt, at, error)
-     SELECT * FROM json_to_recordset($1::text::json) AS old (delivery bigint, attempt integer, at bigint, error text)`,
+    `INSERT INTO b24_receiver.failure SELECT * FROM json_populate_recordset(NULL::b24_receiver.failure, $1::text::json)`,
     of('failure').flatMap((row) => {
       const delivery = keys.get(Number(row['delivery']))
       return delivery === undefined ? [] : [{ ...row, delivery }]
     }),
   )
   await insert(
-    `INSERT INTO b24_receiver.handler (name, events, ordered, debounce, loaded_at)
-     SELECT name, coalesce(events, '[]'), coalesce(ordered, 'object'), coalesce(debounce, 0), coalesce(loaded_at, 0)
-     FROM json_to_recordset($1::text::json) AS old (name text, events text, ordered text, debounce bigint, loaded_at bigint)
-     ON CONFLICT DO NOTHING`,
-    of('handler').map(({ events, ...row }) => ({ ...row, events: readNames(events) ? events : null })),
+    `INSERT INTO b24_receiver.handler
+     SELECT * FROM json_populate_recordset(NULL::b24_receiver.handler, $1::text::json) ON CONFLICT DO NOTHING`,
+    of('handler').map(({ name, events, ordered, debounce, loaded_at }) => ({
+      name,
+      events: readNames(events) ? events : '[]',
+      ordered: ordered ?? 'object',
+      debounce: debounce ?? 0,
+      loaded_at: loaded_at ?? 0,
+    })),
   )
   await insert(
-    `INSERT INTO b24_receiver.snapshot (handler, ordering_key, fields, dirty)
-     SELECT handler, ordering_key, fields, dirty = 1
-     FROM json_to_recordset($1::text::json) AS old (handler text, ordering_key text, fields text, dirty integer)
-     ON CONFLICT DO NOTHING`,
+    `INSERT INTO b24_receiver.snapshot
+     SELECT * FROM json_populate_recordset(NULL::b24_receiver.snapshot, $1::text::json) ON CONFLICT DO NOTHING`,
     of('snapshot'),
   )
   await insert(
-    `INSERT INTO b24_receiver.own_write (ordering_key, handler, webhook_user, event, sent_at, first, last, certain, content, accounted)
-     SELECT ordering_key, handler, "user", event, sent_at, first, last, certain = 1, content,
-       ARRAY(SELECT json_array_elements_text(accounted::json))
-     FROM json_to_recordset($1::text::json) AS old (ordering_key text, handler text, "user" text, event text, sent_at bigint,
-       first bigint, last bigint, certain integer, content text, accounted text)`,
+    `INSERT INTO b24_receiver.own_write (${ownWriteColumns})
+     SELECT ${ownWriteColumns} FROM json_populate_recordset(NULL::b24_receiver.own_write, $1::text::json)`,
     // A write with unreadable subscriptions is left out, so its own change runs the handler.
-    of('own_write').filter(({ accounted }) => readNames(accounted)),
+    of('own_write').flatMap((row) => {
+      const accounted = readNames(row['accounted'])
+      return accounted === undefined ? [] : [{ ...row, webhook_user: row['user'], accounted }]
+    }),
   )
 }

@@ -1,7 +1,8 @@
 import type { Logger } from 'pino'
 import { type Budget, type BudgetDeps, createBudget } from '../../bitrix24/budget.ts'
 import { orAborted } from '../../lib/clock.ts'
-import type { Database, Row } from './session.ts'
+import type { Row } from '../delivery-row.ts'
+import type { Database } from './session.ts'
 
 export interface PgBudgetDeps extends BudgetDeps {
   readonly database: Database
@@ -19,10 +20,10 @@ interface Turns {
 }
 
 /** Milliseconds to wait for the database, and then to go without it. */
-const patience = 5_000
+const databaseTimeoutMs = 5_000
 
 /** Milliseconds. A bucket that is closed for longer was closed before the clock was put back. */
-const longestPenalty = 10_000
+const maxPenaltyMs = 10_000
 
 /**
  * One leaky bucket in Postgres for each portal and all workers, see docs/decisions/0016-one-limit-for-all-workers.md.
@@ -54,7 +55,7 @@ export function openPgBudget({ database, portal, log, now, ...own }: PgBudgetDep
   async function takeTurns(count: number): Promise<Turns> {
     if (clock.now() < aloneUntil) return { count, ms: 0 }
     try {
-      const turns = await orAborted(askForTurns(count), AbortSignal.timeout(patience))
+      const turns = await orAborted(askForTurns(count), AbortSignal.timeout(databaseTimeoutMs))
       isAlone = false
       return turns
     } catch (error) {
@@ -64,7 +65,7 @@ export function openPgBudget({ database, portal, log, now, ...own }: PgBudgetDep
         local.penalise(0)
       }
       isAlone = true
-      aloneUntil = clock.now() + patience
+      aloneUntil = clock.now() + databaseTimeoutMs
       return { count, ms: 0 }
     }
   }
@@ -88,7 +89,7 @@ export function openPgBudget({ database, portal, log, now, ...own }: PgBudgetDep
          FROM given WHERE portal = $1
          RETURNING given.count,
            greatest(0, budget.level - $4) * 1000 / $3::double precision + budget.leaked_at - given.asked_at AS ms`,
-        [portal, count, rate, burst, at(), longestPenalty],
+        [portal, count, rate, burst, at(), maxPenaltyMs],
       )
     const turns = readTurns(await update())
     if (turns) return turns

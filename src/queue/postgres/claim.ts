@@ -1,7 +1,8 @@
-import { isDeletion } from '../../events/catalogue.ts'
+import { coalescedWith, countOf } from '../coalesce.ts'
+import type { Row } from '../delivery-row.ts'
 import type { Wanted } from '../queue.ts'
-import type { Job } from './jobs.ts'
-import type { Row, Session, Transaction } from './session.ts'
+import type { Job, Take } from './jobs.ts'
+import type { Session, Transaction } from './session.ts'
 
 /** What may be claimed now. */
 export interface Plan {
@@ -10,18 +11,18 @@ export interface Plan {
   /** The handler of the first quarantined delivery. */
   readonly quarantined: string | undefined
   /** How many deliveries of each handler to claim, the oldest first. Another worker may claim them sooner. */
-  readonly counts: readonly { readonly handler: string; readonly count: number }[]
+  readonly counts: readonly Take[]
 }
 
-export interface PlanDeps {
-  readonly wanted: readonly Wanted[]
-  readonly limit: number
-  readonly at: number | null
-}
-
-export async function planRuns(session: Session, { wanted, limit, at }: PlanDeps): Promise<Plan> {
+/** @param at Unix milliseconds, or `null` if the database supplies the time */
+export async function planRuns(
+  session: Session,
+  wanted: readonly Wanted[],
+  limit: number,
+  at: number | null,
+): Promise<Plan> {
   const [row] = await session.query('SELECT * FROM b24_receiver.plan_runs($1, $2, $3)', [
-    JSON.stringify(wanted.map(({ handler, limit: most }) => ({ handler, most: Math.max(0, most) }))),
+    JSON.stringify(wanted.map((one) => ({ handler: one.handler, most: Math.max(0, one.limit) }))),
     limit,
     at,
   ])
@@ -49,8 +50,7 @@ export function wakeDue(transaction: Transaction, at: number | null): Promise<re
 
 export interface StartDeps {
   readonly jobs: readonly Job[]
-  /** By handler, see `Wanted`. */
-  readonly coalesce: ReadonlyMap<string, boolean | 'object'>
+  readonly wanted: readonly Wanted[]
   readonly worker: string
   readonly at: number | null
 }
@@ -60,54 +60,39 @@ export interface StartDeps {
  *
  * @returns the deliveries in the order of `head`, the key of the first; for `spent_ms` see `Delivery`
  */
-export async function startRuns(transaction: Transaction, { jobs, coalesce, worker, at }: StartDeps): Promise<Row[]> {
+export async function startRuns(transaction: Transaction, deps: StartDeps): Promise<Row[]> {
+  const { jobs, worker, at } = deps
   if (jobs.length === 0) return []
-  const keys = jobs.map(({ key }) => key)
-  const ids = jobs.map(({ id }) => id)
-  const merging = [...coalesce].flatMap(([handler, how]) => (how === false ? [] : [handler]))
-  const newest = merging.length > 0 ? await mergeLines(transaction, { keys, ids, merging, coalesce, at }) : []
   const rows = await transaction.query('SELECT * FROM b24_receiver.start_runs($1, $2, $3, $4, $5)', [
-    keys,
-    ids,
-    JSON.stringify(newest),
+    jobs.map(({ key }) => key),
+    jobs.map(({ id }) => id),
+    JSON.stringify(await coalesce(transaction, deps)),
     worker,
     at,
   ])
   const again = rows.filter(({ attempts }) => Number(attempts) > 1).map(({ key }) => key)
   // Few deliveries run again. `start_runs` must stay unchanged, because workers of an older version call it too.
-  const spent = again.length > 0 ? await readSpent(transaction, again) : new Map<number, number>()
+  const spent = again.length > 0 ? await readSpent(transaction, again) : new Map<unknown, unknown>()
   return rows
-    .map((row) => ({ ...row, spent_ms: spent.get(Number(row['key'])) ?? 0 }))
-    .sort((a: Row, b: Row) => Number(a['head']) - Number(b['head']))
+    .map((row): Row => ({ ...row, spent_ms: spent.get(row['key']) ?? 0 }))
+    .sort((a, b) => Number(a['head']) - Number(b['head']))
 }
 
-async function readSpent(transaction: Transaction, keys: readonly unknown[]): Promise<ReadonlyMap<number, number>> {
+async function readSpent(transaction: Transaction, keys: readonly unknown[]): Promise<ReadonlyMap<unknown, unknown>> {
   const rows = await transaction.query(
     'SELECT key, spent_ms FROM b24_receiver.delivery WHERE key = ANY($1::bigint[])',
     [keys],
   )
-  return new Map(rows.map((row) => [Number(row['key']), Number(row['spent_ms'])]))
+  return new Map(rows.map((row) => [row['key'], row['spent_ms']]))
 }
 
-interface MergeDeps {
-  readonly keys: readonly number[]
-  readonly ids: readonly string[]
-  readonly merging: readonly string[]
-  readonly coalesce: ReadonlyMap<string, boolean | 'object'>
-  readonly at: number | null
-}
-
-interface Merged {
-  readonly head: number
-  readonly key: number
-  readonly coalesced: number
-}
-
-/** Coalesces each head with the deliveries that wait behind it. The newest of them replaces the head. */
-async function mergeLines(
+/** Coalesces each head with the deliveries that wait behind it. Returns the newest of them, which replaces the head. */
+async function coalesce(
   transaction: Transaction,
-  { keys, ids, merging, coalesce, at }: MergeDeps,
-): Promise<Merged[]> {
+  { jobs, wanted, at }: StartDeps,
+): Promise<{ readonly head: number; readonly key: number; readonly coalesced: number }[]> {
+  const how = new Map(wanted.flatMap((one) => (one.coalesce === false ? [] : [[one.handler, one.coalesce]])))
+  if (how.size === 0) return []
   const lines = await transaction.query(
     `SELECT head.key AS head, head.handler, head.name AS first, head.coalesced AS standing, behind.key, behind.name,
        behind.run, behind.coalesced
@@ -118,27 +103,18 @@ async function mergeLines(
      WHERE head.handler = ANY($3) AND head.run = 1
      ORDER BY behind.key
      FOR UPDATE`,
-    [keys, ids, merging],
+    [jobs.map(({ key }) => key), jobs.map(({ id }) => id), [...how.keys()]],
   )
-  const merged: Merged[] = []
+  const newest: { head: number; key: number; coalesced: number }[] = []
   const older: { key: number; into: number }[] = []
   for (const [head, behind] of Map.groupBy(lines, (row) => Number(row['head']))) {
-    const [line] = behind
-    const isOfOneName = coalesce.get(String(line?.['handler'])) === true
-    // A later event must not overtake an event of another name. A replay comes last in its ordering key but is not the
-    // newest: coalescing into it would count later events as done.
-    const end = behind.findIndex(({ name, run }, at) => {
-      // A later event must not replace a deletion: the handler may learn of the deleted record from no other event.
-      const before = String(at === 0 ? line?.['first'] : behind[at - 1]?.['name'])
-      const isAfterDeletion = isDeletion(before) && !isDeletion(String(name))
-      return run !== 1 || isAfterDeletion || (isOfOneName && name !== line?.['first'])
-    })
-    const one = end === -1 ? behind : behind.slice(0, end)
-    const key = Number(one.at(-1)?.['key'] ?? head)
+    const [{ handler, first, standing } = {} as Row] = behind
+    const joined = coalescedWith({ name: first, run: 1 }, behind, how.get(String(handler)) ?? false)
+    const keys = [head, ...joined.map((row) => Number(row['key']))]
+    const key = keys.pop() ?? head
     if (key === head) continue
-    const coalesced = one.reduce((sum, row) => sum + Number(row['coalesced']), Number(line?.['standing']))
-    merged.push({ head, key, coalesced })
-    older.push(...[head, ...one.slice(0, -1).map((row) => Number(row['key']))].map((old) => ({ key: old, into: key })))
+    newest.push({ head, key, coalesced: Number(standing) + countOf(joined) })
+    older.push(...keys.map((old) => ({ key: old, into: key })))
   }
   if (older.length > 0)
     await transaction.query(
@@ -147,5 +123,5 @@ async function mergeLines(
        FROM json_to_recordset($1::text::json) AS older (key bigint, "into" bigint) WHERE one.key = older.key`,
       [JSON.stringify(older), at],
     )
-  return merged
+  return newest
 }

@@ -2,11 +2,12 @@ import type { EventEmitter } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Db, PgBoss } from 'pg-boss'
 import type { Logger } from 'pino'
+import type { Row } from '../delivery-row.ts'
 import { isConflict, isConnectionLimit, type Ownership, reasonOf } from './errors.ts'
 import { createListener, type Listener } from './listener.ts'
 import { bossSchema, checkVersion, migrate, refuseForeign } from './schema.ts'
 import { inspectServer } from './server.ts'
-import type { Database, Row } from './session.ts'
+import type { Database } from './session.ts'
 
 export interface DatabaseDeps {
   readonly url: string
@@ -22,10 +23,10 @@ export interface DatabaseDeps {
 const connections = 4
 
 /** Milliseconds, like all of these. A database that does not answer for this long counts as gone. */
-const longestQuery = 60_000
-const longestConnect = 5_000
-const shortestPause = 100
-const longestPause = 5_000
+const queryTimeoutMs = 60_000
+const connectTimeoutMs = 5_000
+const minPauseMs = 100
+const maxPauseMs = 5_000
 /** An answer that takes longer than this is logged, though it may still come. */
 const silenceMs = 10_000
 
@@ -53,8 +54,8 @@ export function createDatabase({ url, log, onTrouble = () => undefined }: Databa
   const connection = {
     connectionString: url,
     application_name: 'b24-receiver',
-    connectionTimeoutMillis: longestConnect,
-    query_timeout: longestQuery,
+    connectionTimeoutMillis: connectTimeoutMs,
+    query_timeout: queryTimeoutMs,
     keepAlive: true,
     // An answer and the server's final error may arrive in one packet, before pg-boss listens for errors of the
     // connection. Without this listener the error would end the process. The next user of the connection gets the error
@@ -76,16 +77,16 @@ export function createDatabase({ url, log, onTrouble = () => undefined }: Databa
   // The call that failed reports the error as well.
   boss.on('error', ({ message }) => log.debug({ reason: message }, 'the database'))
   const db = boss.getDb()
-  const hurried = new AbortController()
+  const failingFast = new AbortController()
   let trouble: string | undefined
   let listener: Listener | undefined
   let ownership: Ownership | undefined
   /** Calls that failed or have no answer yet. The trouble is over when this set is empty. */
   const troubled = new Set<symbol>()
   let answeredAt = Number.NEGATIVE_INFINITY
-  let isLimitTold = false
+  let isLimitLogged = false
 
-  function tell(reason: string | undefined): void {
+  function report(reason: string | undefined): void {
     if (reason === trouble) return
     trouble = reason
     if (reason === undefined) log.info('the database is back')
@@ -94,15 +95,15 @@ export function createDatabase({ url, log, onTrouble = () => undefined }: Databa
   }
 
   /** A process works with some of its connections, so an error for each missing one would be wrong. */
-  function tellLimit(reason: string): void {
-    if (!isLimitTold) log.warn({ reason }, 'fewer connections than a process takes: it goes on with those it has')
-    isLimitTold = true
+  function logLimit(reason: string): void {
+    if (!isLimitLogged) log.warn({ reason }, 'fewer connections than a process takes: it goes on with those it has')
+    isLimitLogged = true
   }
 
   async function watched<T>(call: symbol, work: () => Promise<T>): Promise<T> {
     const timer = setTimeout(() => {
       troubled.add(call)
-      tell(
+      report(
         `no answer for ${silenceMs / 1_000} s: it is frozen or cannot be reached, or PgBouncer's pool is smaller than what all processes take (docs/scaling.md)`,
       )
     }, silenceMs)
@@ -150,30 +151,34 @@ export function createDatabase({ url, log, onTrouble = () => undefined }: Databa
     async persist(work) {
       const call = Symbol('call')
       try {
-        for (let pause = shortestPause; ; pause = Math.min(2 * pause, longestPause)) {
+        for (let pauseMs = minPauseMs; ; pauseMs = Math.min(2 * pauseMs, maxPauseMs)) {
           try {
             const result = await watched(call, work)
             answeredAt = performance.now()
             troubled.delete(call)
-            if (troubled.size === 0) tell(undefined)
+            if (troubled.size === 0) report(undefined)
             return result
           } catch (error) {
             const reason = reasonOf(error, ownership)
             if (reason === undefined) throw error
-            if (hurried.signal.aborted) throw new Error(reason, { cause: error })
-            if (isConnectionLimit(error) && performance.now() - answeredAt < silenceMs) tellLimit(reason)
+            if (failingFast.signal.aborted) throw new Error(reason, { cause: error })
+            if (isConnectionLimit(error) && performance.now() - answeredAt < silenceMs) logLimit(reason)
             else if (!isConflict(error)) {
               troubled.add(call)
-              tell(reason)
+              report(reason)
             }
           }
-          await sleep(pause, undefined, { signal: hurried.signal })
+          await sleep(pauseMs, undefined, { signal: failingFast.signal })
         }
       } finally {
         troubled.delete(call)
       }
     },
-    failFast: () => hurried.abort(),
+    persistent: {
+      query: (text, values) => database.persist(() => database.query(text, values)),
+      transaction: (work) => database.persist(() => database.transaction(work)),
+    },
+    failFast: () => failingFast.abort(),
     listen(channel, heard) {
       listener = createListener({ config: connection, channel, heard, log })
     },

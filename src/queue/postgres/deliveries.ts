@@ -1,15 +1,14 @@
 import { pino } from 'pino'
-import type { JournalledEvent } from '../../events/event.ts'
-import type { Deliveries, DeliveryRecord } from '../deliveries.ts'
+import type { Deliveries } from '../deliveries.ts'
+import { isSelected, keptBytesOf, keptEventOf, toFailure, toRecord, toRedelivery } from '../delivery-row.ts'
 import type { NewDelivery } from '../queue.ts'
-import { eventIn, readNames, readOrderingKey, readStoredEvent, type Stored } from '../stored.ts'
 import { createDatabase } from './database.ts'
 import { erasePg, rowsAbout } from './erase.ts'
 import { createJobs } from './jobs.ts'
 import { addDeliveries } from './ordering.ts'
 import { channel } from './queue.ts'
-import { readPosition, readState } from './schema.ts'
-import type { Row, Transaction } from './session.ts'
+import { readHandlers, readPosition, readState } from './schema.ts'
+import type { Transaction } from './session.ts'
 
 export interface PgDeliveriesDeps {
   readonly url: string
@@ -24,7 +23,7 @@ export interface PgDeliveriesDeps {
 }
 
 /** Deliveries per statement. */
-const atOnce = 1_000
+const maxPerStatement = 1_000
 
 /**
  * The deliveries in Postgres, for tools. Receivers and workers may run meanwhile.
@@ -84,7 +83,7 @@ export async function openPgDeliveries({ url, mode, receiver, heartbeat, now }: 
       await transaction.query('SELECT FROM b24_receiver.handler WHERE name = $1 FOR UPDATE', [handler])
       const gone = await transaction.query(
         `DELETE FROM b24_receiver.delivery WHERE key IN (
-           SELECT key FROM b24_receiver.delivery WHERE handler = $1 AND state <> 'running' ORDER BY key LIMIT ${atOnce})
+           SELECT key FROM b24_receiver.delivery WHERE handler = $1 AND state <> 'running' ORDER BY key LIMIT ${maxPerStatement})
          AND state <> 'running' RETURNING job`,
         [handler],
       )
@@ -99,7 +98,7 @@ export async function openPgDeliveries({ url, mode, receiver, heartbeat, now }: 
         transaction,
         leases.map(({ job }) => jobs.addressOf(handler, String(job))),
       )
-      if (gone.length === atOnce) return true
+      if (gone.length === maxPerStatement) return true
       for (const table of ['own_write', 'own_run', 'snapshot'])
         await transaction.query(`DELETE FROM b24_receiver.${table} WHERE handler = $1`, [handler])
       await transaction.query('DELETE FROM b24_receiver.handler WHERE name = $1', [handler])
@@ -112,66 +111,25 @@ export async function openPgDeliveries({ url, mode, receiver, heartbeat, now }: 
       [id],
     )
 
+  const deliveriesWhere = (condition: string, values?: readonly unknown[]) =>
+    database.query(`SELECT * FROM b24_receiver.delivery WHERE ${condition}`, values)
+
   return {
     position: () => readPosition(database, receiver),
     state: () => readState(database),
-    async handlers() {
-      const rows = await database.query(`
-        SELECT known.*,
-          (SELECT count(*) FROM b24_receiver.delivery
-           WHERE handler = known.name AND state IN ('blocked', 'ready', 'running', 'waiting')) AS pending,
-          (SELECT count(*) FROM b24_receiver.delivery WHERE handler = known.name AND state = 'dead') AS dead
-        FROM b24_receiver.handler AS known ORDER BY known.name COLLATE "C"`)
-      return rows.map((row) => {
-        return {
-          name: String(row['name']),
-          events: readNames(row['events']),
-          order: row['ordered'] === 'none' ? ('none' as const) : ('object' as const),
-          debounce: Number(row['debounce']),
-          loadedAt: Number(row['loaded_at']),
-          pending: Number(row['pending']),
-          dead: Number(row['dead']),
-        }
-      })
-    },
-    async ofEvent(id) {
-      const rows = await database.query('SELECT * FROM b24_receiver.delivery WHERE event_id = $1 ORDER BY key', [id])
-      return rows.map(toRecord)
-    },
-    async ofKey(key) {
-      const [row] = await database.query('SELECT * FROM b24_receiver.delivery WHERE key = $1', [key])
-      return row && toRecord(row)
-    },
-    async keptEvent(id) {
-      const rows = await keptOf(id)
-      return rows.flatMap((row) => readableOf(row) ?? [])[0]
-    },
-    async keptBytes(id) {
-      const rows = await keptOf(id)
-      // If there are several rows, the unreadable one is of interest.
-      const row = rows.find((one) => readableOf(one) === undefined) ?? rows[0]
-      return row?.['bytes'] instanceof Uint8Array ? row['bytes'] : undefined
-    },
+    handlers: () => readHandlers(database),
+    ofEvent: async (id) => (await deliveriesWhere('event_id = $1 ORDER BY key', [id])).map(toRecord),
+    ofKey: async (key) => (await deliveriesWhere('key = $1', [key])).map(toRecord)[0],
+    keptEvent: async (id) => keptEventOf(await keptOf(id)),
+    keptBytes: async (id) => keptBytesOf(await keptOf(id)),
     async failures({ key }) {
-      const rows = await database.query(
-        'SELECT attempt, at, error FROM b24_receiver.failure WHERE delivery = $1 ORDER BY at, attempt',
-        [key],
-      )
-      return rows.map((row) => ({
-        attempt: Number(row['attempt']),
-        at: Number(row['at']),
-        error: String(row['error']),
-      }))
+      const rows = await database.query('SELECT * FROM b24_receiver.failure WHERE delivery = $1 ORDER BY at, attempt', [
+        key,
+      ])
+      return rows.map(toFailure)
     },
-    async dead({ handler, events, object }) {
-      const rows = await database.query(
-        `SELECT * FROM b24_receiver.delivery
-         WHERE state = 'dead' AND ($1::text IS NULL OR handler = $1) AND ($2::text[] IS NULL OR event_id = ANY($2))
-         ORDER BY key`,
-        [handler ?? null, events ?? null],
-      )
-      return rows.map(toRecord).filter((one) => object === undefined || one.object === object)
-    },
+    dead: async (selection) =>
+      (await deliveriesWhere("state = 'dead' ORDER BY key")).map(toRecord).filter(isSelected(selection)),
     retry: (dead) =>
       database.transaction(async (transaction) => {
         const rows = await transaction.query(
@@ -181,11 +139,8 @@ export async function openPgDeliveries({ url, mode, receiver, heartbeat, now }: 
         const again = await withRuns(
           transaction,
           rows.flatMap((row) => {
-            const event = readableOf(row)
-            if (event === undefined) return []
-            const order = row['ordering_key'] === null ? ('none' as const) : ('object' as const)
-            const [key, segment] = [Number(row['key']), Number(row['segment'])]
-            return [{ key, handler: String(row['handler']), event, segment, order, debounce: 0 }]
+            const delivery = toRedelivery(row)
+            return delivery === undefined ? [] : [{ ...delivery, key: Number(row['key']) }]
           }),
         )
         await add(transaction, again)
@@ -220,45 +175,4 @@ export async function openPgDeliveries({ url, mode, receiver, heartbeat, now }: 
     erase: (about) => erasePg({ database, jobs, about, at: at() }),
     close: () => database.close(),
   }
-}
-
-function toRecord(row: Row): DeliveryRecord {
-  const stored = storedOf(row)
-  return {
-    key: Number(row['key']),
-    handler: String(row['handler']),
-    event: String(row['event_id']),
-    name: String(row['name']),
-    object: stored && 'event' in stored ? stored.event.object : readOrderingKey(row['ordering_key'])[1],
-    run: Number(row['run']),
-    state: row['state'] as DeliveryRecord['state'],
-    postponed: row['postponed'] === true,
-    attempts: Number(row['attempts']),
-    createdAt: Number(row['created_at']),
-    firstRunAt: numberOf(row['first_run_at']),
-    due: numberOf(row['due']),
-    endedAt: numberOf(row['ended_at']),
-    error: typeof row['error'] === 'string' ? row['error'] : undefined,
-    coalescedInto: numberOf(row['coalesced_into']),
-    unreadable: stored && 'unreadable' in stored ? stored.unreadable : undefined,
-  }
-}
-
-/** Returns `undefined` if no event is stored, as for a finished delivery. */
-function storedOf(row: Row): Stored | undefined {
-  const { event = null } = row
-  if (event === null) return undefined
-  const orderingKey = typeof row['ordering_key'] === 'string' ? row['ordering_key'] : null
-  const read = eventIn(event)
-  if (read) return { event: read }
-  return readStoredEvent(event, { id: String(row['event_id']), name: String(row['name']), orderingKey })
-}
-
-function readableOf(row: Row): JournalledEvent | undefined {
-  const stored = storedOf(row)
-  return stored && 'event' in stored ? stored.event : undefined
-}
-
-function numberOf(value: unknown): number | undefined {
-  return value === null || value === undefined ? undefined : Number(value)
 }

@@ -1,9 +1,7 @@
 import { existsSync } from 'node:fs'
-import { misfitOf } from '../../journal/fit.ts'
 import { oldest } from '../../journal/position.ts'
-
 import { isJournalEmpty } from '../../journal/segments.ts'
-import type { Engine, EngineDeps } from '../engine.ts'
+import { type Engine, type EngineDeps, findStart } from '../engine.ts'
 import { heartbeatOf, initIdentity, markKnown } from '../identity.ts'
 import { queuePath } from '../sqlite/queue.ts'
 import { openPgBudget } from './budget.ts'
@@ -37,16 +35,13 @@ export async function openPostgresEngine({
     async startPosition() {
       if (existsSync(queuePath(dataDir)))
         return { lost: `${queuePath(dataDir)} still has the deliveries: run "b24-receiver migrate postgres" first` }
-      const position = identity.isNew ? undefined : await queue.position()
-      const misfit = position && (await misfitOf(dataDir, position))
-      if (position && misfit === undefined) return { from: position }
-      if (identity.isNew || (await isJournalEmpty(dataDir))) {
-        await queue.add([], oldest)
-        markKnown(dataDir, identity)
-        return { from: oldest }
-      }
-      if (misfit) return { lost: `the position in the database does not fit the journal: ${misfit}` }
-      return { lost: 'the database does not say how far the journal was followed: it was lost, or the journal was' }
+      const start = await findStart({ queue, dataDir, isNew: identity.isNew }, (misfit) =>
+        misfit
+          ? `the position in the database does not fit the journal: ${misfit}`
+          : 'the database does not say how far the journal was followed: it was lost, or the journal was',
+      )
+      if ('from' in start && start.from === oldest) markKnown(dataDir, identity)
+      return start
     },
     async close() {
       await queue.close()

@@ -1,8 +1,10 @@
-import { type ObjectSelection, RunNotEnded } from '../deliveries.ts'
+import type { ObjectSelection } from '../deliveries.ts'
+import { planErasure, type Row } from '../delivery-row.ts'
 import { isAbout, isOrderingKeyOf, needlesOf } from '../stored.ts'
 import type { Jobs } from './jobs.ts'
+import { lockOrderingKeys } from './ordering.ts'
 import { channel } from './queue.ts'
-import type { Database, Row, Session } from './session.ts'
+import type { Database, Session } from './session.ts'
 
 export interface ErasePgDeps {
   readonly database: Database
@@ -27,29 +29,28 @@ export async function rowsAbout(session: Session, about: ObjectSelection): Promi
  */
 export async function erasePg({ database, jobs, about, at }: ErasePgDeps): Promise<number> {
   const count = await database.transaction(async (transaction) => {
-    const laned = (await rowsAbout(transaction, about)).filter(({ ordering_key }) => ordering_key !== null)
-    await transaction.query(
-      "SELECT b24_receiver.lock_ordering_keys((SELECT array_agg(handler || ' ' || ordering_key) FROM unnest($1::text[], $2::text[]) AS one (handler, ordering_key)))",
-      [laned.map(({ handler }) => handler), laned.map(({ ordering_key }) => ordering_key)],
+    await lockOrderingKeys(
+      transaction,
+      (await rowsAbout(transaction, about)).map((row) => ({
+        handler: String(row['handler']),
+        orderingKey: typeof row['ordering_key'] === 'string' ? row['ordering_key'] : null,
+      })),
     )
     const keys = (await rowsAbout(transaction, about)).map(({ key }) => key)
     const rows = await transaction.query(
       'SELECT * FROM b24_receiver.delivery WHERE key = ANY($1::bigint[]) ORDER BY key FOR UPDATE',
       [keys],
     )
-    const running = rows.find(({ state }) => state === 'running')
-    if (running) throw new RunNotEnded({ handler: String(running['handler']), event: String(running['event_id']) })
-    const ended = rows.filter(({ state }) => state === 'done' || state === 'coalesced')
-    const dropped = rows.filter((row) => !ended.includes(row))
+    const { kept, dropped } = planErasure(rows, false)
     const keysOf = (some: readonly Row[]) => some.map(({ key }) => key)
     await transaction.query('DELETE FROM b24_receiver.delivery WHERE key = ANY($1::bigint[])', [keysOf(dropped)])
     await jobs.remove(
       transaction,
       dropped.filter(({ job }) => job !== null).map(({ handler, job }) => jobs.addressOf(String(handler), String(job))),
     )
-    await transaction.query('DELETE FROM b24_receiver.failure WHERE delivery = ANY($1::bigint[])', [keysOf(ended)])
+    await transaction.query('DELETE FROM b24_receiver.failure WHERE delivery = ANY($1::bigint[])', [keysOf(kept)])
     await transaction.query('UPDATE b24_receiver.delivery SET error = NULL WHERE key = ANY($1::bigint[])', [
-      keysOf(ended),
+      keysOf(kept),
     ])
     for (const table of ['snapshot', 'own_write']) {
       const found = await transaction.query(

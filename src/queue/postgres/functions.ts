@@ -1,8 +1,4 @@
-/**
- * The maximum delay of a debounced delivery, as a multiple of `debounce`, so that an endless burst cannot delay its
- * first event forever.
- */
-const maxDebounce = 10
+import { maxDebounce } from '../coalesce.ts'
 
 /**
  * Planning these statements takes longer than running them, so each connection plans each statement once. The tables
@@ -16,8 +12,8 @@ const plannedOnce = 'LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan S
  * All changes of deliveries, as functions in Postgres: one call replaces several statements that would each be planned
  * again.
  *
- * `told` is an array of objects. `given` is the time in tests, otherwise NULL. A change here needs a new version of the
- * schema, which runs all of this again.
+ * `input` is an array of objects. `given` is the time in tests, otherwise NULL. A change here needs a new version of the
+ * schema, which drops these functions and runs all of this again.
  */
 export const functions = `
 -- A fixed lock order prevents deadlocks.
@@ -67,7 +63,7 @@ BEGIN
 END $$;
 
 -- Adds new deliveries, and skips existing ones. Returns deliveries that may run now.
-CREATE OR REPLACE FUNCTION b24_receiver.add_deliveries(told json, journal text, given bigint)
+CREATE OR REPLACE FUNCTION b24_receiver.add_deliveries(input json, journal text, given bigint)
 RETURNS TABLE (handler text, key bigint, job uuid, quarantined boolean) ${plannedOnce} AS $$
 #variable_conflict use_column
 DECLARE
@@ -77,7 +73,7 @@ DECLARE
   ordering_key text;
 BEGIN
   PERFORM b24_receiver.lock_ordering_keys(array_agg(handler || ' ' || ordering_key))
-  FROM json_to_recordset(told) AS new (handler text, ordering_key text);
+  FROM json_to_recordset(input) AS new (handler text, ordering_key text);
   FOR handler, ordering_key, key, job, quarantined IN
     INSERT INTO b24_receiver.delivery
       (event_id, handler, run, ordering_key, name, event, receiver, segment, debounce, created_at, state, since, due, job)
@@ -86,7 +82,7 @@ BEGIN
       CASE WHEN ordering_key IS NULL AND debounce > 0 THEN now END,
       CASE WHEN ordering_key IS NULL AND debounce > 0 THEN now + debounce END,
       CASE WHEN ordering_key IS NULL AND debounce = 0 THEN gen_random_uuid() END
-    FROM ROWS FROM (json_to_recordset(told) AS
+    FROM ROWS FROM (json_to_recordset(input) AS
       (id text, handler text, run integer, ordering_key text, name text, event text, segment bigint, debounce bigint))
       WITH ORDINALITY AS new (id, handler, run, ordering_key, name, event, segment, debounce, place)
     ORDER BY place
@@ -106,27 +102,27 @@ BEGIN
   SET since = now, due = least(now + debounce, created_at + ${maxDebounce} * debounce)
   FROM (SELECT DISTINCT handler, ordering_key FROM unnest(handlers, ordering_keys) AS one (handler, ordering_key)) AS touched
   CROSS JOIN LATERAL (
-    SELECT key, due, state = 'waiting' AND attempts = 0 AND NOT postponed AS settles FROM b24_receiver.delivery
+    SELECT key, due, state = 'waiting' AND attempts = 0 AND NOT postponed AS is_debounced FROM b24_receiver.delivery
     WHERE handler = touched.handler AND ordering_key = touched.ordering_key AND state IN ('ready', 'running', 'waiting') LIMIT 1
   ) AS standing
-  WHERE standing.settles AND head.key = standing.key AND head.due = standing.due;
+  WHERE standing.is_debounced AND head.key = standing.key AND head.due = standing.due;
   RETURN QUERY SELECT * FROM b24_receiver.promote(handlers, ordering_keys, given);
 END $$;
 
 -- Returns how many deliveries of each handler may run now, the oldest first; whether a waiting delivery is due; and the
 -- handler of the first quarantined delivery.
-CREATE OR REPLACE FUNCTION b24_receiver.plan_runs(told json, most integer, given bigint)
+CREATE OR REPLACE FUNCTION b24_receiver.plan_runs(input json, max_count integer, given bigint)
 RETURNS TABLE (is_due boolean, quarantined text, counts json) ${plannedOnce} AS $$
 #variable_conflict use_column
 DECLARE
   now bigint := b24_receiver.at(given);
 BEGIN
-  RETURN QUERY WITH wanted AS (SELECT * FROM json_to_recordset(told) AS one (handler text, most integer)),
+  RETURN QUERY WITH wanted AS (SELECT * FROM json_to_recordset(input) AS one (handler text, most integer)),
   ready AS (
     SELECT one.handler FROM wanted CROSS JOIN LATERAL (
       SELECT handler, key FROM b24_receiver.delivery
       WHERE state = 'ready' AND NOT quarantined AND handler = wanted.handler ORDER BY key LIMIT wanted.most
-    ) AS one ORDER BY one.key LIMIT plan_runs.most
+    ) AS one ORDER BY one.key LIMIT max_count
   )
   SELECT
     coalesce((SELECT due FROM b24_receiver.delivery WHERE state = 'waiting' ORDER BY due LIMIT 1) <= now, false)
@@ -144,9 +140,9 @@ BEGIN
   RETURN (SELECT due FROM b24_receiver.delivery WHERE state = 'waiting' ORDER BY due LIMIT 1) - b24_receiver.at(given);
 END $$;
 
--- Starts the runs of the deliveries whose jobs were taken, or of those that they were coalesced into. told is [{head,
+-- Starts the runs of the deliveries whose jobs were taken, or of those that they were coalesced into. input is [{head,
 -- key, coalesced}].
-CREATE OR REPLACE FUNCTION b24_receiver.start_runs(keys bigint[], jobs uuid[], told json, who text, given bigint)
+CREATE OR REPLACE FUNCTION b24_receiver.start_runs(keys bigint[], jobs uuid[], input json, who text, given bigint)
 RETURNS TABLE (key bigint, handler text, event text, attempts integer, coalesced integer, quarantined boolean, job uuid,
   head bigint, age bigint) ${plannedOnce} AS $$
 #variable_conflict use_column
@@ -160,15 +156,15 @@ BEGIN
   FROM unnest(keys, jobs) AS taken (head, job)
   JOIN b24_receiver.delivery AS head
     ON head.key = taken.head AND head.job = taken.job AND head.state IN ('ready', 'coalesced')
-  LEFT JOIN json_to_recordset(told) AS merged (head bigint, key bigint, coalesced integer) ON merged.head = head.key
+  LEFT JOIN json_to_recordset(input) AS merged (head bigint, key bigint, coalesced integer) ON merged.head = head.key
   WHERE one.key = coalesce(merged.key, head.key)
   RETURNING one.key, one.handler, one.event, one.attempts, one.coalesced, one.quarantined, one.job,
     head.key, now - one.first_run_at;
 END $$;
 
--- Ends runs that are still ours. told is [{key, job, handler, ordering_key, how, delay, alone, error, attempt}].
+-- Ends runs that are still ours. input is [{key, job, handler, ordering_key, how, delay, alone, error, attempt}].
 -- Returns each ended run as ended, and the deliveries that may run now, which have a job.
-CREATE OR REPLACE FUNCTION b24_receiver.end_runs(told json, who text, given bigint)
+CREATE OR REPLACE FUNCTION b24_receiver.end_runs(input json, who text, given bigint)
 RETURNS TABLE (ended boolean, handler text, key bigint, job uuid, quarantined boolean) ${plannedOnce} AS $$
 #variable_conflict use_column
 DECLARE
@@ -179,7 +175,7 @@ DECLARE
   how text;
 BEGIN
   PERFORM b24_receiver.lock_ordering_keys(array_agg(handler || ' ' || ordering_key))
-  FROM json_to_recordset(told) AS one (handler text, ordering_key text, how text) WHERE how IN ('done', 'dead');
+  FROM json_to_recordset(input) AS one (handler text, ordering_key text, how text) WHERE how IN ('done', 'dead');
   ended := true;
   FOR handler, ordering_key, key, job, quarantined, how IN
     WITH ended AS (
@@ -196,7 +192,7 @@ BEGIN
         event = CASE WHEN how <> 'done' THEN event END,
         job = CASE how WHEN 'released' THEN gen_random_uuid() END,
         worker = NULL
-      FROM json_to_recordset(told)
+      FROM json_to_recordset(input)
         AS run (key bigint, job uuid, how text, delay bigint, alone boolean, error text, attempt integer)
       WHERE one.key = run.key AND one.job = run.job AND one.state = 'running' AND one.worker = who
       RETURNING handler, ordering_key, one.key, one.job, quarantined, how, run.error, attempt

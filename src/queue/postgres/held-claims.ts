@@ -1,7 +1,8 @@
 import type { Logger } from 'pino'
+import type { Row } from '../delivery-row.ts'
 import { monitorInterval } from './database.ts'
 import type { Job, Jobs } from './jobs.ts'
-import type { Database, Row, Transaction } from './session.ts'
+import type { Database, Transaction } from './session.ts'
 
 export interface ClaimsDeps {
   readonly database: Database
@@ -18,21 +19,6 @@ export interface Claim extends Job {
   readonly quarantined: boolean
 }
 
-/** The claims of this process, and their heartbeat. */
-export interface Claims {
-  readonly held: Map<number, Claim>
-  /** Starts the heartbeat and the search for dead processes. Calls back after each search. */
-  start(looked: () => void): void
-  /**
-   * Takes over the deliveries of a dead process. If the process ran only one, this process claims and returns it. If it
-   * ran several, each is ready again and quarantined. Returns `undefined` if no other process died.
-   */
-  takeOver(transaction: Transaction): Promise<Row | undefined>
-  /** Releases claims that this process does not know of because the answer was lost. */
-  reconcile(transaction: Transaction): Promise<void>
-  stop(): void
-}
-
 /** Milliseconds. */
 const beatInterval = 2_000
 
@@ -42,26 +28,27 @@ const beatInterval = 2_000
  */
 const certainBeats = 3
 
-export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsDeps): Claims {
+/** The claims of this process, and their heartbeat. */
+export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsDeps) {
   const held = new Map<number, Claim>()
   let timer: NodeJS.Timeout | undefined
   let beats = 0
-  let lookedAt = 0
+  let checkedAt = 0
 
-  async function beat(looked: () => void): Promise<void> {
+  async function beat(onChecked: () => void): Promise<void> {
     try {
       await jobs.beat([...held.values()])
       // After a start of the database, the other processes need time for a heartbeat.
-      const [database_] = await database.query(
-        "SELECT pg_postmaster_start_time() < now() - $1 * interval '1 millisecond' AS settled",
+      const [server] = await database.query(
+        "SELECT pg_postmaster_start_time() < now() - $1 * interval '1 millisecond' AS is_up",
         [heartbeat],
       )
       beats++
       const now = performance.now()
-      if (beats < certainBeats || database_?.['settled'] !== true || now - lookedAt < monitorInterval) return
-      lookedAt = now
+      if (beats < certainBeats || server?.['is_up'] !== true || now - checkedAt < monitorInterval) return
+      checkedAt = now
       await jobs.lapse()
-      looked()
+      onChecked()
     } catch (error) {
       // Calls that need the database report the error themselves. The next heartbeat follows soon.
       beats = 0
@@ -104,13 +91,18 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsD
 
   return {
     held,
-    start(looked) {
+    /** Starts the heartbeat and the search for dead processes. Calls back after each search. */
+    start(onChecked: () => void): void {
       let last = Promise.resolve()
       timer = setInterval(() => {
-        last = last.then(() => beat(looked))
+        last = last.then(() => beat(onChecked))
       }, beatInterval)
     },
-    async takeOver(transaction) {
+    /**
+     * Takes over the deliveries of a dead process. If the process ran only one, this process claims and returns it. If
+     * it ran several, each is ready again and quarantined. Returns `undefined` if no other process died.
+     */
+    async takeOver(transaction: Transaction): Promise<Row | undefined> {
       // Running deliveries with our name that we do not know of belong to the previous process of this name.
       const before = await runningOf(transaction, worker)
       const [only] = before
@@ -153,11 +145,12 @@ export function createClaims({ database, jobs, worker, heartbeat, log }: ClaimsD
         }
       }
     },
-    async reconcile(transaction) {
+    /** Releases claims that this process does not know of because the answer was lost. */
+    async reconcile(transaction: Transaction): Promise<void> {
       const unknown = await runningOf(transaction, worker)
       if (unknown.length > 0) await giveBack(transaction, unknown, false)
     },
-    stop() {
+    stop(): void {
       clearInterval(timer)
     },
   }

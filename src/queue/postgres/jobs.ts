@@ -1,4 +1,5 @@
-import type { Database, Row, Transaction } from './session.ts'
+import type { Row } from '../delivery-row.ts'
+import type { Database, Transaction } from './session.ts'
 
 /** The place of a job in pg-boss. */
 interface Address {
@@ -20,28 +21,14 @@ export interface LapsedJob extends Job {
   readonly lapsed: Address
 }
 
-/**
- * Jobs are leases: one for each delivery that is ready or runs, in one queue per handler. pg-boss gives a job to
- * exactly one process, and takes it away when that process is dead. A delivery that waits behind another, for its retry
- * or for quiet has no job.
- */
-export interface Jobs {
-  /** @param ready rows of the statement that made the deliveries ready: `handler`, `key`, `job` and `quarantined` */
-  issue(transaction: Transaction, ready: readonly Row[]): Promise<void>
-  take(transaction: Transaction, wanted: { handler: string; count: number; quarantined?: boolean }): Promise<Job[]>
-  takeLapsed(transaction: Transaction): Promise<LapsedJob | undefined>
-  /** Makes the job available to the next process that asks. */
-  putBack(transaction: Transaction, job: LapsedJob): Promise<void>
-  /** Whether a process that is not known to be dead has one of these jobs. */
-  areActive(transaction: Transaction, jobs: readonly Address[]): Promise<boolean>
-  remove(transaction: Transaction, jobs: readonly Address[]): Promise<void>
-  /** The place of the job of a delivery that is ready or runs. */
-  addressOf(handler: string, id: string): Address
-  /** Keeps the jobs from lapsing. */
-  beat(jobs: readonly Job[]): Promise<void>
-  /** Takes jobs away from processes without a heartbeat. */
-  lapse(): Promise<void>
+/** How many jobs of a handler to take. */
+export interface Take {
+  readonly handler: string
+  readonly count: number
+  readonly quarantined?: boolean
 }
+
+export type Jobs = ReturnType<typeof createJobs>
 
 /**
  * The queue into which pg-boss moves lapsed jobs. No handler's file can have this name, because it begins with a dot.
@@ -66,8 +53,14 @@ function priorityOf(key: number, isQuarantined: boolean): number {
   return isQuarantined ? 2 ** 30 - rank : -rank
 }
 
-/** @param heartbeat milliseconds without a heartbeat after which a process counts as dead */
-export function createJobs({ boss }: Database, heartbeat: number): Jobs {
+/**
+ * Jobs are leases: one for each delivery that is ready or runs, in one queue per handler. pg-boss gives a job to
+ * exactly one process, and takes it away when that process is dead. A delivery that waits behind another, for its retry
+ * or for quiet has no job.
+ *
+ * @param heartbeat milliseconds without a heartbeat after which a process counts as dead
+ */
+export function createJobs({ boss }: Database, heartbeat: number) {
   const known = new Map<string, Promise<unknown>>()
 
   /** A handler may have any name, but a queue of pg-boss may not. */
@@ -100,7 +93,8 @@ export function createJobs({ boss }: Database, heartbeat: number): Jobs {
   }
 
   return {
-    async issue(transaction, ready) {
+    /** @param ready rows of the statement that made the deliveries ready: `handler`, `key`, `job` and `quarantined` */
+    async issue(transaction: Transaction, ready: readonly Row[]): Promise<void> {
       for (const [handler, rows] of Map.groupBy(ready, ({ handler }) => String(handler))) {
         const queue = await ensure(nameOf(handler))
         const jobs = rows.map(({ key, job, quarantined }) => ({
@@ -117,13 +111,13 @@ export function createJobs({ boss }: Database, heartbeat: number): Jobs {
         await boss.insert(queue, jobs, { db: transaction.db })
       }
     },
-    async take(transaction, { handler, count, quarantined = false }) {
+    async take(transaction: Transaction, { handler, count, quarantined = false }: Take): Promise<Job[]> {
       const queue = await ensure(nameOf(handler))
       const which = quarantined ? { minPriority: 1 } : { maxPriority: 0 }
       const jobs = await boss.fetch<{ key: number }>(queue, { ...which, batchSize: count, db: transaction.db })
       return jobs.map(({ id, retryCount, data }) => ({ queue, id, retryCount, key: data.key }))
     },
-    async takeLapsed(transaction) {
+    async takeLapsed(transaction: Transaction): Promise<LapsedJob | undefined> {
       const queue = await ensure(lapsedQueue)
       const [job] = await boss.fetch<{ key: number }>(queue, { includeMetadata: true, db: transaction.db })
       if (job === undefined) return undefined
@@ -136,17 +130,19 @@ export function createJobs({ boss }: Database, heartbeat: number): Jobs {
         lapsed: { queue: String(sourceName), id: String(sourceId) },
       }
     },
-    async putBack(transaction, { queue, id, retryCount }) {
+    /** Makes the job available to the next process that asks. */
+    async putBack(transaction: Transaction, { queue, id, retryCount }: LapsedJob): Promise<void> {
       await boss.fail(queue, { id, retryCount }, null, { db: transaction.db })
     },
-    async areActive(transaction, jobs) {
+    /** Whether a process that is not known to be dead has one of these jobs. */
+    async areActive(transaction: Transaction, jobs: readonly Address[]): Promise<boolean> {
       for (const { queue, id } of jobs) {
         const [job] = await boss.findJobs(await ensure(queue), { id, db: transaction.db })
         if (job?.state === 'active') return true
       }
       return false
     },
-    async remove(transaction, jobs) {
+    async remove(transaction: Transaction, jobs: readonly Address[]): Promise<void> {
       for (const [queue, ofQueue] of Map.groupBy(jobs, ({ queue }) => queue))
         await boss.deleteJob(
           await ensure(queue),
@@ -154,14 +150,17 @@ export function createJobs({ boss }: Database, heartbeat: number): Jobs {
           { db: transaction.db },
         )
     },
-    addressOf: (handler, id) => ({ queue: nameOf(handler), id }),
-    async beat(jobs) {
+    /** The place of the job of a delivery that is ready or runs. */
+    addressOf: (handler: string, id: string): Address => ({ queue: nameOf(handler), id }),
+    /** Keeps the jobs from lapsing. */
+    async beat(jobs: readonly Job[]): Promise<void> {
       for (const [queue, ofQueue] of Map.groupBy(jobs, ({ queue }) => queue))
         await boss.touch(
           queue,
           ofQueue.map(({ id, retryCount }) => ({ id, retryCount })),
         )
     },
-    lapse: () => boss.supervise(),
+    /** Takes jobs away from processes without a heartbeat. */
+    lapse: (): Promise<void> => boss.supervise(),
   }
 }

@@ -65,17 +65,17 @@ export function createListener({ config, channel, heard, log }: ListenerDeps): L
 
   async function listen(): Promise<void> {
     let pauseMs = minPauseMs
-    let told: string | undefined
+    let logged: string | undefined
     while (!signal.aborted) {
       const reason = await listenOnce(() => {
         pauseMs = minPauseMs
-        if (told !== undefined) log.info('new deliveries are heard of again')
-        told = undefined
+        if (logged !== undefined) log.info('new deliveries are heard of again')
+        logged = undefined
         heard()
       })
       if (signal.aborted) return
-      if (told !== reason) log.warn({ reason }, 'new deliveries are not heard of, and are looked for every second')
-      told = reason
+      if (logged !== reason) log.warn({ reason }, 'new deliveries are not heard of, and are looked for every second')
+      logged = reason
       await sleep(pauseMs, undefined, { signal }).catch(() => undefined)
       pauseMs = Math.min(2 * pauseMs, maxPauseMs)
     }

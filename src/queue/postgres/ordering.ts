@@ -1,6 +1,8 @@
 import { orderingKeyOf } from '../../events/ordering-key.ts'
+import type { Row } from '../delivery-row.ts'
 import type { NewDelivery } from '../queue.ts'
-import type { Row, Transaction } from './session.ts'
+import { textOf } from '../stored.ts'
+import type { Transaction } from './session.ts'
 
 export interface AddDeps {
   readonly deliveries: readonly (NewDelivery & { readonly run?: number })[]
@@ -50,9 +52,4 @@ export async function lockOrderingKeys(
   )
   if (names.size === 0) return
   await transaction.query('SELECT b24_receiver.lock_ordering_keys($1)', [[...names]])
-}
-
-/** A text in Postgres can contain neither a NUL nor half of a surrogate pair. */
-export function textOf(text: string): string {
-  return text.toWellFormed().replaceAll('\0', '\uFFFD')
 }

@@ -1,14 +1,16 @@
 import type { Logger } from 'pino'
 import { boundError } from '../../lib/error-text.ts'
+import { type Row, storedOf, toDelivery } from '../delivery-row.ts'
+import { endings } from '../end.ts'
 import type { Delivery, NewDelivery, Queue, Wanted } from '../queue.ts'
-import { eventIn, readNames, readStoredEvent, standInFor } from '../stored.ts'
+import { eventIn, textOf } from '../stored.ts'
 import { planRuns, startRuns, wakeDue } from './claim.ts'
 import { createEnder } from './ends.ts'
 import { createClaims } from './held-claims.ts'
-import { createJobs } from './jobs.ts'
-import { addDeliveries, textOf } from './ordering.ts'
-import { readPosition, readState } from './schema.ts'
-import type { Database, Row, Session, Transaction } from './session.ts'
+import { createJobs, type Take } from './jobs.ts'
+import { addDeliveries } from './ordering.ts'
+import { readHandlers, readPosition, readState } from './schema.ts'
+import type { Database, Session, Transaction } from './session.ts'
 import { keepSnapshots, markDirty, readSnapshot } from './snapshots.ts'
 
 export interface PgBossQueueDeps {
@@ -28,7 +30,7 @@ export interface PgBossQueueDeps {
 }
 
 /** Deliveries per transaction. Each takes locks, and Postgres has some thousands of them for all connections. */
-const longestAdd = 256
+const maxPerTransaction = 256
 
 /** Milliseconds between two checks for deliveries that other processes made ready or left behind. */
 const watchInterval = 1_000
@@ -43,18 +45,16 @@ export const channel = 'b24_receiver'
  * change in one transaction. Every call waits for the database for as long as it takes.
  */
 export function openPgBossQueue({ database, receiver, worker, heartbeat, log, now }: PgBossQueueDeps): Queue {
+  const { persistent } = database
   const jobs = createJobs(database, heartbeat)
   const claims = createClaims({ database, jobs, worker, heartbeat, log })
   const { held } = claims
   const at = () => now?.() ?? null
-  const ender = createEnder({ database, jobs, held, worker, at, log })
   /** The clock of this process. */
   const local = now ?? Date.now
+  const ender = createEnder({ database, jobs, held, worker, at, local, log })
   let isDirty = false
   let watching: NodeJS.Timeout | undefined
-
-  const inTransaction = <T>(work: (transaction: Transaction) => Promise<T>) =>
-    database.persist(() => database.transaction(work))
 
   /** The claims of a transaction count once it is committed. After a failure it is unknown whether it was. */
   async function claiming<T>(work: (transaction: Transaction) => Promise<T>): Promise<T> {
@@ -75,14 +75,11 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     })
   }
 
-  const plan = (wanted: readonly Wanted[], limit: number) =>
-    database.persist(() => planRuns(database, { wanted, limit, at: at() }))
-
   async function claim(wanted: readonly Wanted[], limit: number): Promise<Delivery[]> {
-    let planned = await plan(wanted, limit)
+    let planned = await planRuns(persistent, wanted, limit, at())
     if (planned.isDue) {
-      await inTransaction(async (transaction) => jobs.issue(transaction, await wakeDue(transaction, at())))
-      planned = await plan(wanted, limit)
+      await persistent.transaction(async (transaction) => jobs.issue(transaction, await wakeDue(transaction, at())))
+      planned = await planRuns(persistent, wanted, limit, at())
     }
     const { quarantined, counts } = planned
     const isAlone = [...held.values()].some((one) => one.quarantined)
@@ -93,15 +90,11 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     return counts.length > 0 && limit > 0 ? start(counts, wanted) : []
   }
 
-  async function start(
-    counts: readonly { readonly handler: string; readonly count: number; readonly quarantined?: boolean }[],
-    wanted: readonly Wanted[],
-  ): Promise<Delivery[]> {
-    const coalesce = new Map(wanted.map((one) => [one.handler, one.coalesce]))
+  async function start(counts: readonly Take[], wanted: readonly Wanted[]): Promise<Delivery[]> {
     return claiming(async (transaction) => {
       const taken = []
       for (const one of counts) taken.push(...(await jobs.take(transaction, one)))
-      const rows = await startRuns(transaction, { jobs: taken, coalesce, worker, at: at() })
+      const rows = await startRuns(transaction, { jobs: taken, wanted, worker, at: at() })
       const byId = new Map(taken.map((job) => [job.id, job]))
       for (const row of rows) {
         const job = byId.get(String(row['job']))
@@ -120,36 +113,30 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
    * so that normal claims do not pay for it.
    */
   async function toDeliveries(session: Session, rows: readonly Row[]): Promise<Delivery[]> {
-    const read = rows.map((row) => ({ row, value: eventIn(row['event']) }))
-    const damaged = read.filter(({ value }) => value === undefined).map(({ row }) => row['key'])
-    const about = new Map(
-      (damaged.length === 0
+    const read = rows.map((row) => ({ row, event: eventIn(row['event']) }))
+    const damaged = read.filter(({ event }) => event === undefined).map(({ row }) => row['key'])
+    const found =
+      damaged.length === 0
         ? []
         : await session.query(
             'SELECT key, event_id, name, ordering_key, event, created_at FROM b24_receiver.delivery WHERE key = ANY($1::bigint[])',
             [damaged],
           )
-      ).map((row) => [Number(row['key']), row]),
-    )
-    return read.map(({ row, value }) => ({
-      key: Number(row['key']),
-      handler: String(row['handler']),
-      attempt: Number(row['attempts']),
-      coalesced: Number(row['coalesced']),
-      spentMs: Number(row['spent_ms'] ?? 0),
-      ...(value ? { event: value } : whatIsKnown(about.get(Number(row['key'])) ?? row)),
-    }))
+    const about = new Map(found.map((row) => [row['key'], row]))
+    return read.map(({ row, event }) => {
+      if (event) return toDelivery(row, { event })
+      const whole = { ...row, ...about.get(row['key']) }
+      return toDelivery(whole, storedOf(whole))
+    })
   }
 
-  const until = (due: number) => Math.round(due - local())
-
   return {
-    position: () => database.persist(() => readPosition(database, receiver)),
+    position: () => readPosition(persistent, receiver),
     async add(deliveries, position, droppedSnapshots = []) {
-      for (let from = 0; from === 0 || from < deliveries.length; from += longestAdd) {
-        const chunk = deliveries.slice(from, from + longestAdd)
-        const isLast = from + longestAdd >= deliveries.length
-        await inTransaction(async (transaction) => {
+      for (let from = 0; from === 0 || from < deliveries.length; from += maxPerTransaction) {
+        const chunk = deliveries.slice(from, from + maxPerTransaction)
+        const isLast = from + maxPerTransaction >= deliveries.length
+        await persistent.transaction(async (transaction) => {
           const some = await withoutForgotten(transaction, chunk)
           const ready =
             some.length > 0 ? await addDeliveries(transaction, { deliveries: some, receiver, at: at() }) : []
@@ -170,30 +157,21 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       }
     },
     claim,
-    done: (delivery, snapshot) => ender.end(delivery, { how: 'done', snapshot }),
-    snapshot: (delivery) => database.persist(() => readSnapshot(database, delivery)),
-    markDirty: (delivery) => database.persist(() => markDirty(database, delivery)),
-    dead: (delivery, error) => ender.end(delivery, { how: 'dead', error }),
+    ...endings((delivery, end) => ender.end(delivery, end)),
+    snapshot: (delivery) => readSnapshot(persistent, delivery),
+    markDirty: (delivery) => markDirty(persistent, delivery),
     async noteFailure({ key, attempt }, error) {
-      await database.persist(() =>
-        database.query(
-          `INSERT INTO b24_receiver.failure (delivery, attempt, at, error)
-           SELECT key, $2, b24_receiver.at($4), $3 FROM b24_receiver.delivery WHERE key = $1`,
-          [key, attempt, textOf(boundError(error)), at()],
-        ),
+      await persistent.query(
+        `INSERT INTO b24_receiver.failure (delivery, attempt, at, error)
+         SELECT key, $2, b24_receiver.at($4), $3 FROM b24_receiver.delivery WHERE key = $1`,
+        [key, attempt, textOf(boundError(error)), at()],
       )
     },
     async restore({ key }, event) {
-      await database.persist(() =>
-        database.query('UPDATE b24_receiver.delivery SET event = $2 WHERE key = $1', [key, JSON.stringify(event)]),
-      )
+      await persistent.query('UPDATE b24_receiver.delivery SET event = $2 WHERE key = $1', [key, JSON.stringify(event)])
     },
-    retry: (delivery, { due, alone = false, ...more }) =>
-      ender.end(delivery, { how: 'retry', delay: until(due), alone, ...more }),
-    postpone: (delivery, { due, error }) => ender.end(delivery, { how: 'postponed', delay: until(due), error }),
-    release: (delivery) => ender.end(delivery, { how: 'released' }),
     async resumePostponed() {
-      await inTransaction(async (transaction) => {
+      await persistent.transaction(async (transaction) => {
         const ready = await transaction.query(
           `UPDATE b24_receiver.delivery SET state = 'ready', since = NULL, due = NULL, job = gen_random_uuid()
            WHERE state = 'waiting' AND postponed RETURNING handler, key, job, quarantined`,
@@ -208,34 +186,18 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
       })
     },
     async nextDue() {
-      const [row] = await database.persist(() => database.query('SELECT b24_receiver.next_due($1) AS delay', [at()]))
+      const [row] = await persistent.query('SELECT b24_receiver.next_due($1) AS delay', [at()])
       const delay = row?.['delay'] ?? null
       return delay === null ? undefined : local() + Number(delay)
     },
-    async handlers() {
-      const rows = await database.persist(() =>
-        database.query(
-          `SELECT known.name,
-             (SELECT count(*) FROM b24_receiver.delivery
-              WHERE handler = known.name AND state IN ('blocked', 'ready', 'running', 'waiting')) AS pending
-           FROM b24_receiver.handler AS known ORDER BY known.name COLLATE "C"`,
-        ),
-      )
-      return new Map(rows.map((row) => [String(row['name']), Number(row['pending'])]))
-    },
-    async registeredHandlers() {
-      const rows = await database.persist(() =>
-        database.query('SELECT name, events, ordered, debounce FROM b24_receiver.handler ORDER BY name COLLATE "C"'),
-      )
-      return rows.map((row) => ({
-        name: String(row['name']),
-        events: readNames(row['events']),
-        order: row['ordered'] === 'none' ? 'none' : 'object',
-        debounce: Number(row['debounce']),
-      }))
-    },
+    handlers: () => readHandlers(persistent),
     async registerHandlers(handlers) {
-      await inTransaction(async (transaction) => {
+      const rows = handlers.map(({ events, order: ordered, ...more }) => ({
+        ...more,
+        events: JSON.stringify(events),
+        ordered,
+      }))
+      await persistent.transaction(async (transaction) => {
         await transaction.query(
           `INSERT INTO b24_receiver.handler (name, events, ordered, debounce, loaded_at)
            SELECT name, events, ordered, debounce, b24_receiver.at($2)
@@ -243,17 +205,7 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
            ORDER BY name
            ON CONFLICT (name) DO UPDATE SET events = excluded.events, ordered = excluded.ordered,
              debounce = excluded.debounce, loaded_at = excluded.loaded_at`,
-          [
-            JSON.stringify(
-              handlers.map(({ name, events, order, debounce }) => ({
-                name,
-                events: JSON.stringify(events),
-                ordered: order,
-                debounce,
-              })),
-            ),
-            at(),
-          ],
+          [JSON.stringify(rows), at()],
         )
         await transaction.query('DELETE FROM b24_receiver.snapshot WHERE handler = ANY($1)', [
           handlers.filter(({ onChange }) => !onChange).map(({ name }) => name),
@@ -269,12 +221,9 @@ export function openPgBossQueue({ database, receiver, worker, heartbeat, log, no
     },
     failFast: () => database.failFast(),
     async prune(segment) {
-      await database.persist(() =>
-        database.query(
-          `DELETE FROM b24_receiver.delivery
-           WHERE receiver = $1 AND segment <= $2 AND state IN ('done', 'coalesced')`,
-          [receiver, segment],
-        ),
+      await persistent.query(
+        `DELETE FROM b24_receiver.delivery WHERE receiver = $1 AND segment <= $2 AND state IN ('done', 'coalesced')`,
+        [receiver, segment],
       )
     },
     async close() {
@@ -301,17 +250,4 @@ async function withoutForgotten(
   )
   const known = new Set(rows.map(({ name }) => String(name)))
   return deliveries.filter(({ handler, isAbsent }) => !isAbsent || known.has(handler))
-}
-
-function whatIsKnown(row: Row): Pick<Delivery, 'event' | 'unreadable'> {
-  const about = {
-    id: String(row['event_id']),
-    name: String(row['name']),
-    orderingKey: typeof row['ordering_key'] === 'string' ? row['ordering_key'] : null,
-  }
-  const stored = readStoredEvent(row['event'], about)
-  return {
-    unreadable: 'unreadable' in stored ? stored.unreadable : 'it was not a moment ago',
-    event: standInFor(about, Number(row['created_at'])),
-  }
 }

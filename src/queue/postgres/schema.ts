@@ -1,6 +1,6 @@
 import type { Position } from '../../journal/position.ts'
-import type { QueueState } from '../queue.ts'
-import { toPosition } from '../sqlite/schema.ts'
+import { toHandler, toPosition, toState } from '../delivery-row.ts'
+import type { HandlerRecord, QueueState } from '../queue.ts'
 import { functions } from './functions.ts'
 import type { Session, Transaction } from './session.ts'
 
@@ -171,11 +171,6 @@ export class SchemaError extends Error {
 /** An arbitrary number that no other program is likely to lock. */
 const migrationLock = 2_410_024_242
 
-const newer = (found: number) =>
-  new SchemaError(
-    `the database was written by a newer version of the receiver (${found}; this one knows ${version}): start that one`,
-  )
-
 /**
  * Returns `undefined` if none of our tables is there.
  *
@@ -202,9 +197,13 @@ async function readVersion(session: Session): Promise<number | undefined> {
  *
  * @throws {SchemaError} if a newer version or another program wrote the schema
  */
-export async function refuseForeign(session: Session): Promise<void> {
+export async function refuseForeign(session: Session): Promise<number | undefined> {
   const found = await readVersion(session)
-  if (found !== undefined && found > version) throw newer(found)
+  if (found !== undefined && found > version)
+    throw new SchemaError(
+      `the database was written by a newer version of the receiver (${found}; this one knows ${version}): start that one`,
+    )
+  return found
 }
 
 /**
@@ -213,10 +212,9 @@ export async function refuseForeign(session: Session): Promise<void> {
  * @throws {SchemaError} if the schema is missing, or is of another version
  */
 export async function checkVersion(session: Session): Promise<void> {
-  const found = await readVersion(session)
+  const found = await refuseForeign(session)
   if (found === undefined)
     throw new SchemaError('nothing is in the database of DATABASE_URL yet: start the receiver with it first')
-  if (found > version) throw newer(found)
   if (found < version)
     throw new SchemaError(
       `the database was written by an older version of the receiver (${found}; this one is ${version}): start this version, which migrates it, or use that version's commands`,
@@ -231,13 +229,12 @@ export async function migrate(session: Transaction): Promise<void> {
   const [there] = await session.query("SELECT FROM pg_namespace WHERE nspname = 'b24_receiver'")
   // CREATE SCHEMA IF NOT EXISTS requires the right to create the schema even if it exists.
   if (there === undefined) await session.query('CREATE SCHEMA b24_receiver')
-  const written = await readVersion(session)
+  const written = await refuseForeign(session)
   if (written === undefined)
     await session.query(
       'CREATE TABLE b24_receiver.version (version integer NOT NULL); INSERT INTO b24_receiver.version VALUES (0)',
     )
   const found = written ?? 0
-  if (found > version) throw newer(found)
   if (found === version) return
   if (found > 0 && found < oldest)
     throw new SchemaError(
@@ -264,14 +261,17 @@ export async function readState(session: Session): Promise<QueueState> {
     (SELECT count(*) FROM b24_receiver.delivery WHERE state = 'blocked') AS blocked,
     (SELECT count(*) FROM b24_receiver.delivery WHERE state = 'dead') AS dead,
     (SELECT min(created_at) FROM b24_receiver.delivery WHERE ended_at IS NULL) AS oldest`)
-  const count = (name: string) => Number(row?.[name])
-  const oldest = row?.['oldest'] ?? null
-  return {
-    ready: count('ready'),
-    running: count('running'),
-    waiting: count('waiting'),
-    blocked: count('blocked'),
-    dead: count('dead'),
-    oldestAt: oldest === null ? undefined : Number(oldest),
-  }
+  return toState(row)
+}
+
+/** In the order of their names. */
+export async function readHandlers(session: Session): Promise<readonly HandlerRecord[]> {
+  const rows = await session.query(
+    `SELECT known.*,
+       (SELECT count(*) FROM b24_receiver.delivery
+        WHERE handler = known.name AND state IN ('blocked', 'ready', 'running', 'waiting')) AS pending,
+       (SELECT count(*) FROM b24_receiver.delivery WHERE handler = known.name AND state = 'dead') AS dead
+     FROM b24_receiver.handler AS known ORDER BY known.name COLLATE "C"`,
+  )
+  return rows.map(toHandler)
 }

@@ -1,7 +1,5 @@
 import type { Db, PgBoss } from 'pg-boss'
-
-/** A row as Postgres returns it: `bigint` is text, JSON is parsed. */
-export type Row = Readonly<Record<string, unknown>>
+import type { Row } from '../delivery-row.ts'
 
 export interface Session {
   /** A query of several statements returns no rows. */
@@ -13,10 +11,15 @@ export interface Transaction extends Session {
   readonly db: Db
 }
 
-/** A pool of connections to Postgres, with pg-boss on it and our schema beside it. */
-export interface Database extends Session {
-  readonly boss: PgBoss
+export interface Transactions extends Session {
   transaction<T>(work: (transaction: Transaction) => Promise<T>): Promise<T>
+}
+
+/** A pool of connections to Postgres, with pg-boss on it and our schema beside it. */
+export interface Database extends Transactions {
+  readonly boss: PgBoss
+  /** The same, each call within `persist`. */
+  readonly persistent: Transactions
   /**
    * Repeats the work until the database was there for it. The work must be safe to repeat, whether or not a failed try
    * took effect.

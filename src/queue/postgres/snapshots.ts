@@ -1,8 +1,8 @@
 import type { JournalledEvent } from '../../events/event.ts'
 import { orderingKeyOf } from '../../events/ordering-key.ts'
+import { toSnapshot } from '../delivery-row.ts'
 import type { Snapshot, SnapshotFields } from '../queue.ts'
-import { readSnapshotFields } from '../stored.ts'
-import { textOf } from './ordering.ts'
+import { textOf } from '../stored.ts'
 import type { Session, Transaction } from './session.ts'
 
 /** The key of a snapshot that a handler with `onChange` has of an object, see `Queue`. */
@@ -16,10 +16,7 @@ export async function readSnapshot(session: Session, { handler, event }: About):
     'SELECT fields, dirty FROM b24_receiver.snapshot WHERE handler = $1 AND ordering_key = $2',
     [textOf(handler), orderingKeyOf(event)],
   )
-  if (row === undefined) return undefined
-  const fields = readSnapshotFields(row['fields'])
-  // An unreadable snapshot does not count as unchanged.
-  return { fields: fields ?? {}, isDirty: fields === undefined || row['dirty'] === true }
+  return row && toSnapshot(row)
 }
 
 export async function markDirty(session: Session, { handler, event }: About): Promise<void> {
@@ -29,28 +26,28 @@ export async function markDirty(session: Session, { handler, event }: About): Pr
   ])
 }
 
-/** @param told the fields of each snapshot, or `null` to drop it */
+/** @param changes the fields of each snapshot, or `null` to drop it */
 export async function keepSnapshots(
   transaction: Transaction,
-  told: readonly { readonly about: About; readonly snapshot: SnapshotFields | null }[],
+  changes: readonly { readonly about: About; readonly snapshot: SnapshotFields | null }[],
 ): Promise<void> {
-  if (told.length === 0) return
-  const rows = told.map(({ about: { handler, event }, snapshot }) => ({
+  if (changes.length === 0) return
+  const rows = changes.map(({ about: { handler, event }, snapshot }) => ({
     handler: textOf(handler),
     ordering_key: orderingKeyOf(event),
     fields: snapshot && JSON.stringify(snapshot),
   }))
   await transaction.query(
-    `WITH told AS (
-       SELECT * FROM json_to_recordset($1::text::json) AS told (handler text, ordering_key text, fields text)
+    `WITH changes AS (
+       SELECT * FROM json_to_recordset($1::text::json) AS changes (handler text, ordering_key text, fields text)
        WHERE ordering_key IS NOT NULL
      ),
      dropped AS (
-       DELETE FROM b24_receiver.snapshot USING told
-       WHERE snapshot.handler = told.handler AND snapshot.ordering_key = told.ordering_key AND told.fields IS NULL
+       DELETE FROM b24_receiver.snapshot USING changes
+       WHERE snapshot.handler = changes.handler AND snapshot.ordering_key = changes.ordering_key AND changes.fields IS NULL
      )
      INSERT INTO b24_receiver.snapshot (handler, ordering_key, fields)
-     SELECT handler, ordering_key, fields FROM told WHERE fields IS NOT NULL
+     SELECT handler, ordering_key, fields FROM changes WHERE fields IS NOT NULL
      ON CONFLICT (handler, ordering_key) DO UPDATE SET fields = excluded.fields, dirty = false`,
     [JSON.stringify(rows)],
   )

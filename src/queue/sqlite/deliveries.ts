@@ -1,14 +1,15 @@
 import { accessSync, constants, existsSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
+import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pathToFileURL } from 'node:url'
-import type { Deliveries, DeliveryRecord, ObjectSelection } from '../deliveries.ts'
-import { isAbout, needlesOf, readNames, readOrderingKey, readStoredEvent, type Stored } from '../stored.ts'
+import type { Deliveries, ObjectSelection } from '../deliveries.ts'
+import { isSelected, keptBytesOf, keptEventOf, toFailure, toRecord, toRedelivery } from '../delivery-row.ts'
+import { isAbout, needlesOf } from '../stored.ts'
 import { eraseRows, scrub } from './erase.ts'
 import { explainQueueFile } from './integrity.ts'
 import { createOrderingKeys } from './ordering.ts'
-import { inTransaction, isCurrent, readPosition, readState } from './schema.ts'
+import { inTransaction, isCurrent, readHandlers, readPosition, readState } from './schema.ts'
 
 export interface SqliteDeliveriesDeps {
   readonly path: string
@@ -18,13 +19,13 @@ export interface SqliteDeliveriesDeps {
 }
 
 /** Milliseconds to wait for the lock of a running dispatcher. */
-const patience = 5_000
+const lockTimeoutMs = 5_000
 
 /**
  * Deliveries per transaction, and milliseconds between two transactions, in which a running dispatcher gets its turn.
  */
-const atOnce = 1_000
-const breath = 5
+const maxPerTransaction = 1_000
+const pauseMs = 5
 
 /**
  * The deliveries of the embedded engine, for tools. Each change is one short transaction, because a dispatcher may be
@@ -40,18 +41,14 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
   }
   const orderingKeys = createOrderingKeys(db, now)
   const sql = {
-    handlers: db.prepare(`
-      SELECT known.*,
-        (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'blocked') +
-        (SELECT count(*) FROM delivery WHERE handler = known.name AND state IN ('ready', 'running', 'waiting')) AS pending,
-        (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'dead') AS dead
-      FROM handler AS known ORDER BY known.name`),
     ofEvent: db.prepare('SELECT * FROM delivery WHERE event_id = ? ORDER BY key'),
     ofKey: db.prepare('SELECT * FROM delivery WHERE key = ?'),
     kept: db.prepare('SELECT *, CAST(event AS BLOB) AS bytes FROM delivery WHERE event_id = ? AND event IS NOT NULL'),
     failures: db.prepare('SELECT attempt, at, error FROM failure WHERE delivery = ? ORDER BY rowid'),
     dead: db.prepare("SELECT * FROM delivery WHERE state = 'dead' ORDER BY key"),
-    deadOne: db.prepare("SELECT * FROM delivery WHERE key = ? AND state = 'dead' AND event IS NOT NULL"),
+    deadOne: db.prepare(
+      "SELECT *, CAST(event AS BLOB) AS bytes FROM delivery WHERE key = ? AND state = 'dead' AND event IS NOT NULL",
+    ),
     lastRun: db.prepare('SELECT max(run) AS run FROM delivery WHERE event_id = ? AND handler = ?'),
     keyOf: db.prepare('SELECT key FROM delivery WHERE event_id = ? AND handler = ? AND run = ?'),
     retried: db.prepare("UPDATE delivery SET state = 'coalesced', coalesced_into = ?, event = NULL WHERE key = ?"),
@@ -59,7 +56,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
     isRunning: db.prepare("SELECT 1 FROM delivery WHERE handler = ? AND state = 'running'"),
     forgetHandler: db.prepare('DELETE FROM handler WHERE name = ?'),
     some: db.prepare(`
-      SELECT max(key) AS last, count(*) AS count FROM (SELECT key FROM delivery WHERE handler = ? AND key > ? ORDER BY key LIMIT ${atOnce})`),
+      SELECT max(key) AS last, count(*) AS count FROM (SELECT key FROM delivery WHERE handler = ? AND key > ? ORDER BY key LIMIT ${maxPerTransaction})`),
     forgetSome: db.prepare('DELETE FROM delivery WHERE handler = ? AND key > ? AND key <= ?'),
     forgetWrites: db.prepare('DELETE FROM own_write WHERE handler = ?'),
     forgetSeen: db.prepare('DELETE FROM snapshot WHERE handler = ?'),
@@ -82,69 +79,27 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
   return {
     position: () => readPosition(db),
     state: () => readState(db),
-    handlers: () =>
-      sql.handlers.all().map((row) => ({
-        name: String(row['name']),
-        events: readNames(row['events']),
-        order: row['ordered'] === 'none' ? 'none' : row['ordered'] === 'object' ? 'object' : undefined,
-        debounce: numberOf(row['debounce']),
-        loadedAt: numberOf(row['loaded_at']),
-        pending: Number(row['pending']),
-        dead: Number(row['dead']),
-      })),
+    handlers: () => readHandlers(db),
     ofEvent: (id) => sql.ofEvent.all(id).map(toRecord),
     ofKey: (key) => {
       const row = sql.ofKey.get(key)
       return row && toRecord(row)
     },
-    keptEvent: (id) => {
-      for (const row of sql.kept.all(id)) {
-        const stored = storedOf(row, bytesOf(row))
-        if (stored && 'event' in stored) return stored.event
-      }
-      return undefined
-    },
-    keptBytes: (id) => {
-      const rows = sql.kept.all(id)
-      // If there are several rows, the unreadable one is of interest.
-      const row = rows.find((one) => 'unreadable' in (storedOf(one, bytesOf(one)) ?? {})) ?? rows[0]
-      return row && bytesOf(row)
-    },
-    failures: ({ key }) =>
-      sql.failures.all(key).map((row) => ({
-        attempt: Number(row['attempt']),
-        at: Number(row['at']),
-        error: String(row['error']),
-      })),
-    dead: ({ handler, events, object }) =>
-      sql.dead
-        .all()
-        .map(toRecord)
-        .filter((one) => handler === undefined || one.handler === handler)
-        .filter((one) => events === undefined || events.includes(one.event))
-        .filter((one) => object === undefined || one.object === object),
+    keptEvent: (id) => keptEventOf(sql.kept.all(id)),
+    keptBytes: (id) => keptBytesOf(sql.kept.all(id)),
+    failures: ({ key }) => sql.failures.all(key).map(toFailure),
+    dead: (selection) => sql.dead.all().map(toRecord).filter(isSelected(selection)),
     retry: (dead) =>
       inTransaction(db, () => {
         let count = 0
         for (const { key } of dead) {
-          const row = sql.deadOne.get(key)
-          if (row === undefined) continue
-          const { event_id: id = null, handler = null } = row
-          const stored = storedOf(row, bytesOf(sql.kept.all(id).find((one) => one['key'] === key) ?? {}))
-          if (!stored || !('event' in stored)) continue
-          const run = nextRun(String(id), String(handler))
-          orderingKeys.add(
-            {
-              handler: String(handler),
-              event: stored.event,
-              segment: Number(row['segment']),
-              order: row['ordering_key'] === null ? 'none' : 'object',
-              debounce: 0,
-            },
-            run,
-          )
+          const delivery = toRedelivery(sql.deadOne.get(key) ?? {})
+          if (delivery === undefined) continue
+          const { event, handler } = delivery
+          const run = nextRun(event.id, handler)
+          orderingKeys.add(delivery, run)
           // The dead delivery keeps its failures.
-          sql.retried.run(sql.keyOf.get(id, handler, run)?.['key'] ?? null, key)
+          sql.retried.run(sql.keyOf.get(event.id, handler, run)?.['key'] ?? null, key)
           count++
         }
         return count
@@ -164,7 +119,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
             throw new Error(`a run of ${handler} has not ended: reload the handlers without its file first`)
           const { last = null, count } = sql.some.get(handler, from) ?? {}
           sql.forgetSome.run(handler, from, last)
-          if (count === atOnce) return Number(last)
+          if (count === maxPerTransaction) return Number(last)
           // The handler is deleted together with its last deliveries, because a dispatcher may add events for it as
           // long as it is registered. It is deleted at the end, so that an interrupted call can be repeated.
           sql.forgetWrites.run(handler)
@@ -172,7 +127,7 @@ export function openSqliteDeliveries({ path, mode, now = Date.now }: SqliteDeliv
           sql.forgetHandler.run(handler)
           return undefined
         })
-      for (let last = forgetSome(0); last !== undefined; last = forgetSome(last)) await sleep(breath)
+      for (let last = forgetSome(0); last !== undefined; last = forgetSome(last)) await sleep(pauseMs)
       return pending
     },
     ofObject: (about) => rowsAbout(about).map(toRecord),
@@ -206,7 +161,7 @@ function openToWrite(path: string): DatabaseSync {
   } catch (error) {
     throw new Error(`this user may not write to ${path}: run it as the receiver's`, { cause: error })
   }
-  const db = new DatabaseSync(path, { timeout: patience })
+  const db = new DatabaseSync(path, { timeout: lockTimeoutMs })
   db.exec('PRAGMA synchronous = NORMAL')
   return db
 }
@@ -220,7 +175,7 @@ const SQLITE_READONLY = 8
  */
 function openToRead(path: string): DatabaseSync {
   if (!existsSync(path)) throw new Error(`${path} is not there: no handler has run yet`)
-  const db = new DatabaseSync(path, { readOnly: true, timeout: patience })
+  const db = new DatabaseSync(path, { readOnly: true, timeout: lockTimeoutMs })
   try {
     isCurrent(db)
     return db
@@ -232,47 +187,4 @@ function openToRead(path: string): DatabaseSync {
     url.searchParams.set('immutable', '1')
     return new DatabaseSync(url, { readOnly: true })
   }
-}
-
-function toRecord(row: Record<string, SQLOutputValue>): DeliveryRecord {
-  const { ordering_key: orderingKey = null } = row
-  const stored = storedOf(row)
-  return {
-    key: Number(row['key']),
-    handler: String(row['handler']),
-    event: String(row['event_id']),
-    name: String(row['name']),
-    object: stored && 'event' in stored ? stored.event.object : readOrderingKey(orderingKey)[1],
-    run: Number(row['run']),
-    state: row['state'] as DeliveryRecord['state'],
-    postponed: row['postponed'] === 1,
-    attempts: Number(row['attempts']),
-    createdAt: Number(row['created_at']),
-    firstRunAt: numberOf(row['first_run_at']),
-    due: numberOf(row['due']),
-    endedAt: numberOf(row['ended_at']),
-    error: row['error'] === null ? undefined : String(row['error']),
-    coalescedInto: numberOf(row['coalesced_into']),
-    unreadable: stored && 'unreadable' in stored ? stored.unreadable : undefined,
-  }
-}
-
-/** Returns `undefined` if no event is stored, as for a finished delivery. */
-function storedOf(row: Record<string, SQLOutputValue>, bytes?: Uint8Array): Stored | undefined {
-  const { event = null, ordering_key: orderingKey = null } = row
-  if (event === null) return undefined
-  const about = {
-    id: String(row['event_id']),
-    name: String(row['name']),
-    orderingKey: typeof orderingKey === 'string' ? orderingKey : null,
-  }
-  return readStoredEvent(event, about, () => bytes)
-}
-
-function bytesOf({ bytes }: Record<string, SQLOutputValue>): Uint8Array | undefined {
-  return bytes instanceof Uint8Array ? bytes : undefined
-}
-
-function numberOf(value: SQLOutputValue | undefined): number | undefined {
-  return value === null || value === undefined ? undefined : Number(value)
 }

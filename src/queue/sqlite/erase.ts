@@ -1,6 +1,7 @@
 import type { DatabaseSync, SQLOutputValue } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type ObjectSelection, RunNotEnded } from '../deliveries.ts'
+import type { ObjectSelection } from '../deliveries.ts'
+import { planErasure } from '../delivery-row.ts'
 import { isOrderingKeyOf, needlesOf } from '../stored.ts'
 import type { OrderingKeys } from './ordering.ts'
 
@@ -19,18 +20,14 @@ export interface EraseDeps {
  * @throws {RunNotEnded}
  */
 export function eraseRows(db: DatabaseSync, { about, isAbandoned, rows, orderingKeys }: EraseDeps): number {
-  const running = rows.find(({ state }) => state === 'running')
-  if (running && !isAbandoned)
-    throw new RunNotEnded({ handler: String(running['handler']), event: String(running['event_id']) })
-  const ended = rows.filter(({ state }) => state === 'done' || state === 'coalesced')
-  const dropped = rows.filter((row) => !ended.includes(row))
+  const { kept, dropped } = planErasure(rows, isAbandoned)
   const drop = db.prepare('DELETE FROM delivery WHERE key = ?')
   for (const { key = null } of dropped) drop.run(key)
   const forget = [
     db.prepare('DELETE FROM failure WHERE delivery = ?'),
     db.prepare('UPDATE delivery SET error = NULL WHERE key = ?'),
   ]
-  for (const { key = null } of ended) for (const statement of forget) statement.run(key)
+  for (const { key = null } of kept) for (const statement of forget) statement.run(key)
   for (const table of ['snapshot', 'own_write']) {
     const found = db.prepare(`SELECT DISTINCT ordering_key FROM ${table} WHERE instr(ordering_key, ?) > 0`)
     const remove = db.prepare(`DELETE FROM ${table} WHERE ordering_key = ?`)
@@ -52,7 +49,7 @@ function unblock(db: DatabaseSync, dropped: EraseDeps['rows'], orderingKeys: Ord
 }
 
 /** Tries, and milliseconds between two. A reader keeps the WAL for as long as it reads. */
-const [tries, interval] = [100, 100]
+const [maxTries, pauseMs] = [100, 100]
 
 /**
  * Rewrites the file without its freed bytes, and empties the WAL, which has the old pages. Other processes may have
@@ -62,8 +59,8 @@ export async function scrub(db: DatabaseSync): Promise<void> {
   // Without this, VACUUM would write its copy to a file in the folder for temporary files.
   db.exec('PRAGMA temp_store = MEMORY; VACUUM')
   const checkpoint = db.prepare('PRAGMA wal_checkpoint(TRUNCATE)')
-  for (let left = tries; Number(checkpoint.get()?.['busy']) !== 0; left--) {
+  for (let left = maxTries; Number(checkpoint.get()?.['busy']) !== 0; left--) {
     if (left === 0) throw new Error('dispatch.db is being read all the time, so its WAL cannot be emptied: try again')
-    await sleep(interval)
+    await sleep(pauseMs)
   }
 }

@@ -13,7 +13,7 @@ const SQLITE_CANTOPEN = 14
 const SQLITE_NOTADB = 26
 
 /** The maximum number of findings of `PRAGMA integrity_check` in a message. */
-const maxWords = 3
+const maxFindings = 3
 
 /**
  * If the file caused SQLite's error, returns an error with the file's name and the way out. Returns any other error
@@ -36,9 +36,9 @@ export function explainQueueFile(error: unknown, path: string): unknown {
   return code === SQLITE_CORRUPT || code === SQLITE_NOTADB ? damaged(path, error.message, error) : error
 }
 
-function damaged(path: string, words: string, cause?: unknown): QueueFileError {
+function damaged(path: string, findings: string, cause?: unknown): QueueFileError {
   return new QueueFileError(
-    `${path} is malformed: ${words}. Posts are accepted meanwhile, no handler runs. Run "b24-receiver repair", which rebuilds it from what is readable and from the journal, or put a backup back`,
+    `${path} is malformed: ${findings}. Posts are accepted meanwhile, no handler runs. Run "b24-receiver repair", which rebuilds it from what is readable and from the journal, or put a backup back`,
     { cause },
   )
 }
@@ -61,16 +61,16 @@ function mayWrite(path: string): boolean {
  */
 export async function checkQueueFile(path: string): Promise<void> {
   if (!existsSync(path) || statSync(path).size === 0) return
-  const words = await lookInThread(path)
-  if (words.length > 0) throw damaged(path, words.slice(0, maxWords).join('; '))
+  const findings = await checkInThread(path)
+  if (findings.length > 0) throw damaged(path, findings.slice(0, maxFindings).join('; '))
 }
 
 /** Returns the findings of `PRAGMA integrity_check`, or the reason why it failed; nothing if the file is intact. */
-function lookInThread(path: string): Promise<readonly string[]> {
+function checkInThread(path: string): Promise<readonly string[]> {
   return new Promise((resolve, reject) => {
     const thread = new Worker(new URL('../../bin/integrity-check-thread.ts', import.meta.url), { workerData: path })
     thread.once('error', (error) => reject(explainQueueFile(error, path)))
-    thread.once('message', (words: readonly string[]) => resolve(words))
+    thread.once('message', (findings: readonly string[]) => resolve(findings))
     thread.once('exit', () => reject(new Error(`${path} could not be checked`)))
   })
 }

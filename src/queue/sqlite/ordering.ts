@@ -1,26 +1,13 @@
 import type { DatabaseSync } from 'node:sqlite'
 import { orderingKeyOf } from '../../events/ordering-key.ts'
+import { maxDebounce } from '../coalesce.ts'
 import type { NewDelivery } from '../queue.ts'
 import { bare } from './schema.ts'
 
+export type OrderingKeys = ReturnType<typeof createOrderingKeys>
+
 /** Decides which delivery of an ordering key may run. Call it inside a transaction. */
-export interface OrderingKeys {
-  /**
-   * @param run 1, or a free number for a replay
-   * @returns `false` if the delivery already exists
-   */
-  add(delivery: NewDelivery, run?: number): boolean
-  /** Call this when the head of the ordering key is gone. The next delivery may run once its object is quiet. */
-  unblock(handler: string, orderingKey: string): void
-}
-
-/**
- * The maximum delay of a debounced delivery, as a multiple of `debounce`, so that an endless burst cannot delay its
- * first event forever.
- */
-const maxDebounce = 10
-
-export function createOrderingKeys(db: DatabaseSync, now: () => number): OrderingKeys {
+export function createOrderingKeys(db: DatabaseSync, now: () => number) {
   const sql = {
     head: db.prepare(`
       SELECT key, state, attempts, postponed, debounce, created_at FROM delivery
@@ -38,11 +25,16 @@ export function createOrderingKeys(db: DatabaseSync, now: () => number): Orderin
   }
 
   /** When the head of an ordering key stops waiting for quiet, if its object's newest event came at `newest`. */
-  const settled = (debounce: number, createdAt: number, newest: number) =>
+  const quietAt = (debounce: number, createdAt: number, newest: number) =>
     Math.min(newest + debounce, createdAt + maxDebounce * debounce)
 
   return {
-    add({ handler, event, segment, order, debounce }, run = 1) {
+    /**
+     * Adds the delivery, unless it already exists.
+     *
+     * @param run 1, or a free number for a replay
+     */
+    add({ handler, event, segment, order, debounce }: NewDelivery, run = 1): void {
       const at = now()
       const orderingKey = order === 'none' ? null : orderingKeyOf(event)
       const head = orderingKey === null ? undefined : sql.head.get(handler, orderingKey)
@@ -63,19 +55,17 @@ export function createOrderingKeys(db: DatabaseSync, now: () => number): Orderin
           due: waits ? at + debounce : null,
         }),
       )
-      if (changes === 0) return false
-      if (head?.['state'] === 'waiting' && head['attempts'] === 0 && head['postponed'] === 0) {
-        // The burst goes on.
-        const due = settled(Number(head['debounce']), Number(head['created_at']), at)
-        sql.wait.run(bare({ key: head['key'] ?? null, now: at, due }))
-      }
-      return true
+      if (changes === 0 || head?.['state'] !== 'waiting' || head['attempts'] !== 0 || head['postponed'] !== 0) return
+      // The burst goes on.
+      const due = quietAt(Number(head['debounce']), Number(head['created_at']), at)
+      sql.wait.run(bare({ key: head['key'] ?? null, now: at, due }))
     },
-    unblock(handler, orderingKey) {
+    /** Call this when the head of the ordering key is gone. The next delivery may run once its object is quiet. */
+    unblock(handler: string, orderingKey: string): void {
       const next = sql.next.get(handler, orderingKey)
       if (next === undefined) return
       const newest = Number(sql.newest.get(handler, orderingKey)?.['created_at'])
-      const due = settled(Number(next['debounce']), Number(next['created_at']), newest)
+      const due = quietAt(Number(next['debounce']), Number(next['created_at']), newest)
       if (Number(next['debounce']) > 0 && due > now()) sql.wait.run(bare({ key: next['key'] ?? null, now: now(), due }))
       else sql.makeReady.run(next['key'] ?? null)
     },

@@ -1,17 +1,17 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
-import { isDeletion } from '../../events/catalogue.ts'
+import { DatabaseSync } from 'node:sqlite'
 import { orderingKeyOf } from '../../events/ordering-key.ts'
 import { oldest } from '../../journal/position.ts'
-
 import { boundError, maxFailures } from '../../lib/error-text.ts'
 import { makePrivate } from '../../lib/private-files.ts'
-import type { Delivery, Queue, SnapshotFields, Wanted } from '../queue.ts'
-import { readNames, readSnapshotFields, readStoredEvent, standInFor } from '../stored.ts'
+import { coalescedWith, countOf } from '../coalesce.ts'
+import { type Row, storedOf, toDelivery, toSnapshot } from '../delivery-row.ts'
+import { type End, endings } from '../end.ts'
+import type { Delivery, Queue, Wanted } from '../queue.ts'
 import { explainQueueFile } from './integrity.ts'
 import { createOrderingKeys } from './ordering.ts'
-import { bare, inTransaction, migrate, readHandlers, readPosition, readState } from './schema.ts'
+import { bare, inTransaction, migrate, readHandlers, readKnownHandlers, readPosition, readState } from './schema.ts'
 
 export interface SqliteQueueDeps {
   readonly path: string
@@ -20,6 +20,9 @@ export interface SqliteQueueDeps {
   readonly onUnreadable?: (what: string) => void
 }
 
+/** Makes the waiting deliveries ready that meet a further condition. */
+const wake = "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting'"
+
 /** Milliseconds between two checks whether a tool has changed the file. */
 const watchInterval = 1_000
 
@@ -27,13 +30,13 @@ export function queuePath(dataDir: string): string {
   return join(dataDir, 'dispatch.db')
 }
 
-/** The handlers that ever ran. Only reads the file, because another dispatcher may be running. */
-export function knownHandlers(dataDir: string): string[] {
+/** Only reads the file, because another dispatcher may be running. Returns `undefined` if there is none. */
+function readFile<T>(dataDir: string, read: (db: DatabaseSync) => T): T | undefined {
   const path = queuePath(dataDir)
-  if (!existsSync(path)) return []
+  if (!existsSync(path)) return undefined
   const db = new DatabaseSync(path, { readOnly: true })
   try {
-    return readHandlers(db)
+    return read(db)
   } catch (error) {
     throw explainQueueFile(error, path)
   } finally {
@@ -41,20 +44,18 @@ export function knownHandlers(dataDir: string): string[] {
   }
 }
 
+/** The handlers that ever ran. */
+export function knownHandlers(dataDir: string): string[] {
+  return readFile(dataDir, readKnownHandlers) ?? []
+}
+
 /**
- * The number of the segment up to which the journal was followed, or 0 if it is unknown. Only reads the file. The
- * dispatcher reports a broken one.
+ * The number of the segment up to which the journal was followed, or 0 if it is unknown. The dispatcher reports a broken
+ * file.
  */
 export function followedSegment(dataDir: string): number {
-  const path = queuePath(dataDir)
-  if (!existsSync(path)) return 0
   try {
-    const db = new DatabaseSync(path, { readOnly: true })
-    try {
-      return Number(db.prepare('SELECT segment FROM position').get()?.['segment'] ?? 0)
-    } finally {
-      db.close()
-    }
+    return readFile(dataDir, (db) => Number(db.prepare('SELECT segment FROM position').get()?.['segment'] ?? 0)) ?? 0
   } catch {
     return 0
   }
@@ -98,13 +99,10 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
 
   const sql = {
     setPosition: db.prepare('INSERT OR REPLACE INTO position (one, segment, offset, first) VALUES (1, ?, ?, ?)'),
+    wakeDue: db.prepare(`${wake} AND due <= ?`),
     // A wait that began in the future began before the clock was put back.
-    wakeDue: db.prepare(
-      "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND due <= ?",
-    ),
-    wakeJumped: db.prepare(
-      "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND since > ?",
-    ),
+    wakeJumped: db.prepare(`${wake} AND since > ?`),
+    resumePostponed: db.prepare(`${wake} AND postponed = 1`),
     running: db.prepare("SELECT * FROM delivery WHERE state = 'running'"),
     isQuarantinedRunning: db.prepare("SELECT 1 FROM delivery WHERE state = 'running' AND quarantined = 1"),
     quarantined: db.prepare("SELECT key, handler FROM delivery WHERE quarantined = 1 AND state = 'ready' ORDER BY key"),
@@ -122,34 +120,22 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
         postponed = 0, first_run_at = coalesce(first_run_at, :now)
       WHERE key = :key RETURNING *`),
     end: db.prepare(`
-      UPDATE delivery SET state = :state, since = :since, due = :due, error = coalesce(:error, error), quarantined = :quarantined,
-        event = iif(:state = 'done', NULL, event), ended_at = iif(:state = 'waiting', NULL, :now),
-        spent_ms = coalesce(:spentMs, spent_ms)
+      UPDATE delivery SET state = :state, attempts = attempts - :uncounted, postponed = :postponed,
+        quarantined = coalesce(:quarantined, quarantined), first_run_at = iif(:postponed, NULL, first_run_at),
+        since = :since, due = :due, ended_at = :endedAt, error = coalesce(:error, error),
+        event = iif(:state = 'done', NULL, event), spent_ms = coalesce(:spentMs, spent_ms)
       WHERE key = :key AND state = 'running' RETURNING ordering_key`),
-    postpone: db.prepare(`
-      UPDATE delivery SET state = 'waiting', postponed = 1, attempts = attempts - 1, first_run_at = NULL,
-        spent_ms = 0, since = :now, due = :due, error = :error
-      WHERE key = :key AND state = 'running'`),
-    resumePostponed: db.prepare(
-      "UPDATE delivery SET state = 'ready', since = NULL, due = NULL WHERE state = 'waiting' AND postponed = 1",
-    ),
-    release: db.prepare(
-      "UPDATE delivery SET state = 'ready', attempts = attempts - 1, quarantined = ? WHERE key = ? AND state = 'running'",
+    quarantine: db.prepare(
+      "UPDATE delivery SET state = 'ready', attempts = attempts - 1, quarantined = 1 WHERE key = ?",
     ),
     nextDue: db.prepare("SELECT due FROM delivery WHERE state = 'waiting' ORDER BY due LIMIT 1"),
     isKnown: db.prepare('SELECT 1 FROM handler WHERE name = ?'),
-    registeredHandlers: db.prepare('SELECT name, events, ordered, debounce FROM handler ORDER BY name'),
     registerHandlers: db.prepare(`
       INSERT OR REPLACE INTO handler (name, events, ordered, debounce, loaded_at)
       VALUES (:name, :events, :order, :debounce, :now)`),
     failed: db.prepare('INSERT INTO failure (delivery, attempt, at, error) VALUES (?, ?, ?, ?)'),
     forgetFailures: db.prepare('DELETE FROM failure WHERE delivery = ? AND attempt <= ?'),
     version: db.prepare('PRAGMA data_version'),
-    handlers: db.prepare(`
-      SELECT known.name,
-        (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'blocked') +
-        (SELECT count(*) FROM delivery WHERE handler = known.name AND state IN ('ready', 'running', 'waiting')) AS pending
-      FROM handler AS known ORDER BY known.name`),
     snapshot: db.prepare('SELECT fields, dirty FROM snapshot WHERE handler = ? AND ordering_key = ?'),
     markDirty: db.prepare('UPDATE snapshot SET dirty = 1 WHERE handler = ? AND ordering_key = ?'),
     see: db.prepare('INSERT OR REPLACE INTO snapshot (handler, ordering_key, fields) VALUES (?, ?, ?)'),
@@ -161,73 +147,61 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
   /** Starts the run of a ready delivery, or of the newest delivery that it is coalesced into. */
   function start(key: number, coalesce: Wanted['coalesce']): Delivery {
     const head = sql.get.get(key) ?? {}
-    const orderingKey = head['ordering_key']
-    const one = [head]
-    if (coalesce && head['run'] === 1 && typeof orderingKey === 'string')
-      for (const row of sql.behind.iterate(String(head['handler']), orderingKey)) {
-        // A later event must not overtake an event of another name.
-        if (coalesce === true && row['name'] !== head['name']) break
-        // A later event must not replace a deletion: the handler may learn of the deleted record from no other event.
-        if (isDeletion(String(one.at(-1)?.['name'])) && !isDeletion(String(row['name']))) break
-        // A replay comes last in its ordering key but is not the newest: coalescing into it would count later events as
-        // done.
-        if (row['run'] !== 1) break
-        one.push(row)
-      }
-    const newest = one.at(-1) ?? head
-    for (const { key: older = null } of one.slice(0, -1))
-      sql.coalesce.run(bare({ key: older, into: newest['key'] ?? null, now: now() }))
-    return toDelivery(
+    const { handler = null, ordering_key: orderingKey = null } = head
+    const all = coalesce ? [head, ...coalescedWith(head, sql.behind.iterate(handler, orderingKey), coalesce)] : [head]
+    const newest = all.at(-1)?.['key'] ?? null
+    for (const { key: older = null } of all.slice(0, -1))
+      sql.coalesce.run(bare({ key: older, into: newest, now: now() }))
+    return deliveryOf(
       sql.claim.get(
         bare({
-          key: newest['key'] ?? null,
+          key: newest,
           attempts: Number(head['attempts']) + 1,
           quarantined: Number(head['quarantined']),
           now: now(),
-          coalesced: one.reduce((sum, row) => sum + Number(row['coalesced']), 0),
+          coalesced: countOf(all),
         }),
       ) ?? {},
     )
   }
 
-  function toDelivery(row: Record<string, SQLOutputValue>): Delivery {
-    const key = Number(row['key'])
-    const orderingKey = typeof row['ordering_key'] === 'string' ? row['ordering_key'] : null
-    const about = { id: String(row['event_id']), name: String(row['name']), orderingKey }
-    const stored = readStoredEvent(row['event'], about, () => {
-      const bytes = sql.bytes.get(key)?.['bytes']
-      return bytes instanceof Uint8Array ? bytes : undefined
-    })
-    return {
-      key,
-      handler: String(row['handler']),
-      attempt: Number(row['attempts']),
-      coalesced: Number(row['coalesced']),
-      spentMs: Number(row['spent_ms']),
-      ...('event' in stored ? stored : { ...stored, event: standInFor(about, Number(row['created_at'])) }),
-    }
-  }
+  const deliveryOf = (row: Row) =>
+    toDelivery(
+      row,
+      storedOf(row, () => sql.bytes.get(Number(row['key']))?.['bytes']),
+    )
 
-  function end(
-    delivery: Delivery,
-    state: 'done' | 'waiting' | 'dead',
-    { due = null, error = null, spentMs = null, quarantined = 0, snapshot }: Ended,
-  ): void {
+  function end(delivery: Delivery, { how, due, error, spentMs, alone = false, snapshot }: End): void {
+    const { key, handler, attempt, event } = delivery
+    const at = now()
+    const isWaiting = how === 'retry' || how === 'postponed'
+    const isEnded = how === 'done' || how === 'dead'
     inTransaction(db, () => {
-      const since = state === 'waiting' ? now() : null
-      const text = error === null ? null : boundError(error)
       const row = sql.end.get(
-        bare({ key: delivery.key, state, since, due, error: text, spentMs, quarantined, now: now() }),
+        bare({
+          key,
+          state: isWaiting ? 'waiting' : isEnded ? how : 'ready',
+          uncounted: Number(how === 'postponed' || how === 'released'),
+          postponed: Number(how === 'postponed'),
+          quarantined: how === 'postponed' ? null : Number(alone),
+          since: isWaiting ? at : null,
+          due: due ?? null,
+          endedAt: isEnded ? at : null,
+          error: error ?? null,
+          spentMs: spentMs ?? null,
+        }),
       )
-      if (row === undefined) throw notRunning(delivery)
-      if (text !== null) {
-        sql.failed.run(delivery.key, delivery.attempt, now(), text)
-        sql.forgetFailures.run(delivery.key, delivery.attempt - maxFailures)
+      // Without this error, a second end would retry a finished delivery, which has no event any more.
+      if (row === undefined && how !== 'released')
+        throw new Error(`the delivery ${key} of ${event.id} to ${handler} is not running: its end is not written down`)
+      if (error !== undefined && how !== 'postponed') {
+        sql.failed.run(key, attempt, at, error)
+        sql.forgetFailures.run(key, attempt - maxFailures)
       }
-      const { ordering_key: orderingKey } = row
-      if (state !== 'waiting' && typeof orderingKey === 'string') orderingKeys.unblock(delivery.handler, orderingKey)
-      if (snapshot === null) sql.unsee.run(delivery.handler, orderingKeyOf(delivery.event))
-      else if (snapshot) sql.see.run(delivery.handler, orderingKeyOf(delivery.event), JSON.stringify(snapshot))
+      const { ordering_key: orderingKey } = row ?? {}
+      if (isEnded && typeof orderingKey === 'string') orderingKeys.unblock(handler, orderingKey)
+      if (snapshot === null) sql.unsee.run(handler, orderingKeyOf(event))
+      else if (snapshot) sql.see.run(handler, orderingKeyOf(event), JSON.stringify(snapshot))
     })
   }
 
@@ -252,23 +226,20 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
           return [start(Number(quarantined['key']), byHandler.get(String(quarantined['handler']))?.coalesce ?? false)]
         }
         return wanted
-          .flatMap(({ handler, limit: most, coalesce }) =>
-            sql.ready.all(handler, Math.min(most, limit)).map((row) => ({ key: Number(row['key']), coalesce })),
+          .flatMap(({ handler, limit: maxOfHandler, coalesce }) =>
+            sql.ready.all(handler, Math.min(maxOfHandler, limit)).map((row) => ({ key: Number(row['key']), coalesce })),
           )
           .sort((a, b) => a.key - b.key)
           .slice(0, limit)
           .map(({ key, coalesce }) => start(key, coalesce))
       })
     },
-    done: (delivery, snapshot) => end(delivery, 'done', { snapshot }),
+    ...endings(end),
     snapshot({ handler, event }) {
       const row = sql.snapshot.get(handler, orderingKeyOf(event))
-      if (row === undefined) return undefined
-      const fields = readSnapshotFields(row['fields'])
-      if (fields === undefined)
+      const onUnreadableSnapshot = () =>
         onUnreadable(`the snapshot of ${handler} and ${orderingKeyOf(event)}: its handler runs, whatever has changed`)
-      // An unreadable snapshot does not count as unchanged.
-      return { fields: fields ?? {}, isDirty: fields === undefined || row['dirty'] === 1 }
+      return row && toSnapshot(row, onUnreadableSnapshot)
     },
     markDirty({ handler, event }) {
       // A power cut may undo the snapshot of an earlier run, but not the fact that this run has begun.
@@ -279,21 +250,14 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
         db.exec('PRAGMA synchronous = NORMAL')
       }
     },
-    retry: (delivery, { alone = false, ...more }) => end(delivery, 'waiting', { quarantined: Number(alone), ...more }),
-    postpone(delivery, { due, error }) {
-      const { changes } = sql.postpone.run(bare({ key: delivery.key, now: now(), due, error: boundError(error) }))
-      if (changes === 0) throw notRunning(delivery)
-    },
     resumePostponed: () => void sql.resumePostponed.run(),
-    dead: (delivery, error) => end(delivery, 'dead', { error }),
     noteFailure: ({ key, attempt }, error) => void sql.failed.run(key, attempt, now(), boundError(error)),
     restore: ({ key }, event) => void sql.restore.run(JSON.stringify(event), key),
-    release: (delivery) => void sql.release.run(0, delivery.key),
     reclaim() {
       return inTransaction(db, () => {
         const [first, ...others] = sql.running.all()
-        if (first === undefined || others.length === 0) return first && toDelivery(first)
-        for (const { key = null } of [first, ...others]) sql.release.run(1, key)
+        if (first === undefined || others.length === 0) return first && deliveryOf(first)
+        for (const { key = null } of [first, ...others]) sql.quarantine.run(key)
         return undefined
       })
     },
@@ -301,14 +265,7 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       const due = sql.nextDue.get()?.['due']
       return due === undefined ? undefined : Number(due)
     },
-    handlers: () => new Map(sql.handlers.all().map((row) => [String(row['name']), Number(row['pending'])])),
-    registeredHandlers: () =>
-      sql.registeredHandlers.all().map((row) => ({
-        name: String(row['name']),
-        events: readNames(row['events']),
-        order: row['ordered'] === 'none' ? 'none' : 'object',
-        debounce: Number(row['debounce']),
-      })),
+    handlers: () => readHandlers(db),
     registerHandlers(handlers) {
       // All handlers get the same time, by which tools recognise those that were loaded together.
       const at = now()
@@ -321,12 +278,12 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
     },
     state: () => readState(db),
     watch({ changed }) {
-      const look = () => Number(sql.version.get()?.['data_version'])
-      let snapshot = look()
+      const readVersion = () => Number(sql.version.get()?.['data_version'])
+      let before = readVersion()
       watching = setInterval(() => {
-        const version = look()
-        if (version !== snapshot) changed()
-        snapshot = version
+        const version = readVersion()
+        if (version !== before) changed()
+        before = version
       }, watchInterval)
     },
     failFast: () => undefined,
@@ -340,17 +297,4 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       if (db.isOpen) db.close()
     },
   }
-}
-
-interface Ended {
-  readonly due?: number | null
-  readonly error?: string | null
-  readonly spentMs?: number | null
-  readonly quarantined?: number
-  readonly snapshot?: SnapshotFields | null | undefined
-}
-
-/** Without this error, a second end would retry a finished delivery, which has no event any more. */
-function notRunning({ key, handler, event: { id } }: Delivery): Error {
-  return new Error(`the delivery ${key} of ${id} to ${handler} is not running: its end is not written down`)
 }

@@ -1,19 +1,17 @@
-import { DatabaseSync, type SQLOutputValue } from 'node:sqlite'
+import type { SQLOutputValue } from 'node:sqlite'
 import type { JournalledEvent } from '../../events/event.ts'
 import { orderingKeyOf } from '../../events/ordering-key.ts'
 import type { Position } from '../../journal/position.ts'
 
 import { matcherOf } from '../../lib/pattern.ts'
-import { readNames, readSnapshotFields, readStoredEvent } from '../stored.ts'
-import { openSqliteQueue } from './queue.ts'
+import { storedOf } from '../delivery-row.ts'
+import { readNames } from '../stored.ts'
 import type { Named, Row, Salvage } from './salvage.ts'
-import { inTransaction } from './schema.ts'
 
-/** An event of the journal, and its place in the order of all events. */
+/** An event of the journal, and where its line is. */
 export interface Placed {
   readonly event: JournalledEvent
   readonly at: Position
-  readonly order: number
 }
 
 export interface JournalIndex {
@@ -75,72 +73,60 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
   )
   const handlerNames = new Set(handlers.map(({ name }) => name))
 
-  for (const [key, row] of found.deliveries) {
+  const keys = new Set([...found.deliveries.keys(), ...found.named.keys(), ...found.lost])
+  // Keys have no gaps, so a missing row may have been on a lost page that SQLite does not report. A row that was
+  // deleted on purpose has no event in the journal any more, or its handler is not registered. A dead delivery that was
+  // dropped counts as one that runs again.
+  const lastKey = [...found.deliveries.keys()].reduce((max, key) => Math.max(max, key), 0)
+  for (let key = 1; key < lastKey; key++) keys.add(key)
+  for (const key of keys) {
+    const row = found.deliveries.get(key)
     const named = found.named.get(key)
-    if (!isRow(row)) {
+    if (row === undefined || !isRow(row)) {
       if (named) missing.set(key, named)
       else nameless.push(key)
-    } else if (named === undefined || isSame(row, named)) rows.push({ place: key, key, values: keepRow(row) })
+    } else if (named === undefined || idOf(namedBy(row)) === idOf(named))
+      rows.push({ place: key, key, values: keepRow(row) })
     else if (!isKnown(namedBy(row))) missing.set(key, named)
     else if (isKnown(named)) disputed.push({ key, row, named })
     else rows.push({ place: key, key, values: keepRow(row) })
   }
-  const sure = new Set(rows.map(({ values }) => idIn(namedBy(values))))
+  const sure = new Set(rows.map(({ values }) => idOf(namedBy(values))))
   for (const { key, row, named } of disputed) {
-    const isOwn = !sure.has(idIn(namedBy(row)))
+    const isOwn = !sure.has(idOf(namedBy(row)))
     // Another row has the delivery that the index names, so the index is damaged.
-    if (sure.has(idIn(named)) && isOwn) rows.push({ place: key, key, values: keepRow(row) })
+    if (sure.has(idOf(named)) && isOwn) rows.push({ place: key, key, values: keepRow(row) })
     else {
       missing.set(key, named)
       if (isOwn) doubtful.push([key, namedBy(row)])
     }
   }
-  for (const key of found.lost) {
-    const named = found.named.get(key)
-    if (named) missing.set(key, named)
-    else nameless.push(key)
-  }
-  // Keys have no gaps, so a missing row may have been on a lost page that SQLite does not report. A row that was
-  // deleted on purpose has no event in the journal any more, or its handler is not registered. A dead delivery that was
-  // dropped counts as one that runs again.
-  const lastKey = [...found.deliveries.keys()].reduce((most, key) => Math.max(most, key), 0)
-  const lost = new Set(found.lost)
-  for (let key = 1; key < lastKey; key++)
-    if (!found.deliveries.has(key) && !found.named.has(key) && !lost.has(key)) nameless.push(key)
-  // An index may have entries for rows that the table silently lost.
-  for (const [key, named] of found.named) if (!found.deliveries.has(key) && !missing.has(key)) missing.set(key, named)
-
   function isKnown({ event, handler }: Named): boolean {
     return journal.places.has(event) && (handlerNames.size === 0 || handlerNames.has(handler))
   }
 
+  /** The place of a delivery's event in the journal. A replay says nothing about it. */
+  const orderOf = ({ values }: PlannedRow) =>
+    values['run'] === 1 ? journal.places.get(String(values['event_id']))?.order : undefined
   /** The last event with a known delivery. The journal was followed at least up to it. */
-  const last = rows.reduce(
-    (most, { values }) =>
-      values['run'] === 1 ? Math.max(most, journal.places.get(String(values['event_id']))?.order ?? -1) : most,
-    -1,
-  )
-  const told = positionOf(found.position)
-  const isPositionRead = told !== undefined && (await journal.isPlace(told))
-  const readPosition = isPositionRead ? told : undefined
+  const last = rows.reduce((max, row) => Math.max(max, orderOf(row) ?? -1), -1)
+  const stored = positionOf(found.position)
+  const readPosition = stored && (await journal.isPlace(stored)) ? stored : undefined
   /** Events behind this place are followed after the repair, again if necessary. */
   const followed = readPosition === undefined ? last : orderBefore(readPosition)
 
   function orderBefore({ segment, offset }: Position): number {
     let order = -1
     for (const { at, order: one } of journal.places.values())
-      if ((at.segment < segment || (at.segment === segment && at.offset < offset)) && one > order) order = one
+      if (at.segment < segment || (at.segment === segment && at.offset < offset)) order = Math.max(order, one)
     return order
   }
 
   const wanted = new Map<number, { readonly named: Named; readonly place: number; readonly why: string }[]>()
-  const have = new Set(
-    rows.map(({ values }) => idOf(String(values['event_id']), String(values['handler']), Number(values['run']))),
-  )
+  const have = new Set(rows.map(({ values }) => idOf(namedBy(values))))
   const want = (named: Named, place: number, why: string) => {
-    const id = idOf(named.event, named.handler, named.run)
-    if (have.has(id)) return
-    have.add(id)
+    if (have.has(idOf(named))) return
+    have.add(idOf(named))
     const order = journal.places.get(named.event)?.order
     if (order === undefined)
       gone.push({ event: named.event, handler: named.handler, why: `${why}, and its event is not in the journal` })
@@ -157,9 +143,9 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
   function inGaps(): { named: Named; place: number }[] {
     if (nameless.length === 0) return []
     const known = rows
-      .flatMap(({ place, values }) => {
-        const order = values['run'] === 1 ? journal.places.get(String(values['event_id']))?.order : undefined
-        return order === undefined ? [] : [{ place, order }]
+      .flatMap((row) => {
+        const order = orderOf(row)
+        return order === undefined ? [] : [{ place: row.place, order }]
       })
       .sort((a, b) => a.place - b.place)
     const byOrder = [...journal.places].map(([event, { order, name }]) => ({ event, order, name }))
@@ -202,7 +188,8 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
   }
 
   const events = await journal.read(new Set(wanted.keys()))
-  for (const [order, ones] of wanted) {
+  // Of deliveries with the same place, the one with the older event comes first.
+  for (const [order, ones] of [...wanted].sort(([a], [b]) => a - b)) {
     const placed = events.get(order)
     for (const { named, place, why } of ones) {
       const { event, handler } = named
@@ -220,23 +207,14 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
       event_id: event.id,
       handler,
       run,
-      orderingKey: ordered === 'none' ? null : orderingKeyOf(event),
+      ordering_key: ordered === 'none' ? null : orderingKeyOf(event),
       name: event.event,
       event: JSON.stringify(event),
       segment: at.segment,
       state: 'ready',
       attempts: 0,
-      quarantined: 0,
-      coalesced: 1,
-      coalesced_into: null,
-      postponed: 0,
       debounce,
       created_at: Date.parse(event.time) || 0,
-      first_run_at: null,
-      since: null,
-      due: null,
-      ended_at: null,
-      error: null,
     }
   }
 
@@ -252,20 +230,16 @@ export async function planRebuild(found: Salvage, journal: JournalIndex): Promis
   }
 
   rows.sort((a, b) => a.place - b.place)
-  let position = readPosition
-  if (position === undefined && last >= 0) {
-    // Adding an existing delivery again adds nothing.
-    for (const { order, at } of journal.places.values()) if (order === last) position = at
-  }
-  return { rows: orderOrderingKeys(rows), position, isPositionRead, again, gone }
+  // Adding an existing delivery again adds nothing.
+  const position = readPosition ?? [...journal.places.values()].find(({ order }) => order === last)?.at
+  return { rows: orderOrderingKeys(rows), position, isPositionRead: readPosition !== undefined, again, gone }
 }
 
 /** The ordering key comes from the event, because the column may be damaged. */
 function orderingKeyFor(row: Row): SQLOutputValue {
   if (row['ordering_key'] === null) return null
-  const about = { id: String(row['event_id']), name: String(row['name']), orderingKey: null }
-  const stored = readStoredEvent(row['event'], about)
-  return 'event' in stored ? orderingKeyOf(stored.event) : String(row['ordering_key'])
+  const stored = storedOf({ ...row, ordering_key: null })
+  return stored && 'event' in stored ? orderingKeyOf(stored.event) : String(row['ordering_key'])
 }
 
 /** Makes the first delivery of each ordering key the head, and blocks the others behind it; see schema.ts. */
@@ -295,94 +269,15 @@ function isRow(row: Row): boolean {
   return (orderingKey === null || typeof orderingKey === 'string') && isEnded === (event === null)
 }
 
-function isSame(row: Row, { event, handler, run }: Named): boolean {
-  return row['event_id'] === event && row['handler'] === handler && row['run'] === run
-}
-
 function namedBy(row: Row): Named {
   return { event: String(row['event_id']), handler: String(row['handler']), run: Number(row['run']) }
 }
 
-function idOf(event: string, handler: string, run: number): string {
+function idOf({ event, handler, run }: Named): string {
   return JSON.stringify([event, handler, run])
-}
-
-function idIn({ event, handler, run }: Named): string {
-  return idOf(event, handler, run)
 }
 
 function positionOf(row: Row | undefined): Position | undefined {
   if (!row || !Number.isSafeInteger(row['segment']) || !Number.isSafeInteger(row['offset'])) return undefined
   return { segment: Number(row['segment']), offset: Number(row['offset']) }
-}
-
-/** Writes the plan, and the other readable data, into a new file. */
-export function writeRebuilt(path: string, plan: Plan, found: Salvage): void {
-  const { position } = plan
-  const queue = openSqliteQueue({ path })
-  if (position) void queue.add([], position)
-  void queue.close()
-  const db = new DatabaseSync(path)
-  try {
-    inTransaction(db, () => fill(db, plan, found))
-    db.exec('PRAGMA wal_checkpoint(TRUNCATE)')
-  } finally {
-    db.close()
-  }
-}
-
-/** Values of columns that an older version does not have. */
-const defaults: Readonly<Record<string, SQLOutputValue>> = {
-  quarantined: 0,
-  coalesced: 1,
-  postponed: 0,
-  debounce: 0,
-  spent_ms: 0,
-}
-
-function fill(db: DatabaseSync, { rows, again }: Plan, found: Salvage): void {
-  const columns = db
-    .prepare('SELECT name FROM pragma_table_info(?)')
-    .all('delivery')
-    .map((row) => String(row['name']))
-  const known = columns.filter((name) => name !== 'key')
-  const insert = db.prepare(
-    `INSERT INTO delivery (key, ${known.join(', ')}) VALUES (?, ${known.map(() => '?').join(', ')}) ON CONFLICT DO NOTHING`,
-  )
-  const keys = new Map<number, number>()
-  for (const [at, { key, values }] of rows.entries()) {
-    insert.run(at + 1, ...known.map((name) => values[name] ?? defaults[name] ?? null))
-    if (key !== undefined) keys.set(key, at + 1)
-  }
-  const into = db.prepare('UPDATE delivery SET coalesced_into = ? WHERE key = ?')
-  for (const [at, { values }] of rows.entries())
-    if (values['coalesced_into'] !== null) into.run(keys.get(Number(values['coalesced_into'])) ?? null, at + 1)
-  const addFailure = db.prepare('INSERT INTO failure (delivery, attempt, at, error) VALUES (?, ?, ?, ?)')
-  for (const { delivery = null, attempt = null, at = null, error = null } of found.failures) {
-    const owner = keys.get(Number(delivery))
-    if (owner !== undefined && typeof error === 'string' && Number.isSafeInteger(at) && Number.isSafeInteger(attempt))
-      addFailure.run(owner, attempt, at, error)
-  }
-  const addHandler = db.prepare(
-    'INSERT INTO handler (name, events, ordered, debounce, loaded_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING',
-  )
-  for (const { name, events, ordered, debounce, loaded_at } of found.handlers)
-    if (typeof name === 'string' && name !== '')
-      addHandler.run(
-        name,
-        readNames(events) ? String(events) : null,
-        ordered === 'object' || ordered === 'none' ? ordered : null,
-        Number.isSafeInteger(debounce) ? Number(debounce) : null,
-        Number.isSafeInteger(loaded_at) ? Number(loaded_at) : null,
-      )
-  // A handler without a file must still be listed.
-  for (const { values } of rows) addHandler.run(values['handler'] ?? null, null, null, null, null)
-  const addSnapshot = db.prepare(
-    'INSERT INTO snapshot (handler, ordering_key, fields, dirty) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING',
-  )
-  // Deliveries that run again may have changed the object, so a snapshot must not count as unchanged.
-  const isDoubtful = again.length > 0 || Object.values(found.whole).includes(false)
-  for (const { handler, ordering_key: orderingKey, fields, dirty } of found.snapshot)
-    if (typeof handler === 'string' && typeof orderingKey === 'string' && readSnapshotFields(fields))
-      addSnapshot.run(handler, orderingKey, String(fields), isDoubtful || dirty !== 0 ? 1 : 0)
 }

@@ -18,8 +18,9 @@ import { oldest, type Position } from '../../journal/position.ts'
 import { listSegments } from '../../journal/segments.ts'
 import { syncPathSync } from '../../lib/atomic-file.ts'
 import { openSqliteQueue } from './queue.ts'
-import { type JournalIndex, type Placed, type Plan, planRebuild, writeRebuilt } from './rebuild.ts'
+import { type JournalIndex, type Placed, type Plan, planRebuild } from './rebuild.ts'
 import { type Salvage, salvage } from './salvage.ts'
+import { writeRebuilt } from './write-rebuilt.ts'
 
 export interface RepairDeps {
   /** The path of `dispatch.db`. */
@@ -107,7 +108,7 @@ async function indexJournal(dataDir: string, log: Logger): Promise<JournalIndex>
       if (orders.size === 0) return found
       for await (const { event, at } of readAll(dataDir, log)) {
         const order = places.get(event.id)?.order
-        if (order !== undefined && orders.has(order) && !found.has(order)) found.set(order, { event, at, order })
+        if (order !== undefined && orders.has(order) && !found.has(order)) found.set(order, { event, at })
       }
       return found
     },

@@ -14,7 +14,6 @@ export interface Named {
 
 /** The readable data of a damaged `dispatch.db`. */
 export interface Salvage {
-  readonly version: number
   /** By key. */
   readonly deliveries: ReadonlyMap<number, Row>
   /** By key, from the index of all deliveries. */
@@ -22,11 +21,11 @@ export interface Salvage {
   /** Keys that are, or may be, on unreadable pages. */
   readonly lost: readonly number[]
   readonly position: Row | undefined
-  /** Whether each table could be read completely. A table that is `false` is incomplete. */
-  readonly whole: Readonly<Record<'delivery' | 'handler' | 'failure' | 'snapshot', boolean>>
+  /** Whether every table could be read completely. */
+  readonly isWhole: boolean
   readonly handlers: readonly Row[]
   readonly failures: readonly Row[]
-  readonly snapshot: readonly Row[]
+  readonly snapshots: readonly Row[]
 }
 
 /** Keys per query. A query that fails is halved until the damaged page is found. */
@@ -42,39 +41,32 @@ const keysBehind = 1_000
 export function salvage(path: string): Salvage | undefined {
   const db = new DatabaseSync(path)
   try {
-    const version = Number(attempt(() => db.prepare('PRAGMA user_version').get())?.['user_version'])
     if (attempt(() => db.prepare('SELECT 1 FROM delivery LIMIT 0').all()) === undefined) return undefined
     const named = readIndex(db)
     const last = Math.max(
       0,
       Number(attempt(() => db.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'delivery'").get())?.['seq'] ?? 0),
       // Math.max(…keys) accepts only some 100,000 arguments.
-      [...named.keys()].reduce((most, key) => Math.max(most, key), 0),
+      [...named.keys()].reduce((max, key) => Math.max(max, key), 0),
     )
     const deliveries = readTable(db, 'delivery', 'key', last)
     const failures = readTable(db, 'failure', 'rowid')
     const handlers = readTable(db, 'handler', 'rowid')
-    const snapshot = readOrdered(db, 'snapshot', 'handler, ordering_key', [
-      'handler',
-      'ordering_key',
-      'fields',
-      'dirty',
-    ])
+    // This table has no row numbers.
+    const snapshots = new Map<string, Row>()
+    const from = 'SELECT handler, ordering_key, fields, dirty FROM snapshot'
+    const areSnapshotsWhole = readFromBothEnds(db, from, ['handler', 'ordering_key'], (row) =>
+      snapshots.set(JSON.stringify([row['handler'], row['ordering_key']]), row),
+    )
     return {
-      version,
       deliveries: new Map(deliveries.rows.map((row) => [Number(row['key']), row])),
       named,
       lost: deliveries.lost,
       position: attempt(() => db.prepare('SELECT segment, offset FROM position').get()),
-      whole: {
-        delivery: deliveries.lost.length === 0,
-        handler: handlers.lost.length === 0,
-        failure: failures.lost.length === 0,
-        snapshot: snapshot.isWhole,
-      },
+      isWhole: areSnapshotsWhole && [deliveries, handlers, failures].every(({ lost }) => lost.length === 0),
       handlers: handlers.rows,
       failures: failures.rows,
-      snapshot: snapshot.rows,
+      snapshots: [...snapshots.values()],
     }
   } finally {
     db.close()
@@ -125,42 +117,28 @@ function readTable(db: DatabaseSync, table: string, key: string, known = 0): { r
   return { rows, lost }
 }
 
-/**
- * Reads the index alone, which has all of these columns, so the table is not needed. Reads from both ends, as far as
- * possible.
- */
+/** Reads the index alone, which has all of these columns, so the table is not needed. */
 function readIndex(db: DatabaseSync): Map<number, Named> {
   const index = attempt(() =>
     db.prepare("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'delivery' AND sql IS NULL").get(),
   )?.['name']
   const found = new Map<number, Named>()
-  for (const order of ['ASC', 'DESC'])
-    attempt(() => {
-      const rows = db
-        .prepare(
-          `SELECT key, event_id, handler, run FROM delivery INDEXED BY ${JSON.stringify(String(index))}
-           ORDER BY event_id ${order}, handler ${order}, run ${order}`,
-        )
-        .iterate()
-      for (const { key, event_id, handler, run } of rows)
-        if (typeof event_id === 'string' && typeof handler === 'string')
-          found.set(Number(key), { event: event_id, handler, run: Number(run) })
-    })
+  const from = `SELECT key, event_id, handler, run FROM delivery INDEXED BY ${JSON.stringify(String(index))}`
+  readFromBothEnds(db, from, ['event_id', 'handler', 'run'], ({ key, event_id, handler, run }) => {
+    if (typeof event_id === 'string' && typeof handler === 'string')
+      found.set(Number(key), { event: event_id, handler, run: Number(run) })
+  })
   return found
 }
 
-/** Reads a table without row numbers from both ends, as far as possible. */
-function readOrdered(db: DatabaseSync, table: string, key: string, columns: readonly string[]) {
-  const found = new Map<string, Row>()
-  let isWhole = true
-  for (const order of ['ASC', 'DESC']) {
-    const by = key.split(', ').map((column) => `${column} ${order}`)
-    const isRead = attempt(() => {
-      const rows = db.prepare(`SELECT ${columns.join(', ')} FROM ${table} ORDER BY ${by.join(', ')}`).iterate()
-      for (const row of rows) found.set(JSON.stringify([row['handler'], row['ordering_key']]), { ...row })
+/** Reads in both directions, each as far as possible. Returns whether nothing was unreadable. */
+function readFromBothEnds(db: DatabaseSync, from: string, by: readonly string[], visit: (row: Row) => void): boolean {
+  const isWhole = ['ASC', 'DESC'].map((order) =>
+    attempt(() => {
+      const rows = db.prepare(`${from} ORDER BY ${by.map((column) => `${column} ${order}`).join(', ')}`).iterate()
+      for (const row of rows) visit({ ...row })
       return true
-    })
-    isWhole &&= isRead === true
-  }
-  return { rows: [...found.values()], isWhole }
+    }),
+  )
+  return !isWhole.includes(undefined)
 }

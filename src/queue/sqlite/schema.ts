@@ -1,7 +1,7 @@
-import type { DatabaseSync } from 'node:sqlite'
+import type { DatabaseSync, SQLInputValue } from 'node:sqlite'
 import type { Position } from '../../journal/position.ts'
-
-import type { QueueState } from '../queue.ts'
+import { type Row, toHandler, toPosition, toState } from '../delivery-row.ts'
+import type { HandlerRecord, QueueState } from '../queue.ts'
 
 /** A finished delivery does not begin again, and a pending delivery has its event. */
 const guards = `
@@ -161,6 +161,17 @@ export function bare<T extends object>(parameters: T): T {
   return Object.assign(Object.create(null), parameters)
 }
 
+/** Inserts rows of any columns, all with those of the first. A row that conflicts with an existing one is skipped. */
+export function insertRows(db: DatabaseSync, table: string, rows: readonly Row[]): void {
+  const names = Object.keys(rows[0] ?? {})
+  if (names.length === 0) return
+  const places = names.map(() => '?').join(', ')
+  const insert = db.prepare(`INSERT INTO ${table} (${names.join(', ')}) VALUES (${places}) ON CONFLICT DO NOTHING`)
+  // Postgres returns `bigint` as text, which SQLite converts, and `boolean`, which SQLite refuses.
+  const toValue = (value: unknown) => (typeof value === 'boolean' ? Number(value) : (value as SQLInputValue))
+  for (const row of rows) insert.run(...names.map((name) => toValue(row[name] ?? null)))
+}
+
 /** Allows one writer at a time. Commits all of the work or none of it. */
 export function inTransaction<T>(db: DatabaseSync, work: () => T): T {
   db.exec('BEGIN IMMEDIATE')
@@ -180,19 +191,27 @@ export function readPosition(db: DatabaseSync): Position | undefined {
   return row && toPosition(row)
 }
 
-/** Both engines store a position in these columns. */
-export function toPosition({ segment, offset, first }: Readonly<Record<string, unknown>>): Position {
-  return { segment: Number(segment), offset: Number(offset), ...(typeof first === 'string' && { first }) }
-}
-
 /** The handlers that ever ran, from a file of any version, without migrating it. */
-export function readHandlers(db: DatabaseSync): string[] {
+export function readKnownHandlers(db: DatabaseSync): string[] {
   const tables = db.prepare("SELECT name FROM sqlite_master WHERE type = 'table'").all()
   const has = (name: string) => tables.some((table) => table['name'] === name)
   if (!has('delivery')) return []
   const query = has('handler') ? 'SELECT name FROM handler' : 'SELECT DISTINCT handler AS name FROM delivery'
   const rows = db.prepare(`${query} ORDER BY name`).all()
   return rows.map((row) => String(row['name']))
+}
+
+/** In the order of their names. */
+export function readHandlers(db: DatabaseSync): HandlerRecord[] {
+  return db
+    .prepare(`
+      SELECT known.*,
+        (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'blocked') +
+        (SELECT count(*) FROM delivery WHERE handler = known.name AND state IN ('ready', 'running', 'waiting')) AS pending,
+        (SELECT count(*) FROM delivery WHERE handler = known.name AND state = 'dead') AS dead
+      FROM handler AS known ORDER BY known.name`)
+    .all()
+    .map(toHandler)
 }
 
 /**
@@ -213,14 +232,5 @@ export function readState(db: DatabaseSync): QueueState {
         UNION ALL SELECT min(key) FROM delivery WHERE state = 'running'
         UNION ALL SELECT min(key) FROM delivery WHERE state = 'waiting'))) AS oldest`)
     .get()
-  const count = (name: string) => Number(row?.[name])
-  const oldest = row?.['oldest']
-  return {
-    ready: count('ready'),
-    running: count('running'),
-    waiting: count('waiting'),
-    blocked: count('blocked'),
-    dead: count('dead'),
-    oldestAt: oldest === null || oldest === undefined ? undefined : Number(oldest),
-  }
+  return toState(row)
 }

@@ -11,7 +11,7 @@ import { defaultOptions, FinalError, type Handler } from '../../../src/handler/h
 import { openJournal } from '../../../src/journal/journal.ts'
 import { oldest } from '../../../src/journal/position.ts'
 import { realClock } from '../../../src/lib/clock.ts'
-import { openOwnChanges } from '../../../src/queue/own-changes.ts'
+import { openSqliteOwnChanges } from '../../../src/queue/sqlite/own-changes.ts'
 import { openSqliteQueue, queuePath } from '../../../src/queue/sqlite/queue.ts'
 import { RestError } from '../../support/portal/rest-error.ts'
 import { type Portal, startPortal } from '../../support/portal.ts'
@@ -44,7 +44,7 @@ async function prepare(portal: Portal, { incomingWebhooks = portal.incomingWebho
     { handlerTimeout = 60_000, probeEvery = 60_000, retryFor = 3_600_000 } = {},
   ) {
     const queue = openSqliteQueue({ path: queuePath(dataDir) })
-    const ownChanges = openOwnChanges({ path: queuePath(dataDir) })
+    const ownChanges = openSqliteOwnChanges({ path: queuePath(dataDir) })
     const changes: (string | undefined)[] = []
     let resume = () => {}
     const portals = createPortals({
@@ -82,7 +82,7 @@ async function prepare(portal: Portal, { incomingWebhooks = portal.incomingWebho
     const end = async () => {
       await dispatcher.stop(0)
       portals.stop()
-      ownChanges.close()
+      await ownChanges.close()
       await queue.close()
     }
     onTestFinished(end)

@@ -17,9 +17,9 @@ import { openJournal } from '../../../src/journal/journal.ts'
 import { oldest } from '../../../src/journal/position.ts'
 import { listSegments } from '../../../src/journal/segments.ts'
 import { realClock } from '../../../src/lib/clock.ts'
-import { openOwnChanges } from '../../../src/queue/own-changes.ts'
 import type { Queue } from '../../../src/queue/queue.ts'
 import { openSqliteDeliveries } from '../../../src/queue/sqlite/deliveries.ts'
+import { openSqliteOwnChanges } from '../../../src/queue/sqlite/own-changes.ts'
 import { openSqliteQueue, queuePath } from '../../../src/queue/sqlite/queue.ts'
 import { temporaryFolder, until } from '../../support/receiver.ts'
 import { eventOf, want } from '../queue/queue-contract.ts'
@@ -69,7 +69,7 @@ async function prepare({ segmentSize = 64 * 1024 ** 2 } = {}) {
     openQueue: () => openSqliteQueue({ path: queuePath(dataDir) }),
     logged: (msg: string) => lines.filter((line) => line['msg'] === msg),
     start: async (queue: Queue, handlers: readonly LoadedHandler[], deps: Partial<DispatcherDeps> = {}) => {
-      const ownChanges = openOwnChanges({ path: queuePath(dataDir) })
+      const ownChanges = openSqliteOwnChanges({ path: queuePath(dataDir) })
       onTestFinished(() => ownChanges.close())
       const dispatcher = await startDispatcher({
         dataDir,

@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest'
 import { createLoopBreaker, type Hold } from '../../../src/queue/loop-breaker.ts'
 
-function start(most?: number) {
+function start(maxWatched?: number) {
   const clock = { now: 1_000_000 }
-  const breaker = createLoopBreaker({ now: () => clock.now, ...(most !== undefined && { most }) })
+  const breaker = createLoopBreaker({ now: () => clock.now, ...(maxWatched !== undefined && { maxWatched }) })
   /** So many runs, each so many milliseconds after the one before. */
   const run = (times: number, every: number, key = 'deal:1'): (Hold | undefined)[] =>
     Array.from({ length: times }, () => {

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
 import type { JournalledEvent } from '../../../src/events/event.ts'
-import { openOwnChanges } from '../../../src/queue/own-changes.ts'
+
+import { openSqliteOwnChanges } from '../../../src/queue/sqlite/own-changes.ts'
 import { openSqliteQueue, queuePath } from '../../../src/queue/sqlite/queue.ts'
 import { fc } from '../../support/random.ts'
 import { temporaryFolder } from '../../support/receiver.ts'
@@ -75,13 +76,13 @@ let deals = 0
 function createWorld(folder: string) {
   const path = queuePath(folder)
   let now = Date.UTC(2026, 10, 23, 8) + 400
-  let own = openOwnChanges({ path, now: () => now })
+  let own = openSqliteOwnChanges({ path, now: () => now })
   const id = ++deals
   let moment = 0
   let record = { id, title: 0, updatedTime: now - 60_000, updatedBy: PERSON }
   let onTheWay = 0
   const arrived: JournalledEvent[] = []
-  const answers: (() => void)[] = []
+  const answers: (() => Promise<void>)[] = []
   /** When somebody changed the deal of whom `h` has to hear, and when it ran. */
   const news: number[] = []
   const runs: number[] = []
@@ -104,10 +105,10 @@ function createWorld(folder: string) {
     record = { ...record, title: ++moment, updatedTime: now, updatedBy: user }
   }
 
-  function writeOnce(by: 'h' | 'other', way: Way, ms: number, comes: Comes): void {
+  async function writeOnce(by: 'h' | 'other', way: Way, ms: number, comes: Comes): Promise<void> {
     const isNew = way.startsWith('new') || way === 'batch'
     const command = { method: isNew ? 'crm.item.update' : 'crm.deal.update', params: { entityTypeId: 2, id } }
-    const remember = own.sending({ handler: by, event: event(), user: HOOK }, [command])
+    const remember = await own.sending({ handler: by, event: event(), user: HOOK }, [command])
     const start = now / 1000
     now += ms
     const results = (way === 'batch' ? [1, 2] : [1]).map(() => {
@@ -120,9 +121,9 @@ function createWorld(folder: string) {
     }
     now += ms
     const time = { start, finish: now / 1000 }
-    const answer = () => void remember(results.map((result) => ({ ...command, result, time })))
+    const answer = async () => void (await remember(results.map((result) => ({ ...command, result, time }))))
     if (comes === 'late') answers.push(answer)
-    if (comes === 'now') answer()
+    if (comes === 'now') await answer()
   }
 
   async function runOne(coalesced: number, meanwhile: Step | undefined): Promise<void> {
@@ -143,8 +144,8 @@ function createWorld(folder: string) {
       change(PERSON)
       news.push(moment)
       onTheWay++
-    } else if (one.do === 'write') writeOnce(one.by, one.way, one.ms, one.answer)
-    else if (one.do === 'answer') answers.shift()?.()
+    } else if (one.do === 'write') await writeOnce(one.by, one.way, one.ms, one.answer)
+    else if (one.do === 'answer') await answers.shift()?.()
     else if (one.do === 'deliver' && onTheWay > 0) {
       // Whose event it is nobody can see: they are all the same.
       if (!one.isTwice) onTheWay--
@@ -154,8 +155,8 @@ function createWorld(folder: string) {
       // Long enough for what was under way to be done, and never answered.
       now += 1_000
       answers.length = 0
-      own.close()
-      own = openOwnChanges({ path, now: () => now })
+      await own.close()
+      own = openSqliteOwnChanges({ path, now: () => now })
     }
   }
 
@@ -164,7 +165,7 @@ function createWorld(folder: string) {
     news,
     runs,
     async settle(): Promise<void> {
-      for (const answer of answers) answer()
+      for (const answer of answers) await answer()
       for (; onTheWay > 0; onTheWay--) arrived.push(event())
       while (arrived.length > 0) await runOne(1, undefined)
     },
@@ -176,7 +177,7 @@ async function live(folder: string, steps: readonly Step[]) {
   const world = createWorld(folder)
   for (const one of steps) await world.take(one)
   await world.settle()
-  world.close()
+  await world.close()
   return world
 }
 

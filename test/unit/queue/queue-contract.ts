@@ -42,6 +42,11 @@ export function want(handler = 'h', more: Partial<Wanted> = {}): Wanted {
   return { handler, limit: 100, coalesce: false, ...more }
 }
 
+/** How many deliveries are pending for each handler. */
+export async function pendingOf(queue: Queue): Promise<Map<string, number>> {
+  return new Map((await queue.handlers()).map(({ name, pending }) => [name, pending]))
+}
+
 /** What is to run of the fixtures that hold a delivery in every state, as an earlier version left them. */
 export const runsOfEveryState = ['h 1', 'h 2', 'h 4', 'h 6', 'h 7', 'h 8', 'm 10 of 2', 'p 11', 'quiet 1']
 
@@ -351,7 +356,7 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       await queue.done(got(next[0]))
       expect(await claim(merge)).toEqual([])
       await queue.registerHandlers([known('h')])
-      expect(await queue.handlers()).toEqual(new Map([['h', 0]]))
+      expect(await pendingOf(queue)).toEqual(new Map([['h', 0]]))
     })
 
     test('what came after an event of another name does not overtake it', async () => {
@@ -642,8 +647,8 @@ export function describeQueue(engine: string, open: OpenEngine): void {
       await queue.registerHandlers([known('h'), known('all', { events: ['A*', 'B'], order: 'none', debounce: 5_000 })])
       const all = { name: 'all', events: ['A*', 'B'], order: 'none', debounce: 5_000 }
       const h = { name: 'h', events: ['ONCRMDEALUPDATE'], order: 'object', debounce: 0 }
-      expect(await queue.registeredHandlers()).toEqual([all, h])
-      expect(await (await reopen()).registeredHandlers()).toEqual([all, h])
+      expect(await queue.handlers()).toMatchObject([all, h])
+      expect(await (await reopen()).handlers()).toMatchObject([all, h])
     })
 
     test('what is kept for a handler that is not loaded is added only while that is known', async () => {
@@ -668,10 +673,10 @@ export function describeQueue(engine: string, open: OpenEngine): void {
         ['h', 6],
         ['never', 0],
       ])
-      expect(await queue.handlers()).toEqual(expected)
-      expect(await (await reopen()).handlers()).toEqual(expected)
+      expect(await pendingOf(queue)).toEqual(expected)
+      expect(await pendingOf(await reopen())).toEqual(expected)
       await queue.done(got(running))
-      expect(await queue.handlers()).toEqual(expected.set('h', 5))
+      expect(await pendingOf(queue)).toEqual(expected.set('h', 5))
     })
   })
 
