@@ -4,6 +4,7 @@ import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import { findCommand, helpOf, loadCommands } from '../cli/commands.ts'
 import { exitCodes } from '../cli/exit-codes.ts'
 import { ConfigError } from '../config/config.ts'
+import { messageOf } from '../lib/error-text.ts'
 import { printable, printableLines } from '../lib/printable.ts'
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
@@ -24,7 +25,7 @@ async function main([name = '', ...args]: readonly string[]): Promise<number> {
     return await command.run(args)
   } catch (error) {
     const named = error instanceof ConfigError ? error : await explain(error)
-    const message = (named instanceof Error ? named.message : String(named)).replaceAll(/\s+/g, ' ')
+    const message = messageOf(named).replaceAll(/\s+/g, ' ')
     return fail(`b24-receiver ${name}: ${printable(message)}`, exitCodeOf(error))
   }
 }

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type ClientConfig, default as pg } from 'pg'
 import type { Logger } from 'pino'
+import { messageOf } from '../../lib/error-text.ts'
 
 export interface ListenerDeps {
   readonly config: ClientConfig
@@ -54,7 +55,7 @@ export function createListener({ config, channel, heard, log }: ListenerDeps): L
       listening()
       return await lost.promise
     } catch (error) {
-      return error instanceof Error ? error.message : String(error)
+      return messageOf(error)
     } finally {
       clearInterval(heartbeat)
       signal.removeEventListener('abort', close)
