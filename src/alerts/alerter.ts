@@ -1,6 +1,5 @@
-import { once } from 'node:events'
 import type { Logger } from 'pino'
-import { type Child, isAlive, startChild } from '../lib/child-process.ts'
+import { startChild } from '../lib/child-process.ts'
 import type { Sample, ToAlerter } from './sample.ts'
 
 export interface AlerterDeps {
@@ -22,7 +21,7 @@ const interval = 1_000
 const pause = 5_000
 
 /** Milliseconds until an alerter that was asked to stop is killed. It has no data to lose. */
-const longestEnd = 1_000
+const maxEndMs = 1_000
 
 /**
  * Keeps a process running that sends alerts, and sends it a sample every second. The next sample is sent only when the
@@ -30,23 +29,21 @@ const longestEnd = 1_000
  */
 export function startAlerter({ sample, log }: AlerterDeps): Alerter {
   let isStopping = false
-  let isTelling = false
+  let isSending = false
   let restart: NodeJS.Timeout | undefined
   let child = start()
-  const telling = setInterval(() => {
-    if (!isTelling) sendSample()
+  const timer = setInterval(() => {
+    if (!isSending) sendSample()
   }, interval)
 
-  function start(): Child<never, ToAlerter> {
-    const fresh: Child<never, ToAlerter> = startChild(new URL('../bin/alerter.ts', import.meta.url), [])
-    // A process that could not be started has no `exit` event.
-    fresh.process.once('error', (error) => again({ err: error }))
-    fresh.process.once('exit', (code, signal) => again({ exit_code: code, signal }))
+  function start() {
+    const fresh = startChild<never, ToAlerter>({ script: new URL('../bin/alerter.ts', import.meta.url) })
+    void fresh.exited.then(({ code, signal, error }) => again(error ? { err: error } : { exit_code: code, signal }))
     return fresh
   }
 
   function again(why: Record<string, unknown>): void {
-    isTelling = false
+    isSending = false
     if (isStopping || restart !== undefined) return
     log.warn({ ...why, again_in_ms: pause }, 'the alerter ended; no alert is sent meanwhile')
     restart = setTimeout(() => {
@@ -57,9 +54,9 @@ export function startAlerter({ sample, log }: AlerterDeps): Alerter {
   }
 
   function sendSample(): void {
-    isTelling = true
+    isSending = true
     child.channel.send({ type: 'snapshot', sample: sample() }, () => {
-      isTelling = false
+      isSending = false
     })
   }
 
@@ -70,14 +67,9 @@ export function startAlerter({ sample, log }: AlerterDeps): Alerter {
     reload: () => child.channel.send({ type: 'reload' }),
     async stop(grace) {
       isStopping = true
-      clearInterval(telling)
+      clearInterval(timer)
       clearTimeout(restart)
-      if (!isAlive(child)) return
-      const gone = once(child.process, 'exit')
-      child.channel.close()
-      const killer = setTimeout(() => child.process.kill('SIGKILL'), Math.min(grace, longestEnd))
-      await gone
-      clearTimeout(killer)
+      await child.end(Math.min(grace, maxEndMs), child.channel.close)
     },
   }
 }

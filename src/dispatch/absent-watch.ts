@@ -1,5 +1,7 @@
 import type { Logger } from 'pino'
-import { type LateFile, type LeftOut, type LoadedHandler, placeOf } from '../handler/loader.ts'
+import { placeOf } from '../handler/error-place.ts'
+import type { LeftOut } from '../handler/handler-files.ts'
+import type { LateFile, LoadedHandler } from '../handler/loader.ts'
 import type { KnownHandler, Queue } from '../queue/queue.ts'
 import { type AbsentHandler, findAbsent, lateReason } from './absent.ts'
 import type { BrokenFile } from './load-report.ts'
@@ -47,14 +49,14 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
   )
   if (unknown.length > 0) return { absent, unknown, watch: () => () => undefined }
 
-  const tell = () => {
+  const reportAll = () => {
     report.load({ loaded: loaded.map(({ name }) => name), broken: [...broken.values()], leftOut: deps.leftOut })
     report.absent(absent.values())
   }
   const known = new Set(registeredHandlers.map(({ name }) => name))
   // The queue keeps events for a handler only while the handler is registered.
   await queue.registerHandlers([...loaded.map(toKnown), ...found.filter(({ name }) => !known.has(name)).map(toNew)])
-  tell()
+  reportAll()
   const pending = await queue.handlers()
   for (const { name, reason } of found)
     log.warn(
@@ -62,7 +64,7 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
       'a handler is not loaded; its events are kept for it',
     )
 
-  async function look(): Promise<void> {
+  async function check(): Promise<void> {
     const names = absent.size === 0 ? undefined : await queue.handlers()
     for (const name of absent.keys())
       if (names && !names.has(name)) {
@@ -82,7 +84,7 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
     absent.delete(handler.name)
     broken.delete(handler.name)
     log.info({ handler: handler.name, events: handler.events }, 'a handler is loaded after all')
-    tell()
+    reportAll()
   }
 
   async function giveUp({ name, file }: LateFile, error: unknown): Promise<void> {
@@ -95,7 +97,7 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
       reason: `the handler ${name} cannot be loaded; its events are kept for it: ${at}: ${String(error)}`,
     })
     broken.set(name, { file, place: at, error: String(error) })
-    tell()
+    reportAll()
   }
 
   return {
@@ -107,7 +109,7 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
         // A warning is enough: a queue that does not work fails in its other calls, too.
         if (!isOver) work().catch((error: unknown) => log.warn({ err: error }, 'a look at absent handlers failed'))
       }
-      const timer = setInterval(() => unlessOver(look), interval)
+      const timer = setInterval(() => unlessOver(check), interval)
       for (const file of late)
         file.loading.then(
           (handler) => unlessOver(() => take(handler, adopt)),

@@ -9,7 +9,7 @@ import type { RegisteredHandler } from '../queue/queue.ts'
 export interface AbsentHandler {
   readonly name: string
   readonly events: readonly string[]
-  matches(event: string): boolean
+  readonly matches: (event: string) => boolean
   readonly order: 'object' | 'none'
   readonly debounce: number
   /** Why it is not loaded, and what to do. */

@@ -14,7 +14,7 @@ export type FromDispatcher =
   /** Why the dispatcher does not follow the journal: an operator has to fix something. */
   | { readonly type: 'trouble'; readonly reason: string }
   /** Something is wrong that stops no handler. Without `text`, it is fixed. */
-  | { readonly type: 'warning'; readonly about: 'retention'; readonly text?: string }
+  | { readonly type: 'warning'; readonly subject: 'retention'; readonly text?: string }
   /** Why each handler is not loaded, by its name. The list is complete. */
   | { readonly type: 'absent'; readonly reasons: Readonly<Record<string, string>> }
   /** An incoming webhook went down. Without `trouble`, it is up again. */

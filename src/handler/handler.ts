@@ -149,7 +149,7 @@ export function defineHandler(
   return { [definitionBrand]: true, events: names, handle, options: readOptions(options) }
 }
 
-const longestTimeout = 86_400_000
+const maxTimeoutMs = 86_400_000
 
 const optionNames = new Set([
   'coalesce',
@@ -187,7 +187,7 @@ function readOptions(options: HandlerOptions): RunOptions {
   const time = (name: string, text: string) => parseDuration(text) ?? refuse(name, 'a time such as 10s or 5m')
   const limit = timeout === undefined ? undefined : time('timeout', timeout)
   // The same limit as HANDLER_TIMEOUT. Node's timers cannot be set for longer than 24 days.
-  if (limit !== undefined && (limit < 1 || limit > longestTimeout)) refuse('timeout', 'a time from 1ms to 1d')
+  if (limit !== undefined && (limit < 1 || limit > maxTimeoutMs)) refuse('timeout', 'a time from 1ms to 1d')
   if (typeof coalesce !== 'boolean' && coalesce !== 'object') refuse('coalesce', "true, false or 'object'")
   if (order !== 'object' && order !== 'none') refuse('order', "'object' or 'none'")
   if (order === 'none' && coalesce !== false) refuse('order', "'object' where coalesce is set")

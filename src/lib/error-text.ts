@@ -12,6 +12,11 @@ const addition = 500
 /** A queue keeps only the last errors of a delivery, this many: with `RetryAfter` it may have 100,000 attempts. */
 export const mostFailures = 100
 
+/** Returns the message of an error; any other thrown value becomes a text. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
+
 /** Formats a run's error for a queue: name and message, without causes and stack, which are in the log. */
 export function errorText(error: unknown): string {
   try {

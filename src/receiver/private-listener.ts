@@ -1,4 +1,5 @@
 import Fastify, { type FastifyInstance } from 'fastify'
+import type { DispatcherStatus } from '../dispatch/status.ts'
 import { PrivateRefusal, Refusal, refusalBody } from '../intake/refusal.ts'
 import type { RefusalLog } from '../intake/refusal-log.ts'
 import { printable } from '../lib/printable.ts'
@@ -6,20 +7,13 @@ import { shorten } from '../lib/shorten.ts'
 import type { QueueState } from '../queue/queue.ts'
 import { contentType } from './metrics.ts'
 import { createPrivateHosts } from './private-hosts.ts'
-import type { Supervisor } from './supervisor.ts'
 
 /** The sources for `/readyz`, which say why something does not work, and for `/metrics`. */
 export interface AdminDeps {
   readonly journalTrouble: () => string | undefined
   readonly connectionsTrouble: () => string | undefined
-  readonly dispatcherTrouble: () => string | undefined
-  readonly incomingWebhookTroubles: () => readonly string[]
-  readonly damagedLines: () => ReturnType<Supervisor['damaged']> | undefined
-  /** Why handlers are not loaded while the others run. */
-  readonly absentHandlers: () => readonly string[]
-  /** Problems that stop no handler. */
-  readonly warnings: () => readonly string[]
-  readonly deliveries: () => QueueState | undefined
+  /** `undefined` if this process starts no dispatcher. */
+  readonly dispatcher: () => DispatcherStatus | undefined
   /** The metrics in Prometheus' text format. */
   readonly metrics: () => Promise<string>
   /** Names that the listener answers to, in addition to localhost. */
@@ -60,13 +54,12 @@ export function createAdminServer(deps: AdminDeps): FastifyInstance {
     const journal = deps.journalTrouble()
     const connections = deps.connectionsTrouble()
     const isUnavailable = journal !== undefined || connections !== undefined
-    const dispatcher = deps.dispatcherTrouble()
-    const incomingWebhooks = deps.incomingWebhookTroubles()
-    const handlers = deps.absentHandlers()
-    const warnings = deps.warnings()
-    const deliveries = deps.deliveries()
-    const damaged = deps.damagedLines()
-    const damage = damaged && tellDamage(damaged)
+    const status = deps.dispatcher()
+    const dispatcher = status?.trouble
+    const incomingWebhooks = Object.values(status?.incomingWebhooks ?? {})
+    const handlers = Object.values(status?.absent ?? {})
+    const warnings = Object.values(status?.warnings ?? {})
+    const damage = status && damageText(status.damaged)
     const isDegraded =
       dispatcher !== undefined ||
       incomingWebhooks.length + handlers.length + warnings.length > 0 ||
@@ -81,7 +74,7 @@ export function createAdminServer(deps: AdminDeps): FastifyInstance {
       ...(handlers.length > 0 && { handlers }),
       ...(damage !== undefined && { damage }),
       ...(warnings.length > 0 && { warnings }),
-      ...(deliveries && { backlog: backlogOf(deliveries) }),
+      ...(status?.queue && { backlog: backlogOf(status.queue) }),
     }
   })
   app.get('/metrics', async (_request, reply) => reply.type(contentType).send(await deps.metrics()))
@@ -95,7 +88,7 @@ function backlogOf({ ready, running, waiting, blocked, dead, oldestAt }: QueueSt
 }
 
 /** Returns `undefined` if every line of the journal could be read. */
-export function tellDamage({ count, last }: ReturnType<Supervisor['damaged']>): string | undefined {
+export function damageText({ count, last }: DispatcherStatus['damaged']): string | undefined {
   if (last === undefined) return undefined
   const { segment, offset, events } = last
   const lines = count === 1 ? 'a line' : `${count} lines`

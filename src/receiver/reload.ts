@@ -20,7 +20,7 @@ export interface ReloadDeps {
  * Reads the secrets that are files again, and loads the handlers again. If a setting is wrong, it does neither: a
  * dispatcher that reads the same file would not start.
  */
-export function createReload({ config, tokens, supervisor, alerter, log }: ReloadDeps): () => Promise<void> {
+export function createReload({ config, tokens, supervisor, alerter, log }: ReloadDeps): () => void {
   let current = config
 
   function read(): ReloadReport {
@@ -40,7 +40,7 @@ export function createReload({ config, tokens, supervisor, alerter, log }: Reloa
     }
   }
 
-  return async () => {
+  return () => {
     const report = read()
     try {
       writeReloadReport(config.dataDir, report)
@@ -49,7 +49,7 @@ export function createReload({ config, tokens, supervisor, alerter, log }: Reloa
     }
     if (report.problems.length > 0) return
     alerter?.reload()
-    await supervisor?.reload()
+    supervisor?.reload()
   }
 }
 

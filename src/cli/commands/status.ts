@@ -4,13 +4,13 @@ import { lastEvent } from '../../journal/follow.ts'
 import { findHolder, type Holder } from '../../journal/lock.ts'
 import type { Position } from '../../journal/position.ts'
 import { listSegments } from '../../journal/segments.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import { isObject } from '../../lib/is-object.ts'
 import { printable } from '../../lib/printable.ts'
 import type { QueueState } from '../../queue/queue.ts'
 import { askAdmin } from '../admin.ts'
 import { defineCommand } from '../command.ts'
 import { explainData, findDataDir, isFollowed, openDeliveries } from '../data.ts'
-import { reasonOf } from '../doctor/check.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { localTime } from '../local-time.ts'
 import { type HandlerState, readHandlerStates } from './handlers.ts'
@@ -63,7 +63,7 @@ export const status = defineCommand({
 
 async function readStatus(dataDir: string): Promise<Status> {
   const unreadable: string[] = []
-  const note = (error: unknown) => void unreadable.push(reasonOf(explainData(error)))
+  const note = (error: unknown) => void unreadable.push(messageOf(explainData(error)))
   const receiver = await orNote(() => findHolder(dataDir, 'receiver'), note)
   const { bavail, blocks, bsize } = await statfs(dataDir)
   const isKnown = isFollowed(dataDir)

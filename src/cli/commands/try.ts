@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 import { readConfig } from '../../config/config.ts'
 import type { JournalledEvent } from '../../events/event.ts'
-import { isHandlerFile } from '../../handler/loader.ts'
+import { isHandlerFile } from '../../handler/handler-files.ts'
 
 import { matcherOf } from '../../lib/pattern.ts'
 import { printable } from '../../lib/printable.ts'

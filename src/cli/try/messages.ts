@@ -1,4 +1,4 @@
-import type { Outcome } from '../../dispatch/runner.ts'
+import type { Outcome } from '../../dispatch/outcome.ts'
 import type { JournalledEvent } from '../../events/event.ts'
 
 import type { TracedRequest } from './rest-trace.ts'
