@@ -42,9 +42,7 @@ const { values: args } = parseArgs({
     'backfill-since': { type: 'string' },
     'last-end': { type: 'string' },
     'forwarder-id': { type: 'string' },
-    /** Another dispatcher works, and keeps working if this one cannot load every file. */
     replacing: { type: 'boolean' },
-    /** The previous dispatcher ended by itself while it loaded the handlers. */
     'after-end': { type: 'boolean' },
     [parentOption]: { type: 'string' },
   },
@@ -55,7 +53,6 @@ const config = readSettings()
 /** The channel to the receiver that started this process; `undefined` if it was started alone. */
 const parent = args[parentOption] ? openParent<ToDispatcher, FromDispatcher>({ mayBlock: true }) : undefined
 const { log, close: closeLog } = createLog(config.logLevel, 'dispatcher')
-/** Set by a receiver that has just started. */
 const backfillSince = args['backfill-since']
 const backfilling = new AbortController()
 const report = createReport({ config, parent, log })

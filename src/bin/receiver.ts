@@ -130,7 +130,7 @@ async function start(config: Config): Promise<void> {
         void missed?.done().catch((error: unknown) => log.warn({ err: error }, 'a backfill is not noted')),
       log,
     })
-  void finishErasure({ dataDir, log })
+  void finishErasure(dataDir, log)
   const alerter =
     config.alertUrl &&
     startAlerter({

@@ -151,7 +151,6 @@ function end(): Promise<never> {
   return new Promise(() => parent.send({ type: 'alive' }, () => process.exit(0)))
 }
 
-/** Returns text for people if the value cannot be converted to JSON. */
 function toJson<T>(value: T): T | string {
   try {
     return JSON.parse(JSON.stringify(value))

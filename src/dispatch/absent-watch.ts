@@ -18,27 +18,11 @@ export interface AbsentWatchDeps {
   readonly log: Logger
 }
 
-export interface AbsentWatch {
-  /** The handlers that are not loaded, by name. */
-  readonly absent: ReadonlyMap<string, AbsentHandler>
-  /**
-   * Why the journal cannot be followed: the events of these handlers are unknown. In that case no handler was registered.
-   */
-  readonly unknown: readonly string[]
-  /**
-   * Watches for absent handlers that load after all, and for those that an operator forgets.
-   *
-   * @param adopt receives each handler that loads
-   * @returns a function that stops watching
-   */
-  readonly watch: (adopt: (handler: LoadedHandler) => void) => () => void
-}
-
 /** Milliseconds between two checks whether a handler was forgotten. */
 const interval = 2_000
 
 /** Registers the handlers that are loaded, and watches those that are not. */
-export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
+export async function watchAbsent(deps: AbsentWatchDeps) {
   const { queue, late, timeout, report, log } = deps
   const registeredHandlers = await queue.registeredHandlers()
   const { absent: found, unknown } = findAbsent({ ...deps, registeredHandlers })
@@ -47,7 +31,7 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
   const broken = new Map<string, BrokenFile>(
     late.map(({ name, file }) => [name, { file, place: file, error: `it ${lateReason(timeout)}` }]),
   )
-  if (unknown.length > 0) return { absent, unknown, watch: () => () => undefined }
+  if (unknown.length > 0) return { absent, unknown, watch: () => () => {} }
 
   const reportAll = () => {
     report.load({ loaded: loaded.map(({ name }) => name), broken: [...broken.values()], leftOut: deps.leftOut })
@@ -101,9 +85,17 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
   }
 
   return {
-    absent,
+    /** The handlers that are not loaded, by name. */
+    absent: absent as ReadonlyMap<string, AbsentHandler>,
+    /** Why the journal cannot be followed: which events these handlers handle is unknown. Then none was registered. */
     unknown,
-    watch(adopt) {
+    /**
+     * Watches for absent handlers that load after all, and for those that an operator forgets.
+     *
+     * @param adopt receives each handler that loads
+     * @returns a function that stops watching
+     */
+    watch: (adopt: (handler: LoadedHandler) => void) => {
       let isOver = false
       const unlessOver = (work: () => Promise<void>) => {
         // A warning is enough: a queue that does not work fails in its other calls, too.

@@ -12,7 +12,6 @@ export interface AbsentHandler {
   readonly matches: (event: string) => boolean
   readonly order: 'object' | 'none'
   readonly debounce: number
-  /** Why it is not loaded, and what to do. */
   readonly reason: string
 }
 
@@ -59,7 +58,6 @@ export function findAbsent({ handlers, late, registeredHandlers, timeout }: Abse
   return { absent, unknown }
 }
 
-/** Says why a file is late. */
 export function lateReason(timeout: number): string {
   return `was not loaded within ${timeout / 1000} s (HANDLER_LOAD_TIMEOUT)`
 }

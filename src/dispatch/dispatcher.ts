@@ -31,28 +31,12 @@ export interface DispatcherDeps
   readonly queue: Queue
   /** How many runs may be under way at once; 0 if other processes run the handlers. */
   readonly concurrency: number
-  /** Called when a line of the journal cannot be read. */
   readonly onDamage?: (damage: Damage) => void
   /** Called when something that a run started fails after the run has ended. */
   readonly onLate?: (delivery: Delivery, reason: string) => void
   /** Returns the names of the changed built-ins; see shared-globals.ts. */
   readonly changedGlobals?: () => readonly string[]
-  /** Called when deliveries were added. */
   readonly onForwarded?: () => void
-}
-
-export interface Dispatcher {
-  /** Rejects when this process cannot continue: the journal or the queue failed, or a handler does not end. */
-  readonly failed: Promise<never>
-  /** Makes postponed deliveries ready to run. */
-  readonly resume: () => void
-  /** Adds a handler that is loaded after all: the events kept for it may run. */
-  readonly adopt: (handler: LoadedHandler) => void
-  /**
-   * Claims no more deliveries, and waits `grace` milliseconds for the running
-   * handlers. Unfinished deliveries run again later.
-   */
-  stop(grace: number): Promise<void>
 }
 
 /** The clock may jump, and a Node timer cannot be set for longer than 24 days. */
@@ -61,7 +45,7 @@ const maxSleepMs = 60_000
 const hour = 3_600_000
 
 /** Follows the journal, matches events to handlers, queues deliveries and runs them. */
-export async function startDispatcher(deps: DispatcherDeps): Promise<Dispatcher> {
+export async function startDispatcher(deps: DispatcherDeps) {
   const { dataDir, from, queue, concurrency, log, absent = new Map<string, AbsentHandler>() } = deps
   const { onDamage = () => undefined, onLate = () => undefined, onForwarded = () => undefined } = deps
   const { changedGlobals = () => [], onRetained = () => undefined } = deps
@@ -244,14 +228,18 @@ export async function startDispatcher(deps: DispatcherDeps): Promise<Dispatcher>
   removeOld()
 
   return {
+    /** Rejects when this process cannot continue: the journal or the queue failed, or a handler does not end. */
     failed: failure.promise,
+    /** Makes postponed deliveries ready to run. */
     resume,
-    adopt(handler) {
+    /** Adds a handler that is loaded after all: the events kept for it may run. */
+    adopt: (handler: LoadedHandler) => {
       handlers.push(handler)
       byName.set(handler.name, handler)
       fill()
     },
-    async stop(grace) {
+    /** Claims no more deliveries, and waits `grace` milliseconds for the runs. Unfinished deliveries run again later. */
+    stop: async (grace: number) => {
       isStopping = true
       stopping.abort()
       queue.failFast()

@@ -12,7 +12,6 @@ export interface LoadDeps {
   readonly isReplacing: boolean
   /** The previous dispatcher ended by itself while it loaded the handlers. */
   readonly isAfterEnd: boolean
-  /** Returns the names of the handlers that ran before. */
   readonly findKnownHandlers: () => Promise<readonly string[]>
   readonly report: Pick<Report, 'send' | 'load'>
   readonly log: Logger

@@ -58,8 +58,6 @@ export interface Failed {
 /** Milliseconds. A postponed delivery runs again after this time even if the signal to resume was missed. */
 const maxPostponementMs = 600_000
 
-export type Recorder = ReturnType<typeof createRecorder>
-
 /** Records what becomes of deliveries: in the queue, in the log, and for the metrics. */
 export function createRecorder({ queue, portals, retryFor, log, onOutcome, resume }: RecorderDeps) {
   function report({ handler, event }: Delivery, outcome: Outcome['outcome'], ms = 0, reason?: string): void {

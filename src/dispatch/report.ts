@@ -107,7 +107,6 @@ export function createReport({ config, parent, log }: ReportDeps) {
       else if (isFollowing) send({ type: 'following' })
     },
 
-    /** Reports the handlers that are not loaded while the others run. */
     absent: (handlers: Iterable<AbsentHandler>) =>
       send({ type: 'absent', reasons: Object.fromEntries([...handlers].map(({ name, reason }) => [name, reason])) }),
 
@@ -165,7 +164,6 @@ export function createReport({ config, parent, log }: ReportDeps) {
       return answer.promise
     },
 
-    /** Takes the receiver's answer to `append`. */
     appended: ({ request, error }: Extract<ToDispatcher, { type: 'appended' }>): void => {
       const answer = appending.get(request)
       appending.delete(request)

@@ -5,7 +5,6 @@ import type { Queue } from '../queue/queue.ts'
 
 export interface RetentionDeps {
   readonly dataDir: string
-  /** Days after which a segment that was followed is removed. */
   readonly retentionDays: number
   readonly queue: Pick<Queue, 'prune'>
   readonly log: Logger
@@ -18,7 +17,6 @@ export interface RetentionDeps {
 
 const day = 86_400_000
 
-/** Removes the segments that were followed and are older than the retention. */
 export async function removeOldSegments(deps: RetentionDeps): Promise<void> {
   const { dataDir, retentionDays, queue, log, followedSegment, onRetained, signal } = deps
   const segments = await listSegments(dataDir)

@@ -17,7 +17,6 @@ export interface RunDeps {
   readonly timer: RunTimer
   readonly portals: Portals
   readonly ownChanges: OwnChanges
-  /** Called when the run needs Bitrix24. */
   readonly onCall: () => void
 }
 
@@ -31,7 +30,6 @@ function nextTurn(): Promise<void> {
   return turn
 }
 
-/** Creates one run: the context for its handler, and what the runner needs to know. */
 export function createRun({ delivery, log, timer, portals, ownChanges, onCall }: RunDeps) {
   const { handler, event, attempt, coalesced } = delivery
   const over = new AbortController()

@@ -25,23 +25,13 @@ export interface RunnerDeps extends RecorderDeps {
   readonly onLate?: (delivery: Delivery, error: unknown) => void
   /** Whether the delivery's snapshot is useless: its object was deleted meanwhile. */
   readonly keepsNothing?: (delivery: Delivery) => boolean
-  /** Aborts the signals of the runs. */
   readonly interrupt?: AbortSignal
 }
 
 /** Runs deliveries that were claimed, and records their outcome. */
-export interface Runner {
-  run(delivery: Delivery, handler: LoadedHandler): Promise<void>
-  /** Charges the run that was the only one in progress when its process died. */
-  chargeCrash(delivery: Delivery, handler: LoadedHandler): Promise<void>
-  /** Marks a delivery dead whose event can be read neither in the queue nor in the journal. Its bytes are kept. */
-  giveUp(delivery: Delivery, unreadable: string): Promise<void>
-}
-
-export function createRunner(deps: RunnerDeps): Runner {
+export function createRunner(deps: RunnerDeps) {
   const { queue, portals, ownChanges, loopBreaker, lastEnd, log, onStuck, keepsNothing = () => false } = deps
   const recorder = createRecorder(deps)
-  /** Names of the handlers that have called Bitrix24. */
   const callers = new Set<string>()
 
   async function run(delivery: Delivery, handler: LoadedHandler): Promise<void> {
@@ -142,7 +132,8 @@ export function createRunner(deps: RunnerDeps): Runner {
   return {
     run,
     giveUp: recorder.unreadable,
-    chargeCrash(delivery, handler) {
+    /** Charges the run that was the only one in progress when its process died. */
+    chargeCrash(delivery: Delivery, handler: LoadedHandler): Promise<void> {
       const how = lastEnd === undefined ? '' : `: ${lastEnd}`
       return recorder.failed(delivery, handler, {
         error: new Error(`the dispatcher died while this ran${how}`),

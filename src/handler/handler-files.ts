@@ -23,7 +23,6 @@ export class HandlersError extends Error {
 
 const extensions = new Set(['.ts', '.mts', '.js', '.mjs'])
 
-/** The advice for a file in the handlers folder that is not a handler. */
 export const underscoreRule = 'a file that is no handler is left out where its name begins with _'
 
 /** A file that is clearly not a handler, although its name is not marked with `_`. */
@@ -79,7 +78,6 @@ function leftOutByName(name: string): Omit<LeftOut, 'file'> | undefined {
   return undefined
 }
 
-/** Returns the name of the file's handler. */
 export function nameOf(file: string): string {
   return basename(file, extname(file))
 }

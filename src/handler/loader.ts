@@ -7,7 +7,6 @@ import { placeOf } from './error-place.ts'
 import { defaultOptions, type Handler, isDefinition, type RunOptions } from './handler.ts'
 import { HandlersError, handlerFiles, type LeftOut, nameOf, type Problem } from './handler-files.ts'
 
-/** A handler file that is loaded. */
 export interface LoadedHandler {
   /** The file's name without its extension. Deliveries refer to the handler by it. */
   readonly name: string
@@ -48,7 +47,6 @@ export interface LoadOptions {
    * Called with the files that are being loaded before each import: an import may end this process or block it for ever.
    */
   readonly onLoading?: (files: readonly string[]) => void
-  /** Called with each handler that loads within the timeout, when it does. */
   readonly onLoaded?: (handler: LoadedHandler) => void
 }
 
@@ -68,7 +66,6 @@ export async function loadHandlers(dir: string, options: LoadOptions): Promise<O
   return files
 }
 
-/** What became of a file. */
 type Result =
   | { readonly handler: LoadedHandler }
   | { readonly leftOut: LeftOut }

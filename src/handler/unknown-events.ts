@@ -4,7 +4,6 @@ import { robotEvent } from '../events/robot.ts'
 import { not, toRegExp } from '../lib/pattern.ts'
 import type { LoadedHandler } from './loader.ts'
 
-/** Whether a pattern matches an event that the documentation knows. */
 function matchesAny(event: string): boolean {
   const pattern = toRegExp(event)
   return candidates(event).some((name) => pattern.test(name))

@@ -13,7 +13,6 @@ export interface ReceiverDeps {
   readonly supervisor: Supervisor | undefined
 }
 
-/** Returns the sample that a receiver sends to its alerter. */
 export function sampleOf({ journal, lastEventAt, refusals: { counts }, supervisor }: ReceiverDeps): Sample {
   return {
     journal: {
@@ -26,7 +25,6 @@ export function sampleOf({ journal, lastEventAt, refusals: { counts }, superviso
   }
 }
 
-/** Returns the part of a sample that is about the dispatcher. Receivers and workers share it. */
 export function dispatcherSampleOf(status: ReturnType<Supervisor['status']>): Sample {
   const { ends, trouble, damaged } = status
   return {

@@ -7,7 +7,6 @@ import type { Journal } from '../journal/journal.ts'
 import type { Supervisor } from './supervisor.ts'
 
 export interface DrainDeps {
-  /** The public listener. */
   readonly app: FastifyInstance
   readonly admin: FastifyInstance
   readonly journal: Pick<Journal, 'close'>
@@ -38,7 +37,6 @@ export async function drain(deps: DrainDeps, limit: number): Promise<void> {
 export interface StopDeps {
   readonly name: 'receiver' | 'worker'
   readonly graceMs: number
-  /** Signals that do not mean stop. */
   readonly skip: closeWithGrace.Signals[]
   readonly log: Logger
   readonly closeLog: () => Promise<void>

@@ -1,5 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client'
-import { createPostMetrics, type PostMetrics } from '../intake/metrics.ts'
+import { createPostMetrics } from '../intake/metrics.ts'
 import type { RefusalLog } from '../intake/refusal-log.ts'
 import type { ShapeLog } from '../intake/shape-log.ts'
 import type { Sync } from '../journal/journal.ts'
@@ -19,12 +19,6 @@ export interface ReceiverMetricsDeps {
 
 type Supervised = Pick<Supervisor, 'status' | 'metrics'>
 
-export interface ReceiverMetrics extends Omit<PostMetrics, 'exposition'> {
-  readonly synced: (sync: Sync) => void
-  /** Returns the answer to a scrape: the receiver's metrics, and the dispatcher's if it sends them in time. */
-  readonly exposition: () => Promise<string>
-}
-
 const states = ['ready', 'running', 'waiting', 'blocked', 'dead'] as const
 
 export const contentType = Registry.PROMETHEUS_CONTENT_TYPE
@@ -36,7 +30,7 @@ export function createReceiverMetrics({
   droppedConnections,
   webhooks,
   supervisor,
-}: ReceiverMetricsDeps): ReceiverMetrics {
+}: ReceiverMetricsDeps) {
   const registry = new Registry()
   const posts = createPostMetrics({ registry, shapes, refusals, webhooks })
   addGauge(registry, {
@@ -64,11 +58,12 @@ export function createReceiverMetrics({
 
   return {
     ...posts,
-    synced({ lines: count, ms }) {
+    synced: ({ lines: count, ms }: Sync) => {
       fsync.observe(ms / 1000)
       lines.observe(count)
     },
-    async exposition() {
+    /** Returns the answer to a scrape: the receiver's metrics, and the dispatcher's if it sends them in time. */
+    exposition: async (): Promise<string> => {
       // Not in parallel: whether the dispatcher answered is one of the receiver's metrics.
       const theirs = await askDispatcher?.()
       return merge([await registry.metrics(), posts.exposition(), fsync.exposition(), lines.exposition(), theirs ?? ''])

@@ -14,7 +14,6 @@ export interface AdminDeps {
   readonly connectionsTrouble: () => string | undefined
   /** `undefined` if this process starts no dispatcher. */
   readonly dispatcher: () => DispatcherStatus | undefined
-  /** The metrics in Prometheus' text format. */
   readonly metrics: () => Promise<string>
   /** Names that the listener answers to, in addition to localhost. */
   readonly allowedHosts: readonly string[]
@@ -53,32 +52,33 @@ export function createAdminServer(deps: AdminDeps): FastifyInstance {
   app.get('/readyz', async (_request, reply) => {
     const journal = deps.journalTrouble()
     const connections = deps.connectionsTrouble()
-    const isUnavailable = journal !== undefined || connections !== undefined
     const status = deps.dispatcher()
-    const dispatcher = status?.trouble
-    const incomingWebhooks = Object.values(status?.incomingWebhooks ?? {})
-    const handlers = Object.values(status?.absent ?? {})
-    const warnings = Object.values(status?.warnings ?? {})
-    const damage = status && damageText(status.damaged)
-    const isDegraded =
-      dispatcher !== undefined ||
-      incomingWebhooks.length + handlers.length + warnings.length > 0 ||
-      damage !== undefined
+    const degraded = {
+      dispatcher: status?.trouble,
+      incoming_webhooks: textsOf(status?.incomingWebhooks),
+      handlers: textsOf(status?.absent),
+      damage: status && damageText(status.damaged),
+      warnings: textsOf(status?.warnings),
+    }
+    const isUnavailable = journal !== undefined || connections !== undefined
+    const isDegraded = Object.values(degraded).some((trouble) => trouble !== undefined)
     if (isUnavailable) reply.code(503)
     return {
       status: isUnavailable ? 'unavailable' : isDegraded ? 'degraded' : 'ready',
-      ...(journal !== undefined && { journal }),
-      ...(connections !== undefined && { connections }),
-      ...(dispatcher !== undefined && { dispatcher }),
-      ...(incomingWebhooks.length > 0 && { incoming_webhooks: incomingWebhooks }),
-      ...(handlers.length > 0 && { handlers }),
-      ...(damage !== undefined && { damage }),
-      ...(warnings.length > 0 && { warnings }),
-      ...(status?.queue && { backlog: backlogOf(status.queue) }),
+      journal,
+      connections,
+      ...degraded,
+      backlog: status?.queue && backlogOf(status.queue),
     }
   })
   app.get('/metrics', async (_request, reply) => reply.type(contentType).send(await deps.metrics()))
   return app
+}
+
+/** JSON leaves out what is `undefined`. */
+function textsOf(texts: Readonly<Record<string, string>> = {}): readonly string[] | undefined {
+  const list = Object.values(texts)
+  return list.length > 0 ? list : undefined
 }
 
 /** `pending` includes `waiting`, the deliveries that wait for a retry. */

@@ -2,7 +2,6 @@ import type { FromDispatcher } from '../dispatch/messages.ts'
 import { createStatus, type DispatcherStatus, updateStatus } from '../dispatch/status.ts'
 import type { Exit } from '../lib/child-process.ts'
 
-/** A dispatcher's process. */
 interface Dispatcher {
   readonly id: number
   readonly isLoaded: boolean
@@ -15,18 +14,15 @@ interface Dispatcher {
 /** What is known about the dispatchers. At most two run: one that counts, and one that replaces it or that it replaces. */
 export interface Supervision {
   readonly status: DispatcherStatus
-  /** How often a dispatcher ended by itself. */
   readonly ends: number
   readonly running: readonly Dispatcher[]
   /** The id of the dispatcher that counts. It may have ended, and another may be due. */
   readonly current: number
-  /** The id of the dispatcher that is to replace the current one. */
   readonly loading: number | undefined
   /** The dispatcher for whose end another replacement waits. */
   readonly ending: { readonly id: number; readonly wasReplaced: boolean } | undefined
   readonly isReloadDue: boolean
   readonly isStopping: boolean
-  readonly isBackfilled: boolean
   readonly restartDelayMs: number
   /** How the last dispatcher ended by itself. The next one charges the runs of the last one with it. */
   readonly lastEnd: string | undefined
@@ -39,31 +35,20 @@ export type SupervisionEvent =
   /** Another dispatcher is due: at the start, and some time after one has ended. */
   | { readonly type: 'start_due' }
   | { readonly type: 'message'; readonly id: number; readonly message: FromDispatcher }
-  /** Its event loop was blocked for too long. */
   | { readonly type: 'stalled'; readonly id: number; readonly silentMs: number }
-  /** Something that is not a message came through its channel. */
   | { readonly type: 'garbage'; readonly id: number }
   | { readonly type: 'exited'; readonly id: number; readonly exit: Exit }
   | { readonly type: 'reload' }
   | { readonly type: 'stop'; readonly graceMs: number }
 
 export type SupervisionAction =
-  | ({ readonly type: 'start' } & StartOptions)
+  | { readonly type: 'start'; readonly id: number; readonly args: readonly string[] }
   /** End it, and let its runs go on for so long. */
   | { readonly type: 'end'; readonly id: number; readonly graceMs: number }
   | { readonly type: 'kill'; readonly id: number }
   /** `start_due` comes after `delayMs`; without it, no more. */
   | { readonly type: 'schedule_start'; readonly delayMs?: number }
   | { readonly type: 'log'; readonly level: 'info' | 'error'; readonly fields: object; readonly text: string }
-
-export interface StartOptions {
-  readonly id: number
-  /** A dispatcher that works is replaced only by one with all handlers. */
-  readonly isReplacing: boolean
-  readonly hasEndedLoading: boolean
-  readonly isBackfilled: boolean
-  readonly lastEnd: string | undefined
-}
 
 const starting = 'the dispatcher is starting'
 
@@ -82,7 +67,6 @@ export const initialSupervision: Supervision = {
   ending: undefined,
   isReloadDue: false,
   isStopping: false,
-  isBackfilled: false,
   restartDelayMs: minRestartDelayMs,
   lastEnd: undefined,
   hasEndedLoading: false,
@@ -110,16 +94,21 @@ export function supervise(
 
   function start(isReplacing = false): number {
     const id = ++after.lastId
-    const { hasEndedLoading, isBackfilled, lastEnd } = after
+    const { hasEndedLoading, lastEnd } = after
     after.running = [...after.running, { id, isLoaded: false, isStalled: false, isUnwanted: false }]
     after.hasEndedLoading = false
-    actions.push({ type: 'start', id, isReplacing, hasEndedLoading, isBackfilled, lastEnd })
+    const args = [
+      ...(isReplacing ? ['--replacing'] : []),
+      ...(hasEndedLoading ? ['--after-end'] : []),
+      ...(lastEnd === undefined ? [] : [`--last-end=${lastEnd}`]),
+    ]
+    actions.push({ type: 'start', id, args })
     return id
   }
 
   function startReplacement(): void {
     after.isReloadDue = false
-    // A failing dispatcher may be replaced by one that lacks a handler.
+    // A dispatcher that works is replaced only by one with all handlers. A failing one may be replaced by one that lacks a handler.
     after.loading = start(after.status.trouble === undefined && isRunning(after.current))
   }
 
@@ -154,7 +143,6 @@ export function supervise(
     if (isRunning(id)) endForNext(id, flushMs)
   }
 
-  /** Another replacement waits for this end. */
   function endForNext(id: number, graceMs: number, wasReplaced = false): void {
     after.ending = { id, wasReplaced }
     actions.push({ type: 'end', id, graceMs })
@@ -170,7 +158,6 @@ export function supervise(
     const isCurrent = id === after.current
     after.status = updateStatus(after.status, message, isCurrent)
     if (message.type === 'loaded') mark(id, { isLoaded: true })
-    if (message.type === 'backfilled') after.isBackfilled = true
     if (message.type === 'worked' && isCurrent) after.restartDelayMs = minRestartDelayMs
     if (id !== after.loading || after.isStopping) return
     if (message.type === 'loaded') replaceBy(id)

@@ -5,13 +5,7 @@ import type { DispatcherStatus } from '../dispatch/status.ts'
 import type { Event } from '../events/event.ts'
 import { type Child, startChild } from '../lib/child-process.ts'
 import { watchForStall } from '../lib/stall-watchdog.ts'
-import {
-  initialSupervision,
-  type StartOptions,
-  type SupervisionAction,
-  type SupervisionEvent,
-  supervise,
-} from './supervision.ts'
+import { initialSupervision, type SupervisionAction, type SupervisionEvent, supervise } from './supervision.ts'
 
 export interface SupervisorDeps {
   /** Milliseconds for which running handlers may go on when their dispatcher is replaced. */
@@ -20,7 +14,6 @@ export interface SupervisorDeps {
   readonly stallMs: number
   /** The data folder of a dispatcher that only runs handlers. */
   readonly workerDir?: string
-  /** See lib/forward-mark.ts. */
   readonly forwarderId?: string
   /** Journals events that a dispatcher found missing. Resolves when they are on disk. */
   readonly append: (events: readonly Event[]) => Promise<void>
@@ -56,6 +49,11 @@ export function superviseDispatcher(deps: SupervisorDeps): Supervisor {
   const dispatchers = new Map<number, Dispatcher>()
   /** By place, to count each line once: a dispatcher that dies before it stores its position reads lines again. */
   const damaged = new Set<string>()
+  const ownArgs = [
+    ...(workerDir === undefined ? [] : [`--worker=${workerDir}`]),
+    ...(forwarderId === undefined ? [] : [`--forwarder-id=${forwarderId}`]),
+  ]
+  let backfillArgs = backfillSince === undefined ? [] : [`--backfill-since=${backfillSince.toISOString()}`]
   let supervision = initialSupervision
   let timer: NodeJS.Timeout | undefined
   let asking: Promise<string | undefined> | undefined
@@ -68,7 +66,7 @@ export function superviseDispatcher(deps: SupervisorDeps): Supervisor {
 
   function perform(action: SupervisionAction): void {
     if (action.type === 'log') log[action.level](action.fields, action.text)
-    if (action.type === 'start') start(action)
+    if (action.type === 'start') start(action.id, action.args)
     if (action.type === 'kill') dispatchers.get(action.id)?.kill()
     if (action.type === 'end') void end(dispatchers.get(action.id), action.graceMs)
     if (action.type !== 'schedule_start') return
@@ -76,20 +74,16 @@ export function superviseDispatcher(deps: SupervisorDeps): Supervisor {
     if (action.delayMs !== undefined) timer = setTimeout(() => handle({ type: 'start_due' }), action.delayMs)
   }
 
-  function start({ id, isReplacing, hasEndedLoading, isBackfilled, lastEnd }: StartOptions): void {
-    const args = [
-      ...(isReplacing ? ['--replacing'] : []),
-      ...(hasEndedLoading ? ['--after-end'] : []),
-      ...(isBackfilled || backfillSince === undefined ? [] : [`--backfill-since=${backfillSince.toISOString()}`]),
-      ...(workerDir === undefined ? [] : [`--worker=${workerDir}`]),
-      ...(lastEnd === undefined ? [] : [`--last-end=${lastEnd}`]),
-      ...(forwarderId === undefined ? [] : [`--forwarder-id=${forwarderId}`]),
-    ]
-    const child: Dispatcher = startChild({ script: new URL('../bin/dispatcher.ts', import.meta.url), args })
+  function start(id: number, args: readonly string[]): void {
+    const script = new URL('../bin/dispatcher.ts', import.meta.url)
+    const child: Dispatcher = startChild({ script, args: [...args, ...ownArgs, ...backfillArgs] })
     dispatchers.set(id, child)
     child.channel.events.on('message', (message) => {
       if (message.type === 'append') void journal(child, message)
-      if (message.type === 'backfilled') onBackfilled?.()
+      if (message.type === 'backfilled') {
+        backfillArgs = []
+        onBackfilled?.()
+      }
       if (message.type !== 'damaged' || isNew(message)) handle({ type: 'message', id, message })
     })
     child.channel.events.once('garbage', () => handle({ type: 'garbage', id }))

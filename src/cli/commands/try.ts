@@ -14,7 +14,7 @@ import { createNoteLog } from '../note-log.ts'
 import type { Printer } from '../printer.ts'
 import { createProgress } from '../progress.ts'
 import { runInChild } from '../try/child.ts'
-import type { FromTry } from '../try/messages.ts'
+import type { LoadedMessage } from '../try/messages.ts'
 import { createReport } from '../try/report.ts'
 import { UsageError } from '../usage-error.ts'
 
@@ -52,7 +52,7 @@ export const tryCommand = defineCommand({
     const dataDir = findDataDir()
     const report = createReport({ print, retryFor: config.retryFor })
 
-    async function choose({ name, events }: Extract<FromTry, { type: 'loaded' }>): Promise<JournalledEvent> {
+    async function choose({ name, events }: LoadedMessage): Promise<JournalledEvent> {
       const matches = matcherOf(events)
       if (options.event === 'last') {
         const newest = await findNewest({ dataDir, matches: ({ event }) => matches(event), log: createNoteLog(print) })

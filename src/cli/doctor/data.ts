@@ -13,7 +13,6 @@ import { type Check, fail, ok, skipped, warn } from './check.ts'
 
 const dataDirOf = () => readSettings(process.env, 'DATA_DIR').DATA_DIR
 
-/** Checks the folder, its file system and its free space. */
 export async function checkFolder(): Promise<readonly Check[]> {
   const dataDir = dataDirOf()
   if (!existsSync(dataDir))
@@ -119,7 +118,6 @@ export async function checkSync(progress: (text: string) => void): Promise<reado
   }
 }
 
-/** Checks whether this version can read the pending deliveries. */
 export async function checkQueue(): Promise<readonly Check[]> {
   const name = 'queue'
   const dataDir = dataDirOf()

@@ -2,7 +2,7 @@ import type { Config } from '../../config/config.ts'
 import { startChild } from '../../lib/child-process.ts'
 import { watchForStall } from '../../lib/stall-watchdog.ts'
 import { exitCodes } from '../exit-codes.ts'
-import type { FromTry, ToTry } from './messages.ts'
+import type { FromTry, LoadedMessage, ToTry } from './messages.ts'
 
 /** Milliseconds from the start of its process. */
 const loadTimeoutMs = 30_000
@@ -11,7 +11,7 @@ interface ChildDeps {
   readonly file: string
   readonly config: Config
   /** Returns the message with the run to start. */
-  readonly onLoaded: (loaded: Extract<FromTry, { type: 'loaded' }>) => Promise<ToTry>
+  readonly onLoaded: (loaded: LoadedMessage) => Promise<ToTry>
   readonly onMessage: (message: FromTry) => Promise<void>
 }
 

@@ -6,7 +6,6 @@ import { isRead } from '../../bitrix24/reads.ts'
 import { type Connect, createTransport } from '../../bitrix24/transport.ts'
 import { messageOf } from '../../lib/error-text.ts'
 
-/** A command for the portal, and its outcome. */
 export interface TracedCommand {
   readonly method: string
   readonly params: object

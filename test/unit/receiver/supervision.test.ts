@@ -3,7 +3,6 @@ import { describe, expect, test } from 'vitest'
 import type { FromDispatcher } from '../../../src/dispatch/messages.ts'
 import {
   initialSupervision,
-  type StartOptions,
   type SupervisionAction,
   type SupervisionEvent,
   supervise,
@@ -15,7 +14,7 @@ const killed = { code: null, signal: 'SIGKILL' } as const
 /** The processes and the timer that the actions are carried out on. */
 function create() {
   let supervision = initialSupervision
-  const running = new Map<number, { isLoaded: boolean; isEnding: boolean; isReplacing: boolean }>()
+  const running = new Map<number, { isLoaded: boolean; isEnding: boolean }>()
   const actions: SupervisionAction[] = []
   let scheduledMs: number | undefined
 
@@ -26,8 +25,7 @@ function create() {
     supervision = step.after
     for (const action of step.actions) {
       actions.push(action)
-      if (action.type === 'start')
-        running.set(action.id, { isLoaded: false, isEnding: false, isReplacing: action.isReplacing })
+      if (action.type === 'start') running.set(action.id, { isLoaded: false, isEnding: false })
       if (action.type === 'end' || action.type === 'kill')
         Object.assign(running.get(action.id) ?? {}, { isEnding: true })
       if (action.type === 'schedule_start') scheduledMs = action.delayMs
@@ -54,7 +52,7 @@ function create() {
       running.delete(id)
       handle({ type: 'exited', id, exit })
     },
-    started: () => actions.filter((action): action is { type: 'start' } & StartOptions => action.type === 'start'),
+    started: () => actions.filter((action) => action.type === 'start'),
     logged: () => actions.flatMap((action) => (action.type === 'log' ? [action.text] : [])),
   }
 }
@@ -97,10 +95,10 @@ describe('a dispatcher that ended', () => {
     world.handle({ type: 'stalled', id: 2, silentMs: 700 })
     world.exit(2)
     world.fire()
-    expect(world.started()).toMatchObject([
-      { hasEndedLoading: false, lastEnd: undefined },
-      { hasEndedLoading: false, lastEnd: 'it ended with code 3' },
-      { hasEndedLoading: true, lastEnd: 'its event loop was blocked for longer than HANDLER_STALL' },
+    expect(world.started().map(({ args }) => args)).toEqual([
+      [],
+      ['--last-end=it ended with code 3'],
+      ['--after-end', '--last-end=its event loop was blocked for longer than HANDLER_STALL'],
     ])
   })
 
@@ -127,7 +125,7 @@ describe('a reload', () => {
   test('replaces the dispatcher once the next one has loaded the handlers', () => {
     const world = createWorking()
     world.handle({ type: 'reload' })
-    expect(world.started().at(-1)).toMatchObject({ id: 2, isReplacing: true })
+    expect(world.started().at(-1)).toMatchObject({ id: 2, args: ['--replacing'] })
     world.say(2, { type: 'incoming_webhook', label: 'x', trouble: 'not yet' })
     expect(world.now()).toMatchObject({ current: 1, status: { incomingWebhooks: {} } })
     world.say(2, loaded)
@@ -158,7 +156,7 @@ describe('a reload', () => {
     expect(world.now().current).toBe(1)
     world.exit(2)
     expect(world.started().map(({ id }) => id)).toEqual([1, 2, 3])
-    expect(world.started().at(-1)?.hasEndedLoading).toBe(false)
+    expect(world.started().at(-1)?.args).toEqual(['--replacing'])
     world.say(3, loaded)
     world.exit(1)
     expect(world.started()).toHaveLength(3)
@@ -168,7 +166,7 @@ describe('a reload', () => {
     const world = createWorking()
     world.exit(1)
     world.handle({ type: 'reload' })
-    expect(world.started().at(-1)).toMatchObject({ id: 2, isReplacing: false })
+    expect(world.started().at(-1)).toMatchObject({ id: 2, args: ['--last-end=it ended with SIGKILL'] })
     world.say(2, loaded)
     expect([world.now().current, world.scheduled()]).toEqual([2, undefined])
   })
@@ -181,14 +179,6 @@ test('what a dispatcher counts matters also while it is replaced; the rest does 
   const dead = { handler: 'h', id: '1', event: 'E', object: 'deal:1', reason: 'no' }
   world.say(1, { type: 'dead', dead }, trouble('old'))
   expect(world.now().status).toMatchObject({ dead: { count: 1, last: dead }, trouble: undefined })
-})
-
-test('a dispatcher that has backfilled is the last that does', () => {
-  const world = createWorking()
-  world.say(1, { type: 'backfilled' })
-  world.exit(1)
-  world.fire()
-  expect(world.started().map(({ isBackfilled }) => isBackfilled)).toEqual([false, true])
 })
 
 test('whatever happens in whatever order, one dispatcher counts, two run at most, and none after a stop', () => {
