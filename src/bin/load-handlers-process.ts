@@ -1,5 +1,5 @@
 import { basename } from 'node:path'
-import type { FromLoader } from '../cli/doctor/load-messages.ts'
+import type { FromLoader } from '../cli/doctor/handlers.ts'
 import { readSettings } from '../config/config.ts'
 import { lateReason } from '../dispatch/absent.ts'
 import { HandlersError } from '../handler/handler-files.ts'

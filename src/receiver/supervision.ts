@@ -5,7 +5,7 @@ import type { Exit } from '../lib/child-process.ts'
 interface Dispatcher {
   readonly id: number
   readonly isLoaded: boolean
-  /** It was killed because its event loop was blocked. */
+  /** It is killed because its event loop was blocked. */
   readonly isStalled: boolean
   /** It was killed on purpose: the handlers are not to blame that it did not load them. */
   readonly isUnwanted: boolean
@@ -35,8 +35,7 @@ export type SupervisionEvent =
   /** Another dispatcher is due: at the start, and some time after one has ended. */
   | { readonly type: 'start_due' }
   | { readonly type: 'message'; readonly id: number; readonly message: FromDispatcher }
-  | { readonly type: 'stalled'; readonly id: number; readonly silentMs: number }
-  | { readonly type: 'garbage'; readonly id: number }
+  | { readonly type: 'stalled'; readonly id: number }
   | { readonly type: 'exited'; readonly id: number; readonly exit: Exit }
   | { readonly type: 'reload' }
   | { readonly type: 'stop'; readonly graceMs: number }
@@ -148,12 +147,6 @@ export function supervise(
     actions.push({ type: 'end', id, graceMs })
   }
 
-  function kill(id: number, marks: Partial<Dispatcher>, reason?: string, fields?: object): void {
-    if (reason !== undefined) log('error', reason, fields)
-    mark(id, marks)
-    actions.push({ type: 'kill', id })
-  }
-
   function take(id: number, message: FromDispatcher): void {
     const isCurrent = id === after.current
     after.status = updateStatus(after.status, message, isCurrent)
@@ -195,13 +188,7 @@ export function supervise(
       take(event.id, event.message)
       break
     case 'stalled':
-      kill(event.id, { isStalled: true }, 'a handler blocks the event loop of the dispatcher: killed', {
-        stalled_for_ms: event.silentMs,
-      })
-      break
-    case 'garbage':
-      // The handler may write again, and messages that its output garbled, such as `following`, are lost.
-      kill(event.id, {}, 'a handler wrote to the channel of the dispatcher: killed')
+      mark(event.id, { isStalled: true })
       break
     case 'exited':
       noteExit(event.id, event.exit)
@@ -216,7 +203,8 @@ export function supervise(
       after.isReloadDue = true
       if (after.loading === undefined) break
       // It may have read a file before it was fixed, or may wait for ever.
-      kill(after.loading, { isUnwanted: true })
+      mark(after.loading, { isUnwanted: true })
+      actions.push({ type: 'kill', id: after.loading })
       after.ending = { id: after.loading, wasReplaced: false }
       after.loading = undefined
       break

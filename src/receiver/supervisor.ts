@@ -86,8 +86,17 @@ export function superviseDispatcher(deps: SupervisorDeps): Supervisor {
       }
       if (message.type !== 'damaged' || isNew(message)) handle({ type: 'message', id, message })
     })
-    child.channel.events.once('garbage', () => handle({ type: 'garbage', id }))
-    watchForStall(child, { stallMs, onStall: (silentMs) => handle({ type: 'stalled', id, silentMs }) })
+    // The handler may write again, and messages that its output garbled, such as `following`, are lost.
+    child.channel.events.once('garbage', () => {
+      log.error('a handler wrote to the channel of the dispatcher: killed')
+      child.kill()
+    })
+    const onStall = (silentMs: number) => {
+      log.error({ stalled_for_ms: silentMs }, 'a handler blocks the event loop of the dispatcher: killed')
+      handle({ type: 'stalled', id })
+      child.kill()
+    }
+    watchForStall(child, { stallMs, onStall })
     void child.exited.then((exit) => {
       dispatchers.delete(id)
       handle({ type: 'exited', id, exit })

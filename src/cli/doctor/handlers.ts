@@ -3,8 +3,17 @@ import { underscoreRule } from '../../handler/handler-files.ts'
 import { startChild } from '../../lib/child-process.ts'
 import { type HandlerState, readHandlerStates } from '../commands/handlers.ts'
 import { findDataDir, isFollowed } from '../data.ts'
+import type { LoadedMessage } from '../try/messages.ts'
 import { type Check, fail, ok, warn } from './check.ts'
-import type { FromLoader } from './load-messages.ts'
+
+/** The messages of the process that loads the handlers for `doctor`. */
+export type FromLoader =
+  | { readonly type: 'loading'; readonly files: readonly string[] }
+  | LoadedMessage
+  | { readonly type: 'broken'; readonly at: string; readonly error: string }
+  | { readonly type: 'left out'; readonly file: string; readonly reason: string; readonly isDoubtful: boolean }
+  | { readonly type: 'late'; readonly file: string; readonly reason: string }
+  | { readonly type: 'end' }
 
 const name = 'handlers'
 

@@ -92,7 +92,7 @@ describe('a dispatcher that ended', () => {
     const world = createWorking()
     world.exit(1, { code: 3, signal: null })
     world.fire()
-    world.handle({ type: 'stalled', id: 2, silentMs: 700 })
+    world.handle({ type: 'stalled', id: 2 })
     world.exit(2)
     world.fire()
     expect(world.started().map(({ args }) => args)).toEqual([
@@ -216,8 +216,7 @@ function act(world: World, choice: number, which: number): void {
   else if (choice === 2) world.say(id, loaded)
   else if (choice === 3) world.say(id, loaded, following)
   else if (choice === 4) world.say(id, trouble('wrong'))
-  else if (choice === 5) world.handle({ type: 'stalled', id, silentMs: 1 })
-  else if (choice === 6) world.handle({ type: 'garbage', id })
+  else if (choice === 5) world.handle({ type: 'stalled', id })
   else if (choice === 7) world.exit(id, { code: null, signal: null, error: new Error('EAGAIN') })
   else world.exit(id)
   expect(world.running.size).toBeLessThanOrEqual(2)
