@@ -1,6 +1,5 @@
-import { once } from 'node:events'
 import type { Logger } from 'pino'
-import { type Child, isAlive, startChild } from '../lib/child-process.ts'
+import { startChild } from '../lib/child-process.ts'
 import type { Sample, ToAlerter } from './sample.ts'
 
 export interface AlerterDeps {
@@ -22,7 +21,7 @@ const sampleIntervalMs = 1_000
 const restartDelayMs = 5_000
 
 /** Milliseconds until an alerter that was asked to stop is killed. It has no data to lose. */
-const stopTimeoutMs = 1_000
+const maxEndMs = 1_000
 
 /**
  * Keeps a process running that sends alerts, and sends it a sample every second. The next sample is sent only when the
@@ -37,11 +36,9 @@ export function startAlerter({ sample, log }: AlerterDeps): Alerter {
     if (!isSending) sendSample()
   }, sampleIntervalMs)
 
-  function start(): Child<never, ToAlerter> {
-    const fresh: Child<never, ToAlerter> = startChild(new URL('../bin/alerter.ts', import.meta.url), [])
-    // A process that could not be started has no `exit` event.
-    fresh.process.once('error', (error) => again({ err: error }))
-    fresh.process.once('exit', (code, signal) => again({ exit_code: code, signal }))
+  function start() {
+    const fresh = startChild<never, ToAlerter>({ script: new URL('../bin/alerter.ts', import.meta.url) })
+    void fresh.exited.then(({ code, signal, error }) => again(error ? { err: error } : { exit_code: code, signal }))
     return fresh
   }
 
@@ -72,12 +69,7 @@ export function startAlerter({ sample, log }: AlerterDeps): Alerter {
       isStopping = true
       clearInterval(sampling)
       clearTimeout(restart)
-      if (!isAlive(child)) return
-      const gone = once(child.process, 'exit')
-      child.channel.close()
-      const killer = setTimeout(() => child.process.kill('SIGKILL'), Math.min(grace, stopTimeoutMs))
-      await gone
-      clearTimeout(killer)
+      await child.end(Math.min(grace, maxEndMs), child.channel.close)
     },
   }
 }

@@ -5,10 +5,9 @@ import { createConditions, type Disk } from '../alerts/conditions.ts'
 import { postAlert } from '../alerts/post-alert.ts'
 import type { ToAlerter } from '../alerts/sample.ts'
 import { type Config, readConfig } from '../config/config.ts'
-import { explainStart } from '../config/explain-start.ts'
+import { exitAtStart } from '../config/explain-start.ts'
 import { openParent } from '../lib/child-process.ts'
 import { createLog } from '../lib/log.ts'
-import { printableLines } from '../lib/printable.ts'
 import { readTimes } from '../lib/times.ts'
 
 const config = readSettings()
@@ -66,8 +65,6 @@ function readSettings(): Config {
   try {
     return readConfig(process.env, 'dispatcher')
   } catch (error) {
-    const { text, exitCode } = explainStart(error)
-    process.stderr.write(`${printableLines(text)}\n`)
-    process.exit(exitCode)
+    exitAtStart(error)
   }
 }

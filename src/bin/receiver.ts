@@ -1,7 +1,6 @@
-import { explainStart } from '../config/explain-start.ts'
+import { exitAtStart } from '../config/explain-start.ts'
 import { createRobotPath } from '../intake/robot-path.ts'
 import './no-debugger.ts'
-import closeWithGrace from 'close-with-grace'
 import type { FastifyInstance } from 'fastify'
 import { startAlerter } from '../alerts/alerter.ts'
 import { findMissed } from '../backfill/pending-backfill.ts'
@@ -24,7 +23,6 @@ import { lockDataDir } from '../journal/lock.ts'
 import { isJournalEmpty, stableName } from '../journal/segments.ts'
 import { forwarderId } from '../lib/forward-mark.ts'
 import { createLog } from '../lib/log.ts'
-import { printableLines } from '../lib/printable.ts'
 import { modeForOthers } from '../lib/private-files.ts'
 import { readTimes } from '../lib/times.ts'
 
@@ -32,7 +30,7 @@ import { initFirstIdentity } from '../queue/identity.ts'
 import { followedSegment, initFirstStart } from '../queue/sqlite/queue.ts'
 import { sampleOf } from '../receiver/alert-sample.ts'
 import { ensureWritable } from '../receiver/data-dir.ts'
-import { drain } from '../receiver/drain.ts'
+import { drain, stopOnSignal } from '../receiver/drain.ts'
 import { finishErasure } from '../receiver/finish-erasure.ts'
 import { createReceiverMetrics } from '../receiver/metrics.ts'
 import { createAdminServer } from '../receiver/private-listener.ts'
@@ -43,21 +41,10 @@ import { watchHandlers } from '../receiver/watch-handlers.ts'
 /** Connections that may wait to be accepted. Bitrix24 opens one per event, a thousand of them after a bulk edit. */
 const backlog = 4096
 
-/** Milliseconds of the grace that are reserved for fsync and exit after the last connection was cut. */
-const lastMoments = 500
-
-/**
- * Milliseconds that a slow machine may take beyond the grace before the stop
- * counts as failed. Docker kills a second later.
- */
-const overtime = 1_000
-
 try {
   await start(readConfig(process.env))
 } catch (error) {
-  const { text, exitCode } = explainStart(error)
-  process.stderr.write(`${printableLines(text)}\n`)
-  process.exit(exitCode)
+  exitAtStart(error)
 }
 
 async function start(config: Config): Promise<void> {
@@ -120,12 +107,7 @@ async function start(config: Config): Promise<void> {
   const admin = createAdminServer({
     journalTrouble: journal.trouble,
     connectionsTrouble: connections.trouble,
-    dispatcherTrouble: () => (config.dispatcher ? supervisor?.trouble() : undefined),
-    incomingWebhookTroubles: () => [...(supervisor?.incomingWebhookTroubles().values() ?? [])],
-    damagedLines: () => supervisor?.damaged(),
-    absentHandlers: () => [...(supervisor?.absentHandlers().values() ?? [])],
-    warnings: () => supervisor?.warnings() ?? [],
-    deliveries: () => supervisor?.state(),
+    dispatcher: () => supervisor?.status(),
     metrics: metrics.exposition,
     allowedHosts: [config.adminHost, ...config.adminAllowedHosts],
     refusals,
@@ -142,8 +124,8 @@ async function start(config: Config): Promise<void> {
     )
   if (config.dispatcher)
     supervisor = superviseDispatcher({
-      grace,
-      stall: config.handlerStall,
+      graceMs: grace,
+      stallMs: config.handlerStall,
       forwarderId: forwarderId(),
       append: async (events) => void (await Promise.all(events.map((event) => journal.append(event)))),
       backfillSince: missed?.since,
@@ -151,7 +133,7 @@ async function start(config: Config): Promise<void> {
         void missed?.done().catch((error: unknown) => log.warn({ err: error }, 'a backfill is not noted')),
       log,
     })
-  void finishErasure({ dataDir, log })
+  void finishErasure(dataDir, log)
   const alerter =
     config.alertUrl &&
     startAlerter({
@@ -159,14 +141,11 @@ async function start(config: Config): Promise<void> {
       log,
     })
 
-  closeWithGrace({ delay: grace + overtime, logger: log, skip: signals }, async ({ signal, err }) => {
-    if (err) log.fatal({ err }, 'the receiver cannot go on')
-    else log.info({ signal }, 'stopping')
-    await drain({ app, admin, journal, supervisor, published, alerter }, Math.max(0, grace - lastMoments))
+  const close = async (limitMs: number) => {
+    await drain({ app, admin, journal, supervisor, published, alerter }, limitMs)
     lock.release()
-    log.info('stopped')
-    await closeLog()
-  })
+  }
+  stopOnSignal({ name: 'receiver', graceMs: grace, skip: signals, log, closeLog, close })
   const reload = createReload({ config, tokens, supervisor, alerter, log })
   onReload(() => void reload())
   warnOfLackingIncomingWebhooks(config, log)

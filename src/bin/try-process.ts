@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { inspect } from 'node:util'
-import { Worker } from 'node:worker_threads'
+import { inspect, parseArgs } from 'node:util'
 import { pino } from 'pino'
 import { createPortals } from '../bitrix24/portals.ts'
 import { explainError } from '../cli/explain-error.ts'
@@ -11,20 +10,25 @@ import { chargeStrays } from '../dispatch/run-scope.ts'
 import { createRunner, type RunnerDeps } from '../dispatch/runner.ts'
 import { lockGlobals } from '../dispatch/shared-globals.ts'
 import type { JournalledEvent } from '../events/event.ts'
-import { type LoadedHandler, loadHandler, placeOf, unknownEvents } from '../handler/loader.ts'
+import { placeOf } from '../handler/error-place.ts'
+import { type LoadedHandler, loadHandler } from '../handler/loader.ts'
 import { resolvePackageAlias } from '../handler/package-alias.ts'
-
+import { unknownEvents } from '../handler/unknown-events.ts'
+import { openParent, parentOption } from '../lib/child-process.ts'
 import { realClock } from '../lib/clock.ts'
 import { printableLines } from '../lib/printable.ts'
+import { sendAlive } from '../lib/stall-watchdog.ts'
 import { createLoopBreaker } from '../queue/loop-breaker.ts'
 import type { OwnChanges } from '../queue/own-changes.ts'
 
 // `b24-receiver try` runs a handler in this process as a dispatcher would. A handler that blocks or ends its process
 // affects only this one.
 
-const [file = ''] = process.argv.slice(2)
+const { positionals } = parseArgs({ allowPositionals: true, options: { [parentOption]: { type: 'string' } } })
+const [file = ''] = positionals
 const config = readConfig(process.env, 'dispatcher')
 const interrupt = new AbortController()
+const parent = openParent<ToTry, FromTry>({ mayBlock: true })
 
 /** A trial run neither records its own writes nor looks up those of the receiver's handlers. */
 const noOwnWrites: OwnChanges = {
@@ -41,30 +45,30 @@ chargeStrays((error) => {
 lockGlobals()
 // Ctrl-C reaches this process and its parent. The parent decides what it means.
 process.on('SIGINT', () => undefined)
-process.on('disconnect', () => process.exit(1))
-new Worker(new URL('./parent-watch.ts', import.meta.url), { workerData: process.ppid }).unref()
-const alive = () => tell({ type: 'alive' })
-alive()
-setInterval(alive, Math.min(1_000, config.handlerStall / 4))
+parent.events.on('close', () => process.exit(1))
+sendAlive(parent, config.handlerStall)
 
 const handler = await load()
-process.on('message', (message: ToTry) => {
+parent.events.on('message', (message) => {
   if (message.type === 'interrupt') interrupt.abort(new DOMException('interrupted', 'AbortError'))
   else void run(message.event, message.isDry)
 })
-tell({ type: 'loaded', name: handler.name, events: handler.events, unknown: unknownEvents(handler) })
+parent.send({ type: 'loaded', name: handler.name, events: handler.events, unknown: unknownEvents(handler) })
 
 async function load(): Promise<LoadedHandler> {
   try {
     return await loadHandler(file)
   } catch (error) {
-    tell({ type: 'broken', at: await placeOf(error, file), error: explainError(error, file) })
+    parent.send({ type: 'broken', at: await placeOf(error, file), error: explainError(error, file) })
     return end()
   }
 }
 
 async function run(event: JournalledEvent, isDry: boolean): Promise<void> {
-  const connect = traceRequests({ isDry, tell: (request) => tell({ type: 'request', request: toJson(request) }) })
+  const connect = traceRequests({
+    isDry,
+    onRequest: (request) => parent.send({ type: 'request', request: toJson(request) }),
+  })
   const portals = createPortals({ ...config, clock: realClock, onChange: () => undefined, connect })
   let thrown: unknown
   let returned: unknown
@@ -102,7 +106,7 @@ async function run(event: JournalledEvent, isDry: boolean): Promise<void> {
         if (child.level === 'silent') child.level = config.logLevel
       },
     },
-    { write: (line) => tell({ type: 'log', line }) },
+    { write: (line) => parent.send({ type: 'log', line }) },
   )
   const runner = createRunner({
     ...config,
@@ -117,7 +121,7 @@ async function run(event: JournalledEvent, isDry: boolean): Promise<void> {
     },
     resume: () => undefined,
     onOutcome: ({ outcome, ms, reason }) =>
-      tell({
+      parent.send({
         type: 'ended',
         outcome,
         ms,
@@ -144,17 +148,9 @@ async function dispose(): Promise<void> {
 
 /** Ends this process, whatever timers or sockets the handler has left open. */
 function end(): Promise<never> {
-  return new Promise(() =>
-    process.send?.({ type: 'alive' } satisfies FromTry, undefined, undefined, () => process.exit(0)),
-  )
+  return new Promise(() => parent.send({ type: 'alive' }, () => process.exit(0)))
 }
 
-function tell(message: FromTry): void {
-  // A parent that is gone needs no message, and `disconnect` ends this process.
-  if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
-}
-
-/** Returns text for people if the value cannot be converted to JSON. */
 function toJson<T>(value: T): T | string {
   try {
     return JSON.parse(JSON.stringify(value))

@@ -1,4 +1,5 @@
 import { dirname } from 'node:path'
+import { printableLines } from '../lib/printable.ts'
 import { StartError } from '../lib/start-error.ts'
 import { ConfigError } from './config.ts'
 
@@ -8,9 +9,16 @@ const SQLITE_FULL = 13
 const EX_CONFIG = 78
 
 /** Returns the text for stderr when a start failed, and the exit code. Only an unexpected error gets a stack. */
-export function explainStart(error: unknown): { text: string; exitCode: number } {
+function explainStart(error: unknown): { text: string; exitCode: number } {
   if (error instanceof ConfigError) return { text: error.message, exitCode: EX_CONFIG }
   return { text: explain(error), exitCode: 1 }
+}
+
+/** Ends a process that cannot start. */
+export function exitAtStart(error: unknown): never {
+  const { text, exitCode } = explainStart(error)
+  process.stderr.write(`${printableLines(text)}\n`)
+  process.exit(exitCode)
 }
 
 function explain(error: unknown): string {

@@ -1,5 +1,7 @@
 import type { Logger } from 'pino'
-import { type LateFile, type LeftOut, type LoadedHandler, placeOf } from '../handler/loader.ts'
+import { placeOf } from '../handler/error-place.ts'
+import type { LeftOut } from '../handler/handler-files.ts'
+import type { LateFile, LoadedHandler } from '../handler/loader.ts'
 import type { KnownHandler, Queue } from '../queue/queue.ts'
 import { type AbsentHandler, findAbsent, lateReason } from './absent.ts'
 import type { BrokenFile } from './load-report.ts'
@@ -16,27 +18,11 @@ export interface AbsentWatchDeps {
   readonly log: Logger
 }
 
-export interface AbsentWatch {
-  /** The handlers that are not loaded, by name. */
-  readonly absent: ReadonlyMap<string, AbsentHandler>
-  /**
-   * Why the journal cannot be followed: the events of these handlers are unknown. In that case no handler was registered.
-   */
-  readonly unknown: readonly string[]
-  /**
-   * Watches for absent handlers that load after all, and for those that an operator forgets.
-   *
-   * @param adopt receives each handler that loads
-   * @returns a function that stops watching
-   */
-  readonly watch: (adopt: (handler: LoadedHandler) => void) => () => void
-}
-
 /** Milliseconds between two checks whether a handler was forgotten. */
 const interval = 2_000
 
 /** Registers the handlers that are loaded, and watches those that are not. */
-export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
+export async function watchAbsent(deps: AbsentWatchDeps) {
   const { queue, late, timeout, report, log } = deps
   const registeredHandlers = await queue.handlers()
   const { absent: found, unknown } = findAbsent({ ...deps, registeredHandlers })
@@ -45,16 +31,16 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
   const broken = new Map<string, BrokenFile>(
     late.map(({ name, file }) => [name, { file, place: file, error: `it ${lateReason(timeout)}` }]),
   )
-  if (unknown.length > 0) return { absent, unknown, watch: () => () => undefined }
+  if (unknown.length > 0) return { absent, unknown, watch: () => () => {} }
 
-  const tell = () => {
+  const reportAll = () => {
     report.load({ loaded: loaded.map(({ name }) => name), broken: [...broken.values()], leftOut: deps.leftOut })
     report.absent(absent.values())
   }
   const known = new Set(registeredHandlers.map(({ name }) => name))
   // The queue keeps events for a handler only while the handler is registered.
   await queue.registerHandlers([...loaded.map(toKnown), ...found.filter(({ name }) => !known.has(name)).map(toNew)])
-  tell()
+  reportAll()
   const pending = new Map((await queue.handlers()).map((one) => [one.name, one.pending]))
   for (const { name, reason } of found)
     log.warn(
@@ -62,7 +48,7 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
       'a handler is not loaded; its events are kept for it',
     )
 
-  async function look(): Promise<void> {
+  async function check(): Promise<void> {
     const names = absent.size === 0 ? undefined : new Set((await queue.handlers()).map(({ name }) => name))
     for (const name of absent.keys())
       if (names && !names.has(name)) {
@@ -82,7 +68,7 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
     absent.delete(handler.name)
     broken.delete(handler.name)
     log.info({ handler: handler.name, events: handler.events }, 'a handler is loaded after all')
-    tell()
+    reportAll()
   }
 
   async function giveUp({ name, file }: LateFile, error: unknown): Promise<void> {
@@ -95,19 +81,27 @@ export async function watchAbsent(deps: AbsentWatchDeps): Promise<AbsentWatch> {
       reason: `the handler ${name} cannot be loaded; its events are kept for it: ${at}: ${String(error)}`,
     })
     broken.set(name, { file, place: at, error: String(error) })
-    tell()
+    reportAll()
   }
 
   return {
-    absent,
+    /** The handlers that are not loaded, by name. */
+    absent: absent as ReadonlyMap<string, AbsentHandler>,
+    /** Why the journal cannot be followed: which events these handlers handle is unknown. Then none was registered. */
     unknown,
-    watch(adopt) {
+    /**
+     * Watches for absent handlers that load after all, and for those that an operator forgets.
+     *
+     * @param adopt receives each handler that loads
+     * @returns a function that stops watching
+     */
+    watch: (adopt: (handler: LoadedHandler) => void) => {
       let isOver = false
       const unlessOver = (work: () => Promise<void>) => {
         // A warning is enough: a queue that does not work fails in its other calls, too.
         if (!isOver) work().catch((error: unknown) => log.warn({ err: error }, 'a look at absent handlers failed'))
       }
-      const timer = setInterval(() => unlessOver(look), interval)
+      const timer = setInterval(() => unlessOver(check), interval)
       for (const file of late)
         file.loading.then(
           (handler) => unlessOver(() => take(handler, adopt)),

@@ -9,10 +9,9 @@ import type { HandlerRecord } from '../queue/queue.ts'
 export interface AbsentHandler {
   readonly name: string
   readonly events: readonly string[]
-  matches(event: string): boolean
+  readonly matches: (event: string) => boolean
   readonly order: 'object' | 'none'
   readonly debounce: number
-  /** Why it is not loaded, and what to do. */
   readonly reason: string
 }
 
@@ -59,7 +58,6 @@ export function findAbsent({ handlers, late, registeredHandlers, timeout }: Abse
   return { absent, unknown }
 }
 
-/** Says why a file is late. */
 export function lateReason(timeout: number): string {
   return `was not loaded within ${timeout / 1000} s (HANDLER_LOAD_TIMEOUT)`
 }

@@ -1,111 +1,55 @@
-import { rm, stat } from 'node:fs/promises'
 import { setTimeout as sleep, setImmediate as tick } from 'node:timers/promises'
-import type { Logger } from 'pino'
-import type { Throttled } from '../alerts/incidents.ts'
-import type { Portals } from '../bitrix24/portals.ts'
-import { isDeletion } from '../events/catalogue.ts'
-import type { JournalledEvent } from '../events/event.ts'
 import { orderingKeyOf } from '../events/ordering-key.ts'
 import type { LoadedHandler } from '../handler/loader.ts'
 import type { Damage } from '../journal/damage.ts'
 import { follow } from '../journal/follow.ts'
 import type { Position } from '../journal/position.ts'
-import { listSegments } from '../journal/segments.ts'
 import { errorText } from '../lib/error-text.ts'
 import { findInJournal } from '../queue/from-journal.ts'
-import { createLoopBreaker, type LoopBreaker } from '../queue/loop-breaker.ts'
-import type { OwnChanges } from '../queue/own-changes.ts'
-import type { Delivery, NewDelivery, Queue } from '../queue/queue.ts'
+import { createLoopBreaker } from '../queue/loop-breaker.ts'
+import type { Delivery, Queue } from '../queue/queue.ts'
 import type { AbsentHandler } from './absent.ts'
+import { deliveriesOf, snapshotsToDrop } from './matching.ts'
+import { type RetentionDeps, removeOldSegments } from './retention.ts'
+import { createRunner, type RunnerDeps } from './runner.ts'
+import { GlobalsChanged } from './shared-globals.ts'
 
-import { createRunner, type Outcome } from './runner.ts'
-
-export interface DispatcherDeps {
-  readonly dataDir: string
+/** `onOutcome` is called when a run ends, whatever its outcome: it shows that this process works. */
+export interface DispatcherDeps
+  extends Pick<
+      RunnerDeps,
+      'portals' | 'ownChanges' | 'retryFor' | 'handlerTimeout' | 'log' | 'lastEnd' | 'onThrottled'
+    >,
+    Partial<Pick<RunnerDeps, 'loopBreaker' | 'onOutcome'>>,
+    Partial<Pick<RetentionDeps, 'onRetained'>>,
+    Pick<RetentionDeps, 'dataDir' | 'retentionDays'> {
   /** Where to follow the journal from. If undefined, another process follows it. */
   readonly from: Position | undefined
   readonly handlers: readonly LoadedHandler[]
   /** The handlers that are not loaded, by name. An entry disappears when its handler is loaded after all or forgotten. */
   readonly absent?: ReadonlyMap<string, AbsentHandler>
   readonly queue: Queue
-  readonly portals: Portals
-  readonly ownChanges: OwnChanges
-  /** Without it, this process counts only its own runs. */
-  readonly loopBreaker?: LoopBreaker
   /** How many runs may be under way at once; 0 if other processes run the handlers. */
   readonly concurrency: number
-  /** Milliseconds, like `handlerTimeout`. */
-  readonly retryFor: number
-  readonly handlerTimeout: number
-  /** Days after which a segment that was followed is removed. */
-  readonly retentionDays: number
-  readonly log: Logger
-  /** Called when a run ends, whatever its outcome: it shows that this process works. */
-  readonly onOutcome?: (outcome: Outcome) => void
-  /** Called when a line of the journal cannot be read. */
   readonly onDamage?: (damage: Damage) => void
   /** Called when something that a run started fails after the run has ended. */
   readonly onLate?: (delivery: Delivery, reason: string) => void
-  /** How the previous process ended, if the receiver knows. */
-  readonly lastEnd?: string | undefined
   /** Returns the names of the changed built-ins; see shared-globals.ts. */
-  readonly lookAtGlobals?: () => readonly string[]
-  readonly onThrottled?: (throttled: Throttled) => void
-  /** Called when deliveries were added. */
+  readonly changedGlobals?: () => readonly string[]
   readonly onForwarded?: () => void
-  /** Receives why segments older than the retention are still there; `undefined` if there are none. */
-  readonly onRetained?: (trouble: string | undefined) => void
 }
 
-/**
- * A handler changed built-ins that all handlers share. They were restored, but code
- * may hold the changed ones in a variable.
- */
-export class GlobalsChanged extends Error {
-  override readonly name = 'GlobalsChanged'
-  /** The handlers of which one made the change. */
-  readonly handlers: readonly string[]
-
-  constructor(changed: readonly string[], handlers: readonly string[]) {
-    super(
-      `${handlers.length === 1 ? `the handler ${handlers[0]}` : `one of the handlers ${handlers.join(', ')}`} changed ${changed.join(', ')}, which all handlers share: define a function of your own instead (docs/handlers.md)`,
-    )
-    this.handlers = handlers
-  }
-}
-
-export interface Dispatcher {
-  /** Rejects when this process cannot continue: the journal or the queue failed, or a handler does not end. */
-  readonly failed: Promise<never>
-  /** Makes postponed deliveries ready to run. */
-  readonly resume: () => void
-  /** Adds a handler that is loaded after all: the events kept for it may run. */
-  readonly adopt: (handler: LoadedHandler) => void
-  /**
-   * Claims no more deliveries, and waits `grace` milliseconds for the running
-   * handlers. Unfinished deliveries run again later.
-   */
-  stop(grace: number): Promise<void>
-}
-
-/** Milliseconds. The clock may jump, and a Node timer cannot be set for longer than 24 days. */
-const longestSleep = 60_000
+/** The clock may jump, and a Node timer cannot be set for longer than 24 days. */
+const maxSleepMs = 60_000
 
 const hour = 3_600_000
-const day = 24 * hour
-
-/** An event that a backfill found may be for a single handler. */
-function isFor(loaded: Pick<LoadedHandler, 'name' | 'matches'>, event: JournalledEvent): boolean {
-  return event.erased !== true && (event.handler ?? loaded.name) === loaded.name && loaded.matches(event.event)
-}
 
 /** Follows the journal, matches events to handlers, queues deliveries and runs them. */
-export async function startDispatcher(deps: DispatcherDeps): Promise<Dispatcher> {
-  const { dataDir, from, queue, concurrency, retentionDays, log, absent = new Map<string, AbsentHandler>() } = deps
+export async function startDispatcher(deps: DispatcherDeps) {
+  const { dataDir, from, queue, concurrency, log, absent = new Map<string, AbsentHandler>() } = deps
+  const { onDamage = () => undefined, onLate = () => undefined, onForwarded = () => undefined } = deps
+  const { changedGlobals = () => [], onRetained = () => undefined } = deps
   const handlers = [...deps.handlers]
-  const { onOutcome = () => undefined, onForwarded = () => undefined } = deps
-  const { onDamage = () => undefined, onRetained = () => undefined, lookAtGlobals = () => [] } = deps
-  const { onLate = () => undefined } = deps
   const byName = new Map(handlers.map((handler) => [handler.name, handler]))
   const stopping = new AbortController()
   const running = new Map<Delivery, Promise<void>>()
@@ -117,15 +61,14 @@ export async function startDispatcher(deps: DispatcherDeps): Promise<Dispatcher>
   let alarm: NodeJS.Timeout | undefined
   let claiming: Promise<unknown> = Promise.resolve()
   let isFillDue = false
-  let retiring = Promise.resolve()
+  let removing = Promise.resolve()
   let followed = from
   let isStopping = false
-  const { loopBreaker = createLoopBreaker() } = deps
   const runner = createRunner({
+    loopBreaker: createLoopBreaker(),
+    onOutcome: () => undefined,
     ...deps,
-    loopBreaker,
     onStuck: giveUp,
-    onOutcome,
     resume,
     onLate: (delivery, error) => void noteLate(delivery, error),
     keepsNothing: ({ key }) => outlived.has(key),
@@ -152,17 +95,9 @@ export async function startDispatcher(deps: DispatcherDeps): Promise<Dispatcher>
 
   async function followJournal(from: Position): Promise<void> {
     for await (const { entries, position } of follow({ dataDir, from, signal: stopping.signal, onDamage, log })) {
-      const deliveries = entries.flatMap(({ event, at: { segment } }): NewDelivery[] => [
-        ...handlers
-          .filter((handler) => isFor(handler, event))
-          .map(({ name, options: { order, debounce } }) => ({ handler: name, event, segment, order, debounce })),
-        ...[...absent.values()]
-          .filter((handler) => isFor(handler, event))
-          .map(({ name, order, debounce }) => ({ handler: name, event, segment, order, debounce, isAbsent: true })),
-      ])
-      const droppedSnapshots = entries.flatMap(({ event }) =>
-        keepersNotTold(event).map(({ name }) => ({ handler: name, event })),
-      )
+      const all = { loaded: handlers, absent: [...absent.values()] }
+      const deliveries = deliveriesOf(entries, all)
+      const droppedSnapshots = snapshotsToDrop(entries, all)
       for (const { handler, event } of droppedSnapshots)
         for (const delivery of running.keys())
           if (delivery.handler === handler && orderingKeyOf(delivery.event) === orderingKeyOf(event))
@@ -173,19 +108,6 @@ export async function startDispatcher(deps: DispatcherDeps): Promise<Dispatcher>
       onForwarded()
       fill()
     }
-  }
-
-  /**
-   * Returns the handlers whose snapshot of a deleted object must be dropped now. A handler that receives the deletion is
-   * not among them: its run needs the snapshot, and drops it.
-   */
-  function keepersNotTold({ event, object }: JournalledEvent): readonly { readonly name: string }[] {
-    if (object === undefined || !isDeletion(event)) return []
-    return [
-      ...handlers.filter((handler) => handler.options.onChange && !handler.matches(event)),
-      // Whether an absent handler has `onChange` is not known. Dropping a snapshot that does not exist does no harm.
-      ...[...absent.values()].filter((handler) => !handler.matches(event)),
-    ]
   }
 
   /**
@@ -200,7 +122,7 @@ export async function startDispatcher(deps: DispatcherDeps): Promise<Dispatcher>
 
   async function claimAndRun(): Promise<void> {
     isFillDue = false
-    look()
+    checkGlobals()
     const free = concurrency - running.size
     if (free <= 0 || stopping.signal.aborted) return
     const busy = [...running.keys()].map((delivery) => delivery.handler)
@@ -212,7 +134,7 @@ export async function startDispatcher(deps: DispatcherDeps): Promise<Dispatcher>
     for (const delivery of await queue.claim(wanted, free)) run(delivery)
     const due = await queue.nextDue()
     clearTimeout(alarm)
-    if (due !== undefined) alarm = setTimeout(fill, Math.min(Math.max(0, due - Date.now()), longestSleep))
+    if (due !== undefined) alarm = setTimeout(fill, Math.min(Math.max(0, due - Date.now()), maxSleepMs))
   }
 
   function run(delivery: Delivery): void {
@@ -232,16 +154,12 @@ export async function startDispatcher(deps: DispatcherDeps): Promise<Dispatcher>
     running.set(delivery, run)
   }
 
-  /**
-   * Checks the shared globals after runs are recorded. If several ran together, any
-   * may have made the change: none is charged.
-   */
-  function look(): void {
-    const changed = ended.size > 0 ? lookAtGlobals() : []
+  /** Checks the shared globals after runs are recorded. If several ran together, any may have made the change. */
+  function checkGlobals(): void {
+    const changed = ended.size > 0 ? changedGlobals() : []
     const names = new Set([...ended, ...[...running.keys()].map((delivery) => delivery.handler)])
     ended.clear()
-    if (changed.length === 0) return
-    giveUp(new GlobalsChanged(changed, [...names]))
+    if (changed.length > 0) giveUp(new GlobalsChanged(changed, [...names]))
   }
 
   /**
@@ -283,32 +201,6 @@ export async function startDispatcher(deps: DispatcherDeps): Promise<Dispatcher>
     fill()
   }
 
-  /** Removes the segments that were followed and are older than the retention. */
-  async function retire(): Promise<void> {
-    const segments = await listSegments(dataDir)
-    const kept = new Map<string, unknown>()
-    for (const { number, path } of segments.slice(0, -1)) {
-      if (stopping.signal.aborted || followed === undefined || number >= followed.segment) break
-      try {
-        if ((await stat(path)).mtimeMs > Date.now() - retentionDays * day) break
-      } catch (error) {
-        kept.set(path, error)
-        continue
-      }
-      await queue.prune(number)
-      // A segment that cannot be removed costs disk space but loses no event, so handlers keep running.
-      const error = await rm(path, { force: true }).catch((error: unknown) => error)
-      if (error !== undefined) kept.set(path, error)
-      else log.info({ segment: path }, 'a segment was followed and is older than RETENTION_DAYS: removed')
-    }
-    for (const [segment, err] of kept)
-      log.error({ segment, err }, 'a segment is older than RETENTION_DAYS and cannot be removed')
-    const [first] = kept
-    onRetained(
-      first && `${kept.size} segments are older than RETENTION_DAYS and cannot be removed: ${String(first[1])}`,
-    )
-  }
-
   async function disposeAll(): Promise<void> {
     for (const { name, dispose } of handlers) {
       try {
@@ -328,27 +220,32 @@ export async function startDispatcher(deps: DispatcherDeps): Promise<Dispatcher>
   }
   const following = from === undefined ? Promise.resolve() : followJournal(from)
   following.catch(giveUp)
-  const retireNow = () => {
-    retiring = retiring.then(retire).catch(giveUp)
+  const removeOld = () => {
+    const retention = { ...deps, onRetained, followedSegment: () => followed?.segment, signal: stopping.signal }
+    removing = removing.then(() => removeOldSegments(retention)).catch(giveUp)
   }
-  const hourly = setInterval(retireNow, hour)
-  retireNow()
+  const hourly = setInterval(removeOld, hour)
+  removeOld()
 
   return {
+    /** Rejects when this process cannot continue: the journal or the queue failed, or a handler does not end. */
     failed: failure.promise,
+    /** Makes postponed deliveries ready to run. */
     resume,
-    adopt(handler) {
+    /** Adds a handler that is loaded after all: the events kept for it may run. */
+    adopt: (handler: LoadedHandler) => {
       handlers.push(handler)
       byName.set(handler.name, handler)
       fill()
     },
-    async stop(grace) {
+    /** Claims no more deliveries, and waits `grace` milliseconds for the runs. Unfinished deliveries run again later. */
+    stop: async (grace: number) => {
       isStopping = true
       stopping.abort()
       queue.failFast()
       clearTimeout(alarm)
       clearInterval(hourly)
-      await Promise.allSettled([following, claiming, retiring])
+      await Promise.allSettled([following, claiming, removing])
       const over = new AbortController()
       // The timer keeps the process alive: a handler that waits on no timer or socket does not.
       const ended = Promise.allSettled(running.values()).then(disposeAll)

@@ -1,5 +1,5 @@
 import { join } from 'node:path'
-import type { LeftOut } from '../handler/loader.ts'
+import type { LeftOut } from '../handler/handler-files.ts'
 import { readIfExists, writeFileAtomicSync } from '../lib/atomic-file.ts'
 import { isObject } from '../lib/is-object.ts'
 import { parseJson } from '../lib/json.ts'
@@ -47,17 +47,14 @@ export function readLoadReport(dataDir: string): LoadReport | undefined {
 function isReport(value: unknown): value is LoadReport {
   if (!isObject(value) || typeof value['at'] !== 'number') return false
   const { loaded, broken, trouble, loading = [], leftOut = [] } = value
-  const isFile = (one: unknown) =>
-    isObject(one) && ['file', 'place', 'error'].every((name) => typeof one[name] === 'string')
+  const isText = (one: unknown) => typeof one === 'string'
+  const has = (one: unknown, ...names: string[]) => isObject(one) && names.every((name) => isText(one[name]))
   return (
-    Array.isArray(loaded) &&
-    loaded.every((name) => typeof name === 'string') &&
-    Array.isArray(loading) &&
-    loading.every((name) => typeof name === 'string') &&
+    [loaded, loading].every((list) => Array.isArray(list) && list.every(isText)) &&
     Array.isArray(leftOut) &&
-    leftOut.every((one) => isObject(one) && typeof one['file'] === 'string' && typeof one['reason'] === 'string') &&
+    leftOut.every((one) => has(one, 'file', 'reason')) &&
     Array.isArray(broken) &&
-    broken.every(isFile) &&
-    (trouble === undefined || typeof trouble === 'string')
+    broken.every((one) => has(one, 'file', 'place', 'error')) &&
+    (trouble === undefined || isText(trouble))
   )
 }

@@ -5,7 +5,6 @@ import type { QueueState } from '../queue/queue.ts'
 
 /** A message from a dispatcher to its receiver. */
 export type FromDispatcher =
-  /** The event loop turns. */
   | { readonly type: 'alive' }
   /** Every handler is loaded: the previous dispatcher may stop. */
   | { readonly type: 'loaded' }
@@ -14,12 +13,11 @@ export type FromDispatcher =
   /** Why the dispatcher does not follow the journal: an operator has to fix something. */
   | { readonly type: 'trouble'; readonly reason: string }
   /** Something is wrong that stops no handler. Without `text`, it is fixed. */
-  | { readonly type: 'warning'; readonly about: 'retention'; readonly text?: string }
+  | { readonly type: 'warning'; readonly subject: 'retention'; readonly text?: string }
   /** Why each handler is not loaded, by its name. The list is complete. */
   | { readonly type: 'absent'; readonly reasons: Readonly<Record<string, string>> }
   /** An incoming webhook went down. Without `trouble`, it is up again. */
   | { readonly type: 'incoming_webhook'; readonly label: string; readonly trouble?: string }
-  /** A run ended. */
   | { readonly type: 'worked' }
   | { readonly type: 'dead'; readonly dead: Dead }
   | { readonly type: 'damaged'; readonly line: DamagedLine }
@@ -41,5 +39,4 @@ export type ToDispatcher =
   | { readonly type: 'stop'; readonly grace: number }
   /** The events of that request are on disk, or `error` says why not. */
   | { readonly type: 'appended'; readonly request: number; readonly error?: string }
-  /** Send the metrics. */
   | { readonly type: 'metrics' }

@@ -1,14 +1,6 @@
 import { collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { IncomingWebhook } from '../bitrix24/incoming-webhook.ts'
-import type { Outcome } from './runner.ts'
-
-export interface DispatcherMetrics {
-  /** Starts every outcome of these handlers at zero, so that a rate counts the first run. */
-  readonly handlersAre: (names: readonly string[]) => void
-  readonly ended: (outcome: Outcome) => void
-  readonly incomingWebhookIs: (incomingWebhook: IncomingWebhook, isUp: boolean) => void
-  readonly exposition: () => Promise<string>
-}
+import type { Outcome } from './outcome.ts'
 
 /** All outcomes: the type rejects a list that lacks one. */
 const outcomes = {
@@ -28,7 +20,7 @@ export function createDispatcherMetrics({
   incomingWebhooks,
 }: {
   readonly incomingWebhooks: readonly IncomingWebhook[]
-}): DispatcherMetrics {
+}) {
   const registry = new Registry()
   const registers = [registry]
   const runs = new Histogram({
@@ -46,6 +38,7 @@ export function createDispatcherMetrics({
   })
   const incomingWebhookIs = ({ name = '' }: IncomingWebhook, isUp: boolean) =>
     up.set({ incoming_webhook: name }, Number(isUp))
+  /** Starts every outcome of these handlers at zero, so that a rate counts the first run. */
   const handlersAre = (names: readonly string[]) => {
     for (const handler of names) for (const outcome of Object.keys(outcomes)) runs.zero({ handler, outcome })
   }
@@ -53,7 +46,7 @@ export function createDispatcherMetrics({
   collectDefaultMetrics({ register: registry, labels: { component: 'dispatcher' } })
   return {
     handlersAre,
-    ended: ({ handler, outcome, ms }) => runs.observe({ handler, outcome }, ms / 1000),
+    ended: ({ handler, outcome, ms }: Outcome) => runs.observe({ handler, outcome }, ms / 1000),
     incomingWebhookIs,
     exposition: () => registry.metrics(),
   }

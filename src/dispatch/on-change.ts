@@ -24,7 +24,7 @@ export type Verdict =
   | { readonly verdict: 'gone'; readonly snapshot: null }
 
 /** Characters. A longer text is stored as its hash, because a snapshot stays for as long as its object exists. */
-const longestValue = 8 * 1024
+const maxValueLength = 8 * 1024
 /** No JSON text begins with this. */
 const hashed = 'sha256:'
 
@@ -77,7 +77,7 @@ function textOf(value: unknown): string {
       ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
       : inner,
   )
-  return text.length <= longestValue ? text : hashed + createHash('sha256').update(text).digest('base64')
+  return text.length <= maxValueLength ? text : hashed + createHash('sha256').update(text).digest('base64')
 }
 
 function isSame({ fields, isDirty }: Snapshot, now: SnapshotFields): boolean {

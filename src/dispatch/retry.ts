@@ -3,8 +3,8 @@ import { chosenDelay, isFinal } from '../handler/handler.ts'
 /**
  * Milliseconds. It also limits a delay that the handler chose: `RetryAfter('0s')` would run thousands of times a second.
  */
-const shortest = 1_000
-const longest = 3_600_000
+const minDelayMs = 1_000
+const maxDelayMs = 3_600_000
 
 export interface Failure {
   readonly error: unknown
@@ -35,11 +35,11 @@ export interface NextTry {
 export function nextTry({ error, attempt, spentMs, retryFor, random }: Failure): NextTry {
   if (isFinal(error)) return { delayMs: undefined }
   const leftMs = Math.max(0, retryFor - spentMs)
-  const cap = Math.min(longest, shortest * 2 ** attempt)
-  const usual = shortest + Math.floor(random * (cap - shortest))
+  const cap = Math.min(maxDelayMs, minDelayMs * 2 ** attempt)
+  const usual = minDelayMs + Math.floor(random * (cap - minDelayMs))
   const chosenMs = chosenDelay(error)
   const isRefused = chosenMs !== undefined && chosenMs > leftMs
-  const delayMs = chosenMs === undefined || isRefused ? usual : Math.max(shortest, chosenMs)
+  const delayMs = chosenMs === undefined || isRefused ? usual : Math.max(minDelayMs, chosenMs)
   return {
     delayMs: delayMs <= leftMs ? delayMs : undefined,
     ...(isRefused && { refused: { chosenMs, leftMs } }),

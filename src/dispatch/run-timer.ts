@@ -40,12 +40,12 @@ export function createRunTimer(timeout: number, interrupt?: AbortSignal): RunTim
     halt()
     if (isLate && taken >= 2 * timeout) overdue.resolve()
     else {
-      if (!isLate && taken >= timeout) tellLate()
+      if (!isLate && taken >= timeout) abortLate()
       go()
     }
   }
 
-  function tellLate(): void {
+  function abortLate(): void {
     isLate = true
     // The run took much longer if the whole process was suspended. The handler must still get its time after the signal.
     taken = timeout

@@ -17,34 +17,7 @@ export interface RunDeps {
   readonly timer: RunTimer
   readonly portals: Portals
   readonly ownChanges: OwnChanges
-  /** Called when the run needs Bitrix24. */
   readonly onCall: () => void
-}
-
-/** One run: the context for its handler, and what the runner needs to know. */
-export interface Run {
-  /** @param previous the fields at the last completed run, if `onChange` stored them */
-  readonly contextWith: (previous: LooseRecord | undefined) => Context
-  /** Reads the record that the handler gets. It is read once. */
-  readonly readOnce: () => Promise<LooseRecord | null>
-  /** Reads the current record, even if the handler has read it before. */
-  readonly readRecord: () => Promise<LooseRecord | null>
-  /** Whether the handler got the answer that the record is gone. */
-  readonly isGone: () => boolean
-  /** Whether the handler has written to the event's object. */
-  readonly hasWritten: () => boolean
-  /**
-   * After a failure: the trouble of the incoming webhook that it called through,
-   * or the lack of one, if that was the cause.
-   */
-  readonly incomingWebhookTrouble: () => Promise<Bitrix24Error | NoAccess | undefined>
-  /**
-   * Resolves when none of the handler's calls is under way. A call that the
-   * handler did not await may have failed by then.
-   */
-  readonly callsEnded: () => Promise<void>
-  /** Aborts the calls that are under way, so that none of them overlaps the next run. */
-  readonly cutCalls: (reason: unknown) => void
 }
 
 let turn: Promise<void> | undefined
@@ -57,7 +30,7 @@ function nextTurn(): Promise<void> {
   return turn
 }
 
-export function createRun({ delivery, log, timer, portals, ownChanges, onCall }: RunDeps): Run {
+export function createRun({ delivery, log, timer, portals, ownChanges, onCall }: RunDeps) {
   const { handler, event, attempt, coalesced } = delivery
   const over = new AbortController()
   const underWay = new Set<Promise<unknown>>()
@@ -140,7 +113,8 @@ export function createRun({ delivery, log, timer, portals, ownChanges, onCall }:
   }
 
   return {
-    contextWith: (previous) => ({
+    /** @param previous the fields at the last completed run, if `onChange` stored them */
+    contextWith: (previous: LooseRecord | undefined): Context => ({
       log,
       signal: timer.signal,
       attempt,
@@ -153,21 +127,34 @@ export function createRun({ delivery, log, timer, portals, ownChanges, onCall }:
       // The kind that the handler states is not checked, as with call().
       record: <Kind extends string>() => track(readOnce()) as Promise<RecordOf<Kind> | null>,
     }),
+    /** Reads the record that the handler gets. It is read once. */
     readOnce,
+    /** Reads the current record, even if the handler has read it before. */
     readRecord,
-    async callsEnded() {
+    /**
+     * Resolves when none of the handler's calls is under way. A call that the handler did not await may have failed by
+     * then.
+     */
+    callsEnded: async (): Promise<void> => {
       while (underWay.size > 0) await Promise.allSettled(underWay)
       // Node reports an unhandled rejection when the microtasks are done.
       await nextTurn()
     },
+    /** Whether the handler got the answer that the record is gone. */
     isGone: () => isGone,
+    /** Whether the handler has written to the event's object. */
     hasWritten: () => hasWritten,
-    async incomingWebhookTrouble() {
+    /**
+     * Returns, after a failure, the trouble of the incoming webhook that it called through, or the lack of one, if that
+     * was the cause.
+     */
+    incomingWebhookTrouble: async (): Promise<Bitrix24Error | NoAccess | undefined> => {
       // A call that the timeout aborted rejects only in the next turn.
       if (client ?? reading) await tick()
       return lack ?? doubted?.examine()
     },
-    cutCalls: (reason) => over.abort(reason),
+    /** Aborts the calls that are under way, so that none of them overlaps the next run. */
+    cutCalls: (reason: unknown) => over.abort(reason),
   }
 }
 

@@ -84,3 +84,20 @@ export function watchGlobals(): () => string[] {
     return changed.map(({ name }) => name)
   }
 }
+
+/**
+ * A handler changed built-ins that all handlers share. They were restored, but code
+ * may hold the changed ones in a variable.
+ */
+export class GlobalsChanged extends Error {
+  override readonly name = 'GlobalsChanged'
+  /** The handlers of which one made the change. */
+  readonly handlers: readonly string[]
+
+  constructor(changed: readonly string[], handlers: readonly string[]) {
+    super(
+      `${handlers.length === 1 ? `the handler ${handlers[0]}` : `one of the handlers ${handlers.join(', ')}`} changed ${changed.join(', ')}, which all handlers share: define a function of your own instead (docs/handlers.md)`,
+    )
+    this.handlers = handlers
+  }
+}

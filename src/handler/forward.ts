@@ -33,7 +33,7 @@ const contentTypes = { form: 'application/x-www-form-urlencoded', json: 'applica
 /**
  * Seconds. A target that asks for more has most likely made a mistake, and the delivery would be dead after `RETRY_FOR`.
  */
-const longestWait = 86_400
+const maxWaitSeconds = 86_400
 
 /**
  * Forwards every event to a URL as Bitrix24 wrote it, so that a script or service that
@@ -184,5 +184,5 @@ function readRetryAfter(value: string | null): number | undefined {
   if (value === null) return undefined
   const text = value.trim()
   const seconds = /^\d+$/.test(text) ? Number(text) : Math.ceil((Date.parse(text) - Date.now()) / 1000)
-  return seconds > 0 ? Math.min(seconds, longestWait) : undefined
+  return seconds > 0 ? Math.min(seconds, maxWaitSeconds) : undefined
 }

@@ -149,19 +149,7 @@ export function defineHandler(
   return { [definitionBrand]: true, events: names, handle, options: readOptions(options) }
 }
 
-const longestTimeout = 86_400_000
-
-const optionNames = new Set([
-  'coalesce',
-  'debounce',
-  'timeout',
-  'retryFor',
-  'concurrency',
-  'order',
-  'ignoreOwnChanges',
-  'onChange',
-  'first',
-])
+const maxTimeoutMs = 86_400_000
 
 /** The options of a handler that does not use `defineHandler`. */
 export const defaultOptions = readOptions({})
@@ -177,17 +165,17 @@ function readOptions(options: HandlerOptions): RunOptions {
     ignoreOwnChanges = false,
     onChange,
     first = 'run',
+    ...unknown
   } = options
   const refuse = (name: string, rule: string): never => {
     throw new TypeError(`defineHandler: ${name} must be ${rule}, got ${JSON.stringify(Reflect.get(options, name))}`)
   }
-  for (const name of Object.keys(options))
-    if (!optionNames.has(name))
-      throw new TypeError(`defineHandler: the option "${name}" is not supported by this version`)
+  const [other] = Object.keys(unknown)
+  if (other !== undefined) throw new TypeError(`defineHandler: the option "${other}" is not supported by this version`)
   const time = (name: string, text: string) => parseDuration(text) ?? refuse(name, 'a time such as 10s or 5m')
   const limit = timeout === undefined ? undefined : time('timeout', timeout)
   // The same limit as HANDLER_TIMEOUT. Node's timers cannot be set for longer than 24 days.
-  if (limit !== undefined && (limit < 1 || limit > longestTimeout)) refuse('timeout', 'a time from 1ms to 1d')
+  if (limit !== undefined && (limit < 1 || limit > maxTimeoutMs)) refuse('timeout', 'a time from 1ms to 1d')
   if (typeof coalesce !== 'boolean' && coalesce !== 'object') refuse('coalesce', "true, false or 'object'")
   if (order !== 'object' && order !== 'none') refuse('order', "'object' or 'none'")
   if (order === 'none' && coalesce !== false) refuse('order', "'object' where coalesce is set")

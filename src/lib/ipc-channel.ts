@@ -1,7 +1,8 @@
 import { EventEmitter } from 'node:events'
 import type { Duplex } from 'node:stream'
 
-interface Message {
+/** A message has at least a type. */
+export interface Message {
   readonly type: string
 }
 
@@ -26,8 +27,8 @@ export interface Channel<In, Out> {
   readonly close: () => void
 }
 
-/** The maximum number of characters in a message. The longest ordinary ones are metrics and missed events. */
-const longest = 64 * 1024 ** 2
+/** Characters. The longest ordinary messages are metrics and missed events. */
+const maxMessageLength = 64 * 1024 ** 2
 
 /**
  * Opens a channel with one line of JSON for each message. Node has its own channel, but that one throws in the parent
@@ -50,7 +51,7 @@ export function openChannel<In extends Message, Out extends Message>(stream: Dup
       }
       events.emit('message', message)
     }
-    if (rest.length > longest) refuse()
+    if (rest.length > maxMessageLength) refuse()
   }
 
   function refuse(): void {

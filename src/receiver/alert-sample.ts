@@ -1,7 +1,8 @@
 import type { Sample } from '../alerts/sample.ts'
+import { handlerSampleOf } from '../dispatch/status.ts'
 import type { RefusalLog } from '../intake/refusal-log.ts'
 import type { Journal } from '../journal/journal.ts'
-import { tellDamage } from './private-listener.ts'
+import { damageText } from './private-listener.ts'
 import type { Supervisor } from './supervisor.ts'
 
 export interface ReceiverDeps {
@@ -12,7 +13,6 @@ export interface ReceiverDeps {
   readonly supervisor: Supervisor | undefined
 }
 
-/** Returns the sample that a receiver sends to its alerter. */
 export function sampleOf({ journal, lastEventAt, refusals: { counts }, supervisor }: ReceiverDeps): Sample {
   return {
     journal: {
@@ -21,19 +21,15 @@ export function sampleOf({ journal, lastEventAt, refusals: { counts }, superviso
       refused: counts.get('journal_unavailable') ?? 0,
     },
     wrongTokens: counts.get('invalid_application_token') ?? 0,
-    ...(supervisor && dispatcherSampleOf(supervisor)),
+    ...(supervisor && dispatcherSampleOf(supervisor.status())),
   }
 }
 
-/** Returns the part of a sample that is about the dispatcher. Receivers and workers share it. */
-export function dispatcherSampleOf(supervisor: Supervisor): Sample {
+export function dispatcherSampleOf(status: ReturnType<Supervisor['status']>): Sample {
+  const { ends, trouble, damaged } = status
   return {
-    dispatcher: { ends: supervisor.ends(), trouble: supervisor.trouble() },
-    damaged: { count: supervisor.damaged().count, text: tellDamage(supervisor.damaged()) },
-    absent: Object.fromEntries(supervisor.absentHandlers()),
-    incomingWebhooks: Object.fromEntries(supervisor.incomingWebhookTroubles()),
-    dead: { queued: supervisor.state()?.dead ?? 0, ...supervisor.dead() },
-    late: supervisor.late(),
-    throttled: supervisor.throttled(),
+    ...handlerSampleOf(status),
+    dispatcher: { ends, trouble },
+    damaged: { count: damaged.count, text: damageText(damaged) },
   }
 }

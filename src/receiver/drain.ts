@@ -1,11 +1,12 @@
+import closeWithGrace from 'close-with-grace'
 import type { FastifyInstance } from 'fastify'
+import type { Logger } from 'pino'
 import type { Alerter } from '../alerts/alerter.ts'
 import type { PublishedAddresses } from '../intake/published-addresses.ts'
 import type { Journal } from '../journal/journal.ts'
 import type { Supervisor } from './supervisor.ts'
 
 export interface DrainDeps {
-  /** The public listener. */
   readonly app: FastifyInstance
   readonly admin: FastifyInstance
   readonly journal: Pick<Journal, 'close'>
@@ -31,4 +32,31 @@ export async function drain(deps: DrainDeps, limit: number): Promise<void> {
   await journal.close()
   // Last, so that `/readyz` answers until the end.
   await admin.close()
+}
+
+export interface StopDeps {
+  readonly name: 'receiver' | 'worker'
+  readonly graceMs: number
+  readonly skip: closeWithGrace.Signals[]
+  readonly log: Logger
+  readonly closeLog: () => Promise<void>
+  /** @param limitMs milliseconds after which open connections and running handlers are cut off */
+  readonly close: (limitMs: number) => Promise<void>
+}
+
+/** Milliseconds of the grace that are reserved for fsync and exit after the last connection was cut. */
+const exitMs = 500
+
+/** Milliseconds beyond the grace before the stop of a slow machine counts as failed. Docker kills a second later. */
+const slackMs = 1_000
+
+/** Closes everything when a signal means stop, or after an error that nothing has caught. */
+export function stopOnSignal({ name, graceMs, skip, log, closeLog, close }: StopDeps): void {
+  closeWithGrace({ delay: graceMs + slackMs, logger: log, skip }, async ({ signal, err }) => {
+    if (err) log.fatal({ err }, `the ${name} cannot go on`)
+    else log.info({ signal }, 'stopping')
+    await close(Math.max(0, graceMs - exitMs))
+    log.info('stopped')
+    await closeLog()
+  })
 }

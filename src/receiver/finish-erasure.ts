@@ -8,13 +8,7 @@ import { isErasurePending } from '../journal/erasure.ts'
  * Finishes an erasure that was interrupted. It runs in its own process: it may read the whole journal, and posts must not
  * wait for it. If it fails, the next start tries again.
  */
-export async function finishErasure({
-  dataDir,
-  log,
-}: {
-  readonly dataDir: string
-  readonly log: Logger
-}): Promise<void> {
+export async function finishErasure(dataDir: string, log: Logger): Promise<void> {
   if (!isErasurePending(dataDir)) return
   try {
     const script = fileURLToPath(new URL('../bin/cli.ts', import.meta.url))

@@ -1,5 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client'
-import { createPostMetrics, type PostMetrics } from '../intake/metrics.ts'
+import { createPostMetrics } from '../intake/metrics.ts'
 import type { RefusalLog } from '../intake/refusal-log.ts'
 import type { ShapeLog } from '../intake/shape-log.ts'
 import type { Sync } from '../journal/journal.ts'
@@ -17,13 +17,7 @@ export interface ReceiverMetricsDeps {
   readonly supervisor?: () => Supervised | undefined
 }
 
-type Supervised = Pick<Supervisor, 'trouble' | 'state' | 'ends' | 'damaged' | 'metrics'>
-
-export interface ReceiverMetrics extends Omit<PostMetrics, 'exposition'> {
-  readonly synced: (sync: Sync) => void
-  /** Returns the answer to a scrape: the receiver's metrics, and the dispatcher's if it sends them in time. */
-  readonly exposition: () => Promise<string>
-}
+type Supervised = Pick<Supervisor, 'status' | 'metrics'>
 
 const states = ['ready', 'running', 'waiting', 'blocked', 'dead'] as const
 
@@ -36,26 +30,18 @@ export function createReceiverMetrics({
   droppedConnections,
   webhooks,
   supervisor,
-}: ReceiverMetricsDeps): ReceiverMetrics {
+}: ReceiverMetricsDeps) {
   const registry = new Registry()
-  const registers = [registry]
   const posts = createPostMetrics({ registry, shapes, refusals, webhooks })
-  new Gauge({
+  addGauge(registry, {
     name: 'b24_journal_writable',
     help: '0 when the last events were refused because the disk did not take them, otherwise 1.',
-    registers,
-    collect() {
-      this.set(journalTrouble() === undefined ? 1 : 0)
-    },
+    read: () => (journalTrouble() === undefined ? 1 : 0),
   })
-  new Counter({
+  addCounter(registry, {
     name: 'b24_connections_dropped_total',
     help: 'Connections that were closed unanswered because descriptors had run out.',
-    registers,
-    collect() {
-      this.reset()
-      this.inc(droppedConnections())
-    },
+    read: droppedConnections,
   })
   const fsync = createHistogram({
     name: 'b24_journal_fsync_seconds',
@@ -72,11 +58,12 @@ export function createReceiverMetrics({
 
   return {
     ...posts,
-    synced({ lines: count, ms }) {
+    synced: ({ lines: count, ms }: Sync) => {
       fsync.observe(ms / 1000)
       lines.observe(count)
     },
-    async exposition() {
+    /** Returns the answer to a scrape: the receiver's metrics, and the dispatcher's if it sends them in time. */
+    exposition: async (): Promise<string> => {
       // Not in parallel: whether the dispatcher answered is one of the receiver's metrics.
       const theirs = await askDispatcher?.()
       return merge([await registry.metrics(), posts.exposition(), fsync.exposition(), lines.exposition(), theirs ?? ''])
@@ -94,63 +81,73 @@ function addDispatcher(
   supervisor: () => Supervised | undefined,
   registry: Registry,
 ): () => Promise<string | undefined> {
-  const registers = [registry]
   let theirs: string | undefined
-  new Gauge({
+  addGauge(registry, {
     name: 'b24_dispatcher_up',
     help: '1 when the dispatcher follows the journal and told its metrics within a second, otherwise 0.',
-    registers,
-    collect() {
-      const deps = supervisor()
-      this.set(deps !== undefined && deps.trouble() === undefined && theirs !== undefined ? 1 : 0)
+    read() {
+      const status = supervisor()?.status()
+      return status !== undefined && status.trouble === undefined && theirs !== undefined ? 1 : 0
     },
   })
-  new Counter({
+  addCounter(registry, {
     name: 'b24_dispatcher_exits_total',
     help: 'How often a dispatcher ended by itself or was killed because it was stuck.',
-    registers,
-    collect() {
-      this.reset()
-      this.inc(supervisor()?.ends() ?? 0)
-    },
+    read: () => supervisor()?.status().ends ?? 0,
   })
-  new Counter({
+  addCounter(registry, {
     name: 'b24_journal_damaged_lines_total',
     help: 'Lines of the journal that the dispatcher could not read and passed over.',
-    registers,
-    collect() {
-      this.reset()
-      this.inc(supervisor()?.damaged().count ?? 0)
-    },
+    read: () => supervisor()?.status().damaged.count ?? 0,
   })
   new Gauge({
     name: 'b24_deliveries',
     help: 'Deliveries that are pending or dead, by state, as the dispatcher last said.',
     labelNames: ['state'],
-    registers,
+    registers: [registry],
     collect() {
-      const counts = supervisor()?.state()
+      const counts = supervisor()?.status().queue
       if (counts) for (const state of states) this.set({ state }, counts[state])
     },
   })
-  new Gauge({
+  addGauge(registry, {
     name: 'b24_oldest_delivery_age_seconds',
     help: 'For how long the oldest delivery is pending; 0 when none is, and absent while it is unknown.',
-    registers,
-    collect() {
-      const deps = supervisor()
-      const state = deps?.state()
+    read() {
+      const { queue, trouble } = supervisor()?.status() ?? {}
+      if (queue?.oldestAt !== undefined) return Math.max(0, Date.now() - queue.oldestAt) / 1000
       // An old "none pending" is not reliable while no dispatcher turns events into deliveries.
-      const isNone = state !== undefined && state.oldestAt === undefined && deps?.trouble() === undefined
-      if (state?.oldestAt !== undefined) this.set(Math.max(0, Date.now() - state.oldestAt) / 1000)
-      else if (isNone) this.set(0)
-      else this.remove()
+      return queue !== undefined && trouble === undefined ? 0 : undefined
     },
   })
   return async () => {
     theirs = await supervisor()?.metrics()
     return theirs
   }
+}
+
+/** A metric whose value is read when it is asked for. `undefined`: the metric is absent. */
+interface ReadMetric {
+  readonly name: string
+  readonly help: string
+  readonly read: () => number | undefined
+}
+
+function addGauge(registry: Registry, { name, help, read }: ReadMetric): void {
+  const collect = () => {
+    const value = read()
+    if (value === undefined) gauge.remove()
+    else gauge.set(value)
+  }
+  const gauge = new Gauge({ name, help, registers: [registry], collect })
+}
+
+function addCounter(registry: Registry, { name, help, read }: ReadMetric): void {
+  const collect = () => {
+    counter.reset()
+    counter.inc(read() ?? 0)
+  }
+  const counter = new Counter({ name, help, registers: [registry], collect })
 }
 
 /** Merges the texts: the format requires all samples of a name together, below one HELP and one TYPE. */

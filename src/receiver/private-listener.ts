@@ -1,4 +1,5 @@
 import Fastify, { type FastifyInstance } from 'fastify'
+import type { DispatcherStatus } from '../dispatch/status.ts'
 import { PrivateRefusal, Refusal, refusalBody } from '../intake/refusal.ts'
 import type { RefusalLog } from '../intake/refusal-log.ts'
 import { printable } from '../lib/printable.ts'
@@ -6,21 +7,13 @@ import { shorten } from '../lib/shorten.ts'
 import type { QueueState } from '../queue/queue.ts'
 import { contentType } from './metrics.ts'
 import { createPrivateHosts } from './private-hosts.ts'
-import type { Supervisor } from './supervisor.ts'
 
 /** The sources for `/readyz`, which say why something does not work, and for `/metrics`. */
 export interface AdminDeps {
   readonly journalTrouble: () => string | undefined
   readonly connectionsTrouble: () => string | undefined
-  readonly dispatcherTrouble: () => string | undefined
-  readonly incomingWebhookTroubles: () => readonly string[]
-  readonly damagedLines: () => ReturnType<Supervisor['damaged']> | undefined
-  /** Why handlers are not loaded while the others run. */
-  readonly absentHandlers: () => readonly string[]
-  /** Problems that stop no handler. */
-  readonly warnings: () => readonly string[]
-  readonly deliveries: () => QueueState | undefined
-  /** The metrics in Prometheus' text format. */
+  /** `undefined` if this process starts no dispatcher. */
+  readonly dispatcher: () => DispatcherStatus | undefined
   readonly metrics: () => Promise<string>
   /** Names that the listener answers to, in addition to localhost. */
   readonly allowedHosts: readonly string[]
@@ -59,33 +52,33 @@ export function createAdminServer(deps: AdminDeps): FastifyInstance {
   app.get('/readyz', async (_request, reply) => {
     const journal = deps.journalTrouble()
     const connections = deps.connectionsTrouble()
+    const status = deps.dispatcher()
+    const degraded = {
+      dispatcher: status?.trouble,
+      incoming_webhooks: textsOf(status?.incomingWebhooks),
+      handlers: textsOf(status?.absent),
+      damage: status && damageText(status.damaged),
+      warnings: textsOf(status?.warnings),
+    }
     const isUnavailable = journal !== undefined || connections !== undefined
-    const dispatcher = deps.dispatcherTrouble()
-    const incomingWebhooks = deps.incomingWebhookTroubles()
-    const handlers = deps.absentHandlers()
-    const warnings = deps.warnings()
-    const deliveries = deps.deliveries()
-    const damaged = deps.damagedLines()
-    const damage = damaged && tellDamage(damaged)
-    const isDegraded =
-      dispatcher !== undefined ||
-      incomingWebhooks.length + handlers.length + warnings.length > 0 ||
-      damage !== undefined
+    const isDegraded = Object.values(degraded).some((trouble) => trouble !== undefined)
     if (isUnavailable) reply.code(503)
     return {
       status: isUnavailable ? 'unavailable' : isDegraded ? 'degraded' : 'ready',
-      ...(journal !== undefined && { journal }),
-      ...(connections !== undefined && { connections }),
-      ...(dispatcher !== undefined && { dispatcher }),
-      ...(incomingWebhooks.length > 0 && { incoming_webhooks: incomingWebhooks }),
-      ...(handlers.length > 0 && { handlers }),
-      ...(damage !== undefined && { damage }),
-      ...(warnings.length > 0 && { warnings }),
-      ...(deliveries && { backlog: backlogOf(deliveries) }),
+      journal,
+      connections,
+      ...degraded,
+      backlog: status?.queue && backlogOf(status.queue),
     }
   })
   app.get('/metrics', async (_request, reply) => reply.type(contentType).send(await deps.metrics()))
   return app
+}
+
+/** JSON leaves out what is `undefined`. */
+function textsOf(texts: Readonly<Record<string, string>> = {}): readonly string[] | undefined {
+  const list = Object.values(texts)
+  return list.length > 0 ? list : undefined
 }
 
 /** `pending` includes `waiting`, the deliveries that wait for a retry. */
@@ -95,7 +88,7 @@ function backlogOf({ ready, running, waiting, blocked, dead, oldestAt }: QueueSt
 }
 
 /** Returns `undefined` if every line of the journal could be read. */
-export function tellDamage({ count, last }: ReturnType<Supervisor['damaged']>): string | undefined {
+export function damageText({ count, last }: DispatcherStatus['damaged']): string | undefined {
   if (last === undefined) return undefined
   const { segment, offset, events } = last
   const lines = count === 1 ? 'a line' : `${count} lines`

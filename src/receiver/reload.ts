@@ -49,7 +49,7 @@ export function createReload({ config, tokens, supervisor, alerter, log }: Reloa
     }
     if (report.problems.length > 0) return
     alerter?.reload()
-    await supervisor?.reload()
+    supervisor?.reload()
   }
 }
 

@@ -9,14 +9,14 @@ export interface WatchDeps {
 }
 
 /** Milliseconds without a change before a reload, because editors save a file in several steps. */
-const settled = 200
+const quietMs = 200
 
 /** Loads the handlers again when a file in their folder is saved. */
 export function watchHandlers({ dir, supervisor, log }: WatchDeps): void {
   let timer: NodeJS.Timeout | undefined
   const onChange = () => {
     clearTimeout(timer)
-    timer = setTimeout(() => void supervisor.reload(), settled)
+    timer = setTimeout(() => supervisor.reload(), quietMs)
   }
   const onError = (error: unknown) => log.warn({ err: error }, 'the handlers cannot be watched: reload them by hand')
   try {

@@ -1,21 +1,15 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import closeWithGrace from 'close-with-grace'
 import { startAlerter } from '../alerts/alerter.ts'
 import type { Config } from '../config/config.ts'
 import { createRefusalLog } from '../intake/refusal-log.ts'
 import { createLog } from '../lib/log.ts'
 import { dispatcherSampleOf } from './alert-sample.ts'
+import { stopOnSignal } from './drain.ts'
 import { createAdminServer } from './private-listener.ts'
 import { reloadSignals, takeSignals } from './reload.ts'
 import { superviseDispatcher } from './supervisor.ts'
-
-/** Milliseconds of the grace that are reserved for the exit. */
-const lastMoments = 500
-
-/** Milliseconds that a slow machine may take beyond the grace before the stop counts as failed. */
-const overtime = 1_000
 
 /** A worker has no journal, and its dispatcher never backfills. */
 const refuse = () => Promise.reject(new Error('a worker has no journal'))
@@ -33,16 +27,17 @@ export async function startWorker(config: Config): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'b24-worker-'))
   process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
   const stopped = Promise.withResolvers<void>()
-  const supervisor = superviseDispatcher({ grace, stall: config.handlerStall, workerDir: folder, append: refuse, log })
+  const supervisor = superviseDispatcher({
+    graceMs: grace,
+    stallMs: config.handlerStall,
+    workerDir: folder,
+    append: refuse,
+    log,
+  })
   const admin = createAdminServer({
     journalTrouble: () => undefined,
     connectionsTrouble: () => undefined,
-    dispatcherTrouble: () => supervisor.trouble(),
-    damagedLines: () => undefined,
-    incomingWebhookTroubles: () => [...supervisor.incomingWebhookTroubles().values()],
-    absentHandlers: () => [...supervisor.absentHandlers().values()],
-    warnings: () => supervisor.warnings(),
-    deliveries: () => supervisor.state(),
+    dispatcher: () => supervisor.status(),
     metrics: async () => (await supervisor.metrics()) ?? '',
     allowedHosts: [config.adminHost, ...config.adminAllowedHosts],
     // A worker takes no posts, so no refused request contains a token.
@@ -58,22 +53,23 @@ export async function startWorker(config: Config): Promise<void> {
   const alerter =
     config.alertUrl &&
     startAlerter({
-      sample: () => dispatcherSampleOf(supervisor),
+      sample: () => dispatcherSampleOf(supervisor.status()),
       log,
     })
-  closeWithGrace({ delay: grace + overtime, logger: log, skip: signals }, async ({ signal, err }) => {
-    if (err) log.fatal({ err }, 'the worker cannot go on')
-    else log.info({ signal }, 'stopping')
-    const limit = Math.max(0, grace - lastMoments)
-    await Promise.all([supervisor.stop(limit), alerter?.stop(limit)])
-    await admin.close()
-    log.info('stopped')
-    await closeLog()
-    stopped.resolve()
+  stopOnSignal({
+    name: 'worker',
+    graceMs: grace,
+    skip: signals,
+    log,
+    closeLog: () => closeLog().then(stopped.resolve),
+    async close(limitMs) {
+      await Promise.all([supervisor.stop(limitMs), alerter?.stop(limitMs)])
+      await admin.close()
+    },
   })
   onReload(() => {
     alerter?.reload()
-    void supervisor.reload()
+    supervisor.reload()
   })
   log.info(
     { handlers: config.handlersDir, readyz: `http://${config.adminHost}:${config.adminPort}/readyz` },

@@ -257,11 +257,6 @@ export function catchRefusal(run: () => unknown): Refusal {
 /** What the private listener asks of a receiver that is well. */
 export const healthyDeps = {
   journalTrouble: () => undefined,
-  dispatcherTrouble: () => undefined,
-  incomingWebhookTroubles: () => [],
   connectionsTrouble: () => undefined,
-  absentHandlers: () => [],
-  damagedLines: () => undefined,
-  warnings: () => [],
-  deliveries: () => undefined,
+  dispatcher: () => undefined,
 } satisfies Partial<AdminDeps>

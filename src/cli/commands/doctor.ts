@@ -1,7 +1,7 @@
 import { readPublicUrl } from '../../config/config.ts'
 import { printable } from '../../lib/printable.ts'
 import { defineCommand } from '../command.ts'
-import { type Check, type Look, runCheck } from '../doctor/check.ts'
+import { type Check, type Look, runCheck, skipped } from '../doctor/check.ts'
 import { checkFolder, checkQueue, checkSync } from '../doctor/data.ts'
 import { checkHandlers } from '../doctor/handlers.ts'
 import { checkIncomingWebhooks } from '../doctor/incoming-webhooks.ts'
@@ -49,7 +49,7 @@ export const doctor = defineCommand({
       print.progress(`looking at: ${name}`)
       for (const check of await runCheck(name, look)) {
         hasFailed ||= check.state === 'FAIL'
-        await print.result(check, format(check))
+        await print.result(check, lineOf(check))
       }
     }
     return hasFailed ? exitCodes.failed : exitCodes.done
@@ -59,17 +59,10 @@ export const doctor = defineCommand({
 async function checkAddress(given: string | undefined): Promise<readonly Check[]> {
   const url = given ?? readPublicUrl(process.env)
   if (url !== undefined) return checkPublicUrl(url)
-  return [
-    {
-      name: 'url',
-      state: 'skipped',
-      text: 'the public address is not known',
-      advice: 'name it: --url https://hooks.example.com/bitrix24',
-    },
-  ]
+  return [skipped('url', 'the public address is not known', 'name it: --url https://hooks.example.com/bitrix24')]
 }
 
-function format({ name, state, text, advice }: Check): string {
+function lineOf({ name, state, text, advice }: Check): string {
   const line = `${state.padEnd(7)}  ${name.padEnd(11)}  ${printable(text)}`
   return advice === undefined ? line : `${line}\n${' '.repeat(22)}${printable(advice)}`
 }

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 import { readConfig } from '../../config/config.ts'
 import type { JournalledEvent } from '../../events/event.ts'
-import { isHandlerFile } from '../../handler/loader.ts'
+import { isHandlerFile } from '../../handler/handler-files.ts'
 import { matcherOf } from '../../lib/pattern.ts'
 import { printable } from '../../lib/printable.ts'
 import { defineCommand } from '../command.ts'
@@ -13,7 +13,7 @@ import { createNoteLog } from '../note-log.ts'
 import type { Printer } from '../printer.ts'
 import { createProgress } from '../progress.ts'
 import { runInChild } from '../try/child.ts'
-import type { FromTry } from '../try/messages.ts'
+import type { LoadedMessage } from '../try/messages.ts'
 import { createReport } from '../try/report.ts'
 import { UsageError } from '../usage-error.ts'
 
@@ -51,7 +51,7 @@ export const tryCommand = defineCommand({
     const dataDir = findDataDir()
     const report = createReport({ print, retryFor: config.retryFor })
 
-    async function choose({ name, events }: Extract<FromTry, { type: 'loaded' }>): Promise<JournalledEvent> {
+    async function choose({ name, events }: LoadedMessage): Promise<JournalledEvent> {
       const matches = matcherOf(events)
       if (options.event === 'last') {
         const newest = await findNewest({ dataDir, matches: ({ event }) => matches(event), log: createNoteLog(print) })

@@ -1,4 +1,5 @@
 import { ConfigError } from '../../config/config.ts'
+import { messageOf } from '../../lib/error-text.ts'
 
 /** A result of `doctor`. */
 export interface Check {
@@ -10,6 +11,14 @@ export interface Check {
   readonly advice?: string
 }
 
+const stateAs = (state: Check['state']) => (name: string, text: string, advice?: string) =>
+  ({ name, state, text, ...(advice !== undefined && { advice }) }) satisfies Check
+
+export const ok = stateAs('ok')
+export const warn = stateAs('warn')
+export const fail = stateAs('FAIL')
+export const skipped = stateAs('skipped')
+
 /**
  * Checks one subject and returns one or several results. An exception becomes a `FAIL`; for wrong settings the check
  * is skipped.
@@ -20,12 +29,7 @@ export async function runCheck(name: string, look: Look): Promise<readonly Check
   try {
     return await look()
   } catch (error) {
-    if (error instanceof ConfigError)
-      return [{ name, state: 'skipped', text: 'it needs settings that are wrong', advice: 'fix the settings first' }]
-    return [{ name, state: 'FAIL', text: reasonOf(error) }]
+    if (!(error instanceof ConfigError)) return [fail(name, messageOf(error))]
+    return [skipped(name, 'it needs settings that are wrong', 'fix the settings first')]
   }
-}
-
-export function reasonOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }

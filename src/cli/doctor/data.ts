@@ -4,53 +4,40 @@ import { join } from 'node:path'
 import { readSettings } from '../../config/config.ts'
 import { journalDir } from '../../journal/segments.ts'
 import { codeOf } from '../../lib/error-code.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import { fileMode, modeForOthers } from '../../lib/private-files.ts'
 import { checkQueueFile } from '../../queue/sqlite/integrity.ts'
 import { queuePath } from '../../queue/sqlite/queue.ts'
 import { explainData, isFollowed, nameOfQueue, openDeliveries } from '../data.ts'
-import { type Check, reasonOf } from './check.ts'
+import { type Check, fail, ok, skipped, warn } from './check.ts'
 
 const dataDirOf = () => readSettings(process.env, 'dataDir').dataDir
 
-/** Checks the folder, its file system and its free space. */
 export async function checkFolder(): Promise<readonly Check[]> {
   const dataDir = dataDirOf()
   if (!existsSync(dataDir))
-    return [
-      {
-        name: 'folder',
-        state: 'warn',
-        text: `${dataDir} is not there`,
-        advice: 'the first start of a receiver makes it; else set DATA_DIR',
-      },
-    ]
+    return [warn('folder', `${dataDir} is not there`, 'the first start of a receiver makes it; else set DATA_DIR')]
   return [checkAccess(dataDir), checkPrivacy(dataDir), await checkFileSystem(dataDir), await checkRoom(dataDir)]
 }
 
 function checkAccess(dataDir: string): Check {
-  const name = 'folder'
   const files = ['', 'receiver.lock', 'dispatcher.lock', 'dispatch.db'].map((file) => join(dataDir, file))
   const refused = [...files, journalDir(dataDir)].find((path) => existsSync(path) && !mayWrite(path))
-  if (refused === undefined) return { name, state: 'ok', text: `${dataDir} may be written` }
+  if (refused === undefined) return ok('folder', `${dataDir} may be written`)
   const user = process.getuid?.()
-  return {
-    name,
-    state: 'warn',
-    text: `user ${user} may not write to ${refused}`,
-    advice: `the receiver's user must; if that is this one: chown -R ${user} ${dataDir}`,
-  }
+  const advice = `the receiver's user must; if that is this one: chown -R ${user} ${dataDir}`
+  return warn('folder', `user ${user} may not write to ${refused}`, advice)
 }
 
 function checkPrivacy(dataDir: string): Check {
   const name = 'privacy'
   const mode = modeForOthers(dataDir)
-  if (mode === undefined) return { name, state: 'ok', text: `${dataDir} is closed to other users of this machine` }
-  return {
+  if (mode === undefined) return ok(name, `${dataDir} is closed to other users of this machine`)
+  return warn(
     name,
-    state: 'warn',
-    text: `${dataDir} has the mode ${mode}: every user of this machine may enter it, and events hold personal data`,
-    advice: `chmod -R o-rwx ${dataDir}; for readers other than the receiver's user see "Who may read it" in docs/operations.md`,
-  }
+    `${dataDir} has the mode ${mode}: every user of this machine may enter it, and events hold personal data`,
+    `chmod -R o-rwx ${dataDir}; for readers other than the receiver's user see "Who may read it" in docs/operations.md`,
+  )
 }
 
 function mayWrite(path: string): boolean {
@@ -80,8 +67,8 @@ async function checkFileSystem(dataDir: string): Promise<Check> {
   const { type } = await statfs(dataDir)
   // The meaning of the number depends on the operating system.
   const found = process.platform === 'linux' ? fileSystems.get(type) : undefined
-  if (found === undefined) return { name, state: 'ok', text: 'none that is known to break promises' }
-  return { name, state: 'warn', text: `${found[0]}: ${found[1]}`, advice: 'put DATA_DIR on a local disk' }
+  if (found === undefined) return ok(name, 'none that is known to break promises')
+  return warn(name, `${found[0]}: ${found[1]}`, 'put DATA_DIR on a local disk')
 }
 
 const megabyte = 1024 ** 2
@@ -89,9 +76,10 @@ const megabyte = 1024 ** 2
 async function checkRoom(dataDir: string): Promise<Check> {
   const { bavail, bsize } = await statfs(dataDir)
   const free = Math.floor((bavail * bsize) / megabyte)
-  const state = free < 64 ? 'FAIL' : free < 1024 ? 'warn' : 'ok'
+  const text = `${free} MB are free`
+  if (free >= 1024) return ok('disk', text)
   const advice = 'when it is full, posts are refused and lost: make room, or lower RETENTION_DAYS'
-  return { name: 'disk', state, text: `${free} MB are free`, ...(state !== 'ok' && { advice }) }
+  return (free < 64 ? fail : warn)('disk', text, advice)
 }
 
 const samples = 40
@@ -100,7 +88,7 @@ const samples = 40
 export async function checkSync(progress: (text: string) => void): Promise<readonly Check[]> {
   const name = 'fsync'
   const dataDir = dataDirOf()
-  if (!existsSync(dataDir)) return [{ name, state: 'skipped', text: 'there is no folder to try it in' }]
+  if (!existsSync(dataDir)) return [skipped(name, 'there is no folder to try it in')]
   const path = join(dataDir, `doctor-${process.pid}.probe`)
   try {
     const file = await open(path, 'ax', fileMode(path))
@@ -117,40 +105,33 @@ export async function checkSync(progress: (text: string) => void): Promise<reado
       await file.close()
     }
     const median = times.sort((a, b) => a - b)[samples / 2] ?? 0
-    const isSlow = median >= 20
+    const text = `${median.toFixed(1)} ms; up to 20 is good, and posts that come together share one`
+    if (median < 20) return [ok(name, text)]
     return [
-      {
-        name,
-        state: isSlow ? 'warn' : 'ok',
-        text: `${median.toFixed(1)} ms; up to 20 is good, and posts that come together share one`,
-        ...(isSlow && {
-          advice: 'each post is answered so much later, and Bitrix24 slows down for that: take a faster disk',
-        }),
-      },
+      warn(name, text, 'each post is answered so much later, and Bitrix24 slows down for that: take a faster disk'),
     ]
   } catch (error) {
     if (!['EACCES', 'EROFS', 'EPERM'].includes(codeOf(error) ?? '')) throw error
-    return [{ name, state: 'skipped', text: 'this user may not write there', advice: "run it as the receiver's user" }]
+    return [skipped(name, 'this user may not write there', "run it as the receiver's user")]
   } finally {
     await rm(path, { force: true }).catch(() => undefined)
   }
 }
 
-/** Checks whether this version can read the pending deliveries. */
 export async function checkQueue(): Promise<readonly Check[]> {
   const name = 'queue'
   const dataDir = dataDirOf()
-  if (!isFollowed(dataDir)) return [{ name, state: 'skipped', text: 'no receiver has run here yet' }]
+  if (!isFollowed(dataDir)) return [skipped(name, 'no receiver has run here yet')]
   try {
     if (readSettings(process.env, 'databaseUrl').databaseUrl === undefined) await checkQueueFile(queuePath(dataDir))
     const deliveries = await openDeliveries(dataDir, 'read')
     try {
       const { dead } = await deliveries.state()
-      return [{ name, state: 'ok', text: `${nameOfQueue(dataDir)} is of this version; ${dead} dead` }]
+      return [ok(name, `${nameOfQueue(dataDir)} is of this version; ${dead} dead`)]
     } finally {
       await deliveries.close()
     }
   } catch (error) {
-    return [{ name, state: 'FAIL', text: reasonOf(explainData(error)) }]
+    return [fail(name, messageOf(explainData(error)))]
   }
 }

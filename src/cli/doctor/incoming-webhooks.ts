@@ -6,14 +6,17 @@ import { createLimits } from '../../bitrix24/limits.ts'
 import { createTransport } from '../../bitrix24/transport.ts'
 import { readSettings } from '../../config/config.ts'
 import { realClock } from '../../lib/clock.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import { isObject } from '../../lib/is-object.ts'
-import { type Check, reasonOf } from './check.ts'
+import { type Check, fail, ok, skipped, warn } from './check.ts'
+
+const name = 'incoming_webhook'
 
 /** Milliseconds for all calls of an incoming webhook. */
-const patience = 20_000
+const timeoutMs = 20_000
 
 /** Seconds. The age and the author of a change are determined by comparing both clocks. */
-const mostSkew = 2
+const maxSkew = 2
 
 /**
  * Checks whether each incoming webhook works, as which user it acts, and how far the portal's clock differs from
@@ -21,14 +24,13 @@ const mostSkew = 2
  */
 export async function checkIncomingWebhooks(): Promise<readonly Check[]> {
   const { incomingWebhooks } = readSettings(process.env, 'incomingWebhooks')
-  if (incomingWebhooks.length === 0)
-    return [{ name: 'incoming_webhook', state: 'skipped', text: 'B24_HOOK is not set: handlers cannot call Bitrix24' }]
+  if (incomingWebhooks.length === 0) return [skipped(name, 'B24_HOOK is not set: handlers cannot call Bitrix24')]
   return (await Promise.all(incomingWebhooks.map(checkIncomingWebhook))).flat()
 }
 
 async function checkIncomingWebhook(incomingWebhook: IncomingWebhook): Promise<readonly Check[]> {
   const { rate, burst } = readSettings(process.env, 'rate', 'burst')
-  const signal = AbortSignal.timeout(patience)
+  const signal = AbortSignal.timeout(timeoutMs)
   const send = createTransport(incomingWebhook, signal)
   let skew: number | undefined
   const client = createClient({
@@ -46,15 +48,14 @@ async function checkIncomingWebhook(incomingWebhook: IncomingWebhook): Promise<r
   try {
     const profile = await client.call('profile')
     const scopes = await client.call('scope')
-    const text = `${incomingWebhook.label} answers: ${tellUser(profile)}; scopes ${Array.isArray(scopes) ? scopes.map(textOf).join(', ') : 'unknown'}`
-    return [{ name: 'incoming_webhook', state: 'ok', text }, tellClock(incomingWebhook, skew)]
+    const text = `${incomingWebhook.label} answers: ${userText(profile)}; scopes ${Array.isArray(scopes) ? scopes.map(textOf).join(', ') : 'unknown'}`
+    return [ok(name, text), checkClock(incomingWebhook, skew)]
   } catch (error) {
     const text = signal.aborted
-      ? `${incomingWebhook.label} did not answer within ${patience / 1000} s`
-      : reasonOf(error)
+      ? `${incomingWebhook.label} did not answer within ${timeoutMs / 1000} s`
+      : messageOf(error)
     const trouble = error instanceof Bitrix24Error ? error.trouble : undefined
-    const advice = advices[trouble ?? 'unreachable']
-    return [{ name: 'incoming_webhook', state: 'FAIL', text, advice }]
+    return [fail(name, text, advices[trouble ?? 'unreachable'])]
   }
 }
 
@@ -64,7 +65,7 @@ const advices = {
   not_rest: 'was the portal renamed, deleted or blocked, or does a proxy answer? Open its address in a browser',
 } as const
 
-function tellUser(profile: unknown): string {
+function userText(profile: unknown): string {
   if (!isObject(profile)) return 'of an unknown user'
   const called = [profile['NAME'], profile['LAST_NAME']].map(textOf).filter(Boolean).join(' ')
   return `user ${textOf(profile['ID'])}, ${JSON.stringify(called)}, ${profile['ADMIN'] === true ? 'an administrator' : 'no administrator'}`
@@ -77,10 +78,9 @@ function skewOf(time: unknown, now: number): number | undefined {
   return middle > 0 ? middle - now / 1000 : undefined
 }
 
-function tellClock({ host }: IncomingWebhook, skew: number | undefined): Check {
-  const name = 'clock'
-  if (skew === undefined) return { name, state: 'skipped', text: `${host} does not tell the time` }
+function checkClock({ host }: IncomingWebhook, skew: number | undefined): Check {
+  if (skew === undefined) return skipped('clock', `${host} does not tell the time`)
   const text = `${host} is ${Math.abs(skew).toFixed(1)} s ${skew < 0 ? 'behind' : 'ahead of'} this machine`
-  if (Math.abs(skew) <= mostSkew) return { name, state: 'ok', text }
-  return { name, state: 'warn', text, advice: 'let NTP set the clock: ignoreOwnChanges goes by it' }
+  if (Math.abs(skew) <= maxSkew) return ok('clock', text)
+  return warn('clock', text, 'let NTP set the clock: ignoreOwnChanges goes by it')
 }

@@ -4,11 +4,12 @@ import { BlockList, isIPv6 } from 'node:net'
 import { text as readText } from 'node:stream/consumers'
 import { TLSSocket } from 'node:tls'
 import { codeOf } from '../../lib/error-code.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import { isObject } from '../../lib/is-object.ts'
-import { type Check, reasonOf } from './check.ts'
+import { type Check, fail, ok, warn } from './check.ts'
 
 /** Milliseconds. Bitrix24's own timeout is not documented. */
-const patience = 10_000
+const timeoutMs = 10_000
 
 /** Checks whether Bitrix24 would accept the address, as far as this machine can see. */
 export async function checkPublicUrl(address: string): Promise<readonly Check[]> {
@@ -27,22 +28,13 @@ export async function checkPublicUrl(address: string): Promise<readonly Check[]>
   return resolved.state === 'FAIL' ? [resolved] : [resolved, ...(await checkServer(url))]
 }
 
-function fail(name: string, text: string, advice: string): Check {
-  return { name, state: 'FAIL', text, advice }
-}
-
 const privateAddresses = new BlockList()
-for (const subnet of [
-  '10.0.0.0/8',
-  '100.64.0.0/10',
-  '127.0.0.0/8',
-  '169.254.0.0/16',
-  '172.16.0.0/12',
-  '192.168.0.0/16',
-]) {
-  const [net = '', prefix] = subnet.split('/')
-  privateAddresses.addSubnet(net, Number(prefix), 'ipv4')
-}
+privateAddresses.addSubnet('10.0.0.0', 8)
+privateAddresses.addSubnet('100.64.0.0', 10)
+privateAddresses.addSubnet('127.0.0.0', 8)
+privateAddresses.addSubnet('169.254.0.0', 16)
+privateAddresses.addSubnet('172.16.0.0', 12)
+privateAddresses.addSubnet('192.168.0.0', 16)
 privateAddresses.addAddress('::1', 'ipv6')
 privateAddresses.addSubnet('fc00::', 7, 'ipv6')
 privateAddresses.addSubnet('fe80::', 10, 'ipv6')
@@ -54,13 +46,8 @@ async function checkAddress({ hostname }: URL): Promise<Check> {
     const addresses = (await lookup(host, { all: true })).map(({ address }) => address)
     const text = `${host} is ${addresses.join(', ')}`
     const isHidden = addresses.some((one) => privateAddresses.check(one, isIPv6(one) ? 'ipv6' : 'ipv4'))
-    if (!isHidden) return { name, state: 'ok', text }
-    return {
-      name,
-      state: 'warn',
-      text,
-      advice: 'only a Bitrix24 in the same network reaches that; is it another address outside?',
-    }
+    if (!isHidden) return ok(name, text)
+    return warn(name, text, 'only a Bitrix24 in the same network reaches that; is it another address outside?')
   } catch (error) {
     return fail(name, `${host} is not found (${codeOf(error)})`, 'let its DNS name point to this server')
   }
@@ -80,7 +67,7 @@ async function checkServer(url: URL): Promise<readonly Check[]> {
     return [checkCertificate(seen), checkAnswer(seen)]
   } catch (error) {
     const reason =
-      codeOf(error) === 'ABORT_ERR' ? `within ${patience / 1000} s` : `(${codeOf(error) ?? reasonOf(error)})`
+      codeOf(error) === 'ABORT_ERR' ? `within ${timeoutMs / 1000} s` : `(${codeOf(error) ?? messageOf(error)})`
     const advice = 'does the proxy run, and does the firewall let its port in?'
     return [fail('answer', `${url.host} does not answer https ${reason}`, advice)]
   }
@@ -90,7 +77,7 @@ async function checkServer(url: URL): Promise<readonly Check[]> {
 function get(url: URL): Promise<Seen> {
   const started = performance.now()
   return new Promise((resolve, reject) => {
-    const options = { agent: false, rejectUnauthorized: false, signal: AbortSignal.timeout(patience) }
+    const options = { agent: false, rejectUnauthorized: false, signal: AbortSignal.timeout(timeoutMs) }
     const request = https.get(url, options, (response) => {
       const { socket, statusCode: status = 0, headers } = response
       if (!(socket instanceof TLSSocket)) return reject(new Error('no TLS'))
@@ -119,8 +106,7 @@ function checkCertificate({ certificate: { from, to, error } }: Seen): Check {
   const text = `valid for ${days} days`
   // The clients of certificate authorities renew after two thirds of the lifetime at the latest.
   const isOld = to.getTime() - Date.now() < (to.getTime() - from.getTime()) / 6
-  if (!isOld) return { name, state: 'ok', text }
-  return { name, state: 'warn', text, advice: 'is it renewed by itself?' }
+  return isOld ? warn(name, text, 'is it renewed by itself?') : ok(name, text)
 }
 
 function explain(code: string): string {
@@ -141,8 +127,7 @@ function checkAnswer({ status, location, body, ms }: Seen): Check {
   const code = codeIn(body)
   if (status === 405 && code === 'method_not_allowed') {
     const text = `the receiver answers, in ${ms} ms`
-    const advice = 'Bitrix24 slows down for those that answer slowly'
-    return ms > 2_000 ? { name, state: 'warn', text, advice } : { name, state: 'ok', text }
+    return ms > 2_000 ? warn(name, text, 'Bitrix24 slows down for those that answer slowly') : ok(name, text)
   }
   if (code === 'not_found') return fail(name, `${status}: the receiver has nothing there`, 'is the path WEBHOOK_PATH?')
   if (status >= 502 && status <= 504)

@@ -6,9 +6,10 @@ import { readSettings } from '../../config/config.ts'
 import { descriptorLimit, lowLimit } from '../../intake/connections.ts'
 import { findHolder, type Holder } from '../../journal/lock.ts'
 import { codeOf } from '../../lib/error-code.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import { isObject } from '../../lib/is-object.ts'
 import { askAdmin, toUrlHost } from '../admin.ts'
-import { type Check, reasonOf } from './check.ts'
+import { type Check, fail, ok, warn } from './check.ts'
 
 const name = 'receiver'
 
@@ -38,10 +39,10 @@ function limitOf({ pid, host }: Holder): number | undefined {
 }
 
 function checkDescriptors(limit: number, who: string): Check {
-  const found = { name: 'descriptors', text: `${who} may have ${limit} open, one for each connection` }
-  if (limit >= lowLimit) return { ...found, state: 'ok' }
+  const text = `${who} may have ${limit} open, one for each connection`
+  if (limit >= lowLimit) return ok('descriptors', text)
   const advice = `a bulk edit opens a thousand connections at once: allow ${lowLimit} and more, with LimitNOFILE= of systemd, ulimits of Docker, ulimit -n`
-  return { ...found, state: 'warn', advice }
+  return warn('descriptors', text, advice)
 }
 
 async function checkReadiness({ pid, host }: Holder): Promise<Check> {
@@ -50,11 +51,10 @@ async function checkReadiness({ pid, host }: Holder): Promise<Check> {
     const { body } = await askAdmin('/readyz')
     const { status, ...reasons } = isObject(body) ? body : { status: 'unknown' }
     const text = `${runs}, and is ${String(status)}`
-    if (status === 'ready') return { name, state: 'ok', text }
-    const advice = `${JSON.stringify(reasons)}; its log says more`
-    return { name, state: status === 'degraded' ? 'warn' : 'FAIL', text, advice }
+    if (status === 'ready') return ok(name, text)
+    return (status === 'degraded' ? warn : fail)(name, text, `${JSON.stringify(reasons)}; its log says more`)
   } catch (error) {
-    return { name, state: 'FAIL', text: `${runs}, but does not tell how it is`, advice: reasonOf(error) }
+    return fail(name, `${runs}, but does not tell how it is`, messageOf(error))
   }
 }
 
@@ -63,20 +63,10 @@ async function checkListener(): Promise<Check> {
   const url = `http://${toUrlHost(host)}:${port}/healthz`
   try {
     const { status } = await fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(5_000) })
-    if (status === 200) return { name: 'listener', state: 'ok', text: `${url} answers` }
-    return {
-      name: 'listener',
-      state: 'FAIL',
-      text: `${url} answers ${status}`,
-      advice: 'is PORT that of the receiver?',
-    }
+    if (status === 200) return ok('listener', `${url} answers`)
+    return fail('listener', `${url} answers ${status}`, 'is PORT that of the receiver?')
   } catch {
-    return {
-      name: 'listener',
-      state: 'FAIL',
-      text: `${url} does not answer`,
-      advice: 'are HOST and PORT those of the receiver?',
-    }
+    return fail('listener', `${url} does not answer`, 'are HOST and PORT those of the receiver?')
   }
 }
 
@@ -87,15 +77,10 @@ async function checkPort(dataDir: string): Promise<Check> {
   try {
     probe.listen(port, host)
     await once(probe, 'listening')
-    return { name, state: 'warn', text, advice: `${host}:${port} is free for one: npm start` }
+    return warn(name, text, `${host}:${port} is free for one: npm start`)
   } catch (error) {
     const reason = codeOf(error) === 'EADDRINUSE' ? 'is taken by another process' : `cannot be had (${codeOf(error)})`
-    return {
-      name,
-      state: 'FAIL',
-      text: `${text}, and ${host}:${port} ${reason}`,
-      advice: 'free it, or set PORT and HOST',
-    }
+    return fail(name, `${text}, and ${host}:${port} ${reason}`, 'free it, or set PORT and HOST')
   } finally {
     probe.close()
   }

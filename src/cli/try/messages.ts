@@ -1,5 +1,7 @@
-import type { Outcome } from '../../dispatch/runner.ts'
+import type { Outcome } from '../../dispatch/outcome.ts'
 import type { JournalledEvent } from '../../events/event.ts'
+
+import type { unknownEvents } from '../../handler/unknown-events.ts'
 import type { TracedRequest } from './rest-trace.ts'
 
 export interface Ended {
@@ -13,17 +15,19 @@ export interface Ended {
   readonly returned?: unknown
 }
 
+/** A handler is loaded. `unknown` has the events that the documentation does not know. */
+export interface LoadedMessage {
+  readonly type: 'loaded'
+  readonly name: string
+  readonly events: readonly string[]
+  readonly unknown: ReturnType<typeof unknownEvents>
+}
+
 /** The messages of the process that runs a handler for `try`. */
 export type FromTry =
-  /** Its event loop is not blocked. */
   | { readonly type: 'alive' }
   | { readonly type: 'broken'; readonly at: string; readonly error: string }
-  | {
-      readonly type: 'loaded'
-      readonly name: string
-      readonly events: readonly string[]
-      readonly unknown: readonly { readonly event: string; readonly nearest: string | undefined }[]
-    }
+  | LoadedMessage
   /** A line of JSON that the handler has logged. */
   | { readonly type: 'log'; readonly line: string }
   | { readonly type: 'request'; readonly request: TracedRequest | string }

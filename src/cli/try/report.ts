@@ -31,36 +31,36 @@ export function createReport({ print, retryFor }: { readonly print: Printer; rea
           typeof request === 'string' ? { type: 'request', request } : { type: 'request', ...request },
           typeof request === 'string' ? request : textOf(request),
         )
-      } else await print.result(message, message.type === 'broken' ? tellBroken(message) : tellEnd(message, retryFor))
+      } else await print.result(message, message.type === 'broken' ? brokenText(message) : endText(message, retryFor))
     },
   }
 }
 
 function textOf({ ms, call, batch = {} }: TracedRequest): string {
-  if (call) return `REST ${tellCommand(call)} (${ms} ms)`
-  const commands = Object.entries(batch).map(([key, command]) => `\n     ${key}: ${tellCommand(command)}`)
+  if (call) return `REST ${commandText(call)} (${ms} ms)`
+  const commands = Object.entries(batch).map(([key, command]) => `\n     ${key}: ${commandText(command)}`)
   return `REST batch of ${commands.length} (${ms} ms)${commands.join('')}`
 }
 
-function tellCommand({ method, params, sent, result, error }: TracedCommand): string {
+function commandText({ method, params, sent, result, error }: TracedCommand): string {
   const ended = result === undefined ? 'not reached' : shorten(result)
   const end = error === undefined ? ended : printable(error)
   return `${method} ${shorten(params)} ${sent ? '→' : 'is not sent, and answered with'} ${end}`
 }
 
 /** The maximum length of parameters and results, in characters. */
-const longest = 300
+const maxLength = 300
 
 function shorten(value: unknown): string {
   const text = JSON.stringify(value) ?? ''
-  return text.length > longest ? `${text.slice(0, longest)}… (${text.length} characters)` : text
+  return text.length > maxLength ? `${text.slice(0, maxLength)}… (${text.length} characters)` : text
 }
 
-function tellBroken({ at, error }: Extract<FromTry, { type: 'broken' }>): string {
+function brokenText({ at, error }: Extract<FromTry, { type: 'broken' }>): string {
   return `${printableLines(error)}\nit cannot be loaded: ${at}`
 }
 
-function tellEnd({ outcome, ms, dueIn = 0, error, returned }: Ended, retryFor: number): string {
+function endText({ outcome, ms, dueIn = 0, error, returned }: Ended, retryFor: number): string {
   const endings: Readonly<Record<string, string>> = {
     handled: `handled in ${ms} ms`,
     gone: `gone: what the event was about is not in the portal any more (${ms} ms)`,

@@ -4,8 +4,8 @@ import { commandsOf, withheldOf, withholdWrites } from '../../bitrix24/dry-run.t
 import type { IncomingWebhook } from '../../bitrix24/incoming-webhook.ts'
 import { isRead } from '../../bitrix24/reads.ts'
 import { type Connect, createTransport } from '../../bitrix24/transport.ts'
+import { messageOf } from '../../lib/error-text.ts'
 
-/** A command for the portal, and its outcome. */
 export interface TracedCommand {
   readonly method: string
   readonly params: object
@@ -27,28 +27,28 @@ export interface TracedRequest {
 export interface TraceDeps {
   /** Requests that may write are not sent. */
   readonly isDry: boolean
-  readonly tell: (request: TracedRequest) => void
+  readonly onRequest: (request: TracedRequest) => void
   readonly connect?: Connect
 }
 
 /** A transport that reports every request when it has ended. */
-export function traceRequests({ isDry, tell, connect = createTransport }: TraceDeps): Connect {
+export function traceRequests({ isDry, onRequest, connect = createTransport }: TraceDeps): Connect {
   return (incomingWebhook, signal) => {
     const plain = connect(incomingWebhook, signal)
     const send = isDry ? withholdWrites(plain) : plain
     return async (method, params) => {
       const started = performance.now()
-      const told = (ended: { result?: unknown; error?: string }) => {
+      const report = (ended: { result?: unknown; error?: string }) => {
         const ms = Math.round(performance.now() - started)
-        if (method === 'batch') tell({ ms, batch: readBatch({ incomingWebhook, params, isDry, ended }) })
-        else tell({ ms, call: { method, params, sent: !isDry || isRead(method), ...ended } })
+        if (method === 'batch') onRequest({ ms, batch: readBatch({ incomingWebhook, params, isDry, ended }) })
+        else onRequest({ ms, call: { method, params, sent: !isDry || isRead(method), ...ended } })
       }
       try {
         const envelope = await send(method, params)
-        told({ result: envelope.result })
+        report({ result: envelope.result })
         return envelope
       } catch (error) {
-        told({ error: explain(error) })
+        report({ error: explain(error) })
         throw error
       }
     }
@@ -78,5 +78,5 @@ function readBatch({ incomingWebhook, params, isDry, ended }: BatchDeps): Record
 
 function explain(error: unknown): string {
   if (error instanceof Bitrix24Error) return `${error.code} (${error.description})`
-  return error instanceof Error ? error.message : String(error)
+  return messageOf(error)
 }

@@ -261,6 +261,13 @@ describe('a run that fails exits with 1, and says what the receiver would have d
     expect(stderr).toMatch(/it blocks its process for longer than HANDLER_STALL \(1000 ms\)/)
   })
 
+  test('of one that writes to the channel of its process', async () => {
+    const { attempt } = await start(`(await import('node:fs')).writeSync(3, 'null\\n'); await new Promise(() => {})`)
+    const { code, stdout, stderr } = await attempt()
+    expect([code, stdout]).toEqual([1, ''])
+    expect(stderr).toContain('it writes to descriptor 3, the channel of its process')
+  })
+
   test.each([
     ['ends its process', 'process.exit(0)', /^ExitInHandler: process\.exit\(0\) in a handler: .*; throw instead\n/],
     [

@@ -2,7 +2,9 @@ import { writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { defineHandler } from '../../../src/handler/handler.ts'
-import { HandlersError, loadHandlers as loadAll, unknownEvents } from '../../../src/handler/loader.ts'
+import { HandlersError } from '../../../src/handler/handler-files.ts'
+import { loadHandlers as loadAll } from '../../../src/handler/loader.ts'
+import { unknownEvents } from '../../../src/handler/unknown-events.ts'
 import { makeFolder, temporaryFolder } from '../../support/receiver.ts'
 
 // The brand, not the import, makes a definition: a folder of a test needs no resolution of our name.
