@@ -4,7 +4,6 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
 import type { Event, JournalledEvent } from '../src/events/event.ts'
-
 import { openJournal } from '../src/journal/journal.ts'
 import type { Queue } from '../src/queue/queue.ts'
 import { openSqliteQueue, queuePath } from '../src/queue/sqlite/queue.ts'

@@ -1,6 +1,5 @@
 import type { DamagedLine, Dead, Throttled } from '../alerts/incidents.ts'
 import type { Event } from '../events/event.ts'
-
 import type { QueueState } from '../queue/queue.ts'
 
 /** A message from a dispatcher to its receiver. */

@@ -7,7 +7,6 @@ import type { Config } from '../config/config.ts'
 import type { Event } from '../events/event.ts'
 import { type LoadedHandler, mayCallBitrix24 } from '../handler/loader.ts'
 import { unknownEvents } from '../handler/unknown-events.ts'
-
 import type { Channel } from '../lib/ipc-channel.ts'
 import type { Delivery, Queue } from '../queue/queue.ts'
 import type { AbsentHandler } from './absent.ts'

@@ -1,6 +1,5 @@
 import type { JournalledEvent } from '../events/event.ts'
 import type { FormValue } from '../events/form.ts'
-
 import { codeOf } from '../lib/error-code.ts'
 import { causeOf } from '../lib/error-text.ts'
 import { forwarderId, forwardMark } from '../lib/forward-mark.ts'

@@ -2,7 +2,6 @@ import { isUtf8 } from 'node:buffer'
 import type { JournalledEvent } from '../events/event.ts'
 import { orderingKeyOf } from '../events/ordering-key.ts'
 import { timeOfId } from '../journal/event-id.ts'
-
 import { isObject } from '../lib/is-object.ts'
 import type { ObjectSelection } from './deliveries.ts'
 import type { SnapshotFields } from './queue.ts'

@@ -1,7 +1,6 @@
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Event } from '../../src/events/event.ts'
-
 import { linesOf } from './dispatcher.ts'
 import type { Postgres } from './postgres.ts'
 import { type Receiver, type ReceiverOptions, spawnReceiver, startReceiver, until } from './receiver.ts'

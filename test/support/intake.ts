@@ -6,7 +6,6 @@ import type { Config } from '../../src/config/config.ts'
 import type { Token } from '../../src/config/values.ts'
 import type { Event } from '../../src/events/event.ts'
 import { createAllowedAddresses } from '../../src/intake/allowed-addresses.ts'
-
 import { Refusal } from '../../src/intake/refusal.ts'
 import { createServer, type ServerDeps } from '../../src/intake/server.ts'
 import { createTokens } from '../../src/intake/token.ts'

@@ -1,6 +1,5 @@
 import { pino } from 'pino'
 import type { Event } from '../../src/events/event.ts'
-
 import { openJournal } from '../../src/journal/journal.ts'
 import { temporaryFolder, until } from './receiver.ts'
 

@@ -9,7 +9,6 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
 import type { Event } from '../../src/events/event.ts'
-
 import { listSegments } from '../../src/journal/segments.ts'
 import { timesOption } from '../../src/lib/times.ts'
 import { post } from '../../src/simulator/post.ts'

@@ -1,6 +1,5 @@
 import type { Outcome } from '../../dispatch/outcome.ts'
 import type { JournalledEvent } from '../../events/event.ts'
-
 import type { unknownEvents } from '../../handler/unknown-events.ts'
 import type { TracedRequest } from './rest-trace.ts'
 

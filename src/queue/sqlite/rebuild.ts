@@ -2,7 +2,6 @@ import type { SQLOutputValue } from 'node:sqlite'
 import type { JournalledEvent } from '../../events/event.ts'
 import { orderingKeyOf } from '../../events/ordering-key.ts'
 import type { Position } from '../../journal/position.ts'
-
 import { matcherOf } from '../../lib/pattern.ts'
 import { storedOf } from '../delivery-row.ts'
 import { readNames } from '../stored.ts'

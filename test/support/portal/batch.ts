@@ -1,5 +1,4 @@
 import { type FormValue, isForm } from '../../../src/events/form.ts'
-
 import { decodeForm } from '../../../src/intake/form.ts'
 import type { Answer } from './methods.ts'
 import { asText, isJsonObject, type Json, type JsonObject, phpArray, phpEntries } from './php.ts'

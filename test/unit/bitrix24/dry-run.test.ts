@@ -1,7 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { maxCommands, toQueries } from '../../../src/bitrix24/batch.ts'
 import type { Commands } from '../../../src/bitrix24/commands.ts'
-
 import { commandsOf, withholdWrites } from '../../../src/bitrix24/dry-run.ts'
 import { toBatch } from '../../../src/bitrix24/parameters.ts'
 import { isRead } from '../../../src/bitrix24/reads.ts'

@@ -7,7 +7,6 @@ import { expect, onTestFinished, test } from 'vitest'
 import type { JournalledEvent } from '../../../src/events/event.ts'
 import { type ForwardOptions, forward } from '../../../src/handler/forward.ts'
 import type { Context } from '../../../src/handler/handler.ts'
-
 import { dealBody, startReceiver, until } from '../../support/receiver.ts'
 
 const bots = { '5': { BOT_ID: '5', BOT_CODE: 'own_change' } }

@@ -13,7 +13,6 @@ import { unknownEvents } from '../../../src/handler/unknown-events.ts'
 import { toEvent } from '../../../src/intake/event.ts'
 import { decodeForm } from '../../../src/intake/form.ts'
 import { toRobotEvent } from '../../../src/intake/robot.ts'
-
 import { matcherOf } from '../../../src/lib/pattern.ts'
 import { robotBody } from '../../../src/simulator/robot-body.ts'
 import { samples } from '../../support/intake.ts'

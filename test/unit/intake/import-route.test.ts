@@ -2,7 +2,6 @@ import type { Socket } from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
 import type { Event } from '../../../src/events/event.ts'
-
 import { addImportRoute, importPath, importType } from '../../../src/intake/import-route.ts'
 import { Refusal } from '../../../src/intake/refusal.ts'
 import { createRefusalLog } from '../../../src/intake/refusal-log.ts'

@@ -16,7 +16,6 @@ import { pathToFileURL } from 'node:url'
 import { pino } from 'pino'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import type { Event } from '../../../src/events/event.ts'
-
 import { type Journal, type JournalDeps, type JournalOptions, openJournal } from '../../../src/journal/journal.ts'
 import { createSegment, journalDir, listSegments, pointStableName, stableName } from '../../../src/journal/segments.ts'
 import { canMount, canTrace, openFiles, smallDisk, stallDisk } from '../../support/faults.ts'

@@ -4,7 +4,6 @@ import { createClient } from '../../../src/bitrix24/client.ts'
 import { parseIncomingWebhooks } from '../../../src/bitrix24/incoming-webhook.ts'
 import { createLimits } from '../../../src/bitrix24/limits.ts'
 import type { JournalledEvent } from '../../../src/events/event.ts'
-
 import { realClock } from '../../../src/lib/clock.ts'
 import type { OwnChanges } from '../../../src/queue/own-changes.ts'
 import type { Awaitable } from '../../../src/queue/queue.ts'

@@ -1,6 +1,5 @@
 import { expect, test } from 'vitest'
 import type { JournalledEvent } from '../../../src/events/event.ts'
-
 import { openSqliteOwnChanges } from '../../../src/queue/sqlite/own-changes.ts'
 import { openSqliteQueue, queuePath } from '../../../src/queue/sqlite/queue.ts'
 import { fc } from '../../support/random.ts'
