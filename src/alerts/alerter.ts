@@ -1,75 +1,82 @@
+import { statfs } from 'node:fs/promises'
+import { hostname } from 'node:os'
 import type { Logger } from 'pino'
-import { startChild } from '../lib/child-process.ts'
-import type { Sample, ToAlerter } from './sample.ts'
+import { readTimes } from '../lib/times.ts'
+import { createAlerts } from './alerts.ts'
+import { createConditions, type Disk } from './conditions.ts'
+import { postAlert } from './post-alert.ts'
+import type { Sample } from './sample.ts'
 
 export interface AlerterDeps {
-  /** Returns the current state. */
+  /** Returns the current state of this process. */
   readonly sample: () => Sample
+  readonly dataDir: string
+  /** Where alerts are posted; `undefined`: none are. */
+  readonly alertUrl: URL | undefined
+  /** Milliseconds without an event until the alert; `undefined` for no such alert. */
+  readonly alertAfterSilence: number | undefined
   readonly log: Logger
 }
 
 export interface Alerter {
-  /** Makes the alerter read ALERT_URL_FILE again. */
-  reload(): void
-  /** Resolves when the alerter is gone, after `grace` milliseconds at most. */
-  stop(grace: number): Promise<void>
+  /** Posts to this URL from now on. Without one, alerts go where they went. */
+  reload(alertUrl: URL | undefined): void
+  stop(): void
 }
 
 const sampleIntervalMs = 1_000
 
-/** Milliseconds until an alerter that ended is started again. */
-const restartDelayMs = 5_000
-
-/** Milliseconds until an alerter that was asked to stop is killed. It has no data to lose. */
-const maxEndMs = 1_000
-
 /**
- * Keeps a process running that sends alerts, and sends it a sample every second. The next sample is sent only when the
- * last one was taken, so an alerter that is stuck cannot fill this process's memory.
+ * Looks at the state every second, and posts the alerts. Nothing waits for it: a target that does not answer is given up
+ * after ten seconds, and a disk that does not answer is not asked again meanwhile.
  */
-export function startAlerter({ sample, log }: AlerterDeps): Alerter {
-  let isStopping = false
-  let isSending = false
-  let restart: NodeJS.Timeout | undefined
-  let child = start()
-  const sampling = setInterval(() => {
-    if (!isSending) sendSample()
-  }, sampleIntervalMs)
+export function startAlerter({ sample, dataDir, alertUrl, alertAfterSilence, log }: AlerterDeps): Alerter | undefined {
+  if (alertUrl === undefined) return undefined
+  const conditionsOf = createConditions({ alertAfterSilence })
+  const { alerterSpeed = 1 } = readTimes()
+  const startedAt = Date.now()
+  let url = alertUrl
+  const alerts = createAlerts({ host: hostname(), post: (alert) => postAlert(url, alert), log })
+  const disk = watchDisk(dataDir)
 
-  function start() {
-    const fresh = startChild<never, ToAlerter>({ script: new URL('../bin/alerter.ts', import.meta.url) })
-    void fresh.exited.then(({ code, signal, error }) => again(error ? { err: error } : { exit_code: code, signal }))
-    return fresh
+  function check(): void {
+    const current = sample()
+    const at = startedAt + (Date.now() - startedAt) * alerterSpeed
+    alerts.update(conditionsOf(current, current.journal && disk(), at), at)
   }
 
-  function again(why: Record<string, unknown>): void {
-    isSending = false
-    if (isStopping || restart !== undefined) return
-    log.warn({ ...why, again_in_ms: restartDelayMs }, 'the alerter ended; no alert is sent meanwhile')
-    restart = setTimeout(() => {
-      restart = undefined
-      child = start()
-      sendSample()
-    }, restartDelayMs)
-  }
-
-  function sendSample(): void {
-    isSending = true
-    child.channel.send({ type: 'snapshot', sample: sample() }, () => {
-      isSending = false
-    })
-  }
-
-  // The first sample is the base of the counters: events before the alerter listens must count as growth.
-  sendSample()
-
+  // The first sample is the base of the counters: later events must count as growth.
+  check()
+  const timer = setInterval(check, sampleIntervalMs).unref()
   return {
-    reload: () => child.channel.send({ type: 'reload' }),
-    async stop(grace) {
-      isStopping = true
-      clearInterval(sampling)
-      clearTimeout(restart)
-      await child.end(Math.min(grace, maxEndMs), child.channel.close)
+    reload(next) {
+      if (next === undefined) log.error('ALERT_URL is not set any more: alerts go where they went')
+      else url = next
     },
+    stop: () => clearInterval(timer),
+  }
+}
+
+/** Returns a function that gives what was last known of the disk and asks again, unless the last question is open. */
+function watchDisk(path: string): () => Disk | undefined {
+  let disk: Disk | undefined
+  let isAsking = false
+
+  async function ask(): Promise<void> {
+    isAsking = true
+    try {
+      const { bavail, blocks, bsize } = await statfs(path)
+      disk = { free: bavail * bsize, size: blocks * bsize }
+    } catch {
+      // The journal reports whether the disk can be written.
+      disk = undefined
+    } finally {
+      isAsking = false
+    }
+  }
+
+  return () => {
+    if (!isAsking) void ask()
+    return disk
   }
 }

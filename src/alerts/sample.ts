@@ -1,11 +1,8 @@
 import type { Dead, Throttled } from './incidents.ts'
 
-/**
- * The state of a process, sent to its alerter every second. Fields that the process cannot know are absent. Counters start
- * with the process and only grow.
- */
+/** The state of a process. Fields that the process cannot know are absent. Counters start with the process and only grow. */
 export interface Sample {
-  /** Only a receiver sends it. With it, the alerter also checks the disk. */
+  /** Only a receiver has it. With it, the disk is checked, too. */
   readonly journal?: {
     /** Unix milliseconds. If the journal is empty, the receiver's start. */
     readonly lastEventAt: number
@@ -46,9 +43,3 @@ export interface Sample {
     readonly last: Throttled | undefined
   }
 }
-
-/** A message from a process to its alerter. */
-export type ToAlerter =
-  | { readonly type: 'snapshot'; readonly sample: Sample }
-  /** ALERT_URL_FILE may have changed. */
-  | { readonly type: 'reload' }

@@ -132,12 +132,8 @@ async function start(config: Config): Promise<void> {
       log,
     })
   void finishErasure(dataDir, log)
-  const alerter =
-    config.alertUrl &&
-    startAlerter({
-      sample: () => sampleOf({ journal, lastEventAt: lastAt ?? startedAt, refusals, supervisor }),
-      log,
-    })
+  const sample = () => sampleOf({ journal, lastEventAt: lastAt ?? startedAt, refusals, supervisor })
+  const alerter = startAlerter({ ...config, sample, log })
 
   const close = async (limitMs: number) => {
     await drain({ app, admin, journal, supervisor, published, alerter }, limitMs)

@@ -26,7 +26,7 @@ export interface ReportDeps {
 /** Milliseconds between two checks of how much is pending. */
 const interval = 2_000
 
-/** Characters of a dead delivery's reason. The receiver keeps the last reason and sends it to its alerter every second. */
+/** Characters of a dead delivery's reason. The receiver keeps the last reason. */
 const maxReasonLength = 4_000
 
 export type Report = ReturnType<typeof createReport>
@@ -180,10 +180,10 @@ export function createReport({ config, parent, log }: ReportDeps) {
   }
 }
 
-/** Used without a parent receiver. Sends the alerter only what a receiver would learn from its dispatcher. */
+/** Used without a parent receiver. The alerter gets only what a receiver would learn from its dispatcher. */
 function reportToAlerter({ config, log }: Pick<ReportDeps, 'config' | 'log'>): (message: FromDispatcher) => void {
   let status = createStatus('')
-  if (config.alertUrl !== undefined) startAlerter({ sample: () => handlerSampleOf(status), log })
+  startAlerter({ ...config, sample: () => handlerSampleOf(status), log })
   return (message) => {
     status = updateStatus(status, message)
   }

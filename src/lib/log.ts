@@ -1,8 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Logger, pino } from 'pino'
 import { createOutput } from './async-writer.ts'
-import { createPretty, onTerminal } from './pretty.ts'
 import { printableJson } from './printable.ts'
+
+/** Loaded only for a terminal: it takes memory in every process. */
+const pretty = process.stdout.isTTY ? await import('./pretty.ts') : undefined
 
 /**
  * The maximum number of bytes that may wait for a stalled reader of stdout. Further lines are dropped and counted. 4
@@ -25,13 +27,13 @@ export interface Log {
  *
  * @param component the process that logs
  */
-export function createLog(level: string, component: 'receiver' | 'dispatcher' | 'worker' | 'alerter'): Log {
+export function createLog(level: string, component: 'receiver' | 'dispatcher' | 'worker'): Log {
   const options = { level, base: { component }, timestamp: pino.stdTimeFunctions.isoTime }
-  if (process.stdout.isTTY) {
+  if (pretty !== undefined) {
     const terminal = pino.destination({ fd: 1, sync: true })
-    const pretty = createPretty(onTerminal)
+    const format = pretty.createPretty(pretty.onTerminal)
     return {
-      log: pino(options, { write: (line) => void terminal.write(pretty(line)) }),
+      log: pino(options, { write: (line) => void terminal.write(format(line)) }),
       close: () => Promise.resolve(),
     }
   }

@@ -26,7 +26,8 @@ export async function drain(deps: DrainDeps, limit: number): Promise<void> {
   const closeIdle = setInterval(() => app.server.closeIdleConnections(), 50)
   // A post that is still being sent then was never acknowledged.
   const cut = setTimeout(() => app.server.closeAllConnections(), limit)
-  await Promise.all([app.close(), supervisor?.stop(limit), published?.close(), alerter?.stop(limit)])
+  alerter?.stop()
+  await Promise.all([app.close(), supervisor?.stop(limit), published?.close()])
   clearInterval(closeIdle)
   clearTimeout(cut)
   await journal.close()

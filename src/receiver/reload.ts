@@ -48,7 +48,7 @@ export function createReload({ config, tokens, supervisor, alerter, log }: Reloa
       log.warn({ err: error }, 'what became of the settings could not be written down for "b24-receiver reload"')
     }
     if (report.problems.length > 0) return
-    alerter?.reload()
+    alerter?.reload(current.alertUrl)
     supervisor?.reload()
   }
 }

@@ -1,8 +1,9 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { startAlerter } from '../alerts/alerter.ts'
-import type { Config } from '../config/config.ts'
+import type { Logger } from 'pino'
+import { type Alerter, startAlerter } from '../alerts/alerter.ts'
+import { type Config, readSettings } from '../config/config.ts'
 import { createRefusalLog } from '../intake/refusal-log.ts'
 import { createLog } from '../lib/log.ts'
 import { dispatcherSampleOf } from './alert-sample.ts'
@@ -50,12 +51,7 @@ export async function startWorker(config: Config): Promise<void> {
     await supervisor.stop(0)
     throw error
   }
-  const alerter =
-    config.alertUrl &&
-    startAlerter({
-      sample: () => dispatcherSampleOf(supervisor.status()),
-      log,
-    })
+  const alerter = startAlerter({ ...config, sample: () => dispatcherSampleOf(supervisor.status()), log })
   stopOnSignal({
     name: 'worker',
     graceMs: grace,
@@ -63,12 +59,13 @@ export async function startWorker(config: Config): Promise<void> {
     log,
     closeLog: () => closeLog().then(stopped.resolve),
     async close(limitMs) {
-      await Promise.all([supervisor.stop(limitMs), alerter?.stop(limitMs)])
+      alerter?.stop()
+      await supervisor.stop(limitMs)
       await admin.close()
     },
   })
   onReload(() => {
-    alerter?.reload()
+    reloadAlerter(alerter, log)
     supervisor.reload()
   })
   log.info(
@@ -76,4 +73,13 @@ export async function startWorker(config: Config): Promise<void> {
     'ready for deliveries',
   )
   await stopped.promise
+}
+
+/** ALERT_URL_FILE may have changed. */
+function reloadAlerter(alerter: Alerter | undefined, log: Logger): void {
+  try {
+    alerter?.reload(readSettings(process.env, 'alertUrl').alertUrl)
+  } catch (error) {
+    log.error({ err: error }, 'the settings are wrong: alerts go where they went')
+  }
 }

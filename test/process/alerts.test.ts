@@ -4,9 +4,9 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { expect, test } from 'vitest'
 import { timesOption } from '../../src/lib/times.ts'
-import { alerterOf, startAlertTarget, urlSecret } from '../support/alert-target.ts'
+import { startAlertTarget, urlSecret } from '../support/alert-target.ts'
 import { deals, dispatcherOf, isGone, spawnDispatcher } from '../support/dispatcher.ts'
-import { canMount, canTrace, forbidChildren, smallDisk } from '../support/faults.ts'
+import { canMount, smallDisk } from '../support/faults.ts'
 import { startPortal } from '../support/portal.ts'
 import {
   dealBody,
@@ -14,7 +14,6 @@ import {
   type Receiver,
   type ReceiverOptions,
   startReceiver,
-  TOKEN,
   temporaryFolder,
   until,
 } from '../support/receiver.ts'
@@ -156,57 +155,16 @@ test('a target that does not answer takes nothing from the receiver', async () =
   const statuses = await Promise.all(Array.from({ length: 200 }, (_, id) => receiver.post(dealBody(id + 10))))
   expect(new Set(statuses.map(({ status }) => status))).toEqual(new Set([200]))
   expect(await receiver.readyz()).toMatchObject({ status: 'ready' })
-  const alerter = await until('an alerter', () => alerterOf(receiver))
   expect(await receiver.stop()).toEqual({ code: 0, signal: null })
-  expect(isGone(alerter)).toBe(true)
 })
 
-test('an alerter that is killed is started again, reports again what lasts, and the receiver goes on', async () => {
+test('after a restart an alert is sent again for what lasts', async () => {
   const { target, receiver } = await startWithAlerts({ handlers: failing })
   await receiver.post(dealBody(1))
   await target.got('dead_delivery')
-  await receiver.post(dealBody(2))
-  await until('two are known to be dead', async () => JSON.stringify(await receiver.readyz()).includes('"dead":2'))
-  const alerter = await until('an alerter', () => alerterOf(receiver))
-  process.kill(alerter, 'SIGKILL')
-  await until('it is gone', () => isGone(alerter))
-  expect((await receiver.post(dealBody(3).replace('UPDATE', 'ADD'))).status).toBe(200)
-  await until('the next one tells', () => target.took.length === 2)
-  expect(target.took[1]).toMatchObject({ kind: 'dead_delivery', state: 'on', details: { dead: 2 } })
-  expect(receiver.logged('the alerter ended; no alert is sent meanwhile')).toMatchObject([{ signal: 'SIGKILL' }])
-})
-
-test.skipIf(!canTrace)(
-  'an alerter that cannot be started for want of memory is tried again, the receiver goes on (strace)',
-  async () => {
-    const { receiver } = await startWithAlerts()
-    const alerter = await until('an alerter', () => alerterOf(receiver))
-    const allow = await forbidChildren(receiver.child.pid)
-    process.kill(alerter, 'SIGKILL')
-    const ends = () => receiver.logged('the alerter ended; no alert is sent meanwhile')
-    await until('it fails', () => ends().length === 2)
-    expect(ends()[1]).toMatchObject({ err: { code: 'ENOMEM' } })
-    expect((await receiver.post(dealBody(1))).status).toBe(200)
-    await allow()
-    await until('the next one', () => alerterOf(receiver))
-    expect(await receiver.stop()).toEqual({ code: 0, signal: null })
-  },
-)
-
-test('an alerter that hangs holds neither a post nor the end of its receiver', async () => {
-  const { receiver } = await startWithAlerts()
-  const alerter = await until('an alerter', () => alerterOf(receiver))
-  process.kill(alerter, 'SIGSTOP')
-  expect((await receiver.post(dealBody(1))).status).toBe(200)
-  expect(await receiver.stop()).toEqual({ code: 0, signal: null })
-  expect(isGone(alerter)).toBe(true)
-})
-
-test('an alerter ends with a receiver that is killed', async () => {
-  const { receiver } = await startWithAlerts()
-  const alerter = await until('an alerter', () => alerterOf(receiver))
-  receiver.child.kill('SIGKILL')
-  expect(await until('it is gone', () => isGone(alerter))).toBe(true)
+  await receiver.stop()
+  const again = await startWithAlerts({ dataDir: receiver.dataDir, handlers: failing })
+  expect(await again.target.got('dead_delivery')).toMatchObject({ details: { dead: 1 } })
 })
 
 test('the URL is in nothing that a receiver leaves behind, whatever its target does', async () => {
@@ -228,7 +186,6 @@ test('the URL is in nothing that a receiver leaves behind, whatever its target d
   target.answer((response) => response.end())
   await target.got('dead_delivery')
   expect(elsewhere.requests()).toBe(0)
-  expect(readFileSync(`/proc/${alerterOf(receiver)}/cmdline`, 'latin1')).not.toContain(urlSecret)
   await until('it is told', () => receiver.logged('alert sent').length === 1)
   await receiver.stop()
   expect(leftBehind(receiver)).not.toContain(urlSecret)
@@ -262,13 +219,5 @@ test('a dispatcher by itself reports what it knows, its receiver the rest, and n
   discardDead(receiver)
   await target.got('dead_delivery', 'over')
   expect(target.took).toHaveLength(3)
-  const alerter = await until('an alerter', () => alerterOf(dispatcher))
   expect(await dispatcher.stop()).toEqual({ code: 0, signal: null })
-  await until('its alerter is gone', () => isGone(alerter))
-})
-
-test('without ALERT_URL there is no alerter', async () => {
-  const receiver = await startReceiver({ env: { B24_APPLICATION_TOKEN: TOKEN } })
-  await dispatcherOf(receiver)
-  expect(alerterOf(receiver)).toBeUndefined()
 })

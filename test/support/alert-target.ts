@@ -1,10 +1,8 @@
-import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type ServerResponse } from 'node:http'
 import { onTestFinished } from 'vitest'
 import type { Alert } from '../../src/alerts/alerts.ts'
-import { isGone } from './dispatcher.ts'
-import { freePort, type Receiver, until } from './receiver.ts'
+import { freePort, until } from './receiver.ts'
 
 /** In the path of a target's URL, and nowhere else. */
 export const urlSecret = 'secret0of0the0alert0url'
@@ -43,20 +41,5 @@ export async function startAlertTarget() {
     /** The alert of this kind and state, once it came. */
     got: (kind: Alert['kind'], state: Alert['state'] = 'on') =>
       until(`${kind} ${state}`, () => took.find((alert) => alert.kind === kind && alert.state === state)),
-  }
-}
-
-/** The process id of the alerter that a process has started; `undefined` when there is none. */
-export function alerterOf({ child }: Pick<Receiver, 'child'>): number | undefined {
-  try {
-    const out = execFileSync('pgrep', ['-P', String(child.pid), '-f', 'src/bin/alerter.ts'], { encoding: 'utf8' })
-    return out
-      .trim()
-      .split('\n')
-      .map(Number)
-      .find((pid) => !isGone(pid))
-  } catch {
-    // pgrep found none.
-    return undefined
   }
 }
