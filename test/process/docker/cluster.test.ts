@@ -23,7 +23,7 @@ test('every receiver has a journal of its own, and none runs handlers', () => {
   expect(file).toBe('/run/secrets/database_url')
   const settings = { ...parseEnv(readText('.env.example')), B24_APPLICATION_TOKEN: 'some-token', ...rest }
   const config = readConfig({ ...settings, DATABASE_URL: 'postgres://b24:some-password@postgres:5432/b24' })
-  expect(config).toMatchObject({ dataDir: '/data', handlersDir: '/handlers', host: '0.0.0.0', worker: false })
+  expect(config).toMatchObject({ dataDir: '/data', handlersDir: '/handlers', host: '0.0.0.0', runHandlers: false })
   const grace = Number(/stop_grace_period: (\d+)s\n/.exec(blockOf('x-part'))?.[1])
   expect(grace * 1000).toBeGreaterThan(config.shutdownGrace)
 })
