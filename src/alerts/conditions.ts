@@ -10,7 +10,7 @@ export const kinds = {
   handler_throttled: 'no handler is throttled any more',
   silence: 'events come again',
   journal_unavailable: 'the journal can be written again',
-  journal_damaged: 'the receiver was started again: "b24-receiver verify" still tells the lines',
+  journal_damaged: 'the receiver was started again: "b24-receiver verify" still lists the lines',
   dispatcher_restarting: 'the dispatcher has not ended by itself for 10 minutes',
   handler_not_loaded: 'every handler is loaded, or forgotten',
   incoming_webhook_refused: 'no incoming webhook is known to fail any more',

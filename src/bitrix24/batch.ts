@@ -36,7 +36,7 @@ export interface ResultsDeps {
  * An error may have no code, such as that of crm.deal.get for a missing deal.
  */
 export function readResults({ result, commands, incomingWebhook }: ResultsDeps) {
-  const settled = new Map<string, Settled>()
+  const results = new Map<string, Settled>()
   const times = new Map<string, unknown>()
   for (const [key, { method }] of commands) {
     const time = at(at(result, 'result_time'), key)
@@ -45,10 +45,10 @@ export function readResults({ result, commands, incomingWebhook }: ResultsDeps) 
     const value = at(at(result, 'result'), key)
     if (error !== undefined) {
       const refused = readRefusal(typeof error === 'string' ? { error } : error) ?? withoutCode
-      settled.set(key, { error: new Bitrix24Error({ incomingWebhook, method, status: 200, command: key, ...refused }) })
-    } else if (value !== undefined) settled.set(key, { result: value })
+      results.set(key, { error: new Bitrix24Error({ incomingWebhook, method, status: 200, command: key, ...refused }) })
+    } else if (value !== undefined) results.set(key, { result: value })
   }
-  return { settled, times }
+  return { results, times }
 }
 
 /** PHP writes an array with the keys 0, 1, 2, … as a list, and nothing as an empty list. */

@@ -86,15 +86,15 @@ export function createClient(deps: ClientDeps): Client {
   async function runBatch(commands: Batch, halt: boolean): Promise<Map<string, Settled>> {
     const params = { halt: Number(halt), cmd: toQueries(commands) }
     const { result, time, report } = await request({ method: 'batch', params }, [...commands.values()])
-    const { settled, times } = readResults({ result, commands, incomingWebhook })
+    const { results, times } = readResults({ result, commands, incomingWebhook })
     const answered: Answered[] = []
     for (const [key, command] of commands) {
       limits.learn(command.method, times.get(key))
-      const one = settled.get(key)
+      const one = results.get(key)
       if (one && 'result' in one) answered.push({ ...command, ...one, time: times.get(key) ?? time })
     }
     await report(answered)
-    return settled
+    return results
   }
 
   /**
@@ -106,10 +106,10 @@ export function createClient(deps: ClientDeps): Client {
     const mayResend = !JSON.stringify([...commands]).includes('$result[')
     let left = commands
     for (;;) {
-      const settled = await runBatch(left, halt)
+      const results = await runBatch(left, halt)
       const again = new Map<string, Command>()
       for (const [key, command] of left) {
-        const one = settled.get(key)
+        const one = results.get(key)
         const isBlocked = one && 'error' in one && limits.refuse(command.method, one.error.code) && mayResend
         const isBehindBlocked = !one && again.size > 0
         if (isBlocked || isBehindBlocked) again.set(key, command)

@@ -85,7 +85,7 @@ async function* readById<T>(
     const id = mayContinue && isObject(last) ? textOf(last[names[1]]) : ''
     if (id === '' || id === after)
       throw new IncompleteList(
-        `${method} gave ${rows.length} rows and may have more, which start: -1 does not tell: leave start out, or order by id and select it`,
+        `${method} gave ${rows.length} rows and may have more, but start: -1 hides how many: leave start out, or order by id and select it`,
       )
     after = id
   }

@@ -107,10 +107,10 @@ export function createRecords({ incomingWebhook, limits, signal, connect = creat
     try {
       const { result, time } = await send('batch', { halt: 0, cmd: toQueries(commands) })
       limits.learn('batch', time)
-      const { settled, times } = readResults({ result, commands, incomingWebhook })
+      const { results, times } = readResults({ result, commands, incomingWebhook })
       for (const [index, { source, answer }] of questions.entries()) {
         limits.learn(source.method, times.get(`record${index}`))
-        answer.resolve(toAnswer(source, settled.get(`record${index}`)))
+        answer.resolve(toAnswer(source, results.get(`record${index}`)))
       }
     } catch (error) {
       const isLimit = error instanceof Bitrix24Error && limits.refuse('batch', error.code)
@@ -122,14 +122,14 @@ export function createRecords({ incomingWebhook, limits, signal, connect = creat
     for (const { answer } of questions) answer.resolve(all)
   }
 
-  function toAnswer({ method, read, isGone }: RecordSource, settled: Settled | undefined): Answer {
-    if (settled && 'error' in settled) {
-      const { error } = settled
+  function toAnswer({ method, read, isGone }: RecordSource, results: Settled | undefined): Answer {
+    if (results && 'error' in results) {
+      const { error } = results
       if (limits.refuse(method, error.code)) return 'later'
       return isGone(error) ? { record: null } : { error }
     }
     try {
-      return { record: read(settled?.result) }
+      return { record: read(results?.result) }
     } catch (error) {
       return { error }
     }

@@ -174,7 +174,7 @@ export function createReport({ config, parent, log }: ReportDeps) {
       try {
         send({ type: 'metrics', text: await metrics.exposition() })
       } catch (error) {
-        log.error({ err: error }, 'the metrics cannot be told')
+        log.error({ err: error }, 'the metrics cannot be sent to the receiver')
       }
     },
   }

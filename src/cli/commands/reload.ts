@@ -22,7 +22,7 @@ export const reload = defineCommand({
     'Waits until a dispatcher has loaded them, and exits with 1 when a file is broken: then the old handlers go on. With 1',
     'also when a setting is wrong, such as a secret file that is missing or empty: then everything stays as it was.',
   ],
-  options: { 'no-wait': { type: 'boolean', description: 'only tell it' } },
+  options: { 'no-wait': { type: 'boolean', description: 'do not wait for the result' } },
   examples: ['reload'],
   args: 0,
   async run({ options, print }) {
@@ -37,7 +37,7 @@ export const reload = defineCommand({
     // Not SIGHUP: a terminal sends it when it closes, and it stops the receiver.
     process.kill(holder.pid, 'SIGUSR2')
     if (options['no-wait']) {
-      await print.result({ pid: holder.pid }, `pid ${holder.pid} was told`)
+      await print.result({ pid: holder.pid }, `pid ${holder.pid} has the signal to reload`)
       return undefined
     }
     const end = sentAt + grace + timeout + extraTimeoutMs
@@ -73,7 +73,9 @@ export const reload = defineCommand({
       throw new Error(
         `${loading.join(' or ')} ended the process that loaded it, or runs for ever: the old handlers go on, if any ran`,
       )
-    throw new Error(`pid ${holder.pid} was told, but no dispatcher has loaded the handlers: its log says why`)
+    throw new Error(
+      `pid ${holder.pid} has the signal to reload, but no dispatcher has loaded the handlers: its log says why`,
+    )
   },
 })
 
@@ -83,5 +85,5 @@ async function settingsOf(dataDir: string, sentAt: number, end: number): Promise
     const report = readReloadReport(dataDir)
     if (report !== undefined && report.at >= sentAt) return report
   }
-  throw new Error('the receiver was told, but has not read its settings: its log says why')
+  throw new Error('the receiver has the signal to reload, but has not read its settings: its log says why')
 }

@@ -14,7 +14,7 @@ export const verify = defineCommand({
   summary: 'reads all of the journal and says what is wrong with it: lines, ids, order, the position of the handlers',
   notes: [
     'It may be run while the receiver writes. Exit code 1 when something is wrong: each trouble with its file and byte.',
-    'A clock that was set back is told and is no trouble. It takes some 200 MB of memory for a million lines.',
+    'A clock that was set back is reported, but is not an error. It takes some 200 MB of memory for a million lines.',
   ],
   options: {},
   examples: ['verify', "verify --json | jq -r 'select(.what).what'"],

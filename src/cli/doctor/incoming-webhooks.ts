@@ -79,7 +79,7 @@ function skewOf(time: unknown, now: number): number | undefined {
 }
 
 function checkClock({ host }: IncomingWebhook, skew: number | undefined): Check {
-  if (skew === undefined) return skipped('clock', `${host} does not tell the time`)
+  if (skew === undefined) return skipped('clock', `${host} does not send its time`)
   const text = `${host} is ${Math.abs(skew).toFixed(1)} s ${skew < 0 ? 'behind' : 'ahead of'} this machine`
   if (Math.abs(skew) <= maxSkew) return ok('clock', text)
   return warn('clock', text, 'let NTP set the clock: ignoreOwnChanges goes by it')

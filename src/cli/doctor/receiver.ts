@@ -54,7 +54,7 @@ async function checkReadiness({ pid, host }: Holder): Promise<Check> {
     if (status === 'ready') return ok(name, text)
     return (status === 'degraded' ? warn : fail)(name, text, `${JSON.stringify(reasons)}; its log says more`)
   } catch (error) {
-    return fail(name, `${runs}, but does not tell how it is`, messageOf(error))
+    return fail(name, `${runs}, but does not answer /readyz`, messageOf(error))
   }
 }
 

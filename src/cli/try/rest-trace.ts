@@ -66,10 +66,10 @@ function readBatch({ incomingWebhook, params, isDry, ended }: BatchDeps): Record
   const commands = commandsOf(params)
   const withheld = isDry ? withheldOf(commands) : new Set<string>()
   const byKey = commands.map((command) => [command.key, command] as const)
-  const { settled } = readResults({ result: ended.result, commands: byKey, incomingWebhook })
+  const { results } = readResults({ result: ended.result, commands: byKey, incomingWebhook })
   return Object.fromEntries(
     commands.map(({ key, method, params }) => {
-      const one = settled.get(key)
+      const one = results.get(key)
       const end = one && 'error' in one ? { error: explain(one.error) } : (one ?? {})
       return [key, { method, params, sent: !withheld.has(key), ...(ended.error !== undefined ? ended : end) }]
     }),
