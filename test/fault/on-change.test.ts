@@ -113,12 +113,12 @@ const deliveries = ['1', '2'].map((id) => ({
 }))
 const claim = () => queue.claim([{ handler: 'h', limit: 1, coalesce: false }], 1)[0]
 queue.add(deliveries, { segment: 1, offset: 0 })
-queue.done(claim(), { stageId: '"NEW"' })
+await queue.done(claim(), { stageId: '"NEW"' })
 const delivery = claim()
 writeSync(1, 'before the run')
 queue.markDirty(delivery)
 writeSync(1, 'the handler runs')
-queue.done(delivery, { stageId: '"WON"' })
+await queue.done(delivery, { stageId: '"WON"' })
 writeSync(1, 'behind the run')
 `,
     )

@@ -3,12 +3,13 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { orderingKeyOf } from '../../events/ordering-key.ts'
 import { oldest } from '../../journal/position.ts'
-import { boundError, maxFailures } from '../../lib/error-text.ts'
+import { boundError } from '../../lib/error-text.ts'
 import { makePrivate } from '../../lib/private-files.ts'
 import { coalescedWith, countOf } from '../coalesce.ts'
 import { type Row, storedOf, toDelivery, toSnapshot } from '../delivery-row.ts'
-import { type End, endings } from '../end.ts'
+import { endings } from '../end.ts'
 import type { Delivery, Queue, Wanted } from '../queue.ts'
+import { createEnds } from './ends.ts'
 import { explainQueueFile } from './integrity.ts'
 import { createOrderingKeys } from './ordering.ts'
 import { bare, inTransaction, migrate, readHandlers, readKnownHandlers, readPosition, readState } from './schema.ts'
@@ -95,6 +96,7 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
 
   inTransaction(db, () => migrate(db, path))
   const orderingKeys = createOrderingKeys(db, now)
+  const ends = createEnds({ db, orderingKeys, now })
   let watching: NodeJS.Timeout | undefined
 
   const sql = {
@@ -119,12 +121,6 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       UPDATE delivery SET state = 'running', attempts = :attempts, coalesced = :coalesced, quarantined = :quarantined,
         postponed = 0, first_run_at = coalesce(first_run_at, :now)
       WHERE key = :key RETURNING *`),
-    end: db.prepare(`
-      UPDATE delivery SET state = :state, attempts = attempts - :uncounted, postponed = :postponed,
-        quarantined = coalesce(:quarantined, quarantined), first_run_at = iif(:postponed, NULL, first_run_at),
-        since = :since, due = :due, ended_at = :endedAt, error = coalesce(:error, error),
-        event = iif(:state = 'done', NULL, event), spent_ms = coalesce(:spentMs, spent_ms)
-      WHERE key = :key AND state = 'running' RETURNING ordering_key`),
     quarantine: db.prepare(
       "UPDATE delivery SET state = 'ready', attempts = attempts - 1, quarantined = 1 WHERE key = ?",
     ),
@@ -134,11 +130,9 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       INSERT OR REPLACE INTO handler (name, events, ordered, debounce, loaded_at)
       VALUES (:name, :events, :order, :debounce, :now)`),
     failed: db.prepare('INSERT INTO failure (delivery, attempt, at, error) VALUES (?, ?, ?, ?)'),
-    forgetFailures: db.prepare('DELETE FROM failure WHERE delivery = ? AND attempt <= ?'),
     version: db.prepare('PRAGMA data_version'),
     snapshot: db.prepare('SELECT fields, dirty FROM snapshot WHERE handler = ? AND ordering_key = ?'),
     markDirty: db.prepare('UPDATE snapshot SET dirty = 1 WHERE handler = ? AND ordering_key = ?'),
-    see: db.prepare('INSERT OR REPLACE INTO snapshot (handler, ordering_key, fields) VALUES (?, ?, ?)'),
     unsee: db.prepare('DELETE FROM snapshot WHERE handler = ? AND ordering_key = ?'),
     unseeAll: db.prepare('DELETE FROM snapshot WHERE handler = ?'),
     prune: db.prepare("DELETE FROM delivery WHERE state IN ('done', 'coalesced') AND segment <= ?"),
@@ -171,40 +165,6 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
       storedOf(row, () => sql.bytes.get(Number(row['key']))?.['bytes']),
     )
 
-  function end(delivery: Delivery, { how, due, error, spentMs, alone = false, snapshot }: End): void {
-    const { key, handler, attempt, event } = delivery
-    const at = now()
-    const isWaiting = how === 'retry' || how === 'postponed'
-    const isEnded = how === 'done' || how === 'dead'
-    inTransaction(db, () => {
-      const row = sql.end.get(
-        bare({
-          key,
-          state: isWaiting ? 'waiting' : isEnded ? how : 'ready',
-          uncounted: Number(how === 'postponed' || how === 'released'),
-          postponed: Number(how === 'postponed'),
-          quarantined: how === 'postponed' ? null : Number(alone),
-          since: isWaiting ? at : null,
-          due: due ?? null,
-          endedAt: isEnded ? at : null,
-          error: error ?? null,
-          spentMs: spentMs ?? null,
-        }),
-      )
-      // Without this error, a second end would retry a finished delivery, which has no event any more.
-      if (row === undefined && how !== 'released')
-        throw new Error(`the delivery ${key} of ${event.id} to ${handler} is not running: its end is not written down`)
-      if (error !== undefined && how !== 'postponed') {
-        sql.failed.run(key, attempt, at, error)
-        sql.forgetFailures.run(key, attempt - maxFailures)
-      }
-      const { ordering_key: orderingKey } = row ?? {}
-      if (isEnded && typeof orderingKey === 'string') orderingKeys.unblock(handler, orderingKey)
-      if (snapshot === null) sql.unsee.run(handler, orderingKeyOf(event))
-      else if (snapshot) sql.see.run(handler, orderingKeyOf(event), JSON.stringify(snapshot))
-    })
-  }
-
   return {
     position: () => readPosition(db),
     add(deliveries, position, droppedSnapshots = []) {
@@ -234,7 +194,7 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
           .map(({ key, coalesce }) => start(key, coalesce))
       })
     },
-    ...endings(end),
+    ...endings((delivery, end) => ends.add(delivery, end)),
     snapshot({ handler, event }) {
       const row = sql.snapshot.get(handler, orderingKeyOf(event))
       const onUnreadableSnapshot = () =>
@@ -294,6 +254,7 @@ export function openSqliteQueue({ path, now = Date.now, onUnreadable = () => und
     },
     close() {
       clearInterval(watching)
+      ends.flush()
       if (db.isOpen) db.close()
     },
   }

@@ -138,6 +138,7 @@ test('a handler that ignores its signal blocks its object, then its process ends
   await until('others go on', () => logged('handled').length === 1)
   await expect(dispatcher.failed).rejects.toThrow('h did not end 200 ms after its start')
   // Dead, for it may not be tried again: what waits behind it must not start beside it.
+  await until('it is dead', () => logged('failed for good: this delivery is dead').length === 1)
   expect(logged('failed for good: this delivery is dead')).toMatchObject([{ id: '1' }])
   await append('deal:1', 'deal:3')
   await dispatcher.stop(0)
