@@ -56,7 +56,12 @@ export async function versions(): Promise<void> {
   const pair = [path, fileURLToPath(new URL('..', import.meta.url))].map(versionIn)
   const table: string[][] = []
   for (const name of names.split(',')) {
-    const { rows, run } = measures[name] ?? { rows: [], run: async () => [] }
+    const measure = measures[name]
+    if (measure === undefined) {
+      say(`versions does not measure "${name}": it measures ${Object.keys(measures).join(', ')}`)
+      continue
+    }
+    const { rows, run } = measure
     const taken: (readonly number[])[][] = []
     for (let round = 1; round <= rounds; round++) {
       progress(`${name}: round ${round} of ${rounds}`)

@@ -39,10 +39,19 @@ export function startAlerter({ sample, dataDir, alertUrl, alertAfterSilence, log
   const alerts = createAlerts({ host: hostname(), post: (alert) => postAlert(url, alert), log })
   const disk = watchDisk(dataDir)
 
+  let hasFailed = false
+
+  /** An error here must not end the process, which takes posts. */
   function check(): void {
-    const current = sample()
-    const at = startedAt + (Date.now() - startedAt) * alerterSpeed
-    alerts.update(conditionsOf(current, current.journal && disk(), at), at)
+    try {
+      const current = sample()
+      const at = startedAt + (Date.now() - startedAt) * alerterSpeed
+      alerts.update(conditionsOf(current, current.journal && disk(), at), at)
+      hasFailed = false
+    } catch (error) {
+      if (!hasFailed) log.error({ err: error }, 'no alert is sent: the state cannot be read')
+      hasFailed = true
+    }
   }
 
   // The first sample is the base of the counters: later events must count as growth.

@@ -390,10 +390,10 @@ describe('a disk that does not answer', () => {
 
   test('is not taken for the one that keeps an event waiting when the process itself stood still', async () => {
     const dataDir = temporaryFolder('journal')
-    const journal = await open(dataDir, { timeoutMs: 500 })
+    const journal = await open(dataDir, { timeoutMs: 2_000 })
     const appended = journal.append(event(1))
     // As in a container that is frozen for a while.
-    for (const end = Date.now() + 700; Date.now() < end; );
+    for (const end = Date.now() + 2_300; Date.now() < end; );
     await expect(appended).resolves.toBeUndefined()
     await journal.close()
     expect(await journalled(dataDir)).toEqual([1])
@@ -404,7 +404,7 @@ describe('a disk that does not answer', () => {
     const dataDir = temporaryFolder('journal')
     let rescued: string[] = []
     const journal = await open(dataDir, {
-      timeoutMs: 500,
+      timeoutMs: 2_000,
       stderrFallback: async (lines) => {
         // Whoever takes his time must still be waited for.
         await new Promise((resolve) => setTimeout(resolve, 20))
@@ -432,7 +432,7 @@ describe('a disk that does not answer', () => {
     expect(untold).toEqual([])
     expect(rescued.length).toBe(new Set(rescued).size)
     expect(rescued.length).toBe(200)
-    expect(journal.trouble()).toMatch(/took longer than 500 ms/)
+    expect(journal.trouble()).toMatch(/took longer than 2000 ms/)
 
     await release()
     await until('the trouble is over', () => journal.trouble() === undefined)
@@ -508,7 +508,7 @@ describe('a disk that refuses', () => {
   })
 
   test('after it did not answer gives an event to the stderr fallback once, not twice', async () => {
-    const { dataDir, journal, rotate } = await journalThatFails({ timeoutMs: 500 })
+    const { dataDir, journal, rotate } = await journalThatFails({ timeoutMs: 2_000 })
     mkdirSync(`${stableName(dataDir)}.next`)
     rotate()
     const release = stallDisk()
